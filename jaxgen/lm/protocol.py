@@ -1,0 +1,35 @@
+"""What every language model offers, whatever is inside: n-grams, mixtures, wrapped networks."""
+
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+
+class LanguageModel(Protocol):
+    """P(w_t | w_{t-n+1}, ..., w_{t-1}) over a vocabulary of ids, numpy in and out.
+
+    Contexts are integer [N, L] with the nearest word last and L >= order - 1: a model uses the last
+    ``order - 1`` columns, so that models of several orders can be given the same contexts. The id
+    -1 stands for "no word" (`jaxgen.lm.positions.NO_WORD`).
+    """
+
+    @property
+    def order(self) -> int:
+        """n: the words of a context plus one."""
+        ...
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V: the number of words that can be predicted."""
+        ...
+
+    def probabilities(
+        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
+    ) -> Float64[np.ndarray, "N"]:
+        """P(target | context) of each pair, in [0, 1]."""
+        ...
+
+    def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
+        """P(w | context) for every word w; each row sums to one."""
+        ...
