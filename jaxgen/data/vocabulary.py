@@ -1,0 +1,180 @@
+"""Words and their numbers, and the recipe of Bengio et al. (2003) for choosing the words.
+
+The paper merges words of frequency <= 3 into a single symbol, counting over the whole text
+(training, validation and test parts together). Counting over the training part alone gives another
+vocabulary and other perplexities; the two are not to be compared.
+"""
+
+import functools
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxgen.data.files import decode_text, read_bytes
+from jaxgen.errors import InputError
+from jaxgen.files import replacing
+
+UNKNOWN = "<unk>"
+"""The symbol that rare words are merged into."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A numbered list of words.
+
+    Attributes:
+      words: Id -> word. `count_vocabulary` orders them by falling frequency, ties by first
+        appearance.
+      unknown: Id of `UNKNOWN`, the symbol of merged words, or None where every word has its own.
+    """
+
+    words: tuple[str, ...]
+    unknown: int | None = None
+
+    def __post_init__(self):
+        if len(self._ids) != len(self.words):
+            raise InputError(f"vocabulary: the word {_first_repeated(self.words)!r} occurs twice")
+        if "" in self._ids:
+            raise InputError(f"vocabulary: word {self._ids['']} is empty")
+        if self.unknown != self._ids.get(UNKNOWN):
+            raise InputError(
+                f"vocabulary: `unknown` is {self.unknown}, but {UNKNOWN!r} has the id"
+                f" {self._ids.get(UNKNOWN)}"
+            )
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids
+
+    def encode(self, tokens: Iterable[str]) -> Int[np.ndarray, "N"]:
+        """Ids of words, int32 [N]; a word outside the vocabulary becomes `unknown`.
+
+        Raises:
+          InputError: A word is outside the vocabulary and there is no `unknown`.
+        """
+        default = -1 if self.unknown is None else self.unknown
+        tokens = tokens if isinstance(tokens, Sequence) else list(tokens)
+        ids = np.fromiter((self._ids.get(t, default) for t in tokens), np.int32, len(tokens))
+        if default < 0 and (ids < 0).any():
+            word = tokens[int(np.argmax(ids < 0))]
+            raise InputError(f"the word {word!r} is not in the vocabulary, which has no {UNKNOWN}")
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Words of ids.
+
+        Raises:
+          InputError: An id is not in [0, V).
+        """
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < len(self.words):
+                raise InputError(f"id {i} is outside the vocabulary of {len(self.words)} words")
+        return [self.words[i] for i in ids]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one word a line, in the order of the ids, UTF-8.
+
+        Raises:
+          InputError: A word holds a line break, which this format cannot say.
+        """
+        for i, word in enumerate(self.words):
+            if "\n" in word:
+                raise InputError(f"{path}: word {i}, {word!r}, holds a line break")
+        content = "".join(word + "\n" for word in self.words).encode()
+        with replacing(path) as handle:
+            handle.write(content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
+        """Reads a file that `save` wrote; the line `UNKNOWN`, if any, becomes `unknown`.
+
+        Raises:
+          FileNotFoundError: There is no such file.
+          InputError: The file is empty or not UTF-8, or a line is empty or occurs twice.
+        """
+        lines = decode_text(read_bytes(path), str(path)).split("\n")
+        words = tuple(lines[:-1] if lines[-1] == "" else lines)
+        if "" in words:
+            raise InputError(f"{path}, line {words.index('') + 1}: an empty word")
+        if len(set(words)) != len(words):
+            raise InputError(f"{path}: the word {_first_repeated(words)!r} occurs twice")
+        return cls(words, words.index(UNKNOWN) if UNKNOWN in words else None)
+
+
+def _first_repeated(words: Iterable[str]) -> str:
+    seen: set[str] = set()
+    return next(word for word in words if word in seen or seen.add(word))  # type: ignore[func-returns-value]
+
+
+def count_vocabulary(
+    tokens: Sequence[str], rare_frequency: int = 0, maximum_size: int | None = None
+) -> Vocabulary:
+    """Chooses the words of a text: frequent ones have their own id, the others share `UNKNOWN`.
+
+    The vocabulary holds `UNKNOWN` if any word was merged, or if the text has that word itself (as
+    PTB and WikiText do); otherwise `unknown` is None. Its place follows its merged frequency.
+
+    Args:
+      tokens: The text, [N].
+      rare_frequency: Words of frequency <= this are merged. The paper takes 3; 0 merges none.
+      maximum_size: At most so many words, `UNKNOWN` included; the least frequent ones are merged.
+
+    Returns:
+      Words by falling frequency, ties in order of first appearance.
+
+    Raises:
+      InputError: `rare_frequency` is negative or `maximum_size` is less than two.
+    """
+    if rare_frequency < 0:
+        raise InputError(f"rare_frequency is {rare_frequency}; expected 0 or more")
+    if maximum_size is not None and maximum_size < 2:
+        raise InputError(f"maximum_size is {maximum_size}; expected 2 or more")
+    first_seen: dict[str, int] = {}
+    types = np.fromiter((first_seen.setdefault(t, len(first_seen)) for t in tokens), np.int64)
+    words = list(first_seen)
+    counts = np.bincount(types, minlength=len(words))
+    merged = counts <= rare_frequency
+    if UNKNOWN in first_seen:
+        merged[first_seen[UNKNOWN]] = True
+    merged |= _beyond(maximum_size, counts, merged)
+    kept = np.flatnonzero(~merged)
+    kept = kept[np.argsort(-counts[kept], kind="stable")]
+    if not merged.any():
+        return Vocabulary(tuple(words[i] for i in kept))
+    place = _place_of_unknown(kept, counts, merged)
+    ordered = [words[i] for i in kept]
+    ordered.insert(place, UNKNOWN)
+    return Vocabulary(tuple(ordered), place)
+
+
+def _beyond(
+    maximum_size: int | None, counts: Int[np.ndarray, "V"], merged: np.ndarray
+) -> np.ndarray:
+    """Marks the least frequent of the words not yet merged, so that `maximum_size` remain."""
+    beyond = np.zeros_like(merged)
+    kept = np.flatnonzero(~merged)
+    if maximum_size is None or len(kept) + bool(merged.any()) <= maximum_size:
+        return beyond
+    order = kept[np.argsort(-counts[kept], kind="stable")]
+    beyond[order[maximum_size - 1 :]] = True
+    return beyond
+
+
+def _place_of_unknown(
+    kept: Int[np.ndarray, "K"], counts: Int[np.ndarray, "V"], merged: np.ndarray
+) -> int:
+    """Where `UNKNOWN` stands among the kept words: by frequency, then by first appearance."""
+    frequency = counts[merged].sum()
+    first = np.flatnonzero(merged)[0]
+    ahead = (counts[kept] > frequency) | ((counts[kept] == frequency) & (kept < first))
+    return int(ahead.sum())
