@@ -1,0 +1,124 @@
+"""Meshes of devices, made in one place.
+
+Every mesh of this library has the three axes of `jaxgen.axes.MESH_AXES` in the same order,
+``data``, ``fsdp``, ``model``; an axis that nobody asked for has size one. So one device in a
+notebook and a pod run the same code, and a rule or a `PartitionSpec` may always name any of the
+three.
+
+The axes have type *Auto*: the compiler spreads what is not written down. `jax.make_mesh` alone
+would give *Explicit* axes, on which Linen's Dense, Embed and Dropout fail.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from jaxgen.axes import MESH_AXES
+from jaxgen.errors import InputError
+
+_FORM = "expected sizes by axis such as 'data=2,model=4', with -1 for the rest"
+
+
+def parse_mesh(description: str, num_devices: int) -> dict[str, int]:
+    """Sizes of all mesh axes from a short description.
+
+    Args:
+        description: Comma-separated ``axis=size``; the axes are ``data``, ``fsdp`` and ``model``
+            in any order. At most one size may be -1: it takes all devices that the others leave.
+            An axis that is not named has size 1.
+        num_devices: How many devices the mesh is made of; the sizes multiply to it.
+
+    Returns:
+        Axis -> size, for all three axes in the order of `MESH_AXES`.
+
+    Raises:
+        InputError: For anything else, naming the part of the description that is wrong.
+    """
+    sizes = _written_sizes(description)
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise InputError(
+            f"mesh {description!r}: {' and '.join(free)} both have size -1; "
+            "expected at most one axis that takes the rest of the devices"
+        )
+    product = math.prod(size for size in sizes.values() if size != -1)
+    if free and num_devices % product == 0:
+        sizes[free[0]] = num_devices // product
+    elif free:
+        raise InputError(
+            f"mesh {description!r}: the sizes given multiply to {product}, which does not divide "
+            f"the number of devices, {num_devices}"
+        )
+    elif product != num_devices:
+        raise InputError(
+            f"mesh {description!r} has {product} places but there are {num_devices} devices; "
+            "expected equal numbers (-1 as one size takes all that the other axes leave)"
+        )
+    return {axis: sizes.get(axis, 1) for axis in MESH_AXES}
+
+
+def _written_sizes(description: str) -> dict[str, int]:
+    """The axes and sizes that a description names, -1 kept."""
+    sizes: dict[str, int] = {}
+    for part in description.split(","):
+        axis, equals, size = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise InputError(f"mesh {description!r}: {part.strip()!r} has no '='; {_FORM}")
+        if axis not in MESH_AXES:
+            raise InputError(
+                f"mesh {description!r}: unknown axis {axis!r}; "
+                f"expected one of {', '.join(MESH_AXES)}"
+            )
+        if axis in sizes:
+            raise InputError(f"mesh {description!r}: axis {axis!r} is given twice; {_FORM}")
+        if not re.fullmatch(r"-1|0*[1-9][0-9]*", size):
+            raise InputError(
+                f"mesh {description!r}: size {size!r} of axis {axis!r} is neither a positive "
+                "integer nor -1"
+            )
+        sizes[axis] = int(size)
+    return sizes
+
+
+def make_mesh(description: str = "data=-1", devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes ``data``, ``fsdp``, ``model``, all of type Auto.
+
+    All devices of all processes are used. A smaller mesh has to be asked for, by passing `devices`:
+    a mesh that leaves devices idle is far more often a slip of the pen. On TPU, JAX places the axes
+    to suit the wiring; elsewhere `data` is the outermost axis over devices ordered by process, so
+    each process's devices are contiguous and `model`, the axis that talks most, stays inside a
+    process as far as its size allows.
+
+    Args:
+        description: See `parse_mesh`. The default is plain data parallelism.
+        devices: Which devices to use; by default every device there is.
+
+    Returns:
+        The mesh, to be set with ``jax.set_mesh(mesh)`` or passed on.
+
+    Raises:
+        InputError: If the description is malformed or does not fit the number of devices.
+    """
+    if devices is None:
+        devices = jax.devices()
+    sizes = parse_mesh(description, len(devices))
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        tuple(sizes),
+        axis_types=(AxisType.Auto,) * len(sizes),
+        devices=devices,
+    )
+
+
+def current_mesh() -> Mesh:
+    """The mesh set by ``jax.set_mesh``, or a mesh of the first local device where none is set.
+
+    To be called outside of jit, where a concrete mesh exists.
+    """
+    mesh = jax.sharding.get_mesh()
+    if isinstance(mesh, Mesh) and not mesh.empty:
+        return mesh
+    return make_mesh("data=1", devices=jax.local_devices()[:1])

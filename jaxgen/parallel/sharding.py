@@ -1,0 +1,248 @@
+"""From logical axis names to shardings, and state that is born sharded.
+
+A parameter says what its dimensions are (``("vocab", "embed")``); a table of rules says on which
+mesh axes such dimensions lie (`jaxgen.axes.DEFAULT_RULES`). This module joins the two, for trees
+of abstract values boxed by Linen (`nn.with_logical_partitioning`), and refuses what cannot be
+meant: an unknown name, one mesh axis used by two dimensions of a parameter, names that are not as
+many as the dimensions, a dimension that its mesh axes do not divide. The first three are refused on
+every mesh, one device included, so that a mistake shows on a laptop and not first on a pod.
+
+Start-up in the order that keeps memory flat: ``jax.eval_shape(init)`` -> logical axes -> shardings
+-> ``jax.jit(init, out_shardings=...)``: no device ever holds a sharded parameter whole.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.axes import DEFAULT_RULES, Rules
+from jaxgen.errors import InputError
+
+Tree = Any
+"""A pytree; a parameter tree here is a nested dict of arrays, unboxed."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tree of parameters lies over a mesh; all trees have the structure of the unboxed one.
+
+    Attributes:
+        mesh: The mesh.
+        abstract: `jax.ShapeDtypeStruct` leaves that carry their sharding: what restoring a
+            checkpoint or lowering a step ahead of time needs.
+        shardings: `NamedSharding` leaves.
+        axes: Logical axis names, a tuple per leaf; ``()`` for a leaf without names.
+    """
+
+    mesh: Mesh
+    abstract: Tree
+    shardings: Tree
+    axes: Tree
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of a value that every device of the mesh holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def partition_spec(
+    names: Sequence[str | None],
+    shape: Sequence[int],
+    mesh: Mesh,
+    rules: Rules = DEFAULT_RULES,
+    path: str = "array",
+) -> PartitionSpec:
+    """The `PartitionSpec` that the rules give to one array.
+
+    Args:
+        names: A logical axis name per dimension; None for a dimension that is never split.
+        shape: The array's shape.
+        mesh: The mesh that the array will lie on.
+        rules: Logical axis -> mesh axis, several mesh axes, or None for replicated.
+        path: What error messages call the array.
+
+    Returns:
+        A spec with one entry per dimension.
+
+    Raises:
+        InputError: On a rank mismatch, a name without a rule, a rule whose mesh axis the mesh has
+            not, a mesh axis used by two dimensions, or a dimension that its mesh axes do not
+            divide; the message names the path, the shape and the axes.
+    """
+    what = f"{path} of shape {tuple(shape)} with axes {tuple(names)}"
+    if len(names) != len(shape):
+        raise InputError(f"{what}: {len(names)} names for {len(shape)} dimensions")
+    entries = [_mesh_axes(name, mesh, rules, what) for name in names]
+    used: dict[str, str | None] = {}
+    for name, size, axes in zip(names, shape, entries, strict=True):
+        for axis in axes:
+            if axis in used:
+                raise InputError(
+                    f"{what}: the rules put both {used[axis]!r} and {name!r} on mesh axis "
+                    f"{axis!r}; expected a mesh axis at most once per array"
+                )
+            used[axis] = name
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if size % parts:
+            raise InputError(
+                f"{what}: dimension {name!r} of size {size} is not divisible by {parts}, the "
+                f"size of mesh axes {axes}; pad it, or replicate it with a rule {name!r}: None"
+            )
+    return PartitionSpec(*(_entry(axes) for axes in entries))
+
+
+def _mesh_axes(name: str | None, mesh: Mesh, rules: Rules, what: str) -> tuple[str, ...]:
+    """The mesh axes of one dimension, none for a replicated one."""
+    if name is None:
+        return ()
+    if name not in rules:
+        raise InputError(f"{what}: no rule for axis {name!r}; expected one of {', '.join(rules)}")
+    rule = rules[name]
+    axes = () if rule is None else (rule,) if isinstance(rule, str) else tuple(rule)
+    for axis in axes:
+        if axis not in mesh.shape:
+            raise InputError(
+                f"{what}: the rule for {name!r} names mesh axis {axis!r}; "
+                f"the mesh has {', '.join(map(str, mesh.axis_names))}"
+            )
+    return axes
+
+
+def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """Mesh axes as an entry of a `PartitionSpec`."""
+    if not axes:
+        return None
+    return axes[0] if len(axes) == 1 else axes
+
+
+def plan_layout(
+    init_fn: Callable[..., Tree], *args: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> Layout:
+    """How the tree that ``init_fn(*args)`` would return lies over the mesh; nothing is computed.
+
+    Args:
+        init_fn: Returns a tree whose arrays are boxed by `nn.with_logical_partitioning`. An array
+            without a box has no names and is replicated.
+        *args: Its arguments; only their shapes matter.
+        mesh: The mesh.
+        rules: Logical axis -> mesh axes.
+
+    Raises:
+        InputError: See `partition_spec`; the message names the parameter's path.
+    """
+    boxed = jax.eval_shape(init_fn, *args)
+
+    def sharding(path: Any, leaf: Any) -> NamedSharding:
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        shape = _value(leaf).shape
+        names = _names(leaf) if isinstance(leaf, nn.Partitioned) else (None,) * len(shape)
+        return NamedSharding(mesh, partition_spec(names, shape, mesh, rules, where))
+
+    shardings = jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=_is_box)
+    return Layout(
+        mesh=mesh,
+        abstract=jax.tree.map(_with_sharding, _unbox(boxed), shardings),
+        shardings=shardings,
+        axes=jax.tree.map(_names, boxed, is_leaf=_is_box),
+    )
+
+
+def init_sharded(
+    init_fn: Callable[..., Tree], *args: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> tuple[Tree, Layout]:
+    """Runs ``init_fn(*args)`` so that its result is born sharded, and strips Linen's boxes.
+
+    With JAX's default random numbers (partitionable Threefry) the values do not depend on the mesh.
+
+    Args:
+        init_fn: As in `plan_layout`; traced by `jax.jit`.
+        *args: Its arguments, arrays or trees of arrays, for example a key and a batch.
+        mesh: The mesh.
+        rules: Logical axis -> mesh axes.
+
+    Returns:
+        The unboxed tree of sharded arrays, and its layout.
+
+    Raises:
+        InputError: See `partition_spec`.
+    """
+    layout = plan_layout(init_fn, *args, mesh=mesh, rules=rules)
+    make = jax.jit(lambda *given: _unbox(init_fn(*given)), out_shardings=layout.shardings)
+    return make(*args), layout
+
+
+def optimiser_layout(tx: optax.GradientTransformation, params: Layout) -> Tree:
+    """Abstract optimiser state: `jax.ShapeDtypeStruct` leaves that carry their shardings.
+
+    Whatever the optimiser keeps per parameter and in the parameter's shape (moments, averages,
+    accumulated gradients) lies as the parameter does; everything else (counters, factored
+    statistics, hyperparameters) is replicated.
+
+    Args:
+        tx: An Optax transformation.
+        params: The layout of the parameters that it will update.
+
+    Returns:
+        A tree with the structure of ``tx.init(params)``.
+    """
+    whole = replicated(params.mesh)
+
+    def like_parameter(leaf: Any, parameter: jax.ShapeDtypeStruct) -> Any:
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        same = leaf.shape == parameter.shape
+        return _with_sharding(leaf, parameter.sharding if same else whole)
+
+    return optax.tree_utils.tree_map_params(
+        tx,
+        like_parameter,
+        jax.eval_shape(tx.init, params.abstract),
+        params.abstract,
+        transform_non_params=lambda leaf: _with_sharding(leaf, whole),
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+    )
+
+
+def init_optimiser(tx: optax.GradientTransformation, params: Tree, layout: Layout) -> Tree:
+    """``tx.init(params)`` with its result born sharded as `optimiser_layout` says.
+
+    (`jax.jit(tx.init)` alone would put all of the state on one device.)
+
+    Args:
+        tx: An Optax transformation.
+        params: The parameters.
+        layout: Their layout, from `init_sharded`.
+    """
+    return jax.jit(tx.init, out_shardings=shardings_of(optimiser_layout(tx, layout)))(params)
+
+
+def shardings_of(tree: Tree) -> Tree:
+    """The sharding of every leaf, for a tree of arrays or of abstract values that carry one."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _is_box(node: Any) -> bool:
+    return isinstance(node, nn.meta.AxisMetadata)
+
+
+def _value(leaf: Any) -> Any:
+    """What a box holds. (`unbox` of the box itself would add a sharding constraint of its own.)"""
+    return leaf.value if isinstance(leaf, nn.Partitioned) else leaf
+
+
+def _names(leaf: Any) -> tuple[str | None, ...]:
+    return tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else ()
+
+
+def _unbox(tree: Tree) -> Tree:
+    return jax.tree.map(_value, tree, is_leaf=_is_box)
