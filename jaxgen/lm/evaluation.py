@@ -16,58 +16,58 @@ from jaxgen.lm.protocol import LanguageModel
 
 def span_probabilities(
     model: LanguageModel,
-    tokens_N: Int[np.ndarray, "N"],
+    tokens: Int[np.ndarray, "tokens"],
     start: int,
     stop: int,
     batch: int = 1024,
     progress: Callable[[int], None] | None = None,
-) -> Float64[np.ndarray, "P"]:
+) -> Float64[np.ndarray, "N"]:
     """P(tokens[i] | tokens[i-n+1 : i]) at every position ``start <= i < stop``.
 
     Args:
         model: any language model.
-        tokens_N: the whole stream, ids in [0, V).
+        tokens: the whole stream, ids in [0, V).
         start: first position of the span.
         stop: one past the last position of the span.
         batch: positions evaluated at a time; bounds the memory of models that make [batch, V].
         progress: called after each batch with the number of positions just done.
 
     Returns:
-        float64 [P] with P = stop - start: probabilities, in the order of the text.
+        float64 [N] with N = stop - start: probabilities, in the order of the text.
 
     Raises:
         InputError: if the span is empty or outside the stream, or the batch is under 1.
     """
-    tokens_N = np.asarray(tokens_N)
-    check_span(tokens_N, start, stop)
+    tokens = np.asarray(tokens)
+    check_span(tokens, start, stop)
     if start == stop:
         raise InputError(f"span [{start}, {stop}) is empty, expected at least one position")
     if batch < 1:
         raise InputError(f"batch is {batch}, expected 1 or more positions")
-    probability_P = np.empty(stop - start)
+    probability_N = np.empty(stop - start)
     for first in range(start, stop, batch):
         last = min(first + batch, stop)
-        contexts_BL = windows(tokens_N, model.order, first, last)
-        probability_P[first - start : last - start] = model.probabilities(
-            contexts_BL, tokens_N[first:last]
+        contexts_BL = windows(tokens, model.order, first, last)
+        probability_N[first - start : last - start] = model.probabilities(
+            contexts_BL, tokens[first:last]
         )
         if progress is not None:
             progress(last - first)
-    return probability_P
+    return probability_N
 
 
-def perplexity_of(probability_P: Float64[np.ndarray, "P"]) -> float:
+def perplexity_of(probability_N: Float64[np.ndarray, "N"]) -> float:
     """exp(-mean log p), the perplexity of probabilities given to successive words.
 
     Infinite where one of them is zero.
     """
     with np.errstate(divide="ignore"):
-        return float(np.exp(-np.log(probability_P).mean()))
+        return float(np.exp(-np.log(probability_N).mean()))
 
 
 def perplexity(
     model: LanguageModel,
-    tokens_N: Int[np.ndarray, "N"],
+    tokens: Int[np.ndarray, "tokens"],
     start: int,
     stop: int,
     batch: int = 1024,
@@ -77,4 +77,4 @@ def perplexity(
 
     Arguments and errors are those of :func:`span_probabilities`.
     """
-    return perplexity_of(span_probabilities(model, tokens_N, start, stop, batch, progress))
+    return perplexity_of(span_probabilities(model, tokens, start, stop, batch, progress))

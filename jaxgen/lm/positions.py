@@ -15,28 +15,28 @@ NO_WORD = -1
 
 
 def windows(
-    tokens_N: Int[np.ndarray, "N"], order: int, start: int, stop: int
-) -> Int32[np.ndarray, "P L"]:
+    tokens: Int[np.ndarray, "tokens"], order: int, start: int, stop: int
+) -> Int32[np.ndarray, "N L"]:
     """Contexts of the positions ``start <= i < stop`` of a text, the nearest word last.
 
     Args:
-        tokens_N: the whole stream, ids in [0, V).
+        tokens: the whole stream, ids in [0, V).
         order: n of the model; a context has L = n - 1 words.
         start: first position of the span.
         stop: one past the last position of the span.
 
     Returns:
-        int32 [P, L] with P = stop - start: row p is ``tokens[start+p-L : start+p]``, with
+        int32 [N, L] with N = stop - start: row i is ``tokens[start+i-L : start+i]``, with
         :data:`NO_WORD` for words before the start of the stream.
 
     Raises:
         InputError: if the order is under 1 or the span does not lie within the stream.
     """
     check_order(order)
-    check_span(tokens_N, start, stop)
-    index_PL = np.arange(start, stop)[:, None] + np.arange(1 - order, 0)
-    words_PL = np.asarray(tokens_N)[np.maximum(index_PL, 0)]
-    return np.where(index_PL >= 0, words_PL, NO_WORD).astype(np.int32)
+    check_span(tokens, start, stop)
+    index_NL = np.arange(start, stop)[:, None] + np.arange(1 - order, 0)
+    words_NL = np.asarray(tokens)[np.maximum(index_NL, 0)]
+    return np.where(index_NL >= 0, words_NL, NO_WORD).astype(np.int32)
 
 
 def check_order(order: int) -> None:
@@ -45,17 +45,17 @@ def check_order(order: int) -> None:
         raise InputError(f"order is {order}, expected 1 or more (words of the context plus one)")
 
 
-def check_span(tokens_N: Int[np.ndarray, "N"], start: int, stop: int) -> None:
+def check_span(tokens: Int[np.ndarray, "tokens"], start: int, stop: int) -> None:
     """Raise an InputError unless ``[start, stop)`` lies within a one-dimensional stream of ids."""
-    tokens_N = np.asarray(tokens_N)
-    if tokens_N.ndim != 1 or not np.issubdtype(tokens_N.dtype, np.integer):
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise InputError(
-            f"tokens have shape {tokens_N.shape} and type {tokens_N.dtype}, "
+            f"tokens have shape {tokens.shape} and type {tokens.dtype}, "
             "expected one dimension of integer ids"
         )
-    if not 0 <= start <= stop <= len(tokens_N):
+    if not 0 <= start <= stop <= len(tokens):
         raise InputError(
-            f"span [{start}, {stop}) does not lie within the text of {len(tokens_N)} tokens"
+            f"span [{start}, {stop}) does not lie within the text of {len(tokens)} tokens"
         )
 
 
@@ -66,7 +66,7 @@ def check_words(words: Int[np.ndarray, "..."], vocabulary_size: int, name: str =
 
 def check_contexts(
     contexts_NL: Int[np.ndarray, "N L"], order: int, vocabulary_size: int
-) -> Int32[np.ndarray, "N K"]:
+) -> Int32[np.ndarray, "N L"]:
     """The last ``order - 1`` columns of contexts, checked.
 
     Args:
@@ -87,9 +87,9 @@ def check_contexts(
             f"contexts have shape {contexts_NL.shape}, expected [N, {order - 1}] or wider "
             f"for a model of order {order}"
         )
-    used_NK = contexts_NL[:, contexts_NL.shape[1] - (order - 1) :]
-    _check_range(used_NK, NO_WORD, vocabulary_size, "contexts")
-    return used_NK.astype(np.int32, copy=False)
+    used_NL = contexts_NL[:, contexts_NL.shape[1] - (order - 1) :]
+    _check_range(used_NL, NO_WORD, vocabulary_size, "contexts")
+    return used_NL.astype(np.int32, copy=False)
 
 
 def check_targets(
