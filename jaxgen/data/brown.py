@@ -1,10 +1,9 @@
 """The Brown corpus (Francis and Kucera 1964) in the form that NLTK distributes."""
 
-import os
 import re
 
 from jaxgen.data.corpus import TokenStream
-from jaxgen.data.files import decode_text, read_members
+from jaxgen.data.files import Path, decode_text, last_name, read_members
 from jaxgen.errors import InputError
 
 PARAGRAPH = "<p>"
@@ -14,7 +13,7 @@ is_brown_file = re.compile(r"c[a-r]\d\d").fullmatch
 
 
 def read_brown(
-    path: str | os.PathLike[str],
+    path: Path,
     *,
     paragraph_mark: str | None = PARAGRAPH,
     text_mark: str | None = None,
@@ -34,9 +33,11 @@ def read_brown(
 
     Raises:
       FileNotFoundError: There is no such path.
-      InputError: A damaged zip, no Brown files in it, or a word without a tag (file and line).
+      InputError: A damaged zip, no Brown files in it, one of them twice, or a word without a
+        tag (names file and line).
     """
-    members = read_members(path, lambda name: bool(is_brown_file(name)), "Brown files (ca01, ...)")
+    members = read_members(path, is_brown_file, "Brown files (ca01, ...)")
+    _check_names(path, list(members))
     words: list[str] = []
     labels: list[str] = []
     for name, content in members.items():
@@ -46,6 +47,14 @@ def read_brown(
             words.append(text_mark)
             labels.append(text_mark)
     return TokenStream(str(path), words, labels if tags else None)
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    first: dict[str, str] = {}
+    for name in names:
+        if last_name(name) in first:
+            raise InputError(f"{path}: the same text twice, {first[last_name(name)]} and {name}")
+        first[last_name(name)] = name
 
 
 def _read_text(

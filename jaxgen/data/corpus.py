@@ -168,7 +168,9 @@ def make_corpus(
         vocabulary = count_vocabulary(stream.tokens, rare_frequency, maximum_size)
     elif vocabulary_from == "train":
         start, stop = spans["train"]
-        vocabulary = count_vocabulary(stream.tokens[start:stop], rare_frequency, maximum_size)
+        vocabulary = count_vocabulary(
+            stream.tokens[start:stop], rare_frequency, maximum_size, always_unknown=True
+        )
     else:
         raise InputError(f"vocabulary_from is {vocabulary_from!r}; expected 'all' or 'train'")
     return Corpus(stream.name, vocabulary, vocabulary.encode(stream.tokens), spans)

@@ -8,8 +8,13 @@ from collections.abc import Callable
 
 from jaxgen.errors import InputError
 
+ZIP_MAGIC = b"PK"
+"""The first two bytes of a zip archive."""
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
+Path = str | os.PathLike[str]
+
+
+def read_bytes(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
@@ -27,61 +32,84 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
-def read_members(
-    path: str | os.PathLike[str], wanted: Callable[[str], bool], expected: str
-) -> dict[str, bytes]:
-    """The files with certain names in a folder or a zip archive, at any depth.
-
-    Args:
-      path: A folder or a zip archive.
-      wanted: Takes a file's last name (``"ca01"``) and says whether to read it.
-      expected: What is looked for, in words, for the error message.
-
-    Returns:
-      Content by file name, without folders, in the order of the names.
+def is_container(path: Path) -> bool:
+    """Whether a path is a folder, or a file that begins as a zip archive does.
 
     Raises:
       FileNotFoundError: There is no such path.
-      InputError: Not a folder or a zip, a damaged zip, no wanted file, or one name found twice.
     """
     root = pathlib.Path(path)
     if not root.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    pairs = _folder_members(root, wanted) if root.is_dir() else _zip_members(root, wanted)
-    if not pairs:
-        kind = "folder" if root.is_dir() else "zip archive"
-        raise InputError(f"{path}: this {kind} holds no {expected}")
-    members: dict[str, bytes] = {}
-    for name, content in sorted(pairs, key=lambda pair: pair[0]):
-        if name in members:
-            raise InputError(f"{path}: holds two files named {name}; expected one of each")
-        members[name] = content
-    return members
+    if root.is_dir():
+        return True
+    with root.open("rb") as handle:
+        return handle.read(len(ZIP_MAGIC)) == ZIP_MAGIC
 
 
-def _folder_members(root: pathlib.Path, wanted: Callable[[str], bool]) -> list[tuple[str, bytes]]:
-    return [
-        (file.name, file.read_bytes())
-        for file in root.rglob("*")
-        if file.is_file() and wanted(file.name)
-    ]
+def member_names(path: Path) -> list[str]:
+    """Names of the files in a folder or a zip archive at any depth, with folders, sorted.
+
+    Raises:
+      FileNotFoundError: There is no such path.
+      InputError: Neither a folder nor a sound zip archive.
+    """
+    root = pathlib.Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if root.is_dir():
+        return sorted(f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file())
+    with _open_zip(root) as archive:
+        return sorted(info.filename for info in archive.infolist() if not info.is_dir())
 
 
-def _zip_members(root: pathlib.Path, wanted: Callable[[str], bool]) -> list[tuple[str, bytes]]:
+def read_members(path: Path, wanted: Callable[[str], object], expected: str) -> dict[str, bytes]:
+    """The files with certain names in a folder or a zip archive, at any depth.
+
+    Args:
+      path: A folder or a zip archive.
+      wanted: Takes a file's name without folders (``"ca01"``); true for those to read.
+      expected: What is looked for, in words, for the error message.
+
+    Returns:
+      Content by name with folders, in the order of the names.
+
+    Raises:
+      FileNotFoundError: There is no such path.
+      InputError: Neither a folder nor a sound zip archive, or it holds no wanted file.
+    """
+    names = [name for name in member_names(path) if wanted(last_name(name))]
+    if not names:
+        raise InputError(f"{path}: holds no {expected}")
+    root = pathlib.Path(path)
+    if root.is_dir():
+        return {name: (root / name).read_bytes() for name in names}
+    with _open_zip(root) as archive:
+        return {name: _read_zip_member(archive, root, name) for name in names}
+
+
+def last_name(name: str) -> str:
+    """A member's name without its folders."""
+    return name.rsplit("/", 1)[-1]
+
+
+def _open_zip(root: pathlib.Path) -> zipfile.ZipFile:
     read_bytes(root)  # says "empty" where zipfile would say "not a zip"
     try:
-        with zipfile.ZipFile(root) as archive:
-            return [
-                (name, archive.read(info))
-                for info in archive.infolist()
-                if not info.is_dir() and wanted(name := info.filename.rsplit("/", 1)[-1])
-            ]
+        return zipfile.ZipFile(root)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{root}: not a zip archive, or a truncated one ({error})") from error
+
+
+def _read_zip_member(archive: zipfile.ZipFile, root: pathlib.Path, name: str) -> bytes:
+    try:
+        return archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{root}: not a zip archive, or a damaged one ({error})") from error
+        raise InputError(f"{root}: cannot read {name}, damaged or encrypted ({error})") from error
 
 
 def decode_text(content: bytes, source: str, encoding: str = "utf-8") -> str:
-    """Bytes of a text file as a string; a byte-order mark is dropped.
+    """Bytes of a text file as a string; a byte-order mark is dropped, line ends become ``\\n``.
 
     Args:
       content: The bytes.
@@ -89,20 +117,21 @@ def decode_text(content: bytes, source: str, encoding: str = "utf-8") -> str:
       encoding: A codec of Python's.
 
     Raises:
-      InputError: No bytes, a zero byte (binary data), or bytes that are not in this encoding;
-        the message names the source and the byte's offset.
+      InputError: No bytes, a zero byte (binary data), bytes that are not in this encoding (the
+        message names the source and the byte's offset), or an unknown encoding.
     """
     if not content:
         raise InputError(f"{source}: the file is empty")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        byte = content[error.start]
         raise InputError(
-            f"{source}: not {encoding} text: byte 0x{byte:02x} at offset {error.start}"
-            f" ({error.reason})"
+            f"{source}: not {encoding} text: byte 0x{content[error.start]:02x} at offset"
+            f" {error.start} ({error.reason})"
         ) from error
+    except LookupError as error:
+        raise InputError(f"{source}: {error}") from error
     if "\0" in text:
         offset = len(text[: text.index("\0")].encode(encoding))
         raise InputError(f"{source}: binary data, not text: a zero byte at offset {offset}")
-    return text.removeprefix("\ufeff")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")

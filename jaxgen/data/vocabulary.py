@@ -113,11 +113,19 @@ class Vocabulary:
 
 def _first_repeated(words: Iterable[str]) -> str:
     seen: set[str] = set()
-    return next(word for word in words if word in seen or seen.add(word))  # type: ignore[func-returns-value]
+    for word in words:
+        if word in seen:
+            return word
+        seen.add(word)
+    raise AssertionError("no word occurs twice")
 
 
 def count_vocabulary(
-    tokens: Sequence[str], rare_frequency: int = 0, maximum_size: int | None = None
+    tokens: Sequence[str],
+    rare_frequency: int = 0,
+    maximum_size: int | None = None,
+    *,
+    always_unknown: bool = False,
 ) -> Vocabulary:
     """Chooses the words of a text: frequent ones have their own id, the others share `UNKNOWN`.
 
@@ -128,6 +136,7 @@ def count_vocabulary(
       tokens: The text, [N].
       rare_frequency: Words of frequency <= this are merged. The paper takes 3; 0 merges none.
       maximum_size: At most so many words, `UNKNOWN` included; the least frequent ones are merged.
+      always_unknown: Whether to hold `UNKNOWN` in any case, for use on other texts.
 
     Returns:
       Words by falling frequency, ties in order of first appearance.
@@ -139,42 +148,31 @@ def count_vocabulary(
         raise InputError(f"rare_frequency is {rare_frequency}; expected 0 or more")
     if maximum_size is not None and maximum_size < 2:
         raise InputError(f"maximum_size is {maximum_size}; expected 2 or more")
-    first_seen: dict[str, int] = {}
-    types = np.fromiter((first_seen.setdefault(t, len(first_seen)) for t in tokens), np.int64)
-    words = list(first_seen)
-    counts = np.bincount(types, minlength=len(words))
-    merged = counts <= rare_frequency
-    if UNKNOWN in first_seen:
-        merged[first_seen[UNKNOWN]] = True
-    merged |= _beyond(maximum_size, counts, merged)
-    kept = np.flatnonzero(~merged)
-    kept = kept[np.argsort(-counts[kept], kind="stable")]
-    if not merged.any():
-        return Vocabulary(tuple(words[i] for i in kept))
-    place = _place_of_unknown(kept, counts, merged)
+    number: dict[str, int] = {}
+    types_N = np.fromiter((number.setdefault(token, len(number)) for token in tokens), np.int64)
+    counts_V = np.bincount(types_N, minlength=len(number))
+    merged_V = counts_V <= rare_frequency
+    if UNKNOWN in number:
+        merged_V[number[UNKNOWN]] = True
+    kept = np.argsort(-counts_V, kind="stable")
+    kept = kept[~merged_V[kept]]
+    has_unknown = always_unknown or bool(merged_V.any())
+    if maximum_size is not None and len(kept) + has_unknown > maximum_size:
+        kept, has_unknown = kept[: maximum_size - 1], True
+    words = list(number)
     ordered = [words[i] for i in kept]
+    if not has_unknown:
+        return Vocabulary(tuple(ordered))
+    place = _place_of_unknown(kept, counts_V)
     ordered.insert(place, UNKNOWN)
     return Vocabulary(tuple(ordered), place)
 
 
-def _beyond(
-    maximum_size: int | None, counts: Int[np.ndarray, "V"], merged: np.ndarray
-) -> np.ndarray:
-    """Marks the least frequent of the words not yet merged, so that `maximum_size` remain."""
-    beyond = np.zeros_like(merged)
-    kept = np.flatnonzero(~merged)
-    if maximum_size is None or len(kept) + bool(merged.any()) <= maximum_size:
-        return beyond
-    order = kept[np.argsort(-counts[kept], kind="stable")]
-    beyond[order[maximum_size - 1 :]] = True
-    return beyond
-
-
-def _place_of_unknown(
-    kept: Int[np.ndarray, "K"], counts: Int[np.ndarray, "V"], merged: np.ndarray
-) -> int:
+def _place_of_unknown(kept: Int[np.ndarray, "K"], counts_V: Int[np.ndarray, "V"]) -> int:
     """Where `UNKNOWN` stands among the kept words: by frequency, then by first appearance."""
-    frequency = counts[merged].sum()
-    first = np.flatnonzero(merged)[0]
-    ahead = (counts[kept] > frequency) | ((counts[kept] == frequency) & (kept < first))
+    merged_V = np.ones(len(counts_V), bool)
+    merged_V[kept] = False
+    frequency = counts_V[merged_V].sum()
+    first = int(np.argmax(merged_V)) if merged_V.any() else len(counts_V)
+    ahead = (counts_V[kept] > frequency) | ((counts_V[kept] == frequency) & (kept < first))
     return int(ahead.sum())
