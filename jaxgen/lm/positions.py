@@ -116,3 +116,9 @@ def _check_range(ids: np.ndarray, low: int, stop: int, name: str) -> None:
     if smallest < low or largest >= stop:
         wrong = smallest if smallest < low else largest
         raise InputError(f"{name} contain the id {wrong}, expected ids in [{low}, {stop})")
+
+
+def check_vocabulary_size(vocabulary_size: int) -> None:
+    """Raise an InputError unless there are at least two words to choose from."""
+    if vocabulary_size < 2:
+        raise InputError(f"vocabulary has {vocabulary_size} word(s), expected 2 or more")

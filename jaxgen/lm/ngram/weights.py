@@ -1,0 +1,93 @@
+"""Weights of a mixture of distributions, one vector for each bin of context frequency.
+
+Used by deleted interpolation (Bengio et al. 2003, section 4.1, after Jelinek & Mercer 1980) and by
+mixtures of models whose weights depend on the context's frequency.
+"""
+
+import numpy as np
+from jaxtyping import Float64, Int, Int64
+
+from jaxgen.errors import InputError
+
+
+def frequency_bins(frequency_N: Int[np.ndarray, "N"], tokens: int) -> Int64[np.ndarray, "N"]:
+    """The bin ceil(-log((1 + f) / T)) of contexts that occur f times in a text of T tokens.
+
+    Bin 0 holds the most frequent contexts, the last one contexts never seen. Logarithms are
+    natural.
+
+    Args:
+        frequency_N: f >= 0, at most T.
+        tokens: T.
+
+    Returns:
+        int64 [N], bins in [0, ``frequency_bin_count(tokens)``).
+    """
+    bin_N = np.ceil(-np.log((1 + np.asarray(frequency_N)) / tokens))
+    return np.maximum(bin_N, 0).astype(np.int64)
+
+
+def frequency_bin_count(tokens: int) -> int:
+    """The number of bins that a text of T tokens needs: that of a context never seen, plus one."""
+    return int(frequency_bins(np.zeros(1, np.int64), tokens)[0]) + 1
+
+
+def fit_weights(
+    likelihood_NJ: Float64[np.ndarray, "N J"],
+    bin_N: Int[np.ndarray, "N"],
+    bin_count: int,
+    iterations: int = 5,
+) -> Float64[np.ndarray, "bins J"]:
+    """Mixture weights that EM finds on held-out words, separately for each bin.
+
+    Starts from equal weights. An iteration gives each component j of bin b the mean over the bin's
+    words of w_bj p_j / sum_i w_bi p_i, which never lowers the likelihood. A bin without words gets
+    the weights of the nearest bin that has some; of two equally near, those of the higher number
+    (rarer contexts, whose weights trust long contexts less).
+
+    Args:
+        likelihood_NJ: p_j of each held-out word, for each component j.
+        bin_N: the bin of each word, in [0, bin_count).
+        bin_count: the number of bins.
+        iterations: EM iterations.
+
+    Returns:
+        float64 [bins, J]; each row is at least zero and sums to one.
+
+    Raises:
+        InputError: if there are no words or ``iterations`` is negative.
+    """
+    words, components = likelihood_NJ.shape
+    if words == 0:
+        raise InputError("the held-out text is empty, expected words to fit mixture weights to")
+    if iterations < 0:
+        raise InputError(f"iterations is {iterations}, expected 0 or more")
+    weight_CJ = np.full((bin_count, components), 1.0 / components)
+    for _ in range(iterations):
+        weight_CJ = _em_iteration(weight_CJ, likelihood_NJ, bin_N)
+    return _fill_empty_bins(weight_CJ, np.bincount(bin_N, minlength=bin_count) > 0)
+
+
+def _em_iteration(
+    weight_CJ: Float64[np.ndarray, "bins J"],
+    likelihood_NJ: Float64[np.ndarray, "N J"],
+    bin_N: Int[np.ndarray, "N"],
+) -> Float64[np.ndarray, "bins J"]:
+    joint_NJ = weight_CJ[bin_N] * likelihood_NJ
+    mixture_N = joint_NJ.sum(axis=1)
+    # A word that no component can produce says nothing about the weights.
+    share_NJ = joint_NJ / np.where(mixture_N > 0, mixture_N, 1.0)[:, None]
+    mass_CJ = np.stack(
+        [np.bincount(bin_N, share_N, minlength=len(weight_CJ)) for share_N in share_NJ.T], axis=1
+    )
+    mass_C = mass_CJ.sum(axis=1, keepdims=True)
+    return np.where(mass_C > 0, mass_CJ / np.where(mass_C > 0, mass_C, 1.0), weight_CJ)
+
+
+def _fill_empty_bins(
+    weight_CJ: Float64[np.ndarray, "bins J"], filled_C: np.ndarray
+) -> Float64[np.ndarray, "bins J"]:
+    # Searching from the highest number down makes argmin prefer it among equals.
+    filled = np.flatnonzero(filled_C)[::-1]
+    distance = np.abs(np.arange(len(weight_CJ))[:, None] - filled)
+    return weight_CJ[filled[distance.argmin(axis=1)]]
