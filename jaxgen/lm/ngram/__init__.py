@@ -2,8 +2,8 @@
 
 from jaxgen.lm.ngram.backoff import BackoffModel, BackoffTables
 from jaxgen.lm.ngram.counts import NgramCounts, count_ngrams
-from jaxgen.lm.ngram.interpolated import InterpolatedModel, deleted_interpolation
-from jaxgen.lm.ngram.kneser_ney import kneser_ney, modified_discounts
+from jaxgen.lm.ngram.interpolated import InterpolatedModel, fit_interpolated
+from jaxgen.lm.ngram.kneser_ney import fit_kneser_ney, modified_discounts
 
 __all__ = [
     "BackoffModel",
@@ -11,7 +11,7 @@ __all__ = [
     "InterpolatedModel",
     "NgramCounts",
     "count_ngrams",
-    "deleted_interpolation",
-    "kneser_ney",
+    "fit_interpolated",
+    "fit_kneser_ney",
     "modified_discounts",
 ]

@@ -73,7 +73,7 @@ class InterpolatedModel:
         return probability_NV
 
 
-def deleted_interpolation(
+def fit_interpolated(
     counts: NgramCounts,
     tokens: Int[np.ndarray, "tokens"],
     start: int,

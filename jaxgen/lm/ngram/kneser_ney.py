@@ -62,7 +62,7 @@ def modified_discounts(counts_N: Int64[np.ndarray, "ngrams"], order: int) -> Dis
     return FALLBACK_DISCOUNTS
 
 
-def kneser_ney(
+def fit_kneser_ney(
     counts: NgramCounts, interpolated: bool = True, discounts: Sequence[Discounts] | None = None
 ) -> BackoffModel:
     """Estimate a modified Kneser-Ney model.
