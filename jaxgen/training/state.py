@@ -1,0 +1,154 @@
+"""What a training run carries from step to step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from jaxgen.axes import DEFAULT_RULES, Rules
+from jaxgen.parallel import (
+    Layout,
+    current_mesh,
+    init_optimiser,
+    init_sharded,
+    optimiser_layout,
+    replicated,
+)
+
+Tree = Any
+"""A pytree of arrays."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """The whole state of a run; all of it is saved, nothing else is needed to go on.
+
+    Attributes:
+      step: steps taken, skipped ones included: the index of the next batch.
+      params: the parameters, a plain (unboxed) tree.
+      opt_state: the optimiser's state.
+      ema: moving average of the parameters in float32 (`jaxgen.training.step`), or None.
+      skipped: how many steps were skipped because the loss or its gradient was not finite.
+      skipped_in_a_row: how many of them came last, without a good step between.
+    """
+
+    step: Int[Array, ""]
+    params: Tree
+    opt_state: Tree
+    ema: Tree | None
+    skipped: Int[Array, ""]
+    skipped_in_a_row: Int[Array, ""]
+
+
+def averaged_params(state: TrainState) -> Tree:
+    """The parameters to evaluate and to publish: the moving average where there is one."""
+    return state.params if state.ema is None else state.ema
+
+
+def create_state(
+    init_fn: Callable[..., Tree],
+    *args: Any,
+    tx: optax.GradientTransformation,
+    ema: bool = False,
+    rules: Rules = DEFAULT_RULES,
+) -> tuple[TrainState, Layout]:
+    """A state at step 0, born sharded over the current mesh (`jax.set_mesh`; else one device).
+
+    Args:
+      init_fn: returns the parameters with their logical axes; see `jaxgen.parallel.init_sharded`.
+      *args: its arguments, for example a key and a batch.
+      tx: the optimiser.
+      ema: whether a moving average of the parameters is kept.
+      rules: logical axis -> mesh axes.
+
+    Returns:
+      The state, and the layout of its parameters.
+
+    Raises:
+      InputError: where the rules do not fit a parameter; see `jaxgen.parallel.partition_spec`.
+    """
+    mesh = current_mesh()
+    params, layout = init_sharded(init_fn, *args, mesh=mesh, rules=rules)
+    return state_from_params(params, layout, tx=tx, ema=ema), layout
+
+
+def state_from_params(
+    params: Tree, layout: Layout, *, tx: optax.GradientTransformation, ema: bool = False
+) -> TrainState:
+    """A state at step 0 around parameters that exist already, say from a checkpoint."""
+    zero = jax.device_put(jnp.zeros((), jnp.int32), replicated(layout.mesh))
+    average = jax.jit(
+        lambda tree: jax.tree.map(lambda x: x.astype(_average_dtype(x)), tree),
+        out_shardings=layout.shardings,
+    )
+    return TrainState(
+        step=zero,
+        params=params,
+        opt_state=init_optimiser(tx, params, layout),
+        ema=average(params) if ema else None,
+        skipped=zero.copy(),
+        skipped_in_a_row=zero.copy(),
+    )
+
+
+def abstract_state(
+    layout: Layout, tx: optax.GradientTransformation, *, ema: bool = False
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without computing anything: what loading needs."""
+    scalar: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(layout.mesh))
+    average = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, _average_dtype(x), sharding=x.sharding),
+        layout.abstract,
+    )
+    return TrainState(
+        step=scalar,
+        params=layout.abstract,
+        opt_state=optimiser_layout(tx, layout),
+        ema=average if ema else None,
+        skipped=scalar,
+        skipped_in_a_row=scalar,
+    )
+
+
+def state_axes(
+    layout: Layout, tx: optax.GradientTransformation, *, ema: bool = False
+) -> TrainState:
+    """Logical axis names of every array of the state, a tuple per leaf.
+
+    Whatever the optimiser keeps per parameter and in its shape has the parameter's names; all else
+    has none.
+    """
+
+    def like_parameter(leaf: Any, parameter: jax.ShapeDtypeStruct, names: tuple[Any, ...]) -> Any:
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        return names if leaf.shape == parameter.shape else ()
+
+    opt_axes = optax.tree_utils.tree_map_params(
+        tx,
+        like_parameter,
+        optimiser_layout(tx, layout),
+        layout.abstract,
+        layout.axes,
+        transform_non_params=lambda _: (),
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+    )
+    none: Any = ()
+    return TrainState(
+        step=none,
+        params=layout.axes,
+        opt_state=opt_axes,
+        ema=layout.axes if ema else None,
+        skipped=none,
+        skipped_in_a_row=none,
+    )
+
+
+def _average_dtype(leaf: Any) -> Any:
+    """Averages are kept at least in float32: half precision would lose the small increments."""
+    return jnp.promote_types(leaf.dtype, jnp.float32)

@@ -1,0 +1,254 @@
+"""One training step as a pure function, and what wraps it: accumulation, guard, averages, scans.
+
+Symbols: theta parameters, g the gradient of the mean loss, t the number of good updates so far
+(this one included), d the decay of the moving average.
+
+**Average of the parameters** (EMA). Plain ``e <- d e + (1-d) theta`` remembers its start for
+1/(1-d) steps; instead the average is divided by the weight that it has seen, all in one update::
+
+    e_t = e_{t-1} + (1-d)/(1-d^t) (theta_t - e_{t-1})      =>   e_t = sum_i d^{t-i} theta_i
+                                                                      / sum_i d^{t-i},  i = 1..t
+
+so that ``e_1 = theta_1`` and the initial parameters never count.
+
+**Guard.** Where the loss or the global norm of the gradient is not finite, parameters, optimiser
+state and average stay as they were; the step is counted and the next batch comes.
+
+**Weights.** A loss is a mean. Where batches hold different amounts (padding, masks), the loss
+function says how much its mean stands for in the metric ``weight`` (tokens, examples): microbatches
+and logged averages are then combined in that proportion.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float
+
+from jaxgen.axes import BATCH_MESH_AXES, FSDP
+from jaxgen.errors import InputError
+from jaxgen.parallel import Layout, replicated, shardings_of
+from jaxgen.training.state import TrainState, Tree
+
+Batch = Mapping[str, Any]
+"""Arrays by name, all with the same leading axis B."""
+
+Metrics = dict[str, Array]
+"""Scalars by name, float32."""
+
+LossFn = Callable[[Tree, Batch, Array], tuple[Array, Mapping[str, Array]]]
+"""``(params, batch, key) -> (mean loss in nats, metrics)``."""
+
+StepFn = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+
+WEIGHT = "weight"
+"""The metric that says how much (tokens, examples) a batch's means stand for."""
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    ema_decay: float | None = None,
+) -> StepFn:
+    """The training step of a loss and an optimiser.
+
+    The step's randomness is ``fold_in(key, state.step)``, so the caller passes the same key always
+    and a resumed run repeats the same draws.
+
+    Args:
+      loss_fn: ``(params, batch, key) -> (mean loss, metrics)``; see "Weights" above.
+      tx: the optimiser; clipping and weight decay belong to it (`jaxgen.training.optimizers`).
+      accumulate: microbatches per step, to fit a large batch into memory: the update equals that
+        of the whole batch to rounding. B must be divisible by it, and B / accumulate by the number
+        of devices that share a batch.
+      ema_decay: d in [0, 1), or None where the state holds no average.
+
+    Returns:
+      ``step(state, batch, key) -> (state, metrics)``, pure. Metrics are those of the loss and
+      ``loss``, ``gradient_norm`` (before any clipping), ``skipped`` (0 or 1) and
+      ``skipped_in_a_row``, scalars in float32.
+
+    Raises:
+      InputError: for values out of range; when traced, for a batch that does not divide.
+    """
+    if accumulate < 1:
+        raise InputError(f"accumulate={accumulate}: expected at least 1 microbatch")
+    if ema_decay is not None and not 0 <= ema_decay < 1:
+        raise InputError(f"ema_decay={ema_decay}: expected 0 <= ema_decay < 1, or None")
+
+    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(key, state.step)
+        gradients, metrics = mean_gradient(loss_fn, state.params, batch, step_key, accumulate)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        state = _update(tx, state, gradients, finite, ema_decay)
+        metrics |= {
+            "gradient_norm": norm,
+            "skipped": ~finite,
+            "skipped_in_a_row": state.skipped_in_a_row,
+        }
+        return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
+
+    return step
+
+
+def compile_step(step: StepFn, state: TrainState) -> StepFn:
+    """`jax.jit` of a step (or of `scan_steps` of one) that updates the state in place.
+
+    The state's buffers are donated: after ``state, metrics = compiled(state, batch, key)`` the old
+    state is gone. The new one lies as the old one did, the metrics on every device.
+    """
+    shardings = shardings_of(state)
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(shardings, replicated(shardings.step.mesh))
+    )
+
+
+def scan_steps(step: StepFn) -> StepFn:
+    """Several steps in one call, which saves the time between calls of short steps.
+
+    Args:
+      step: one step, not compiled.
+
+    Returns:
+      The same signature with batches [K, B, ...] and metrics [K]; K is theirs to choose. The state
+      after it is that of K calls of `step`.
+    """
+
+    def steps(state: TrainState, batches: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda carry, batch: step(carry, batch, key), state, batches)
+
+    return steps
+
+
+def gather_params(params: Tree, layout: Layout) -> Tree:
+    """The parameters whole along ``fsdp``, for use inside a loss: every device stores a part and
+    gathers the rest where it is used; the gradients are scattered back.
+
+    That is what ``fsdp`` means, but the compiler is free to move activations instead, and XLA
+    (jax 0.10 to 0.12, meshes such as data=2,fsdp=2,model=2) then computes **wrong gradients** for
+    a layer with an input dimension on ``fsdp`` and an output dimension on ``model`` that follows a
+    layer split over ``model``. Losses over meshes with fsdp > 1 should start with this.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return params
+
+    def gather(x: Array, sharding: NamedSharding) -> Array:
+        return jax.lax.with_sharding_constraint(x, P(*map(_without_fsdp, sharding.spec)))
+
+    return jax.tree.map(gather, params, layout.shardings)
+
+
+def _without_fsdp(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """An entry of a `PartitionSpec` without the axis ``fsdp``."""
+    axes = (entry,) if isinstance(entry, str) else entry or ()
+    return tuple(axis for axis in axes if axis != FSDP)
+
+
+def mean_gradient(
+    loss_fn: LossFn, params: Tree, batch: Batch, key: Array, accumulate: int = 1
+) -> tuple[Tree, Metrics]:
+    """Gradient of the mean loss over a batch, and the batch's metrics, ``loss`` among them.
+
+    With microbatches a = 1..A of weights w_a: ``g = sum_a w_a g_a / sum_a w_a``, in float32, and
+    the same for the loss and every metric but ``weight``, which is summed. Microbatch a draws its
+    randomness from ``fold_in(key, a)``.
+    """
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def gradient(batch: Batch, key: Array) -> tuple[Tree, Metrics]:
+        (loss, metrics), gradients = value_and_grad(params, batch, key)
+        return gradients, {**metrics, "loss": loss}
+
+    if accumulate == 1:
+        return gradient(batch, key)
+
+    def add(totals: Tree, item: tuple[Array, Batch]) -> tuple[Tree, None]:
+        index, microbatch = item
+        gradients, metrics = gradient(microbatch, jax.random.fold_in(key, index))
+        weight = jnp.asarray(metrics.pop(WEIGHT, 1.0), jnp.float32)
+        summed = jax.tree.map(lambda t, x: t + weight * x, totals[:2], (gradients, metrics))
+        return (*summed, totals[2] + weight), None
+
+    microbatches = split_batch(batch, accumulate)
+    gradients, metrics = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], microbatches), key)
+    weighted = metrics.pop(WEIGHT, None) is not None
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (gradients, metrics))
+    items = (jnp.arange(accumulate), microbatches)
+    (*summed, weight), _ = jax.lax.scan(add, (*zeros, jnp.zeros(())), items)
+    totals, metrics = jax.tree.map(lambda total: total / weight, summed)
+    gradients = jax.tree.map(lambda total, g: total.astype(g.dtype), totals, gradients)
+    return gradients, metrics | ({WEIGHT: weight} if weighted else {})
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """Cuts a batch [B, ...] into microbatches [parts, B / parts, ...], each spread as it was.
+
+    Microbatch a holds the examples a, a + parts, a + 2 parts, ...: so every device keeps its own
+    examples and has an equal share of each microbatch; nothing is sent.
+
+    Raises:
+      InputError: where B / parts is not a multiple of the number of devices that share a batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(
+        axis
+        for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if axis in BATCH_MESH_AXES and kind == AxisType.Auto
+    )
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+
+    def split(path: Any, x: Array) -> Array:
+        if x.shape[0] % (parts * devices):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise InputError(
+                f"batch[{name}] of shape {x.shape}: {parts} microbatches over {devices} devices "
+                f"need a leading axis divisible by {parts * devices}"
+            )
+        x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+        return jax.lax.with_sharding_constraint(x, P(None, axes)) if axes else x
+
+    return jax.tree_util.tree_map_with_path(split, batch)
+
+
+def _update(
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    gradients: Tree,
+    finite: Bool[Array, ""],
+    ema_decay: float | None,
+) -> TrainState:
+    """The state after a step: updated where the gradient is finite, else only counted."""
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema_decay is not None:
+        good_updates = state.step + 1 - state.skipped
+        ema = _average(state.ema, params, ema_decay, good_updates.astype(jnp.float32))
+    new = (params, opt_state, ema)
+    old = (state.params, state.opt_state, state.ema)
+    params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    bad = (~finite).astype(jnp.int32)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema=ema,
+        skipped=state.skipped + bad,
+        skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
+    )
+
+
+def _average(ema: Tree, params: Tree, decay: float, t: Float[Array, ""]) -> Tree:
+    """e_t of the module's formula; ``1 - d^t`` by expm1, exact for d near one."""
+    if decay == 0:
+        return jax.tree.map(lambda e, p: p.astype(e.dtype), ema, params)
+    rate = (1 - decay) / -jnp.expm1(t * math.log(decay))
+    return jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)
