@@ -45,8 +45,9 @@ DEFAULT_RULES: Rules = {
     "vocab": MODEL,
     # Rows of an input table: looked up by every device, so never split over `model`.
     "words": None,
-    "features": None,
+    # The dimension that enters a layer; what fully sharded parameters are cut along.
     "embed": FSDP,
+    "hidden": None,
     "mlp": MODEL,
     "heads": MODEL,
     "kv": None,
