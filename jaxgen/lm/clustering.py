@@ -132,6 +132,14 @@ def class_bigram_log_likelihood(
     return ExchangeState(tokens_N, classes_V, int(classes_V.max()) + 1).log_likelihood()
 
 
+def class_bigrams(
+    tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"], size: int
+) -> Int64[np.ndarray, "C C"]:
+    """[first class, second class], how often a word of the one precedes a word of the other."""
+    class_N = np.asarray(classes_V, np.int64)[tokens_N]
+    return np.bincount(class_N[:-1] * size + class_N[1:], minlength=size * size).reshape(size, size)
+
+
 class ExchangeState:
     """Classes of words, with the tables from which the gain of any move is read off.
 
@@ -148,7 +156,7 @@ class ExchangeState:
         self.classes_V = np.array(classes_V, np.int64)
         self.words_in_C = np.bincount(self.classes_V, minlength=size)
         first_P, second_P, count_P = _bigrams(tokens_N, len(self.classes_V))
-        self._xlogx = _tabulate_xlogx(int(count_P.sum()))
+        self._xlogx = tabulate_xlogx(int(count_P.sum()))
         self._xlogx_step = np.diff(self._xlogx)
         self.next = _Direction(first_P, second_P, count_P, self.classes_V, size, self._xlogx_step)
         self.previous = _Direction(
@@ -361,7 +369,7 @@ def _weighted_bincount(
     return np.bincount(index_P, count_P, size).astype(np.int64)
 
 
-def _tabulate_xlogx(largest: int) -> Float64[np.ndarray, "N"]:
+def tabulate_xlogx(largest: int) -> Float64[np.ndarray, "N"]:
     """f(n) = n log n for n = 0, ..., largest + 1, with f(0) = 0."""
     n = np.arange(1.0, largest + 2)
     return np.concatenate([[0.0], n * np.log(n)])
