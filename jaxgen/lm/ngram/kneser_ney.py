@@ -17,18 +17,19 @@ proportion to P(w | parent(c)).
 
 The lowest order is interpolated with 1/|V| in both forms, so that words of the vocabulary that the
 text does not have get probability too. An n-gram shorter than n that occurs only at the very start
-of the text has no preceding word: its continuation count is 0 and it is not listed.
+of the text has no preceding word: its count a is 0 and it is not listed.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from jaxgen.errors import InputError
 from jaxgen.lm.ngram.backoff import BackoffModel
-from jaxgen.lm.ngram.counts import NgramCounts, NgramIndex
+from jaxgen.lm.ngram.counts import ContextTrie, Ids, NgramCounts, NgramIndex
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 """D_1, D_2, D_3 of an order whose counts of counts do not define them."""
@@ -44,7 +45,7 @@ def modified_discounts(counts_N: Int64[np.ndarray, "ngrams"], order: int) -> Dis
     symbol, which removes low counts, can lead there.
 
     Args:
-        counts_N: a(c w) >= 1 of the order's n-grams.
+        counts_N: a(c w) of the order's n-grams; zeros do not matter.
         order: for the warning.
     """
     n = np.bincount(np.minimum(counts_N, 5), minlength=6)
@@ -63,7 +64,10 @@ def modified_discounts(counts_N: Int64[np.ndarray, "ngrams"], order: int) -> Dis
 
 
 def fit_kneser_ney(
-    counts: NgramCounts, interpolated: bool = True, discounts: Sequence[Discounts] | None = None
+    counts: NgramCounts,
+    interpolated: bool = True,
+    minimum_counts: Sequence[int] | None = None,
+    discounts: Sequence[Discounts] | None = None,
 ) -> BackoffModel:
     """Estimate a modified Kneser-Ney model.
 
@@ -71,7 +75,11 @@ def fit_kneser_ney(
         counts: n-gram counts of the training part; their order is the model's.
         interpolated: mix every order with the lower ones, rather than back off to them for unseen
             words alone.
-        discounts: (D_1, D_2, D_3) of each order from 1 to n, instead of those from the counts of
+        minimum_counts: for each order 1 ... n the least a(c w) of an n-gram that is listed; rarer
+            ones leave their share to g(c). None lists all. SRILM, the toolkit of Bengio et al.
+            (2003), has 1, 1, 2, 2, 2 unless told otherwise. The back-off form wants that: with
+            every long context that occurred once, it gets worse as n grows.
+        discounts: (D_1, D_2, D_3) of each order 1 ... n, instead of those from the counts of
             counts; (d, d, d) is Kneser and Ney's single discount.
 
     Returns:
@@ -79,41 +87,124 @@ def fit_kneser_ney(
         and are positive if the discounts are.
 
     Raises:
-        InputError: if there are not n discounts or a D_i is not in [0, i).
+        InputError: if there are not n discounts or n minimum counts, a D_i is not in [0, i), or a
+            minimum count is under 1.
 
     Warns:
         UserWarning: where the counts of counts do not define an order's discounts.
     """
+    minimum_counts = [1] * counts.order if minimum_counts is None else minimum_counts
+    _check_minimum_counts(minimum_counts, counts.order)
+    adjusted = [_adjusted_counts(counts, order) for order in range(1, counts.order + 1)]
+    if discounts is None:
+        discounts = [modified_discounts(a, order) for order, (_, a) in enumerate(adjusted, start=1)]
     _check_discounts(discounts, counts.order)
-    size = counts.vocabulary_size
-    index, counts_N = NgramIndex(size, np.arange(0)), np.arange(0)
+
     indexes: list[NgramIndex] = []
     probabilities: list[np.ndarray] = []
-    backoffs = [np.ones(1)]
-    for order in range(1, counts.order + 1):
-        lower = index
-        index, counts_N = _adjusted_counts(counts, order)
-        taken = discounts[order - 1] if discounts else modified_discounts(counts_N, order)
-        if order == 1:
-            probability_N = _unigram(index, counts_N, taken)
-            index = NgramIndex(size, np.arange(size))
-        else:
-            parents_N = counts.contexts.parents(order - 1)[index.contexts]
-            lower_N = probabilities[-1][lower.find(parents_N, index.words)]
-            contexts = counts.contexts.size(order - 1)
-            form = _interpolate if interpolated else _back_off
-            probability_N, backoff_C = form(
-                index, *_discount(index, counts_N, contexts, taken), lower_N
-            )
-            backoffs.append(backoff_C)
-        indexes.append(index)
-        probabilities.append(probability_N)
+    backoffs: list[np.ndarray] = []
+    lower_N = np.full(counts.vocabulary_size, 1.0 / counts.vocabulary_size)
+    for k, (index, counts_N) in enumerate(adjusted):
+        contexts = counts.contexts.size(k)
+        shares = _share(index, counts_N, contexts, minimum_counts[k], discounts[k])
+        smooth = _interpolate if interpolated or k == 0 else _back_off
+        probability_N, backoff_C = smooth(shares, lower_N)
+        listed_N = shares.listed_N if k else np.ones(counts.vocabulary_size, bool)
+        indexes.append(NgramIndex(counts.vocabulary_size, index.keys[listed_N]))
+        probabilities.append(probability_N[listed_N])
+        backoffs.append(backoff_C)
+        if k + 1 < counts.order:
+            lower_N = probability_N[_shortened(counts.contexts, adjusted[k + 1][0], k + 1, index)]
     return BackoffModel(counts.contexts, tuple(indexes), tuple(probabilities), tuple(backoffs))
 
 
-def _check_discounts(discounts: Sequence[Discounts] | None, orders: int) -> None:
-    if discounts is None:
-        return
+def _shortened(contexts: ContextTrie, index: NgramIndex, length: int, lower: NgramIndex) -> Ids:
+    """Where the lower order has each n-gram of ``index`` without its oldest word."""
+    return lower.find(contexts.parents(length)[index.contexts], index.words)
+
+
+def _adjusted_counts(
+    counts: NgramCounts, order: int
+) -> tuple[NgramIndex, Int64[np.ndarray, "ngrams"]]:
+    """The n-grams of one order (every word, at order 1) and their a(c w)."""
+    index, counts_N = counts.indexes[order - 1], counts.counts[order - 1]
+    if order < counts.order:
+        shortened_N = _shortened(counts.contexts, counts.indexes[order], order, index)
+        counts_N = np.bincount(shortened_N, minlength=len(index))
+    if order > 1:
+        return index, counts_N
+    counts_V = np.zeros(counts.vocabulary_size, np.int64)
+    counts_V[index.words] = counts_N
+    return NgramIndex(counts.vocabulary_size, np.arange(counts.vocabulary_size)), counts_V
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Shares:
+    """What the n-grams of an order keep of their contexts' probability, and what they leave.
+
+    Attributes:
+        index: the n-grams.
+        listed_N: whether an n-gram's count reaches the minimum.
+        kept_N: (a(c w) - D) / sum_w a(c w), 0 where not listed.
+        left_C: g(c), with the whole share of n-grams that are not listed.
+    """
+
+    index: NgramIndex
+    listed_N: Bool[np.ndarray, "ngrams"]
+    kept_N: Float64[np.ndarray, "ngrams"]
+    left_C: Float64[np.ndarray, "contexts"]
+
+
+def _share(
+    index: NgramIndex,
+    counts_N: Int64[np.ndarray, "ngrams"],
+    contexts: int,
+    minimum_count: int,
+    discounts: Discounts,
+) -> _Shares:
+    context_N = index.contexts
+    listed_N = counts_N >= minimum_count
+    discount_N = np.array([0.0, *discounts])[np.minimum(counts_N, 3)]
+    total_C = np.bincount(context_N, counts_N, minlength=contexts)
+    left_C = np.bincount(context_N, np.where(listed_N, discount_N, counts_N), minlength=contexts)
+    # A context without listed n-grams hands everything on.
+    empty_C = np.bincount(context_N, listed_N, minlength=contexts) == 0
+    total_C[total_C == 0] = 1.0
+    kept_N = np.where(listed_N, counts_N - discount_N, 0.0) / total_C[context_N]
+    return _Shares(index, listed_N, kept_N, np.where(empty_C, 1.0, left_C / total_C))
+
+
+def _interpolate(
+    shares: _Shares, lower_N: Float64[np.ndarray, "ngrams"]
+) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
+    """P(w | c) of each n-gram and b(c) of each context, from P(w | parent(c)) of each n-gram."""
+    return shares.kept_N + shares.left_C[shares.index.contexts] * lower_N, shares.left_C
+
+
+def _back_off(
+    shares: _Shares, lower_N: Float64[np.ndarray, "ngrams"]
+) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
+    """P(w | c) of each n-gram and b(c) of each context, from P(w | parent(c)) of each n-gram.
+
+    b(c) is such that the words not listed after c get g(c) together. Where all the vocabulary is
+    listed after c there are none: the listed words keep g(c), in proportion.
+    """
+    context_N, listed_N, contexts = shares.index.contexts, shares.listed_N, len(shares.left_C)
+    full_C = np.bincount(context_N, listed_N, minlength=contexts) == shares.index.vocabulary_size
+    listed_lower_C = np.bincount(context_N, np.where(listed_N, lower_N, 0.0), minlength=contexts)
+    backoff_C = np.where(full_C, 1.0, shares.left_C / np.where(full_C, 1.0, 1.0 - listed_lower_C))
+    kept_N = shares.kept_N / np.where(full_C, 1.0 - shares.left_C, 1.0)[context_N]
+    return np.where(listed_N, kept_N, backoff_C[context_N] * lower_N), backoff_C
+
+
+def _check_minimum_counts(minimum_counts: Sequence[int], orders: int) -> None:
+    if len(minimum_counts) != orders:
+        raise InputError(f"there are {len(minimum_counts)} minimum counts, expected {orders}")
+    if min(minimum_counts) < 1:
+        raise InputError(f"minimum counts are {list(minimum_counts)}, expected 1 or more each")
+
+
+def _check_discounts(discounts: Sequence[Discounts], orders: int) -> None:
     if np.shape(discounts) != (orders, 3):
         raise InputError(
             f"discounts have shape {np.shape(discounts)}, expected ({orders}, 3): "
@@ -123,68 +214,3 @@ def _check_discounts(discounts: Sequence[Discounts] | None, orders: int) -> None
         for i, discount in enumerate(of_order, start=1):
             if not 0 <= discount < i:
                 raise InputError(f"D_{i} of order {order} is {discount}, expected [0, {i})")
-
-
-def _adjusted_counts(
-    counts: NgramCounts, order: int
-) -> tuple[NgramIndex, Int64[np.ndarray, "ngrams"]]:
-    """a(c w) of one order, and the n-grams that have any."""
-    index = counts.indexes[order - 1]
-    if order == counts.order:
-        return index, counts.counts[order - 1]
-    longer = counts.indexes[order]
-    shortened_N = counts.contexts.parents(order)[longer.contexts]
-    preceding_N = np.bincount(index.find(shortened_N, longer.words), minlength=len(index))
-    return NgramIndex(index.vocabulary_size, index.keys[preceding_N > 0]), preceding_N[
-        preceding_N > 0
-    ]
-
-
-def _discount(
-    index: NgramIndex, counts_N: Int64[np.ndarray, "ngrams"], contexts: int, discounts: Discounts
-) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
-    """(a(c w) - D) / sum_w a(c w) of each n-gram, and g(c) of each context (1 if it has none)."""
-    taken_N = np.array([0.0, *discounts])[np.minimum(counts_N, 3)]
-    total_C = np.bincount(index.contexts, counts_N, minlength=contexts)
-    mass_C = np.bincount(index.contexts, taken_N, minlength=contexts)
-    mass_C[total_C == 0] = 1.0
-    total_C[total_C == 0] = 1.0
-    return (counts_N - taken_N) / total_C[index.contexts], mass_C / total_C
-
-
-def _unigram(
-    index: NgramIndex, counts_N: Int64[np.ndarray, "ngrams"], discounts: Discounts
-) -> Float64[np.ndarray, "V"]:
-    discounted_N, mass_C = _discount(index, counts_N, 1, discounts)
-    probability_V = np.full(index.vocabulary_size, mass_C[0] / index.vocabulary_size)
-    probability_V[index.words] += discounted_N
-    return probability_V
-
-
-def _interpolate(
-    index: NgramIndex,
-    discounted_N: Float64[np.ndarray, "ngrams"],
-    mass_C: Float64[np.ndarray, "contexts"],
-    lower_N: Float64[np.ndarray, "ngrams"],
-) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
-    return discounted_N + mass_C[index.contexts] * lower_N, mass_C
-
-
-def _back_off(
-    index: NgramIndex,
-    discounted_N: Float64[np.ndarray, "ngrams"],
-    mass_C: Float64[np.ndarray, "contexts"],
-    lower_N: Float64[np.ndarray, "ngrams"],
-) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
-    """Probabilities and weights such that unseen words get g(c) together.
-
-    Where every word of the vocabulary was seen after c there is none to give g(c) to: the seen
-    words keep it, in proportion.
-    """
-    contexts_N = index.contexts
-    seen_C = np.bincount(contexts_N, minlength=len(mass_C))
-    full_C = seen_C == index.vocabulary_size
-    unseen_C = 1.0 - np.bincount(contexts_N, lower_N, minlength=len(mass_C))
-    backoff_C = np.where(full_C, 1.0, mass_C) / np.where(full_C, 1.0, unseen_C)
-    kept_C = np.where(full_C, 1.0 - mass_C, 1.0)
-    return discounted_N / kept_C[contexts_N], backoff_C
