@@ -1,0 +1,458 @@
+"""Checkpoints: the state of a run, its configuration and its small files, together in one folder.
+
+The only module that knows Orbax, which is imported when first needed. A run has one folder of
+checkpoints; each is a sub-folder named by its step, written under another name first and renamed
+when complete, so that a process killed at any moment leaves the last complete one as it was::
+
+    checkpoints/
+      1200/ state/      arrays of the TrainState, by path
+            config/     the configuration, as JSON (`jaxgen.training.config`)
+            files/      small text files, as JSON: name -> content
+            run/        what the loop keeps on the host, and how "best" is measured, as JSON
+            metrics/    figures of that step
+
+Arrays are saved by path (``params/hidden/kernel``), whatever containers held them, and are loaded
+into a tree of `jax.ShapeDtypeStruct` with shardings: on any mesh and any number of devices and
+processes. Before anything is loaded, paths, shapes and dtypes are compared with what was saved.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from jaxgen.errors import InputError
+from jaxgen.parallel import current_mesh, replicated
+from jaxgen.training.config import Json, config_differences, config_from_json, config_to_json
+from jaxgen.training.state import TrainState, Tree
+
+Path = str | os.PathLike[str]
+Mode = Literal["min", "max"]
+Which = Literal["latest", "best"] | int
+Names = tuple[str, ...]
+
+_STATE, _CONFIG, _FILES, _RUN = "state", "config", "files", "run"
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Which axes may have another length than in the checkpoint.
+
+    Attributes:
+      axes: logical axis names of every array to load, a tuple per leaf (`state_axes`, or the `axes`
+        of a `Layout` for parameters).
+      sizes: logical axis -> its true size. Along such an axis, entries from the true size on are
+        padding: zeros are added, or entries dropped, until the array has the length asked for.
+    """
+
+    axes: Tree
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What a checkpoint says about a model.
+
+    Attributes:
+      config: the configuration that it was saved with.
+      params: the parameters: the moving average where one was kept.
+      files: the small files, name -> text.
+      step: the step at which it was saved.
+    """
+
+    config: Any
+    params: Tree
+    files: Mapping[str, str]
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of one run, for saving and resuming. Use it in a ``with`` block.
+
+    Saving goes on in the background; leaving the block waits for it. All processes of a run make
+    the same calls.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: Any = None,
+        files: Mapping[str, str] | None = None,
+        keep: int = 3,
+        metric: str | None = None,
+        mode: Mode = "min",
+    ):
+        """Opens the folder, made if it does not exist.
+
+        Args:
+          folder: the run's checkpoints.
+          config: the configuration to save; a dataclass. `load_model` gives it back.
+          files: small text files to save along, name -> content (a vocabulary).
+          keep: how many of the latest checkpoints to keep, at least 1.
+          metric: the figure by which the best checkpoint is known, which is kept besides.
+          mode: whether the best is the smallest or the largest.
+
+        Raises:
+          InputError: for values out of range, for a folder that is a file, and where the folder
+            holds checkpoints of another configuration, naming the fields that differ.
+        """
+        if keep < 1:
+            raise InputError(f"keep={keep}: expected at least 1 checkpoint")
+        if mode not in ("min", "max"):
+            raise InputError(f"mode={mode!r}: expected one of min, max")
+        self.folder = pathlib.Path(folder).absolute()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: expected a folder for checkpoints, found a file")
+        self._metric, self._mode, self._keep = metric, mode, keep
+        self._json = {_CONFIG: config_to_json(config), _FILES: dict(files or {})}
+        self._checkpointer = _open(self.folder, preservation_policy=self)
+        if config is not None and self.latest is not None:
+            _check_same_config(self.folder / str(self.latest), config)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the latest checkpoint, or None."""
+        return max(_figures(self._checkpointer), default=None)
+
+    @property
+    def best(self) -> int | None:
+        """The step of the best checkpoint, the earliest of equals, or None."""
+        return _best(_figures(self._checkpointer), self._metric, self._mode)
+
+    def save(
+        self,
+        state: TrainState,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        progress: Json = None,
+    ) -> None:
+        """Saves a state under its step; a step that is saved already is left alone.
+
+        Returns when the arrays are copied, so the state may be donated to the next step.
+
+        Args:
+          state: the state.
+          metrics: figures of this step. One that is not finite is never the best.
+          progress: what else a resumed run needs, as JSON can hold it.
+        """
+        step = int(state.step)
+        if step in _figures(self._checkpointer):
+            return
+        run = {"progress": progress, "metric": self._metric, "mode": self._mode}
+        self._checkpointer.save_checkpointables_async(
+            step,
+            {_STATE: _nested(_by_path(state)), _RUN: run, **self._json},
+            force=True,
+            metrics=dict(metrics or {}),
+        )
+
+    def restore(
+        self, abstract: TrainState, which: Which = "latest", padding: Padding | None = None
+    ) -> tuple[TrainState, Json]:
+        """Loads a state.
+
+        Args:
+          abstract: shapes, dtypes and shardings of the state (`abstract_state`).
+          which: which checkpoint.
+          padding: which axes may have another length than they were saved with.
+
+        Returns:
+          The state, and the `progress` that was saved with it.
+
+        Raises:
+          FileNotFoundError: where there is no such checkpoint.
+          InputError: where it cannot be read, and where it does not fit `abstract`, naming the
+            first path, found and expected.
+        """
+        self.wait()
+        folder = _choose(self.folder, _figures(self._checkpointer), which, self._metric, self._mode)
+        return _load_tree(folder, abstract, (), padding), _load_json(folder, _RUN)["progress"]
+
+    def wait(self) -> None:
+        """Waits until all that was saved is on disk."""
+        self._checkpointer.wait()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
+        self._checkpointer.close()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax asks this: whether to keep each of its checkpoints, given in order of step."""
+        best = _best({c.step: c.metrics or {} for c in checkpoints}, self._metric, self._mode)
+        latest = [c.step for c in checkpoints][-self._keep :]
+        return [c.step == best or c.step in latest for c in checkpoints]
+
+
+def load_model(
+    path: Path, which: Which = "latest", *, averaged: bool = True, mesh: Mesh | None = None
+) -> LoadedModel:
+    """Loads all that is needed to use a model; ``loaded.config.make_model()`` makes the module.
+
+    Args:
+      path: a run's folder of checkpoints, or one checkpoint of it.
+      which: which one of the run's, where `path` is a run's folder.
+      averaged: whether to load the moving average of the parameters where one was kept.
+      mesh: every device of it gets the parameters whole; by default the current mesh. (To lay them
+        out otherwise: `load_config`, then `load_params` with the layout's abstract parameters.)
+
+    Raises:
+      FileNotFoundError: where there is no such folder or no such checkpoint.
+      InputError: where it cannot be read, or its configuration's class is gone or has other fields.
+    """
+    folder = _find(path, which)
+    return LoadedModel(
+        config=load_config(folder),
+        params=load_params(folder, averaged=averaged, mesh=mesh),
+        files=_load_json(folder, _FILES),
+        step=int(folder.name),
+    )
+
+
+def load_config(path: Path, which: Which = "latest") -> Any:
+    """The configuration of a checkpoint; arguments and errors as for `load_model`."""
+    folder = _find(path, which)
+    return config_from_json(_load_json(folder, _CONFIG), f"{folder}: {_CONFIG}")
+
+
+def load_params(
+    path: Path,
+    abstract: Tree | None = None,
+    *,
+    which: Which = "latest",
+    averaged: bool = True,
+    padding: Padding | None = None,
+    mesh: Mesh | None = None,
+) -> Tree:
+    """The parameters of a checkpoint.
+
+    Args:
+      path: a run's folder of checkpoints, or one checkpoint of it.
+      abstract: their shapes, dtypes and shardings (`Layout.abstract`); None: as they were saved,
+        whole on every device of `mesh`.
+      which: which one of the run's, where `path` is a run's folder.
+      averaged: whether to load the moving average where one was kept.
+      padding: which axes may have another length than they were saved with.
+      mesh: see `abstract`; by default the current mesh.
+
+    Raises:
+      FileNotFoundError, InputError: as `Checkpoints.restore`.
+    """
+    folder = _find(path, which)
+    saved = _saved_arrays(folder)
+    part = "ema" if averaged and any(names[0] == "ema" for names in saved) else "params"
+    if abstract is None:
+        whole = replicated(mesh or current_mesh())
+        abstract = _nested(
+            {
+                names[1:]: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
+                for names, array in saved.items()
+                if names[0] == part
+            }
+        )
+    return _load_tree(folder, abstract, (part,), padding)
+
+
+def _orbax() -> Any:
+    """Orbax, imported here: it takes longer than all the rest of this package."""
+    from orbax.checkpoint import v1
+
+    return v1
+
+
+def _context(*, padding: bool = False) -> Any:
+    """Orbax's options: small things as JSON, parts of a tree may be loaded."""
+    ocp = _orbax()
+    registry = ocp.handlers.local_registry()
+    for name in (_CONFIG, _FILES, _RUN):
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    context.pytree.loading.partial_load = True
+    context.array.loading.enable_padding_and_truncation = padding
+    return context
+
+
+def _open(folder: pathlib.Path, **options: Any) -> Any:
+    with _reading(folder):
+        return _orbax().training.Checkpointer(
+            folder, context=_context(), cleanup_tmp_directories=bool(options), **options
+        )
+
+
+@contextlib.contextmanager
+def _reading(folder: pathlib.Path) -> Iterator[None]:
+    """Turns whatever goes wrong inside into one line that names the folder."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder}: cannot be read as a checkpoint: {reason}") from error
+
+
+def _figures(checkpointer: Any) -> dict[int, Mapping[str, float]]:
+    """Step -> the figures saved with it."""
+    return {c.step: c.metrics or {} for c in checkpointer.checkpoints}
+
+
+def _best(figures: Mapping[int, Mapping[str, float]], metric: str | None, mode: Mode) -> int | None:
+    """The step with the best finite value, the earliest of equals."""
+    sign = 1 if mode == "min" else -1
+    ranked = [
+        (sign * values[metric], step)
+        for step, values in figures.items()
+        if metric is not None and math.isfinite(values.get(metric, math.nan))
+    ]
+    return min(ranked)[1] if ranked else None
+
+
+def _find(path: Path, which: Which) -> pathlib.Path:
+    """The folder of one checkpoint, from its own path or its run's."""
+    folder = pathlib.Path(path).absolute()
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder of checkpoints")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of checkpoints, found a file")
+    if folder.name.isdecimal() and (folder / _STATE).is_dir():
+        return folder
+    with _open(folder) as checkpointer:
+        figures = _figures(checkpointer)
+    if not figures:
+        raise InputError(f"{folder}: expected a folder of checkpoints, found none in it")
+    run = _load_json(folder / str(max(figures)), _RUN) if which == "best" else {}
+    return _choose(folder, figures, which, run.get("metric"), run.get("mode", "min"))
+
+
+def _choose(
+    folder: pathlib.Path,
+    figures: Mapping[int, Mapping[str, float]],
+    which: Which,
+    metric: str | None,
+    mode: Mode,
+) -> pathlib.Path:
+    """The folder of the checkpoint that is asked for."""
+    steps = ", ".join(map(str, sorted(figures))) or "none"
+    step = max(figures, default=None) if which == "latest" else which
+    if which == "best":
+        step = _best(figures, metric, mode)
+        if step is None:
+            raise FileNotFoundError(
+                f"{folder}: no checkpoint has a figure {metric!r} to be best by"
+            )
+    if step not in figures:
+        raise FileNotFoundError(f"{folder}: no checkpoint {which!r}; there are: {steps}")
+    return folder / str(step)
+
+
+def _load_json(folder: pathlib.Path, name: str) -> Json:
+    with _reading(folder), _context():
+        return _orbax().load_checkpointables(folder, {name: None})[name]
+
+
+def _check_same_config(folder: pathlib.Path, config: Any) -> None:
+    saved = config_from_json(_load_json(folder, _CONFIG), f"{folder}: {_CONFIG}")
+    differences = config_differences(saved, config)
+    if differences:
+        raise InputError(f"{folder} was saved by another configuration: {'; '.join(differences)}")
+
+
+def _saved_arrays(folder: pathlib.Path) -> dict[Names, Any]:
+    """Path -> shape and dtype of every array of a checkpoint."""
+    with _reading(folder), _context():
+        metadata = _orbax().checkpointables_metadata(folder).metadata[_STATE]
+        if metadata is None:
+            raise InputError(f"{folder}: cannot be read as a checkpoint: no arrays in it")
+        return traverse_util.flatten_dict(metadata)
+
+
+def _load_tree(
+    folder: pathlib.Path, abstract: Tree, prefix: Names, padding: Padding | None
+) -> Tree:
+    """The arrays below a path, as a tree like `abstract`."""
+    expected = {prefix + names: leaf for names, leaf in _by_path(abstract).items()}
+    saved = {n: array for n, array in _saved_arrays(folder).items() if n[: len(prefix)] == prefix}
+    paddable = _paddable(abstract, prefix, padding)
+    problems = _problems(saved, expected, paddable)
+    if problems:
+        more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
+        raise InputError(f"{folder}: {problems[0]}{more}")
+    with _reading(folder), _context(padding=padding is not None):
+        loaded = _orbax().load_checkpointables(folder, {_STATE: _nested(expected)})[_STATE]
+    flat = traverse_util.flatten_dict(loaded)
+    return jax.tree.unflatten(jax.tree.structure(abstract), [flat[names] for names in expected])
+
+
+def _paddable(
+    abstract: Tree, prefix: Names, padding: Padding | None
+) -> dict[Names, dict[int, int]]:
+    """Path -> dimension -> true size, for the dimensions that may be padded."""
+    if padding is None:
+        return {}
+    axes: list[Names] = []
+    jax.tree.map(lambda leaf, names: axes.append(names), abstract, padding.axes)
+    return {
+        prefix + path: {d: padding.sizes[n] for d, n in enumerate(names) if n in padding.sizes}
+        for path, names in zip(_by_path(abstract), axes, strict=True)
+    }
+
+
+def _problems(
+    saved: Mapping[Names, Any],
+    expected: Mapping[Names, Any],
+    paddable: Mapping[Names, Mapping[int, int]],
+) -> list[str]:
+    """What of a checkpoint does not fit, one line each."""
+    problems = []
+    for names in sorted({*saved, *expected}):
+        path = "/".join(names)
+        if names not in saved:
+            problems.append(f"{path} is missing; expected {_describe(expected[names])}")
+        elif names not in expected:
+            problems.append(f"{path} is not expected; found {_describe(saved[names])}")
+        elif not _fits(saved[names], expected[names], paddable.get(names, {})):
+            problems.append(
+                f"{path} has {_describe(saved[names])}; expected {_describe(expected[names])}"
+            )
+    return problems
+
+
+def _fits(saved: Any, expected: Any, paddable: Mapping[int, int]) -> bool:
+    """Whether an array can be loaded: the same dtype and shape, but for dimensions with padding."""
+    if saved.dtype != expected.dtype or len(saved.shape) != len(expected.shape):
+        return False
+    return all(
+        a == b or min(a, b) >= paddable.get(dimension, math.inf)
+        for dimension, (a, b) in enumerate(zip(saved.shape, expected.shape, strict=True))
+    )
+
+
+def _describe(array: Any) -> str:
+    return f"shape {tuple(array.shape)}, dtype {array.dtype}"
+
+
+def _by_path(tree: Tree) -> dict[Names, Any]:
+    """Leaves by path, in the tree's order: the names do not tell which containers held them."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path): leaf
+        for path, leaf in leaves
+    }
+
+
+def _nested(flat: Mapping[Names, Any]) -> Tree:
+    return traverse_util.unflatten_dict(flat)

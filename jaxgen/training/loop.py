@@ -1,0 +1,365 @@
+"""The training loop: steps, logging, evaluation, checkpoints, and a clean end.
+
+A run is a function of its starting state, its key and its data: batch t is ``data(t)``, so a run
+that was killed and started again continues to the same numbers bit for bit. What happens after a
+step happens in this order: the step's metrics are looked at, a record is logged, the model is
+evaluated, a checkpoint is saved.
+"""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxgen.errors import InputError
+from jaxgen.parallel import current_mesh
+from jaxgen.parallel.batches import put_batch
+from jaxgen.parallel.distributed import is_main_process
+from jaxgen.training.checkpoint import Checkpoints, Mode
+from jaxgen.training.metrics import MetricsLog, Record, RunningAverage
+from jaxgen.training.state import TrainState
+from jaxgen.training.step import Batch, Metrics, StepFn
+
+Evaluate = Callable[[TrainState], Mapping[str, float]]
+Callback = Callable[[Record, TrainState], bool | None]
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or its gradient was not finite in too many steps in a row."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long to train, and what to do how often; intervals are in steps.
+
+    Attributes:
+      steps: T, the steps of the whole run.
+      steps_per_call: K: the step takes K batches at once (`scan_steps`); intervals must be
+        multiples of it.
+      log_every: after how many steps a record of averages is written.
+      evaluate_every: after how many steps to evaluate, and once at the end; 0 for the end only.
+      checkpoint_every: after how many steps to save; 0 for the end (and each new best) only.
+      metric: the evaluation's figure that says which model is best, for early stopping; a new best
+        is saved at once. None: no early stopping.
+      mode: whether the best is the smallest or the largest.
+      patience: stop after so many evaluations in a row without a new best; None: never.
+      max_skipped_in_a_row: stop with an error after so many steps in a row whose loss or gradient
+        was not finite.
+
+    Raises:
+      InputError: for values out of range, naming the field.
+    """
+
+    steps: int = 1000
+    steps_per_call: int = 1
+    log_every: int = 100
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    metric: str | None = None
+    mode: Mode = "min"
+    patience: int | None = None
+    max_skipped_in_a_row: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("steps_per_call", "log_every", "max_skipped_in_a_row"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
+        for name in ("steps", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: expected at least 0")
+        for name in ("log_every", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) % self.steps_per_call:
+                raise InputError(
+                    f"{name}={getattr(self, name)}: expected a multiple of "
+                    f"steps_per_call={self.steps_per_call}"
+                )
+        if self.mode not in ("min", "max"):
+            raise InputError(f"mode={self.mode!r}: expected one of min, max")
+        if self.patience is not None and (self.patience < 1 or self.metric is None):
+            raise InputError(f"patience={self.patience}: expected at least 1, and a metric")
+
+
+@dataclass
+class Progress:
+    """What the loop keeps on the host; saved with every checkpoint.
+
+    Attributes:
+      seconds: time spent in `fit` so far, over all restarts.
+      window: averages since the last record, as `RunningAverage.sums`.
+      best: the best value of the metric; None before the first evaluation.
+      best_step: where it was reached.
+      worse: evaluations since then.
+      evaluated: the step of the last evaluation.
+    """
+
+    seconds: float = 0.0
+    window: dict[str, tuple[float, float]] = field(default_factory=dict)
+    best: float | None = None
+    best_step: int | None = None
+    worse: int = 0
+    evaluated: int | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended: its last state, why it stopped, and the best evaluation (or None)."""
+
+    state: TrainState
+    reason: str
+    best: float | None
+    best_step: int | None
+
+
+def fit(
+    step: StepFn,
+    state: TrainState,
+    data: Callable[[int], Batch],
+    key: Array,
+    config: LoopConfig,
+    *,
+    evaluate: Evaluate | None = None,
+    checkpoints: Checkpoints | None = None,
+    log: MetricsLog | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    put: Callable[..., Batch] = put_batch,
+) -> FitResult:
+    """Trains, or goes on training where `checkpoints` holds an earlier state of the run.
+
+    SIGINT and SIGTERM end the run cleanly: the step under way is finished, a checkpoint saved, and
+    `SystemExit` raised with 128 + the signal's number; a second signal ends it at once. (Several
+    processes agree on it, and on what callbacks say, at the next multiple of ``log_every``.)
+
+    Args:
+      step: a compiled step (`compile_step`); of `scan_steps` where ``steps_per_call`` is not 1.
+      state: the state to start from, which is used up.
+      data: t -> batch t, numpy arrays, the same whenever it is asked.
+      key: the run's key.
+      config: how long, and what how often.
+      evaluate: ``state -> figures by name``, say ``{"validation/loss": 4.2}``.
+      checkpoints: where to save, and to resume from.
+      log: where records go: averages as ``train/NAME``, and the evaluation's figures.
+      callbacks: called with every record and the state; one that returns True ends the run.
+      progress: whether to show a bar (needs the package tqdm).
+      put: lays a batch over the current mesh's devices: ``put(batch, mesh, leading=0 or 1)``.
+
+    Returns:
+      The last state and why the run ended: "steps", "no improvement" or "callback".
+
+    Raises:
+      NonFiniteError: after ``max_skipped_in_a_row`` bad steps in a row.
+      InputError: where the checkpoint does not fit the state, or the metric is not among the
+        evaluation's figures.
+      SystemExit: after a signal.
+    """
+    run = _Run(config, evaluate, checkpoints, log, callbacks)
+    state = run.resume(state)
+    mesh, several = current_mesh(), config.steps_per_call > 1
+    metrics = None
+    with _signals() as caught, _bar(progress, run.step, config.steps) as advance:
+        while (reason := run.reason(caught)) is None:
+            count = min(config.steps_per_call, config.steps - run.step)
+            batch = _stacked(data, run.step, count) if several else data(run.step)
+            state, new = step(state, put(batch, mesh, leading=int(several)), key)
+            run.look(metrics)  # at those of the call before, while this one runs
+            metrics, run.step = new, run.step + count
+            if run.due():
+                run.look(metrics)
+                metrics = None
+                run.boundary(state)
+            advance(count, run.record)
+        run.look(metrics)
+        return run.finish(state, reason, caught)
+
+
+class _Run:
+    """The host's side of a run: what it has seen, and what is due."""
+
+    def __init__(
+        self,
+        config: LoopConfig,
+        evaluate: Evaluate | None,
+        checkpoints: Checkpoints | None,
+        log: MetricsLog | None,
+        callbacks: Sequence[Callback],
+    ):
+        self.config, self.evaluate_fn = config, evaluate
+        self.checkpoints, self.log, self.callbacks = checkpoints, log, callbacks
+        self.step = 0
+        self.record: Record = {}
+        self.figures: Mapping[str, float] = {}
+        self.progress = Progress()
+        self.average = RunningAverage()
+        self.started = time.monotonic()
+        self.stop = False
+
+    def resume(self, state: TrainState) -> TrainState:
+        """The latest checkpoint's state where there is one, else the given one."""
+        if self.checkpoints is not None and self.checkpoints.latest is not None:
+            state, saved = self.checkpoints.restore(jax.tree.map(_abstract, state))
+            self.progress = Progress(**saved)
+            self.average = RunningAverage(self.progress.window)
+            self.started -= self.progress.seconds
+        self.step = int(state.step)
+        if self.log is not None:
+            self.log.resume(self.step)
+        return state
+
+    def reason(self, caught: Sequence[int]) -> str | None:
+        """Why the run ends before the next step, or None."""
+        patience = self.config.patience
+        if self._agreed(bool(caught)):
+            return "signal"
+        if self.step >= self.config.steps:
+            return "steps"
+        if patience is not None and self.progress.worse >= patience:
+            return "no improvement"
+        return "callback" if self._agreed(self.stop) else None
+
+    def _agreed(self, wish: bool) -> bool:
+        """Whether any process wishes to stop; asked of the others at multiples of log_every."""
+        if jax.process_count() == 1:
+            return wish
+        if self.step % self.config.log_every:
+            return False
+        from jax.experimental import multihost_utils
+
+        return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
+
+    def look(self, metrics: Metrics | None) -> None:
+        """Takes in the metrics of one call, [] or [K] each."""
+        if metrics is None:
+            return
+        by_name = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
+        in_a_row = by_name.pop("skipped_in_a_row", np.zeros(1))
+        if in_a_row.max() >= self.config.max_skipped_in_a_row:
+            raise NonFiniteError(
+                f"training stopped before step {self.step}: the loss or its gradient was not "
+                f"finite in {int(in_a_row.max())} steps in a row; the parameters are those before"
+            )
+        for values in zip(*by_name.values(), strict=True):
+            self.average.add(dict(zip(by_name, values, strict=True)))
+
+    def due(self) -> bool:
+        """Whether anything but stepping is to be done now."""
+        c = self.config
+        intervals = (c.log_every, c.evaluate_every, c.checkpoint_every, c.steps)
+        return any(every and self.step % every == 0 for every in intervals)
+
+    def boundary(self, state: TrainState) -> None:
+        """Logs, evaluates and saves, as far as each is due."""
+        c, last = self.config, self.step == self.config.steps
+        if last or self.step % c.log_every == 0:
+            means = self.average.means()
+            self.average = RunningAverage()
+            self._write({f"train/{name}": value for name, value in means.items()}, state)
+        improved = False
+        if last or (c.evaluate_every and self.step % c.evaluate_every == 0):
+            improved = self._evaluate(state)
+        if improved or (c.checkpoint_every and self.step % c.checkpoint_every == 0):
+            self._save(state)
+
+    def _write(self, values: Mapping[str, float], state: TrainState) -> None:
+        self.record = {"step": self.step, "seconds": self._seconds(), **values}
+        if self.log is not None:
+            self.log.write(self.record)
+        for callback in self.callbacks:
+            self.stop |= bool(callback(self.record, state))
+
+    def _evaluate(self, state: TrainState) -> bool:
+        """Evaluates once per step; whether the metric has never been better."""
+        progress, metric = self.progress, self.config.metric
+        if self.evaluate_fn is None or progress.evaluated == self.step:
+            return False
+        progress.evaluated = self.step
+        self.figures = {name: float(value) for name, value in self.evaluate_fn(state).items()}
+        self._write(self.figures, state)
+        if metric is None:
+            return False
+        if metric not in self.figures:
+            raise InputError(f"metric={metric!r}: expected one of {', '.join(self.figures)}")
+        value, sign = self.figures[metric], 1 if self.config.mode == "min" else -1
+        if progress.best is not None and not sign * value < sign * progress.best:
+            progress.worse += 1
+            return False
+        progress.best, progress.best_step, progress.worse = value, self.step, 0
+        return True
+
+    def _save(self, state: TrainState) -> None:
+        if self.checkpoints is None:
+            return
+        self.progress.seconds = self._seconds()
+        self.progress.window = self.average.sums
+        figures = self.figures if self.progress.evaluated == self.step else {}
+        self.checkpoints.save(state, metrics=figures, progress=dataclasses.asdict(self.progress))
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+    def finish(self, state: TrainState, reason: str, caught: Sequence[int]) -> FitResult:
+        """The last evaluation and checkpoint."""
+        if reason != "signal":
+            self._evaluate(state)
+        self._save(state)
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+        if reason == "signal":
+            raise SystemExit(128 + (caught[0] if caught else signal.SIGTERM))
+        return FitResult(state, reason, self.progress.best, self.progress.best_step)
+
+
+def _abstract(x: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _stacked(data: Callable[[int], Batch], start: int, count: int) -> Batch:
+    """Batches start .. start + count - 1 as arrays [count, B, ...]."""
+    batches = [data(index) for index in range(start, start + count)]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list instead of ending the process; the second one does."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # only the main thread may set handlers
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _bar(show: bool, done: int, total: int) -> Iterator[Callable[[int, Record], None]]:
+    """A progress bar on the main process, as a function ``advance(steps, last record)``."""
+    if not (show and is_main_process()):
+        yield lambda count, record: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, initial=done, unit="step", dynamic_ncols=True) as bar:
+
+        def advance(count: int, record: Record) -> None:
+            figures = {name: value for name, value in record.items() if name.endswith("loss")}
+            bar.set_postfix(figures, refresh=False)
+            bar.update(count)
+
+        yield advance

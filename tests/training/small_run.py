@@ -1,0 +1,97 @@
+"""A small run with everything in it, for tests in this process and, as a program, in others.
+
+python small_run.py FOLDER [--kill-at STEP] [--mesh MESH] [--steps-per-call K]
+"""
+
+import argparse
+import os
+import signal
+
+import jax
+import numpy as np
+from mlp import MLPConfig, init_fn, make_batch, make_loss
+
+from jaxgen.parallel import current_mesh, make_mesh
+from jaxgen.parallel.batches import put_batch
+from jaxgen.parallel.distributed import start
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.loop import LoopConfig, fit
+from jaxgen.training.metrics import MetricsLog
+from jaxgen.training.optimizers import OptimizerConfig, make_optimizer
+from jaxgen.training.state import averaged_params, create_state
+from jaxgen.training.step import compile_step, gather_params, make_train_step, scan_steps
+
+MODEL = MLPConfig(hidden=16, blocks=2, dropout=0.2)
+LOOP = LoopConfig(
+    steps=60,
+    log_every=4,
+    evaluate_every=10,
+    checkpoint_every=6,
+    metric="validation/loss",
+    max_skipped_in_a_row=3,
+)
+
+
+def data(step):
+    """Batch `step`; the 9th has a NaN, so that a skipped step is part of every run."""
+    batch = make_batch(step)
+    if step == 9:
+        batch["x"][0, 0] = np.nan
+    return batch
+
+
+def train(folder, config=LOOP, data=data, **kwargs):
+    """Runs `fit` in the current mesh; the same for every test, so that runs can be compared."""
+    tx = make_optimizer(OptimizerConfig("adamw", 0.01, weight_decay=0.1, clip_norm=1.0))
+    state, layout = create_state(init_fn(MODEL), jax.random.key(0), tx=tx, ema=True)
+    loss_fn = make_loss(MODEL)
+
+    def gathered_loss(params, batch, key):
+        return loss_fn(gather_params(params, layout), batch, key)
+
+    step = make_train_step(gathered_loss, tx, ema_decay=0.9)
+    step = scan_steps(step) if config.steps_per_call > 1 else step
+    held_out = put_batch(make_batch(10**6, 64), current_mesh())
+    loss_of = jax.jit(make_loss(MLPConfig(hidden=16, blocks=2)))
+
+    def evaluate(state):
+        return {"validation/loss": loss_of(averaged_params(state), held_out, jax.random.key(0))[0]}
+
+    folder = os.fspath(folder)
+    with Checkpoints(f"{folder}/checkpoints", config=MODEL, metric="validation/loss") as saved:
+        return fit(
+            compile_step(step, state),
+            state,
+            data,
+            jax.random.key(1),
+            config,
+            evaluate=evaluate,
+            checkpoints=saved,
+            log=MetricsLog(folder),
+            **kwargs,
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--kill-at", type=int, default=-1)
+    parser.add_argument("--mesh", default="data=1")
+    parser.add_argument("--processes", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.processes:
+        start()
+
+    def deadly(step):
+        if step == arguments.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return data(step)
+
+    devices = jax.devices()[:1] if arguments.mesh == "data=1" else None
+    with jax.set_mesh(make_mesh(arguments.mesh, devices)):
+        result = train(arguments.folder, data=deadly)
+    print("finished", result.reason, int(result.state.step), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Killed runs go on to the same bits: processes ended by SIGKILL at many moments, then restarted."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import small_run
+
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.metrics import read_records
+
+PROGRAM = pathlib.Path(small_run.__file__)
+
+
+def start(folder, *arguments):
+    source = pathlib.Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{PROGRAM.parent}"}
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(folder), *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process):
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, err
+
+
+def history(folder):
+    records = read_records(folder / "metrics.jsonl")
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The folder and the last state of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    result = small_run.train(folder)
+    assert int(result.state.skipped) == 1
+    return folder, result.state
+
+
+def assert_same_run(folder, reference):
+    expected_folder, expected = reference
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), expected
+    )
+    with Checkpoints(folder / "checkpoints", config=small_run.MODEL) as saved:
+        assert saved.latest == 60
+        state, progress = saved.restore(abstract)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert history(folder) == history(expected_folder)
+    with Checkpoints(expected_folder / "checkpoints") as saved:
+        expected_progress = saved.restore(abstract)[1]
+    assert {**progress, "seconds": 0} == {**expected_progress, "seconds": 0}
+
+
+def test_runs_killed_while_saving_resume_bit_for_bit(tmp_path, reference):
+    """Saves start at 6, 10, 12, 18, ... and take many steps' time: these kills fall into them."""
+    leftovers = []
+    for kill_at in (7, 19, 43):
+        end(start(tmp_path, "--kill-at", kill_at))
+        leftovers += [p.name for p in (tmp_path / "checkpoints").iterdir() if "tmp" in p.name]
+    assert leftovers, "no kill fell into a save"
+    with (tmp_path / "metrics.jsonl").open("a") as handle:
+        handle.write(json.dumps({"step": 44})[:-3])  # a record that was cut off, too
+    assert small_run.train(tmp_path).reason == "steps"
+    assert_same_run(tmp_path, reference)
+
+
+def test_runs_killed_at_random_moments_resume_bit_for_bit(tmp_path, reference):
+    rng = np.random.default_rng()
+    records = tmp_path / "metrics.jsonl"
+    for _ in range(2):
+        size = records.stat().st_size if records.exists() else 0
+        process = start(tmp_path)
+        while not records.exists() or records.stat().st_size in (0, size):
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.6))
+        process.kill()
+        process.communicate(timeout=120)
+    assert small_run.train(tmp_path).reason == "steps"
+    assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits(tmp_path, reference, number):
+    """The signal falls on a step that is no multiple of any interval."""
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+
+    def data(step):
+        if step == 22:
+            os.kill(os.getpid(), number)
+        return small_run.data(step)
+
+    with pytest.raises(SystemExit) as stopped:
+        small_run.train(tmp_path, data=data)
+    assert stopped.value.code == 128 + number
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 23
+    assert small_run.train(tmp_path).reason == "steps"
+    assert_same_run(tmp_path, reference)
+
+
+def test_a_finished_run_started_again_changes_nothing(tmp_path, reference):
+    folder, state = reference
+    before = (folder / "metrics.jsonl").read_bytes()
+    again = small_run.train(folder, data=None)
+    jax.tree.map(np.testing.assert_array_equal, again.state, state)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_several_steps_per_call_give_the_same_run(tmp_path, reference):
+    config = dataclasses.replace(small_run.LOOP, steps_per_call=2)
+    result = small_run.train(tmp_path, config)
+    jax.tree.map(np.testing.assert_array_equal, result.state, reference[1])
+    assert history(tmp_path) == history(reference[0])
