@@ -1,6 +1,12 @@
-"""Text and other data: readers, vocabularies, splits and deterministic batches."""
+"""Text and other data: readers, vocabularies, splits and deterministic batches.
 
+`load_corpus` is the front door for text. `jaxgen.data.pipeline` (grain) makes batches of records
+and is imported by itself.
+"""
+
+from jaxgen.data.batches import BatchPlan, process_rows, trainable_span, windows_at
 from jaxgen.data.brown import read_brown
+from jaxgen.data.builtin import read_builtin
 from jaxgen.data.corpus import (
     Corpus,
     Spans,
@@ -9,17 +15,31 @@ from jaxgen.data.corpus import (
     spans_by_fraction,
     spans_by_size,
 )
+from jaxgen.data.load import load_corpus
+from jaxgen.data.plain_text import read_plain_text, tokenise
+from jaxgen.data.tfds import read_tfds
+from jaxgen.data.token_files import read_token_files
 from jaxgen.data.vocabulary import UNKNOWN, Vocabulary, count_vocabulary
 
 __all__ = [
     "UNKNOWN",
+    "BatchPlan",
     "Corpus",
     "Spans",
     "TokenStream",
     "Vocabulary",
     "count_vocabulary",
+    "load_corpus",
     "make_corpus",
+    "process_rows",
     "read_brown",
+    "read_builtin",
+    "read_plain_text",
+    "read_tfds",
+    "read_token_files",
     "spans_by_fraction",
     "spans_by_size",
+    "tokenise",
+    "trainable_span",
+    "windows_at",
 ]

@@ -5,8 +5,9 @@ plain text. Of it the corpus takes the prose: code, grammar, tables, headings an
 left out, mark-up signs too, and a paragraph that several topics repeat counts once (a fifth of the
 text repeats; without this, parts of the test text would stand word for word in the training text).
 
-The text differs between Python versions, hence so do perplexities. Python 3.11 gives 61,000 tokens
-with paragraph marks and 2,300 words of frequency > 2.
+The text differs a little between Python versions, hence so do perplexities. Python 3.11.7 gives
+52,855 tokens with paragraph marks (42,214 / 5,059 / 5,582) and 1,647 words after merging those of
+frequency <= 2, which are 4.9 % of the tokens.
 """
 
 import re
@@ -35,10 +36,11 @@ def read_builtin(paragraph_mark: str | None = "<p>") -> TokenStream:
     """The prose of CPython's language reference, split in train, validation and test.
 
     Topics are taken in the order of their names. Of every ten paragraphs the fifth is for
-    validation and the tenth for test, so that the three parts are alike. Splitting the topics in
-    order instead would leave the test part one subject (the sequence types), of which
-    the training part says nothing: it would measure the change of subject more than the model.
-    In the stream each part follows the other whole, as in any corpus.
+    validation and the tenth for test, so that the three parts are alike. A split in the order of
+    topics would leave the test part to one subject (the sequence types) that the training part does
+    not have, and measure the change of subject more than the model: there an interpolated trigram
+    has a test perplexity of 124, here 73 (modified Kneser-Ney of order 5: 114 and 62). The parts
+    follow each other in the stream, as in any corpus.
 
     Args:
       paragraph_mark: Word put after each paragraph, or None.

@@ -63,9 +63,7 @@ def merge_proper_nouns(stream: TokenStream, symbol: str = PROPER_NOUN) -> TokenS
     return _with_tokens(stream, [symbol if is_name else token for token, is_name in pairs])
 
 
-def merge_rare_words(
-    stream: TokenStream, frequency: int = 3, symbol: str = UNKNOWN
-) -> TokenStream:
+def merge_rare_words(stream: TokenStream, frequency: int = 3, symbol: str = UNKNOWN) -> TokenStream:
     """Words of at most this frequency in the whole stream become `symbol`.
 
     Raises:

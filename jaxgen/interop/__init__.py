@@ -1,0 +1,1 @@
+"""Formats of other programs: n-gram files, word vectors, weights, scenes."""
