@@ -181,7 +181,7 @@ class ExchangeState:
             if self.next.total_V[word] + self.previous.total_V[word] == 0:
                 break  # this word and all after it: the text lacks them
             if self.words_in_C[self.classes_V[word]] == 1:
-                continue  # alone: a class is never emptied, which could not gain anything
+                continue  # alone: a move would merge two classes, which never gains
             gain_C = self.gains(word)
             best = int(gain_C.argmax())
             if gain_C[best] > _LEAST_GAIN:
