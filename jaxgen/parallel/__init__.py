@@ -7,11 +7,28 @@ Typical start-up, the same on one device and on a pod::
         params, layout = init_sharded(model.init, key, contexts_BL, mesh=mesh)
         opt_state = init_optimiser(tx, params, layout)
         batch = put_batch(numpy_batch, mesh)
+        print(communication(train_step, params, opt_state, batch).table())
 """
 
+from jaxgen.parallel.batches import (
+    batch_sharding,
+    num_batch_shards,
+    process_rows,
+    put_batch,
+    put_local_batch,
+)
+from jaxgen.parallel.communication import (
+    Collective,
+    Communication,
+    communication,
+    communication_of_text,
+)
+from jaxgen.parallel.communication_hlo import Operand
+from jaxgen.parallel.distributed import barrier, is_main_process, on_main_process, start
 from jaxgen.parallel.mesh import current_mesh, make_mesh, parse_mesh
 from jaxgen.parallel.sharding import (
     Layout,
+    gather_fsdp,
     init_optimiser,
     init_sharded,
     optimiser_layout,
@@ -22,15 +39,30 @@ from jaxgen.parallel.sharding import (
 )
 
 __all__ = [
+    "Collective",
+    "Communication",
     "Layout",
+    "Operand",
+    "barrier",
+    "batch_sharding",
+    "communication",
+    "communication_of_text",
     "current_mesh",
+    "gather_fsdp",
     "init_optimiser",
     "init_sharded",
+    "is_main_process",
     "make_mesh",
+    "num_batch_shards",
+    "on_main_process",
     "optimiser_layout",
     "parse_mesh",
     "partition_spec",
     "plan_layout",
+    "process_rows",
+    "put_batch",
+    "put_local_batch",
     "replicated",
     "shardings_of",
+    "start",
 ]
