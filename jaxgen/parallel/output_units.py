@@ -304,7 +304,7 @@ def _in_chunks(one_chunk: Callable, carry: Any, inputs: Any, chunk: int | None) 
 
 
 @dataclasses.dataclass(frozen=True)
-class _MeshAxes:
+class MeshAxes:
     """The axes of the current mesh that concern B examples and the output units."""
 
     mesh: Any
@@ -314,7 +314,7 @@ class _MeshAxes:
     model: str | None
 
     @classmethod
-    def current(cls, examples: int) -> "_MeshAxes":
+    def current(cls, examples: int) -> "MeshAxes":
         mesh = jax.sharding.get_abstract_mesh()
         kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
         outer = tuple(a for a, kind in kinds.items() if kind == AxisType.Manual)
@@ -348,7 +348,7 @@ class _MeshAxes:
 class _Shard:
     """The units that one device owns: ids ``first .. first + v - 1``."""
 
-    axes: _MeshAxes
+    axes: MeshAxes
     units: Units
 
     @property
@@ -447,7 +447,7 @@ def _on_shards(body: Callable, units: Units, batched: tuple, settings: Any = Non
       settings: a tree of scalars that every device knows, handed to the body if not None.
       out: dimension letters of each output ("BV": examples by units), as a tree.
     """
-    axes = _MeshAxes.current(jax.tree.leaves(batched)[0].shape[0])
+    axes = MeshAxes.current(jax.tree.leaves(batched)[0].shape[0])
     extra = () if settings is None else (settings,)
 
     def on_device(kernels, bias, batched, extra):
@@ -478,7 +478,7 @@ def _check_shapes(hidden: Hidden, units: Units) -> None:
                 f"output kernel {i} has shape {kernel.shape}, expected {expected}: "
                 "the width of its hidden layer by the length of the bias"
             )
-    rows, blocks = units.bias.shape[0], _MeshAxes.current(1).blocks
+    rows, blocks = units.bias.shape[0], MeshAxes.current(1).blocks
     if rows < units.size or rows % blocks:
         raise InputError(
             f"{rows} rows of output units cannot hold |V| = {units.size} in {blocks} equal blocks "
