@@ -6,10 +6,9 @@ when complete, so that a process killed at any moment leaves the last complete o
 
     checkpoints/
       1200/ state/      arrays of the TrainState, by path
-            config/     the configuration, as JSON (`jaxgen.training.config`)
-            files/      small text files, as JSON: name -> content
-            run/        what the loop keeps on the host, and how "best" is measured, as JSON
-            metrics/    figures of that step
+            run/        JSON: the configuration (`jaxgen.training.config`), small text files by
+                        name, what the loop keeps on the host, which figure says what is best
+            metrics/    JSON: figures of that step
 
 Arrays are saved by path (``params/hidden/kernel``), whatever containers held them, and are loaded
 into a tree of `jax.ShapeDtypeStruct` with shardings: on any mesh and any number of devices and
@@ -38,7 +37,7 @@ Mode = Literal["min", "max"]
 Which = Literal["latest", "best"] | int
 Names = tuple[str, ...]
 
-_STATE, _CONFIG, _FILES, _RUN = "state", "config", "files", "run"
+_STATE, _RUN = "state", "run"
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,12 @@ class Checkpoints:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: expected a folder for checkpoints, found a file")
         self._metric, self._mode, self._keep = metric, mode, keep
-        self._json = {_CONFIG: config_to_json(config), _FILES: dict(files or {})}
+        self._run = {
+            "config": config_to_json(config),
+            "files": dict(files or {}),
+            "metric": metric,
+            "mode": mode,
+        }
         self._checkpointer = _open(self.folder, preservation_policy=self)
         if config is not None and self.latest is not None:
             _check_same_config(self.folder / str(self.latest), config)
@@ -152,10 +156,9 @@ class Checkpoints:
         step = int(state.step)
         if step in _figures(self._checkpointer):
             return
-        run = {"progress": progress, "metric": self._metric, "mode": self._mode}
         self._checkpointer.save_checkpointables_async(
             step,
-            {_STATE: _nested(_by_path(state)), _RUN: run, **self._json},
+            {_STATE: _nested(_by_path(state)), _RUN: {**self._run, "progress": progress}},
             force=True,
             metrics=dict(metrics or {}),
         )
@@ -180,7 +183,7 @@ class Checkpoints:
         """
         self.wait()
         folder = _choose(self.folder, _figures(self._checkpointer), which, self._metric, self._mode)
-        return _load_tree(folder, abstract, (), padding), _load_json(folder, _RUN)["progress"]
+        return _load_tree(folder, abstract, (), padding), _load_run(folder)["progress"]
 
     def wait(self) -> None:
         """Waits until all that was saved is on disk."""
@@ -217,7 +220,7 @@ def load_model(
     return LoadedModel(
         config=load_config(folder),
         params=load_params(folder, averaged=averaged, mesh=mesh),
-        files=_load_json(folder, _FILES),
+        files=_load_run(folder)["files"],
         step=int(folder.name),
     )
 
@@ -225,7 +228,10 @@ def load_model(
 def load_config(path: Path, which: Which = "latest") -> Any:
     """The configuration of a checkpoint; arguments and errors as for `load_model`."""
     folder = _find(path, which)
-    return config_from_json(_load_json(folder, _CONFIG), f"{folder}: {_CONFIG}")
+    data = _load_run(folder)["config"]
+    if data is None:
+        raise InputError(f"{folder} was saved without a configuration")
+    return config_from_json(data, f"{folder}: configuration")
 
 
 def load_params(
@@ -277,8 +283,7 @@ def _context(*, padding: bool = False) -> Any:
     """Orbax's options: small things as JSON, parts of a tree may be loaded."""
     ocp = _orbax()
     registry = ocp.handlers.local_registry()
-    for name in (_CONFIG, _FILES, _RUN):
-        registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name=_RUN)
     context = ocp.Context()
     context.checkpointables.registry = registry
     context.pytree.loading.partial_load = True
@@ -334,7 +339,7 @@ def _find(path: Path, which: Which) -> pathlib.Path:
         figures = _figures(checkpointer)
     if not figures:
         raise InputError(f"{folder}: expected a folder of checkpoints, found none in it")
-    run = _load_json(folder / str(max(figures)), _RUN) if which == "best" else {}
+    run = _load_run(folder / str(max(figures))) if which == "best" else {}
     return _choose(folder, figures, which, run.get("metric"), run.get("mode", "min"))
 
 
@@ -359,14 +364,14 @@ def _choose(
     return folder / str(step)
 
 
-def _load_json(folder: pathlib.Path, name: str) -> Json:
+def _load_run(folder: pathlib.Path) -> Json:
+    """The JSON beside the arrays."""
     with _reading(folder), _context():
-        return _orbax().load_checkpointables(folder, {name: None})[name]
+        return _orbax().load_checkpointables(folder, {_RUN: None})[_RUN]
 
 
 def _check_same_config(folder: pathlib.Path, config: Any) -> None:
-    saved = config_from_json(_load_json(folder, _CONFIG), f"{folder}: {_CONFIG}")
-    differences = config_differences(saved, config)
+    differences = config_differences(load_config(folder), config)
     if differences:
         raise InputError(f"{folder} was saved by another configuration: {'; '.join(differences)}")
 

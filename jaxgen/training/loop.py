@@ -164,7 +164,7 @@ def fit(
     state = run.resume(state)
     mesh, several = current_mesh(), config.steps_per_call > 1
     metrics = None
-    with _signals() as caught, _bar(progress, run.step, config.steps) as advance:
+    with _closing(log), _signals() as caught, _bar(progress, run.step, config.steps) as advance:
         while (reason := run.reason(caught)) is None:
             count = min(config.steps_per_call, config.steps - run.step)
             batch = _stacked(data, run.step, count) if several else data(run.step)
@@ -326,6 +326,10 @@ def _stacked(data: Callable[[int], Batch], start: int, count: int) -> Batch:
     return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
 
 
+def _closing(log: MetricsLog | None) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if log is None else contextlib.closing(log)
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in a list instead of ending the process; the second one does."""
@@ -355,11 +359,12 @@ def _bar(show: bool, done: int, total: int) -> Iterator[Callable[[int, Record], 
         return
     from tqdm.auto import tqdm
 
+    losses: Record = {}
     with tqdm(total=total, initial=done, unit="step", dynamic_ncols=True) as bar:
 
         def advance(count: int, record: Record) -> None:
-            figures = {name: value for name, value in record.items() if name.endswith("loss")}
-            bar.set_postfix(figures, refresh=False)
+            losses.update({name: x for name, x in record.items() if name.endswith("loss")})
+            bar.set_postfix(losses, refresh=False)
             bar.update(count)
 
         yield advance

@@ -98,7 +98,12 @@ class MetricsLog:
             for name, value in record.items():
                 if name != "step":
                     self._events.add_scalar(name, value, record["step"])
-            self._events.flush()
+
+    def close(self) -> None:
+        """Finishes the event file; later records go into ``metrics.jsonl`` only."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
 
 def _line(record: Record) -> bytes:
@@ -112,7 +117,7 @@ def _event_writer(folder: pathlib.Path, step: int) -> Any:
         raise InputError(
             "tensorboard=True needs the package tensorboardX: pip install 'jaxgen[experiments]'"
         ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else 0, flush_secs=10)
 
 
 def read_records(path: Path) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Killed runs go on to the same bits: processes ended by SIGKILL at many moments, then restarted."""
+"""Runs that are killed at any moment and started again go on to the same bits."""
 
 import dataclasses
 import json

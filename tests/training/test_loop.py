@@ -1,0 +1,179 @@
+"""The loop: what is due when, stopping, the guard's end, callbacks; resuming is in test_resume."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.errors import InputError
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.loop import LoopConfig, NonFiniteError, fit
+from jaxgen.training.metrics import MetricsLog, read_records
+from jaxgen.training.state import create_state
+from jaxgen.training.step import compile_step, make_train_step, scan_steps
+
+KEY = jax.random.key(0)
+TX = optax.sgd(1.0)
+
+
+def loss_fn(params, batch, key):
+    """The loss is the batch's number; theta counts the steps: its gradient is -1."""
+    return batch["x"].mean() + jax.lax.stop_gradient(params["theta"]) - params["theta"], {}
+
+
+def run(config, values=None, **kwargs):
+    """Trains theta from 0 by one each step; batch t holds `values[t]`, or t itself."""
+    state, _ = create_state(lambda: {"theta": jnp.zeros(())}, tx=TX)
+    step = make_train_step(loss_fn, TX)
+    step = compile_step(scan_steps(step) if config.steps_per_call > 1 else step, state)
+    asked = []
+
+    def data(t):
+        asked.append(t)
+        return {"x": np.full(4, t if values is None else values[t], np.float32)}
+
+    return fit(step, state, data, KEY, config, **kwargs), asked
+
+
+def test_a_run_takes_each_batch_once_and_logs_averages(tmp_path):
+    log = MetricsLog(tmp_path)
+    result, asked = run(LoopConfig(steps=10, log_every=4), log=log)
+    assert asked == list(range(10))
+    assert (result.reason, float(result.state.params["theta"])) == ("steps", 10)
+    records = read_records(log.path)
+    assert [r["step"] for r in records] == [4, 8, 10]
+    assert [r["train/loss"] for r in records] == [1.5, 5.5, 8.5]
+    assert all(r["train/gradient_norm"] == 1 for r in records)
+    seconds = [r["seconds"] for r in records]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("steps", [12, 10])
+def test_calls_of_several_steps_log_the_same(tmp_path, steps):
+    logs = []
+    for k in (1, 4):
+        log = MetricsLog(tmp_path / str(k))
+        config = LoopConfig(steps=steps, steps_per_call=k, log_every=4)
+        result, asked = run(config, log=log)
+        assert asked == list(range(steps))
+        assert float(result.state.params["theta"]) == steps
+        logs.append([(r["step"], r["train/loss"]) for r in read_records(log.path)])
+    assert logs[0] == logs[1]
+
+
+def test_evaluation_happens_at_intervals_and_at_the_end():
+    seen = []
+
+    def evaluate(state):
+        seen.append(int(state.params["theta"]))
+        return {"loss": 1.0}
+
+    run(LoopConfig(steps=10, evaluate_every=4), evaluate=evaluate)
+    assert seen == [4, 8, 10]
+    seen.clear()
+    run(LoopConfig(steps=8, evaluate_every=4), evaluate=evaluate)
+    assert seen == [4, 8]
+    seen.clear()
+    run(LoopConfig(steps=5), evaluate=evaluate)
+    assert seen == [5]
+
+
+SCORES = {2: 5.0, 4: 3.0, 6: float("nan"), 8: 3.0, 10: 2.9, 12: 4.0, 14: 4.0, 16: 4.0, 18: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "patience", "best", "best_step", "stop"),
+    [("min", 2, 3.0, 4, 8), ("min", 3, 2.9, 10, 16), ("max", 4, 5.0, 2, 10)],
+)
+def test_early_stopping_waits_for_as_many_evaluations(mode, patience, best, best_step, stop):
+    config = LoopConfig(steps=18, evaluate_every=2, metric="score", mode=mode, patience=patience)
+    evaluate = lambda state: {"score": SCORES[int(state.step)]}  # noqa: E731
+    result, asked = run(config, evaluate=evaluate)
+    assert (result.best, result.best_step) == (best, best_step)
+    assert (result.reason, len(asked)) == ("no improvement", stop)
+
+
+def test_a_new_best_is_saved_at_once_and_kept(tmp_path):
+    config = LoopConfig(steps=18, evaluate_every=2, checkpoint_every=6, metric="score")
+    saved_steps = []
+    evaluate = lambda state: {"score": SCORES[int(state.step)] + (state.step == 18) * 9}  # noqa: E731
+    with Checkpoints(tmp_path, keep=1, metric="score") as saved:
+        result, _ = run(config, evaluate=evaluate, checkpoints=saved)
+        assert (saved.latest, saved.best, result.best_step) == (18, 10, 10)
+        saved_steps = sorted(int(p.name) for p in tmp_path.iterdir())
+    assert saved_steps == [10, 18]
+
+
+def test_the_loop_stops_after_too_many_bad_steps_in_a_row():
+    nan = float("nan")
+    values = [1, nan, nan, 1, nan, nan, nan, 1, 1, 1]
+    config = LoopConfig(steps=10, max_skipped_in_a_row=3)
+    with pytest.raises(NonFiniteError, match="was not finite in 3 steps in a row"):
+        run(config, values)
+    result, _ = run(LoopConfig(steps=10, max_skipped_in_a_row=4), values)
+    assert int(result.state.skipped) == 5
+    assert float(result.state.params["theta"]) == 5
+
+
+def test_too_many_bad_steps_stop_the_run_soon_and_before_a_save(tmp_path):
+    asked = []
+
+    def evaluate(state):
+        asked.append(int(state.step))
+        return {}
+
+    config = LoopConfig(steps=1000, evaluate_every=5, checkpoint_every=5, max_skipped_in_a_row=5)
+    with Checkpoints(tmp_path) as saved:
+        with pytest.raises(NonFiniteError):
+            run(config, [float("nan")] * 1000, checkpoints=saved, evaluate=evaluate)
+        assert saved.latest is None
+    assert asked == []
+
+
+def test_averages_leave_out_skipped_steps(tmp_path):
+    log = MetricsLog(tmp_path)
+    run(LoopConfig(steps=4, log_every=4), [1, float("nan"), 3, 5], log=log)
+    (record,) = read_records(log.path)
+    assert (record["train/loss"], record["train/skipped"]) == (3, 1)
+
+
+def test_a_callback_sees_records_and_may_end_the_run():
+    seen = []
+
+    def callback(record, state):
+        seen.append((record["step"], float(state.params["theta"])))
+        return record["step"] >= 6
+
+    result, asked = run(LoopConfig(steps=100, log_every=2), callbacks=[callback])
+    assert seen == [(2, 2), (4, 4), (6, 6)]
+    assert (result.reason, len(asked)) == ("callback", 6)
+
+
+def test_a_metric_that_is_not_evaluated_is_refused():
+    config = LoopConfig(steps=2, metric="loss")
+    with pytest.raises(InputError, match="metric='loss': expected one of perplexity"):
+        run(config, evaluate=lambda state: {"perplexity": 1.0})
+
+
+def test_a_bar_is_shown(capsys):
+    run(LoopConfig(steps=4, log_every=2), progress=True)
+    assert "4/4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": -1}, "steps=-1: expected at least 0"),
+        ({"steps_per_call": 0}, "steps_per_call=0: expected at least 1"),
+        ({"log_every": 0}, "log_every=0"),
+        ({"evaluate_every": -2}, "evaluate_every=-2"),
+        ({"steps_per_call": 3}, "log_every=100: expected a multiple of steps_per_call=3"),
+        ({"mode": "best"}, "mode='best': expected one of min, max"),
+        ({"patience": 3}, "patience=3: expected at least 1, and a metric"),
+        ({"max_skipped_in_a_row": 0}, "max_skipped_in_a_row=0"),
+    ],
+)
+def test_bad_values_name_the_field(fields, message):
+    with pytest.raises(InputError, match=message):
+        LoopConfig(**fields)
