@@ -16,9 +16,11 @@ processes. Before anything is loaded, paths, shapes and dtypes are compared with
 """
 
 import contextlib
+import logging
 import math
 import os
 import pathlib
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -292,22 +294,27 @@ def _context(*, padding: bool = False) -> Any:
 
 
 def _open(folder: pathlib.Path, **options: Any) -> Any:
-    with _reading(folder):
+    with _reading(folder, "its checkpoints"):
         return _orbax().training.Checkpointer(
             folder, context=_context(), cleanup_tmp_directories=bool(options), **options
         )
 
 
 @contextlib.contextmanager
-def _reading(folder: pathlib.Path) -> Iterator[None]:
-    """Turns whatever goes wrong inside into one line that names the folder."""
+def _reading(folder: pathlib.Path, what: str) -> Iterator[None]:
+    """Turns whatever goes wrong inside into one line that names the folder and what is read."""
+    logger = logging.getLogger("absl")  # Orbax's; it warns at length of what is raised anyway
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{folder}: cannot be read as a checkpoint: {reason}") from error
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 160)
+        raise InputError(f"{folder}: cannot read {what} ({reason})") from error
+    finally:
+        logger.setLevel(level)
 
 
 def _figures(checkpointer: Any) -> dict[int, Mapping[str, float]]:
@@ -356,9 +363,7 @@ def _choose(
     if which == "best":
         step = _best(figures, metric, mode)
         if step is None:
-            raise FileNotFoundError(
-                f"{folder}: no checkpoint has a figure {metric!r} to be best by"
-            )
+            raise FileNotFoundError(f"{folder}: no checkpoint is the best by {metric!r}")
     if step not in figures:
         raise FileNotFoundError(f"{folder}: no checkpoint {which!r}; there are: {steps}")
     return folder / str(step)
@@ -366,7 +371,7 @@ def _choose(
 
 def _load_run(folder: pathlib.Path) -> Json:
     """The JSON beside the arrays."""
-    with _reading(folder), _context():
+    with _reading(folder, "its configuration"), _context():
         return _orbax().load_checkpointables(folder, {_RUN: None})[_RUN]
 
 
@@ -378,10 +383,10 @@ def _check_same_config(folder: pathlib.Path, config: Any) -> None:
 
 def _saved_arrays(folder: pathlib.Path) -> dict[Names, Any]:
     """Path -> shape and dtype of every array of a checkpoint."""
-    with _reading(folder), _context():
+    with _reading(folder, "its arrays"), _context():
         metadata = _orbax().checkpointables_metadata(folder).metadata[_STATE]
         if metadata is None:
-            raise InputError(f"{folder}: cannot be read as a checkpoint: no arrays in it")
+            raise InputError(f"{folder}: cannot read its arrays (damaged files)")
         return traverse_util.flatten_dict(metadata)
 
 
@@ -396,7 +401,7 @@ def _load_tree(
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise InputError(f"{folder}: {problems[0]}{more}")
-    with _reading(folder), _context(padding=padding is not None):
+    with _reading(folder, "its arrays"), _context(padding=padding is not None):
         loaded = _orbax().load_checkpointables(folder, {_STATE: _nested(expected)})[_STATE]
     flat = traverse_util.flatten_dict(loaded)
     return jax.tree.unflatten(jax.tree.structure(abstract), [flat[names] for names in expected])
