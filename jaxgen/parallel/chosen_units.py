@@ -22,7 +22,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import InputError
-from jaxgen.parallel.output_units import Hidden, MeshAxes
+from jaxgen.parallel.mesh_axes import MeshAxes
+from jaxgen.parallel.output_units import Hidden
 
 
 def chosen_logits(

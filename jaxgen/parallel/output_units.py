@@ -28,12 +28,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.axes import BATCH_MESH_AXES, MESH_AXES, MODEL
 from jaxgen.errors import InputError
+from jaxgen.parallel.mesh_axes import MeshAxes
 
 CPU_CHUNK = 128
 """Examples per pass over the units on CPU, so that [128, V] stays in the last-level cache: at
@@ -182,19 +181,57 @@ def sample(
       InputError: ``top_k`` outside 1 .. V, or shapes that do not fit each other.
     """
     _check_shapes(hidden, units)
-    if top_k is not None:
-        _check_k(top_k, units.size)
-    index_B = jnp.arange(hidden[0].shape[0])
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, index_B)
+    draw, keys_B, settings = _plan_draw(
+        hidden[0].shape[0], units.size, key, temperature, top_k, top_p
+    )
+
+    def on_shard(shard: "_Shard", hidden, key_data_B, settings):
+        return draw(shard, shard.logits(hidden), key_data_B, settings)
+
     # Traced arguments enter a shard_map as arguments: closed-over ones would miss its mesh.
+    return _on_shards(on_shard, units, (tuple(hidden), keys_B), settings, out="B")
+
+
+def sample_logits(
+    logits_BV: Float[Array, "B V"],
+    key: Key[Array, ""],
+    *,
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | None = None,
+    top_p: float | Float[Array, ""] | None = None,
+) -> Int[Array, " B"]:
+    """What `sample` draws, from logits (or log-probabilities) that were computed elsewhere.
+
+    Every device has all units: with logits split over ``model`` they are gathered.
+
+    Args:
+      logits_BV: [B, V]; -inf for units that are never drawn.
+      key: as for `sample`, and so are the other arguments.
+
+    Returns:
+      ids [B] int32.
+
+    Raises:
+      InputError: ``top_k`` outside 1 .. V.
+    """
+    examples, size = logits_BV.shape
+    draw, keys_B, settings = _plan_draw(examples, size, key, temperature, top_k, top_p)
+    whole = _Shard(MeshAxes.none(), Units((), jnp.zeros(size), size))
+    return draw(whole, logits_BV, keys_B, settings)
+
+
+def _plan_draw(examples: int, size: int, key, temperature, top_k, top_p):
+    """``draw(shard, y_BV, key_data_B, settings) -> ids_B``, with the last two of its arguments."""
+    if top_k is not None:
+        _check_k(top_k, size)
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(examples))
     settings = (
         jnp.asarray(temperature, jnp.float32),
         jnp.asarray(1.0 if top_p is None else top_p, jnp.float32),
     )
 
-    def on_shard(shard: "_Shard", hidden, key_data_B, settings):
+    def draw(shard: "_Shard", y_BV, key_data_B, settings):
         temperature, mass = settings
-        y_BV = shard.logits(hidden)
         if top_k is not None:
             kth_B1 = shard.top_k(y_BV, top_k)[0][:, -1:]
             y_BV = jnp.where(y_BV >= kth_B1, y_BV, -jnp.inf)
@@ -206,8 +243,7 @@ def sample(
         noise_BV = jax.vmap(jax.vmap(jax.random.gumbel))(keys_BV)
         return shard.argmax(y_BV + temperature * noise_BV)
 
-    inputs = tuple(hidden), jax.random.key_data(keys_B)
-    return _on_shards(on_shard, units, inputs, settings, out="B")
+    return draw, jax.random.key_data(keys_B), settings
 
 
 # The loss and its gradient, made together.
@@ -301,47 +337,6 @@ def _in_chunks(one_chunk: Callable, carry: Any, inputs: Any, chunk: int | None) 
 
 
 # One device's part of the work.
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshAxes:
-    """The axes of the current mesh that concern B examples and the output units."""
-
-    mesh: Any
-    names: frozenset[str]
-    outer: tuple[str, ...]  # handled by an enclosing shard_map
-    batch: tuple[str, ...]
-    model: str | None
-
-    @classmethod
-    def current(cls, examples: int) -> "MeshAxes":
-        mesh = jax.sharding.get_abstract_mesh()
-        kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-        outer = tuple(a for a, kind in kinds.items() if kind == AxisType.Manual)
-        free = frozenset(kinds).difference(outer).intersection(MESH_AXES)
-        batch = tuple(a for a in BATCH_MESH_AXES if a in free)
-        # Too few examples to share out (one prompt, say): every device computes all of them.
-        if examples % math.prod(mesh.shape[a] for a in batch):
-            batch = ()
-        return cls(mesh, free, outer, batch, MODEL if MODEL in free else None)
-
-    @property
-    def blocks(self) -> int:
-        """Devices along ``model``: the M of the paper."""
-        return self.mesh.shape[MODEL] if self.model else 1
-
-    def spec(self, dimensions: str) -> P:
-        """The PartitionSpec of an array with these dimension letters."""
-        axes = {"B": self.batch or None, "V": self.model}
-        return P(*(axes.get(letter) for letter in dimensions))
-
-    def as_varying(self, x: Array) -> Array:
-        """Marks a constant as differing between devices, as sums over their examples will."""
-        axes = (*self.outer, *self.batch, *([self.model] if self.model else []))
-        return jax.lax.pcast(x, axes, to="varying") if axes else x
-
-    def sum_over_batch(self, tree: Any) -> Any:
-        return jax.lax.psum(tree, self.batch) if self.batch else tree
 
 
 @dataclasses.dataclass(frozen=True)
