@@ -1,0 +1,301 @@
+"""Training speed of the full-softmax network against PyTorch and against a plain matrix product.
+
+    python -m benchmarks.nplm                      # |V| = 17,906, n = 5, m = 30, h = 100
+    python -m benchmarks.nplm --direct --batches 512
+
+Every contender is a process of its own that stays alive, and they take turns: one run of a few
+steps each, round after round, so that whatever else the machine does falls on all of them. What is
+compared are medians over the rounds, as ratios. Each contender is started twice: as a user starts
+it, and with ``GLIBC_TUNABLES`` that keep freed memory and back it by huge pages, because most of
+the time that is not arithmetic goes to page faults.
+
+PyTorch (benchmarks/requirements.txt) may live in another environment: ``--torch-python``.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ALLOCATORS = {
+    "default": {},
+    "huge pages": {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
+        ":glibc.malloc.trim_threshold=8589934592"
+    },
+}
+LEARNING_RATE = 0.1
+
+
+def main() -> None:
+    """Runs the comparison, prints it and writes it."""
+    arguments = parse_arguments()
+    rows = []
+    for batch in arguments.batches:
+        rows += measure(arguments, batch)
+    report = {"shape": shape_of(arguments), "rounds": arguments.rounds, "rows": rows}
+    table = to_markdown(report)
+    print(table)
+    if arguments.out:
+        arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(table + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vocabulary", type=int, default=17906, help="|V|")
+    parser.add_argument("--order", type=int, default=5, help="n")
+    parser.add_argument("--features", type=int, default=30, help="m")
+    parser.add_argument("--hidden", type=int, default=100, help="h")
+    parser.add_argument("--direct", action="store_true", help="with direct connections W")
+    parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--steps", type=int, default=10, help="steps of one run")
+    parser.add_argument("--rounds", type=int, default=9, help="runs of each contender")
+    parser.add_argument("--product", type=int, default=2048, help="size of the plain product")
+    parser.add_argument(
+        "--variants", nargs="+", default=["textbook", "compiled", "by_hand"], help="PyTorch forms"
+    )
+    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
+    parser.add_argument("--out", type=pathlib.Path, help="path without suffix for .md and .json")
+    return parser.parse_args()
+
+
+def shape_of(arguments: argparse.Namespace) -> dict:
+    names = ("vocabulary", "order", "features", "hidden", "direct")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def flops_per_example(shape: dict) -> float:
+    """Multiplications and additions of one training example: three products per layer."""
+    inputs = (shape["order"] - 1) * shape["features"]
+    top = shape["hidden"] + (inputs if shape["direct"] else 0)
+    return 6.0 * (shape["vocabulary"] * top + inputs * shape["hidden"])
+
+
+def measure(arguments: argparse.Namespace, batch: int) -> list[dict]:
+    """The rows of one batch size."""
+    shape = shape_of(arguments)
+    contenders = {}
+    for allocator, variables in ALLOCATORS.items():
+        for side, python, forms in (
+            ("jaxgen", sys.executable, ["train", "product"]),
+            ("torch", arguments.torch_python, [*arguments.variants, "product"]),
+        ):
+            for form in forms:
+                task = {
+                    "side": side,
+                    "form": form,
+                    "shape": shape,
+                    "batch": batch,
+                    "steps": arguments.steps,
+                    "product": arguments.product,
+                }
+                contender = Contender.start(python, task, variables)
+                if contender is not None:
+                    contenders[side, form, allocator] = contender
+    seconds: dict[tuple, list[float]] = {name: [] for name in contenders}
+    for round_ in range(arguments.rounds):
+        for name, contender in contenders.items():
+            seconds[name].append(contender.run())
+        progress(f"batch {batch}: round {round_ + 1} of {arguments.rounds}")
+    peaks = {name: contender.stop() for name, contender in contenders.items()}
+    product = max(
+        2 * arguments.product**3 / statistics.median(times)
+        for (_, form, _), times in seconds.items()
+        if form == "product"
+    )
+    rows = []
+    for (side, form, allocator), times in seconds.items():
+        if form == "product":
+            continue
+        rate = batch * arguments.steps / statistics.median(times)
+        rows.append(
+            {
+                "batch": batch,
+                "side": side,
+                "form": form,
+                "allocator": allocator,
+                "examples_per_second": rate,
+                "share_of_product": rate * flops_per_example(shape) / product,
+                "peak_megabytes": peaks[side, form, allocator],
+                "product_gflops": product / 1e9,
+            }
+        )
+    return rows
+
+
+def progress(line: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{line}", end="\n" if line.endswith("done") else "", file=sys.stderr, flush=True)
+
+
+def to_markdown(report: dict) -> str:
+    """The table that a person reads, ratios first."""
+    lines = [
+        "| batch | allocator | contender | examples/s | of the matrix product | peak MB "
+        "| jaxgen is faster by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = report["rows"]
+    for row in rows:
+        ours = next(
+            r["examples_per_second"]
+            for r in rows
+            if r["side"] == "jaxgen"
+            and (r["batch"], r["allocator"]) == (row["batch"], row["allocator"])
+        )
+        ratio = "" if row["side"] == "jaxgen" else f"{ours / row['examples_per_second']:.2f}"
+        lines.append(
+            f"| {row['batch']} | {row['allocator']} | {row['side']} {row['form']} "
+            f"| {row['examples_per_second']:,.0f} | {row['share_of_product']:.0%} "
+            f"| {row['peak_megabytes']:,.0f} | {ratio} |"
+        )
+    return "\n".join(lines)
+
+
+class Contender:
+    """A process that times its own runs when told to."""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+
+    @classmethod
+    def start(cls, python: str, task: dict, variables: dict) -> "Contender | None":
+        """Starts one; None (and a line that says so) where its framework is not installed."""
+        process = subprocess.Popen(
+            [python, "-m", "benchmarks.nplm", "--serve", json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **variables},
+        )
+        contender = cls(process)
+        try:
+            contender.receive()
+        except EOFError:
+            print(f"{task['side']} {task['form']}: did not start, left out", file=sys.stderr)
+            return None
+        return contender
+
+    def receive(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise EOFError
+        return json.loads(line)
+
+    def say(self, word: str) -> None:
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def run(self) -> float:
+        """Seconds of one run."""
+        self.say("run")
+        return self.receive()["seconds"]
+
+    def stop(self) -> float:
+        """Ends the process; its peak memory in megabytes."""
+        self.say("stop")
+        peak = self.receive()["peak_megabytes"]
+        self.process.wait()
+        return peak
+
+
+def serve(task: dict) -> None:
+    """The life of a contender: get ready, then one timed run per line of input."""
+
+    def send(message: dict) -> None:
+        print(json.dumps(message), flush=True)
+
+    def receive() -> str:
+        return sys.stdin.readline().strip()
+
+    arguments = task["shape"], task["batch"], task["steps"], LEARNING_RATE
+    if task["side"] == "torch":
+        from benchmarks import nplm_torch
+
+        if task["form"] == "product":
+            nplm_torch.serve_product(receive, send, task["product"])
+        else:
+            nplm_torch.serve(receive, send, task["form"], *arguments)
+    elif task["form"] == "product":
+        serve_product(receive, send, task["product"])
+    else:
+        serve_training(receive, send, *arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    send({"peak_megabytes": peak})
+
+
+def serve_training(receive, send, shape: dict, batch: int, steps: int, rate: float) -> None:
+    """jaxgen's own training step, as the experiments use it."""
+    import jax
+    import numpy as np
+
+    from jaxgen.lm.nplm import NPLMConfig
+    from jaxgen.parallel import make_mesh, put_batch
+    from jaxgen.training.optimizers import OptimizerConfig, make_optimizer
+    from jaxgen.training.state import create_state
+    from jaxgen.training.step import compile_step, make_train_step, scan_steps
+
+    config = NPLMConfig(
+        vocabulary_size=shape["vocabulary"],
+        order=shape["order"],
+        features=shape["features"],
+        hidden=shape["hidden"],
+        direct=shape["direct"],
+    )
+    model, mesh = config.make_model(), make_mesh()
+    rng = np.random.default_rng(1)
+    windows = rng.integers(config.vocabulary_size, size=(steps, batch, config.order))
+
+    def loss_fn(params, batch, key):
+        loss, _ = model.apply(
+            {"params": params}, batch["windows"][:, :-1], batch["windows"][:, -1], method="loss"
+        )
+        return loss, {}
+
+    with jax.set_mesh(mesh):
+        tx = make_optimizer(OptimizerConfig("sgd", rate))
+        init = lambda key: model.init(key, windows[0, :1, :-1])["params"]  # noqa: E731
+        key = jax.random.key(0)
+        state, _ = create_state(init, key, tx=tx)
+        run = compile_step(scan_steps(make_train_step(loss_fn, tx)), state)
+        batches = put_batch({"windows": windows.astype(np.int32)}, mesh, leading=1)
+        state, _ = run(state, batches, key)
+        jax.block_until_ready(state)
+        send({"ready": True})
+        while receive() == "run":
+            start = time.perf_counter()
+            state, metrics = run(state, batches, key)
+            jax.block_until_ready(state)
+            seconds = time.perf_counter() - start
+            send({"seconds": seconds, "loss": float(metrics["loss"][-1])})
+
+
+def serve_product(receive, send, size: int) -> None:
+    """One [size, size] matrix product in JAX."""
+    import jax
+
+    left = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(lambda x: x @ x)
+    product(left).block_until_ready()
+    send({"ready": True})
+    while receive() == "run":
+        start = time.perf_counter()
+        product(left).block_until_ready()
+        send({"seconds": time.perf_counter() - start, "loss": 0.0})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        serve(json.loads(sys.argv[2]))
+    else:
+        main()
