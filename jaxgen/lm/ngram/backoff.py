@@ -94,15 +94,19 @@ class BackoffModel:
         scales = [np.ones(len(checked_NL))]
         for backoff_C, node_N in zip(self.backoffs[:0:-1], nodes[:0:-1], strict=True):
             scales.insert(0, scales[0] * pick(backoff_C, node_N, 1.0))
-        unigram_V = np.zeros(self.vocabulary_size)
-        unigram_V[self.indexes[0].words] = self.ngram_probabilities[0]
-        probability_NV = scales[0][:, None] * unigram_V
+        probability_NV = scales[0][:, None] * self.unigrams()
         for k in range(1, self.order):
             rows, ngrams = self.indexes[k].expand(nodes[k])
             probability_NV[rows, self.indexes[k].words[ngrams]] = (
                 scales[k][rows] * self.ngram_probabilities[k][ngrams]
             )
         return probability_NV
+
+    def unigrams(self) -> Float64[np.ndarray, "V"]:
+        """P(w) without a context; 0 for a word that is not listed."""
+        probability_V = np.zeros(self.vocabulary_size)
+        probability_V[self.indexes[0].words] = self.ngram_probabilities[0]
+        return probability_V
 
     def tables(self) -> BackoffTables:
         """The n-grams as an ARPA file lists them.
@@ -170,49 +174,46 @@ def _from_tables(
 
 
 def _tables(model: BackoffModel) -> BackoffTables:
-    tables = []
-    missing_NL = np.empty((0, model.order), np.int64)
-    for k in range(model.order, 0, -1):
-        *table, missing_NL = _table_of_order(model, k, missing_NL[:, :-1])
-        tables.append(table)
-    ngrams, probabilities, backoffs = zip(*reversed(tables), strict=True)
-    return BackoffTables(ngrams, probabilities, backoffs)
+    ngrams: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
+    added_Nk = np.empty((0, model.order + 1), np.int64)
+    for order in range(model.order, 1, -1):
+        index = model.indexes[order - 1]
+        listed_Nk = np.column_stack([model.contexts.words(order - 1)[index.contexts], index.words])
+        # The contexts of n-grams added to the next order have to be listed, too.
+        added_Nk = _missing(model, np.concatenate([added_Nk[:, :-1], _weighted(model, order)]))
+        contexts_NL = _pad(added_Nk[:, :-1], model.order - 1)
+        added_N = model.probabilities(contexts_NL, added_Nk[:, -1])
+        ngrams.insert(0, np.concatenate([listed_Nk, added_Nk]))
+        probabilities.insert(0, np.concatenate([model.ngram_probabilities[order - 1], added_N]))
+    ngrams.insert(0, np.arange(model.vocabulary_size)[:, None])
+    probabilities.insert(0, model.unigrams())
+    backoffs = [
+        pick(model.backoffs[order], model.contexts.walk(words_Nk)[-1], 1.0)
+        for order, words_Nk in enumerate(ngrams[:-1], start=1)
+    ]
+    backoffs.append(np.ones(len(ngrams[-1])))
+    return BackoffTables(
+        tuple(ngrams), tuple(map(_to_log10, probabilities)), tuple(map(_to_log10, backoffs))
+    )
 
 
-def _table_of_order(
-    model: BackoffModel, order: int, wanted_Nk: Int64[np.ndarray, "N k"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One order's n-grams, log10 p and log10 b, and those of its n-grams that were added.
-
-    ``wanted_Nk`` are contexts of n-grams added to the next order.
-    """
-    index = model.indexes[order - 1]
-    listed_Nk = np.column_stack([model.contexts.words(order - 1)[index.contexts], index.words])
-    wanted_Nk = np.concatenate([wanted_Nk, _needed_contexts(model, order)])
-    if order == 1:
-        wanted_Nk = np.arange(model.vocabulary_size)[:, None]
-    found_N = index.find(model.contexts.walk(wanted_Nk[:, :-1])[-1], wanted_Nk[:, -1])
-    added_Nk = np.unique(wanted_Nk[found_N < 0], axis=0)
-    added_N = model.probabilities(_pad(added_Nk[:, :-1], model.order - 1), added_Nk[:, -1])
-    ngrams_Nk = np.concatenate([listed_Nk, added_Nk])
-    probability_N = np.concatenate([model.ngram_probabilities[order - 1], added_N])
-    backoff_N = np.ones(len(ngrams_Nk))
-    if order < model.order:
-        backoff_N = pick(model.backoffs[order], model.contexts.walk(ngrams_Nk)[-1], 1.0)
-    if order == 1:
-        by_word = np.argsort(ngrams_Nk[:, 0])
-        ngrams_Nk, probability_N = ngrams_Nk[by_word], probability_N[by_word]
-        backoff_N = backoff_N[by_word]
-    return ngrams_Nk, _to_log10(probability_N), _to_log10(backoff_N), added_Nk
+def _missing(
+    model: BackoffModel, ngrams_Nk: Int64[np.ndarray, "N k"]
+) -> Int64[np.ndarray, "missing k"]:
+    """Those of the n-grams that the model does not list, each once."""
+    node_N = model.contexts.walk(ngrams_Nk[:, :-1])[-1]
+    found_N = model.indexes[ngrams_Nk.shape[1] - 1].find(node_N, ngrams_Nk[:, -1])
+    return np.unique(ngrams_Nk[found_N < 0], axis=0)
 
 
-def _needed_contexts(model: BackoffModel, length: int) -> Int64[np.ndarray, "N k"]:
+def _weighted(model: BackoffModel, length: int) -> Int64[np.ndarray, "N {length}"]:
     """The contexts of a length that have n-grams or a weight other than one."""
     if length == model.order:
         return np.empty((0, length), np.int64)
-    needed = model.backoffs[length] != 1.0
-    needed[model.indexes[length].contexts] = True
-    return model.contexts.words(length)[needed]
+    has_effect_C = model.backoffs[length] != 1.0
+    has_effect_C[model.indexes[length].contexts] = True
+    return model.contexts.words(length)[has_effect_C]
 
 
 def _pad(words_NL: Int[np.ndarray, "N L"], width: int) -> Int[np.ndarray, "N width"]:
