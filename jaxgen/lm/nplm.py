@@ -60,14 +60,20 @@ class NPLMConfig:
             raise InputError("hidden is 0 and direct is off: nothing reaches the output units")
 
     @property
+    def outputs(self) -> int:
+        """Output units: one for each word (other models of this family have other ones)."""
+        return self.vocabulary_size
+
+    @property
     def parameter_count(self) -> int:
         """Free parameters by the paper's formula: |V|(1 + nm + h) + h(1 + (n-1)m) with W.
 
         Padding of the output units is not counted: it never leaves zero.
         """
         inputs = (self.order - 1) * self.features
-        per_word = 1 + self.features + self.hidden + (inputs if self.direct else 0)
-        return self.vocabulary_size * per_word + self.hidden * (1 + inputs)
+        per_output = 1 + self.hidden + (inputs if self.direct else 0)
+        words = self.vocabulary_size * self.features
+        return self.outputs * per_output + words + self.hidden * (1 + inputs)
 
     def make_model(self) -> "NPLM":
         """The network."""
@@ -145,7 +151,7 @@ class NPLM(nn.Module):
         self.context = ContextLayers(
             c.vocabulary_size, c.features, c.order - 1, c.hidden, c.dropout
         )
-        units = padded_units(c.vocabulary_size, c.output_blocks)
+        units = padded_units(c.outputs, c.output_blocks)
         if c.hidden:
             self.U = self._output_kernel("U", c.hidden, units)
         if c.direct:
@@ -155,7 +161,7 @@ class NPLM(nn.Module):
         )
 
     def _output_kernel(self, name: str, inputs: int, units: int) -> Array:
-        size = self.config.vocabulary_size
+        size = self.config.outputs
 
         def unpadded_normal(key, shape, dtype=jnp.float32):
             # One draw for the true units whatever the padding, which stays zero.
@@ -193,7 +199,7 @@ class NPLM(nn.Module):
         if self.config.direct:
             pairs.append((x_BD, self.W))
         hidden, kernels = zip(*pairs, strict=True)
-        return hidden, Units(kernels, self.b, self.config.vocabulary_size)
+        return hidden, Units(kernels, self.b, self.config.outputs)
 
     def loss(
         self,

@@ -84,12 +84,17 @@ def cross_entropy(
       InputError: shapes that do not fit each other.
     """
     _check_shapes(hidden, units)
-    if weights_B is None:
-        weights_B = jnp.ones(targets_B.shape, jnp.float32)
-    weights_B = weights_B / jnp.maximum(weights_B.sum(), jnp.finfo(jnp.float32).tiny)
+    weights_B = mean_weights(weights_B, len(targets_B))
     parameters = tuple(hidden), tuple(units.kernels), units.bias
     loss, nll_B = _loss(units.size, chunk, parameters, targets_B, weights_B)
     return loss, jax.lax.stop_gradient(nll_B)
+
+
+def mean_weights(weights_B: Float[Array, " B"] | None, examples: int) -> Float[Array, " B"]:
+    """Weights in proportion to those given, with sum one (zeros stay zeros); None: equal ones."""
+    if weights_B is None:
+        return jnp.full(examples, 1 / examples, jnp.float32)
+    return weights_B / jnp.maximum(weights_B.sum(), jnp.finfo(jnp.float32).tiny)
 
 
 def log_probabilities(
