@@ -1,0 +1,1 @@
+"""One program per experiment: `python -m experiments.NAME --help`."""
