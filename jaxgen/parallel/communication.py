@@ -16,7 +16,7 @@ Asynchronous pairs (``-start``, ``-done``) count once. A collective in a loop co
 where XLA states the number of turns, and once, marked, where it does not; one in a branch counts as
 if taken, marked. Groups of a single device exchange nothing and are left out.
 
-XLA may do otherwise than was written: on CPU it sums bfloat16 in float32, and on every platform it
+XLA may do otherwise than was written: on CPU it sends bfloat16 as float32, and on every platform it
 joins small collectives into one with several operands.
 """
 
@@ -56,6 +56,9 @@ KINDS: tuple[str, ...] = (
 
 UNKNOWN_AXES: tuple[str, ...] = ("?",)
 """The axes of a collective among devices that are not on the mesh."""
+
+_TURNS = r'"known_trip_count":\s*\{"n":\s*"?(\d+)'
+_OP_NAME = r'\bop_name="((?:[^"\\]|\\.)*)"'
 
 
 @dataclass(frozen=True)
@@ -223,12 +226,11 @@ class _Place:
 
     def inside(self, instruction: Instruction) -> "_Place":
         """The place of the computations that an instruction calls."""
-        turns: str | None = "1"
-        if instruction.opcode == "while":
-            turns = instruction.attribute(r'"known_trip_count":\s*\{"n":\s*"?(\d+)')
+        loop = instruction.opcode == "while"
+        turns = loop and re.search(_TURNS, instruction.attributes)
         return _Place(
-            times=self.times * int(turns or 1),
-            unknown_loop=self.unknown_loop or turns is None,
+            times=self.times * (int(turns.group(1)) if turns else 1),
+            unknown_loop=self.unknown_loop or (loop and not turns),
             conditional=self.conditional or instruction.opcode == "conditional",
         )
 
@@ -271,7 +273,7 @@ def _collective(
 ) -> Collective:
     permutation = source_target_pairs(instruction) is not None
     axes = _axes_spanned(groups, mesh)
-    name = instruction.attribute(r'op_name="((?:[^"\\]|\\.)*)"') or ""
+    name = re.search(_OP_NAME, instruction.attributes)
     size = max(map(len, groups))
     span = math.prod(mesh.shape[axis] for axis in axes) if axes != UNKNOWN_AXES else size
     return Collective(
@@ -283,7 +285,7 @@ def _collective(
         times=place.times,
         unknown_loop=place.unknown_loop,
         conditional=place.conditional,
-        op_name=re.sub(r"\\(.)", r"\1", name),
+        op_name=re.sub(r"\\(.)", r"\1", name.group(1)) if name else "",
     )
 
 

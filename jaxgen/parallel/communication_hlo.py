@@ -25,6 +25,7 @@ from jaxgen.errors import InputError
 Groups = frozenset[frozenset[int]]
 """Sets of device positions; the members of a set exchange data with each other."""
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _HEADER = re.compile(r"\s*(ENTRY\s+)?%?([\w.\-]+)\s*(\(.*->.*)?\{\s*$")
 _RESULT = re.compile(r"\s*(?:ROOT\s+)?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\]")
@@ -73,15 +74,15 @@ class Instruction:
     operands: tuple[str, ...]
     attributes: str
 
+    @property
+    def bare(self) -> str:
+        """The attributes with the contents of strings left out."""
+        return _STRING.sub('""', self.attributes)
+
     def called(self) -> Iterator[str]:
         """Names of the computations that the instruction calls."""
-        for single, several in _CALLED.findall(self.attributes):
+        for single, several in _CALLED.findall(self.bare):
             yield from [single] if single else [name.strip(" %") for name in several.split(",")]
-
-    def attribute(self, pattern: str) -> str | None:
-        """The first group of a pattern in the attributes, or None."""
-        found = re.search(pattern, self.attributes)
-        return found.group(1) if found else None
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _instruction(name: str, rest: str) -> Instruction:
     return Instruction(name, shape, opcode, operands, rest[end:])
 
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[(){}\[\],]')
+_BRACKETS = re.compile(_STRING.pattern + r"|[(){}\[\],]")
 
 
 def _closing(text: str, start: int) -> int:
@@ -176,8 +177,10 @@ def _arrays(shape: str) -> list[Operand]:
 
 def source_target_pairs(instruction: Instruction) -> Groups | None:
     """The pairs of a permutation or a send, direction dropped; None if it prints none."""
-    pairs = instruction.attribute(r"source_target_pairs=\"?" + _LISTS)
-    return None if pairs is None else _lists(pairs)
+    pairs = re.search("source_target_pairs=" + _LISTS, instruction.bare) or re.search(
+        '_xla_send_recv_source_target_pairs="?' + _LISTS, instruction.attributes
+    )
+    return _lists(pairs.group(1)) if pairs else None
 
 
 def device_groups(instruction: Instruction, num_devices: int) -> Groups:
@@ -190,24 +193,23 @@ def device_groups(instruction: Instruction, num_devices: int) -> Groups:
     Raises:
         InputError: If the groups are printed in a notation that is not known.
     """
+    attributes = instruction.bare
     everyone = frozenset([frozenset(range(num_devices))])
-    if "replica_groups=" not in instruction.attributes:
+    if "replica_groups=" not in attributes:
         return everyone
-    if lists := instruction.attribute("replica_groups=" + _LISTS):
-        groups = _lists(lists)
+    if lists := re.search("replica_groups=" + _LISTS, attributes):
+        groups = _lists(lists.group(1))
         # Without global ids the lists count replicas, of which a partitioned program has just one.
-        by_replica = "channel_id=" in instruction.attributes and (
-            "use_global_device_ids=true" not in instruction.attributes
-        )
+        by_replica = "channel_id=" in attributes and "use_global_device_ids=true" not in attributes
         alone = groups == frozenset([frozenset([0])])
         return everyone if not groups or (by_replica and alone) else groups
-    if iota := _IOTA.search(instruction.attributes):
+    if iota := _IOTA.search(attributes):
         num_groups = int(iota.group(1).split(",")[0])
         ids = _iota(iota.group(2)).reshape(num_groups, -1)
         return frozenset(frozenset(group) for group in ids.tolist())
-    if mesh := _MESH.search(instruction.attributes):
+    if mesh := _MESH.search(attributes):
         return _mesh_groups(*mesh.groups())
-    raise InputError(f"unknown notation of replica groups: {instruction.attributes.strip(', ')}")
+    raise InputError(f"unknown notation of replica groups: {attributes.strip(', ')}")
 
 
 def _lists(text: str) -> Groups:

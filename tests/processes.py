@@ -1,0 +1,113 @@
+"""Runs a script as several JAX processes on this machine, a real cluster on loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_processes(
+    worker: str | Path,
+    args: Sequence[str] = (),
+    num_processes: int = 2,
+    devices_per_process: int = 4,
+    timeout: float = 240,
+) -> list[str]:
+    """Runs a worker in several processes that find each other, and waits for all of them.
+
+    Each process gets `devices_per_process` simulated CPU devices, and ``JAX_COORDINATOR_ADDRESS``,
+    ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` in its environment, which
+    `jaxgen.parallel.start` reads. When one of them fails or time is up, all are killed at once:
+    the others would wait for the lost one for minutes.
+
+    Args:
+        worker: A path to a script, or the dotted name of a module (``experiments.nplm``).
+        args: Command-line arguments, the same for all. ``{process}`` in one becomes the number of
+            the process.
+        num_processes: How many processes.
+        devices_per_process: How many devices each of them has.
+        timeout: Seconds for all of it.
+
+    Returns:
+        What each process printed to standard output.
+
+    Raises:
+        AssertionError: With the standard error of every process, if one fails or time is up.
+    """
+    script = [str(worker)] if str(worker).endswith(".py") else ["-m", str(worker)]
+    address = f"127.0.0.1:{_free_port()}"
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [
+            (Path(folder, f"{i}.out"), Path(folder, f"{i}.err")) for i in range(num_processes)
+        ]
+        running: list[subprocess.Popen] = []
+        try:
+            for process, (out, err) in enumerate(outputs):
+                command = [sys.executable, *script, *(_fill(arg, process) for arg in args)]
+                environment = _environment(address, num_processes, process, devices_per_process)
+                with out.open("w") as stdout, err.open("w") as stderr:
+                    running.append(
+                        subprocess.Popen(
+                            command, env=environment, cwd=ROOT, stdout=stdout, stderr=stderr
+                        )
+                    )
+            fault = _wait(running, timeout)
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+        if fault:
+            logs = [
+                f"--- process {i}, standard error ---\n{err.read_text()[-8000:]}"
+                for i, (_, err) in enumerate(outputs)
+            ]
+            raise AssertionError("\n".join([f"{worker}: {fault}", *logs]))
+        return [out.read_text() for out, _ in outputs]
+
+
+def _wait(running: list[subprocess.Popen], timeout: float) -> str | None:
+    """Waits for all to succeed; says what went wrong as soon as something does."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        codes = [process.poll() for process in running]
+        failed = [(i, code) for i, code in enumerate(codes) if code]
+        if failed:
+            return ", ".join(f"process {i} ended with exit code {code}" for i, code in failed)
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.1)
+    return f"not finished within {timeout:g} s"
+
+
+def _environment(address: str, count: int, process: int, devices: int) -> dict[str, str]:
+    flags = [
+        flag
+        for flag in os.environ.get("XLA_FLAGS", "").split()
+        if "xla_force_host_platform_device_count" not in flag
+    ]
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(process),
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+
+
+def _fill(arg: str, process: int) -> str:
+    return arg.replace("{process}", str(process))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
