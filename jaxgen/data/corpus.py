@@ -4,12 +4,13 @@ Readers make a `TokenStream`, normalisation maps streams to streams, and `make_c
 words: after that everything works on int32 arrays.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int32
 
 from jaxgen.data.vocabulary import Vocabulary, count_vocabulary
 from jaxgen.errors import InputError
@@ -61,7 +62,7 @@ class Corpus:
 
     name: str
     vocabulary: Vocabulary
-    tokens: Int[np.ndarray, "N"]
+    tokens: Int32[np.ndarray, "N"]
     spans: Spans
 
     def __post_init__(self):
@@ -72,7 +73,7 @@ class Corpus:
                 f"{'' if len(self.vocabulary) == 1 else 's'}: there is nothing to predict"
             )
 
-    def split(self, name: str) -> Int[np.ndarray, "N"]:
+    def split(self, name: str) -> Int32[np.ndarray, "N"]:
         """The ids of one span, a view of `tokens`.
 
         Raises:
@@ -85,7 +86,7 @@ class Corpus:
 
 
 def check_spans(spans: Spans, total: int, name: str) -> None:
-    """Refuses spans that are empty or reach outside a text of `total` words.
+    """Refuses spans that are empty, overlap, or reach outside a text of `total` words.
 
     Raises:
       InputError: Names the text, the span and the fault.
@@ -96,6 +97,10 @@ def check_spans(spans: Spans, total: int, name: str) -> None:
                 f"{name}: span {part!r} is {start} to {stop}, in a text of {total} words;"
                 " expected a part of it that is not empty"
             )
+    ordered = sorted(spans.items(), key=lambda item: item[1])
+    for (part, (_, stop)), (other, (start, _)) in itertools.pairwise(ordered):
+        if start < stop:
+            raise InputError(f"{name}: spans {part!r} and {other!r} overlap")
 
 
 def spans_by_size(total: int, train: int, validation: int, name: str = "text") -> Spans:
@@ -166,11 +171,14 @@ def make_corpus(
     check_spans(spans, total, stream.name)
     if vocabulary_from == "all":
         vocabulary = count_vocabulary(stream.tokens, rare_frequency, maximum_size)
-    elif vocabulary_from == "train":
+    elif vocabulary_from == "train" and "train" in spans:
         start, stop = spans["train"]
         vocabulary = count_vocabulary(
             stream.tokens[start:stop], rare_frequency, maximum_size, always_unknown=True
         )
     else:
-        raise InputError(f"vocabulary_from is {vocabulary_from!r}; expected 'all' or 'train'")
+        raise InputError(
+            f"{stream.name}: vocabulary_from is {vocabulary_from!r}; expected 'all', or 'train' for"
+            f" a text with that span (it has {', '.join(spans)})"
+        )
     return Corpus(stream.name, vocabulary, vocabulary.encode(stream.tokens), spans)

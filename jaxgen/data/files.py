@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from jaxgen.errors import InputError
 
-ZIP_MAGIC = b"PK"
-"""The first two bytes of a zip archive."""
+ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
+"""How a zip archive begins; the second one is an empty archive's."""
 
 Path = str | os.PathLike[str]
 
@@ -44,11 +44,13 @@ def is_container(path: Path) -> bool:
     if root.is_dir():
         return True
     with root.open("rb") as handle:
-        return handle.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        return handle.read(4) in ZIP_MAGICS
 
 
 def member_names(path: Path) -> list[str]:
     """Names of the files in a folder or a zip archive at any depth, with folders, sorted.
+
+    Left out are the files ``._*`` that macOS puts beside others.
 
     Raises:
       FileNotFoundError: There is no such path.
@@ -58,9 +60,11 @@ def member_names(path: Path) -> list[str]:
     if not root.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if root.is_dir():
-        return sorted(f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file())
-    with _open_zip(root) as archive:
-        return sorted(info.filename for info in archive.infolist() if not info.is_dir())
+        names = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+    else:
+        with _open_zip(root) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    return sorted(name for name in names if not last_name(name).startswith("._"))
 
 
 def read_members(path: Path, wanted: Callable[[str], object], expected: str) -> dict[str, bytes]:

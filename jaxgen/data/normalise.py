@@ -23,7 +23,7 @@ Step = Callable[[TokenStream], TokenStream]
 
 _is_mark = re.compile(r"<[^<>\s]+>").fullmatch
 _is_number = re.compile(r"[^\w\s]*\d(?:[\d\W_]*\d)?(?:[^\w\s]*|st|nd|rd|th|s|'s)").fullmatch
-_is_proper_tag = re.compile(r"(?:fw-)?np[s$]?[$]?(?:[-+*].*)?|nnps?", re.IGNORECASE).fullmatch
+_is_proper_tag = re.compile(r"(?:fw-)?nps?\$?(?:[-+*].*)?|nnps?", re.IGNORECASE).fullmatch
 
 _SENTENCE_ENDS = frozenset({".", "!", "?", "...", ":", ";"})
 _OPENING_SIGNS = frozenset({'"', "'", "``", "`", "“", "‘", "(", "[", "{", "«", "--", "-", "*", "—"})

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 
 from jaxgen.data.files import decode_text, read_bytes
 from jaxgen.errors import InputError
@@ -55,7 +55,7 @@ class Vocabulary:
     def __contains__(self, word: str) -> bool:
         return word in self._ids
 
-    def encode(self, tokens: Iterable[str]) -> Int[np.ndarray, "N"]:
+    def encode(self, tokens: Iterable[str]) -> Int32[np.ndarray, "N"]:
         """Ids of words, int32 [N]; a word outside the vocabulary becomes `unknown`.
 
         Raises:
@@ -88,7 +88,7 @@ class Vocabulary:
           InputError: A word holds a line break, which this format cannot say.
         """
         for i, word in enumerate(self.words):
-            if "\n" in word:
+            if "\n" in word or "\r" in word:
                 raise InputError(f"{path}: word {i}, {word!r}, holds a line break")
         content = "".join(word + "\n" for word in self.words).encode()
         with replacing(path) as handle:
