@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from processes import run_processes
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import barrier, is_main_process, on_main_process, start
-from tests.processes import run_processes
 
 WORKER = Path(__file__).parent / "two_processes.py"
 MESHES = ["data=2,model=4", "model=8", "data=2,fsdp=2,model=2"]
