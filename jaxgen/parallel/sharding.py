@@ -195,11 +195,14 @@ def gather_fsdp(params: Tree, layout: Layout) -> Tree:
     """
     if layout.mesh.shape[FSDP] == 1:
         return params
+    # Inside a shard_map over other axes, the context's mesh knows that they are taken.
+    context = jax.sharding.get_abstract_mesh()
+    mesh = layout.mesh if context.empty else context
 
     def gather(value: Any, sharding: NamedSharding) -> Any:
         entries = [(entry,) if isinstance(entry, str) else entry or () for entry in sharding.spec]
         kept = [_entry(tuple(axis for axis in axes if axis != FSDP)) for axes in entries]
-        whole = NamedSharding(layout.mesh, PartitionSpec(*kept))
+        whole = NamedSharding(mesh, PartitionSpec(*kept))
         return jax.lax.with_sharding_constraint(value, whole)
 
     return jax.tree.map(gather, params, layout.shardings)
