@@ -260,6 +260,23 @@ def test_gathered_parameters_are_whole_along_fsdp_alone() -> None:
     assert {shard.data.shape for shard in after.addressable_shards} == {(8, 8)}
 
 
+def test_parameters_can_be_gathered_where_another_axis_is_manual() -> None:
+    mesh = make_mesh("data=2,fsdp=2,model=2")
+    params, layout = init_sharded(Network().init, jax.random.key(0), WORDS, mesh=mesh, rules=RULES)
+
+    def outputs(params, words_BL):
+        return Network().apply(gather_fsdp(params, layout), words_BL)
+
+    by_shard = jax.shard_map(
+        outputs, in_specs=(P(), P("data")), out_specs=P("data"), axis_names={"data"}
+    )
+    words = np.random.default_rng(0).integers(0, 12, (8, 2), dtype=np.int32)
+    with jax.set_mesh(mesh):
+        found = jax.jit(by_shard)(params, put_batch(words, mesh))
+    expected = Network().apply(as_numpy(params), words)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def train(mesh: jax.sharding.Mesh) -> list[float]:
     """Losses of four steps, parameters and optimiser state sharded, donated and gathered."""
     model, tx = Network(), OPTIMISERS["adamw"]
