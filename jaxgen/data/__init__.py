@@ -4,7 +4,7 @@
 and is imported by itself.
 """
 
-from jaxgen.data.batches import BatchPlan, process_rows, trainable_span, windows_at
+from jaxgen.data.batches import BatchPlan, trainable_span, windows_at
 from jaxgen.data.brown import read_brown
 from jaxgen.data.builtin import read_builtin
 from jaxgen.data.corpus import (
@@ -31,7 +31,6 @@ __all__ = [
     "count_vocabulary",
     "load_corpus",
     "make_corpus",
-    "process_rows",
     "read_brown",
     "read_builtin",
     "read_plain_text",

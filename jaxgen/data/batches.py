@@ -2,7 +2,7 @@
 
 A `BatchPlan` is a pure function from step to positions. It keeps no state and no permutation of the
 epoch in memory, so a run resumes at any step, and does not depend on how many processes share the
-batch: they take rows of the same global one (`process_rows`).
+batch: each takes its rows of the same global one (`jaxgen.parallel.batches`).
 
 The shuffle is a Feistel network (Black and Rogaway 2002, "Ciphers with arbitrary finite domains",
 the generalised form with cycle walking): a permutation of [0, n) that can be evaluated anywhere, in
@@ -140,20 +140,6 @@ def _mix_one(value: int) -> int:
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
     return value ^ (value >> 31)
-
-
-def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that one process holds.
-
-    Raises:
-      InputError: The batch does not divide among the processes, or there is no such process.
-    """
-    if not 0 <= process_index < process_count:
-        raise InputError(f"process {process_index} of {process_count}; expected 0 <= index < count")
-    if batch_size % process_count:
-        raise InputError(f"batch_size {batch_size} does not divide among {process_count} processes")
-    rows = batch_size // process_count
-    return slice(process_index * rows, (process_index + 1) * rows)
 
 
 def windows_at(

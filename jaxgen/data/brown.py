@@ -2,12 +2,9 @@
 
 import re
 
-from jaxgen.data.corpus import TokenStream
+from jaxgen.data.corpus import PARAGRAPH, TokenStream
 from jaxgen.data.files import Path, decode_text, last_name, read_members
 from jaxgen.errors import InputError
-
-PARAGRAPH = "<p>"
-"""The mark that stands after each paragraph."""
 
 is_brown_file = re.compile(r"c[a-r]\d\d").fullmatch
 

@@ -13,12 +13,9 @@ frequency <= 2, which are 4.9 % of the tokens.
 import re
 from collections.abc import Iterator, Mapping
 
-from jaxgen.data.corpus import TokenStream
+from jaxgen.data.corpus import PARAGRAPH, TokenStream
 from jaxgen.data.plain_text import paragraphs, tokenise
 from jaxgen.errors import InputError
-
-PARAGRAPH_CYCLE = 10
-"""Of so many paragraphs one is for validation and one for test."""
 
 FEWEST_WORDS = 6
 LEAST_SHARE_OF_WORDS = 0.5
@@ -32,7 +29,7 @@ _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(?=\w)([^*]*)(?<=[\w)\].,:])\1(?![\w
 _FOOTNOTE = re.compile(r"\s*\[\d+\](?=[\s.,;:)]|$)")
 
 
-def read_builtin(paragraph_mark: str | None = "<p>") -> TokenStream:
+def read_builtin(paragraph_mark: str | None = PARAGRAPH) -> TokenStream:
     """The prose of CPython's language reference, split in train, validation and test.
 
     Topics are taken in the order of their names. Of every ten paragraphs the fifth is for
@@ -63,9 +60,7 @@ def read_builtin(paragraph_mark: str | None = "<p>") -> TokenStream:
 
 
 def _part(number: int) -> str:
-    place = number % PARAGRAPH_CYCLE
-    last, middle = PARAGRAPH_CYCLE - 1, PARAGRAPH_CYCLE // 2 - 1
-    return {last: "test", middle: "validation"}.get(place, "train")
+    return {4: "validation", 9: "test"}.get(number % 10, "train")
 
 
 def _topics() -> Mapping[str, str]:

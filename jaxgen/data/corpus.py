@@ -18,6 +18,9 @@ from jaxgen.errors import InputError
 Spans = Mapping[str, tuple[int, int]]
 """Name of a part -> (start, stop), positions in the stream."""
 
+PARAGRAPH = "<p>"
+"""The mark that stands after each paragraph, where one is asked for."""
+
 PARTS = ("train", "validation", "test")
 BROWN_TRAIN, BROWN_VALIDATION = 800_000, 200_000
 """Sizes of the first two parts of the Brown corpus in Bengio et al. (2003); the rest is test."""
@@ -83,6 +86,14 @@ class Corpus:
             raise InputError(f"{self.name}: no span {name!r}; it has {', '.join(self.spans)}")
         start, stop = self.spans[name]
         return self.tokens[start:stop]
+
+    def describe(self) -> str:
+        """Name, sizes and share of unknown words, on one line, for a table's caption or a log."""
+        parts = ", ".join(f"{name} {stop - start:,}" for name, (start, stop) in self.spans.items())
+        line = f"{self.name}: {len(self.tokens):,} tokens ({parts}), |V| = {len(self.vocabulary):,}"
+        if self.vocabulary.unknown is None:
+            return line
+        return f"{line}, {(self.tokens == self.vocabulary.unknown).mean():.1%} unknown"
 
 
 def check_spans(spans: Spans, total: int, name: str) -> None:

@@ -4,11 +4,12 @@ import pathlib
 from collections.abc import Callable
 from typing import Literal
 
-from jaxgen.data.brown import PARAGRAPH, is_brown_file, read_brown
+from jaxgen.data.brown import is_brown_file, read_brown
 from jaxgen.data.builtin import read_builtin
 from jaxgen.data.corpus import (
     BROWN_TRAIN,
     BROWN_VALIDATION,
+    PARAGRAPH,
     Corpus,
     Spans,
     TokenStream,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Int
 
-from jaxgen.data.batches import process_rows
 from jaxgen.errors import InputError
 
 
@@ -35,8 +35,7 @@ def make_batches(
     epochs: int | None = None,
     shuffle: bool = True,
     transform: Transform | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Int[np.ndarray, "rows"] | None = None,
 ) -> Any:
     """A `grain.MapDataset` whose element i is the batch of step i.
 
@@ -51,31 +50,33 @@ def make_batches(
       epochs: How often the records are repeated; None repeats without end.
       shuffle: Whether to shuffle each epoch anew.
       transform: Applied to each record; by default the record itself.
-      process_index: This process's number.
-      process_count: Processes that share a batch; each gets equal consecutive rows.
+      rows: The rows of a global batch to read, numbers in [0, batch_size): those that
+        `jaxgen.parallel.process_rows` gives for this process. None reads the whole batch.
 
     Returns:
-      The dataset. ``dataset[i]`` reads batch i: the examples' arrays stacked, with leading axis
-      ``batch_size / process_count``, in the examples' own tree structure.
+      The dataset. ``dataset[i]`` reads batch i: the examples' arrays stacked along a new leading
+      axis, one entry a row, in the examples' own tree structure.
 
     Raises:
-      InputError: There are fewer records than `batch_size`, or it does not divide among the
-        processes, or grain is not installed.
+      InputError: There are fewer records than `batch_size`, a row is outside the batch, or grain is
+        not installed.
     """
-    rows = process_rows(batch_size, process_index, process_count)
     if not 0 < batch_size <= len(records):
         raise InputError(f"batch_size is {batch_size}; expected 1 to {len(records)} records")
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    if not len(rows) or rows.min() < 0 or rows.max() >= batch_size:
+        raise InputError(f"rows {rows}; expected numbers in [0, {batch_size}), one at least")
     indices = _import_grain().MapDataset.range(len(records)).seed(seed)
     if shuffle:
         indices = indices.shuffle()
     indices = indices.batch(batch_size, drop_remainder=True).repeat(epochs)
 
     def read_batch(step: int, batch_B: np.ndarray) -> Any:
-        places = range(step * batch_size, (step + 1) * batch_size)[rows]
+        places = step * batch_size + rows
         examples = [records[int(i)] for i in batch_B[rows]]
         if transform is not None:
             examples = [
-                transform(example, np.random.default_rng((seed, place)))
+                transform(example, np.random.default_rng((seed, int(place))))
                 for example, place in zip(examples, places, strict=True)
             ]
         return _stack(examples)

@@ -8,7 +8,7 @@ neither that nor this module imports TensorFlow. The packages are in the extra `
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jaxgen.data.corpus import PARTS, Spans, TokenStream
+from jaxgen.data.corpus import PARAGRAPH, PARTS, Spans, TokenStream
 from jaxgen.data.files import Path, decode_text
 from jaxgen.data.plain_text import tokenise_text
 from jaxgen.data.token_files import PART_NAMES
@@ -23,7 +23,7 @@ def read_tfds(
     *,
     feature: str | None = None,
     data_dir: Path | None = None,
-    record_mark: str | None = "<p>",
+    record_mark: str | None = PARAGRAPH,
 ) -> TokenStream:
     """Reads a text set of TensorFlow Datasets as one stream of tokens (`jaxgen.data.plain_text`).
 

@@ -52,6 +52,14 @@ def test_make_corpus_numbers_the_whole_stream():
     assert corpus.split("test").tolist() == [1, 2]
 
 
+def test_a_corpus_describes_itself():
+    spans = spans_by_size(10, 6, 2)
+    assert make_corpus(WORDS, spans, rare_frequency=1).describe() == (
+        "text: 10 tokens (train 6, validation 2, test 2), |V| = 4, 10.0% unknown"
+    )
+    assert make_corpus(WORDS, spans, rare_frequency=0).describe().endswith("|V| = 4")
+
+
 def test_vocabulary_from_the_training_part_alone():
     spans = spans_by_size(10, 6, 2)  # the training part is a b a c a b
     corpus = make_corpus(WORDS, spans, rare_frequency=1, vocabulary_from="train")

@@ -1,4 +1,4 @@
-"""Batches addressed by step: the shuffle, the plan, rows of processes, windows."""
+"""Batches addressed by step: the shuffle, the plan, windows."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxgen.data import BatchPlan, process_rows, trainable_span, windows_at
+from jaxgen.data import BatchPlan, trainable_span, windows_at
 from jaxgen.data.batches import permute
 from jaxgen.errors import InputError
 
@@ -156,23 +156,6 @@ def test_plans_that_cannot_be(arguments, fault):
         BatchPlan(*arguments)
     with pytest.raises(InputError, match="step is -1"):
         BatchPlan(0, 10, 2).positions(-1)
-
-
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_processes_share_a_batch_in_order(processes):
-    batch = BatchPlan(0, 100, 8).positions(5)
-    rows = [batch[process_rows(8, i, processes)] for i in range(processes)]
-    assert (np.concatenate(rows) == batch).all()
-    assert {len(part) for part in rows} == {8 // processes}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "fault"),
-    [((8, 0, 3), "8 does not divide among 3"), ((8, 2, 2), "process 2 of 2")],
-)
-def test_batches_that_cannot_be_shared(arguments, fault):
-    with pytest.raises(InputError, match=fault):
-        process_rows(*arguments)
 
 
 def test_windows_end_at_the_positions():
