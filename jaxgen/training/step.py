@@ -26,13 +26,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from jaxgen.axes import BATCH_MESH_AXES, FSDP
+from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError
-from jaxgen.parallel import Layout, replicated, shardings_of
+from jaxgen.parallel import replicated, shardings_of
 from jaxgen.training.state import TrainState, Tree
 
 Batch = Mapping[str, Any]
@@ -126,30 +126,6 @@ def scan_steps(step: StepFn) -> StepFn:
         return jax.lax.scan(lambda carry, batch: step(carry, batch, key), state, batches)
 
     return steps
-
-
-def gather_params(params: Tree, layout: Layout) -> Tree:
-    """The parameters whole along ``fsdp``, for use inside a loss: every device stores a part and
-    gathers the rest where it is used; the gradients are scattered back.
-
-    That is what ``fsdp`` means, but the compiler is free to move activations instead, and XLA
-    (jax 0.10 to 0.12, meshes such as data=2,fsdp=2,model=2) then computes **wrong gradients** for
-    a layer with an input dimension on ``fsdp`` and an output dimension on ``model`` that follows a
-    layer split over ``model``. Losses over meshes with fsdp > 1 should start with this.
-    """
-    if jax.sharding.get_abstract_mesh().empty:
-        return params
-
-    def gather(x: Array, sharding: NamedSharding) -> Array:
-        return jax.lax.with_sharding_constraint(x, P(*map(_without_fsdp, sharding.spec)))
-
-    return jax.tree.map(gather, params, layout.shardings)
-
-
-def _without_fsdp(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """An entry of a `PartitionSpec` without the axis ``fsdp``."""
-    axes = (entry,) if isinstance(entry, str) else entry or ()
-    return tuple(axis for axis in axes if axis != FSDP)
 
 
 def mean_gradient(

@@ -63,8 +63,8 @@ def make_loss(config):
         logits_BV = model.apply(
             {"params": params}, batch["x"], deterministic=False, rngs={"dropout": key}
         )
-        log_probs_BV = jax.nn.log_softmax(logits_BV)
-        nll_B = -jnp.take_along_axis(log_probs_BV, batch["y"][:, None], axis=1)[:, 0]
+        is_target_BV = jnp.arange(config.padded) == batch["y"][:, None]
+        nll_B = -jnp.sum(jnp.where(is_target_BV, jax.nn.log_softmax(logits_BV), 0), axis=1)
         right_B = jnp.argmax(logits_BV, axis=1) == batch["y"]
         if "mask" not in batch:
             return nll_B.mean(), {"accuracy": right_B.mean()}

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from mlp import MLPConfig, init_fn, make_batch, make_loss
 
-from jaxgen.parallel import current_mesh, make_mesh
+from jaxgen.parallel import current_mesh, gather_fsdp, make_mesh
 from jaxgen.parallel.batches import put_batch
 from jaxgen.parallel.distributed import start
 from jaxgen.training.checkpoint import Checkpoints
@@ -19,7 +19,7 @@ from jaxgen.training.loop import LoopConfig, fit
 from jaxgen.training.metrics import MetricsLog
 from jaxgen.training.optimizers import OptimizerConfig, make_optimizer
 from jaxgen.training.state import averaged_params, create_state
-from jaxgen.training.step import compile_step, gather_params, make_train_step, scan_steps
+from jaxgen.training.step import compile_step, make_train_step, scan_steps
 
 MODEL = MLPConfig(hidden=16, blocks=2, dropout=0.2)
 LOOP = LoopConfig(
@@ -47,7 +47,7 @@ def train(folder, config=LOOP, data=data, **kwargs):
     loss_fn = make_loss(MODEL)
 
     def gathered_loss(params, batch, key):
-        return loss_fn(gather_params(params, layout), batch, key)
+        return loss_fn(gather_fsdp(params, layout), batch, key)
 
     step = make_train_step(gathered_loss, tx, ema_decay=0.9)
     step = scan_steps(step) if config.steps_per_call > 1 else step

@@ -10,12 +10,11 @@ from jax.sharding import PartitionSpec as P
 from mlp import MLPConfig, init_fn, make_batch, make_loss
 
 from jaxgen.errors import InputError
-from jaxgen.parallel import make_mesh
+from jaxgen.parallel import gather_fsdp, make_mesh
 from jaxgen.parallel.batches import put_batch
 from jaxgen.training.state import abstract_state, averaged_params, create_state, state_axes
 from jaxgen.training.step import (
     compile_step,
-    gather_params,
     make_train_step,
     scan_steps,
     split_batch,
@@ -219,7 +218,7 @@ def run(mesh, accumulate=1, steps=4):
         state, layout = create_state(init_fn(CONFIG_8), KEY, tx=tx, ema=True)
         loss_fn = make_loss(CONFIG_8)
         made = make_train_step(
-            lambda params, batch, key: loss_fn(gather_params(params, layout), batch, key),
+            lambda params, batch, key: loss_fn(gather_fsdp(params, layout), batch, key),
             tx,
             ema_decay=0.5,
             accumulate=accumulate,
