@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.language_modelling import NetworkFlags, make_init, make_loss
+from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from jaxgen.files import replacing
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.parallel import Layout, batch_sharding, communication, current_mesh, plan_layout
