@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32, Key
 
 from jaxgen.errors import InputError
-from jaxgen.lm.ngram.counts import NgramCounts
+from jaxgen.lm.ngram.counts import NgramCounts, NgramIndex
 from jaxgen.lm.ngram.weights import frequency_bin_count, frequency_bins
 
 
@@ -64,6 +64,8 @@ class NgramProposal:
 @dataclasses.dataclass(frozen=True)
 class OrderTables:
     """The n-grams of order k in the order of their contexts (`jaxgen.lm.ngram.counts`).
+
+    Order 1 has every word, those of count 0 too.
 
     Attributes:
       first_C: int32 [contexts + 1], the first n-gram of each context of k-1 words.
@@ -139,6 +141,8 @@ def make_proposal(counts: NgramCounts) -> NgramProposal:
 def _order_tables(counts: NgramCounts, length: int) -> OrderTables:
     """The tables of the order whose contexts have this length."""
     index, count_N = counts.indexes[length], counts.counts[length]
+    if length == 0:
+        index, count_N = _all_words(index, count_N)
     first_C = _starts(index.contexts, counts.contexts.size(length))
     longer = None
     if length + 1 < counts.order:
@@ -155,6 +159,13 @@ def _order_tables(counts: NgramCounts, length: int) -> OrderTables:
         longer,
         _bisections(first_C),
     )
+
+
+def _all_words(index: NgramIndex, count_N: np.ndarray) -> tuple[NgramIndex, np.ndarray]:
+    """The unigrams with those of count 0, so that a word is its own index."""
+    count_V = np.zeros(index.vocabulary_size, np.int64)
+    count_V[index.words] = count_N
+    return NgramIndex(index.vocabulary_size, np.arange(index.vocabulary_size)), count_V
 
 
 def _starts(sorted_contexts_N: np.ndarray, contexts: int) -> np.ndarray:
@@ -250,6 +261,14 @@ def components(
         seen_BS = (node_B >= 0)[:, None] & (count_BS > 0)
         result.append(jnp.where(seen_BS, count_BS / jnp.maximum(total_B1, 1), 0.0))
     return jnp.stack(result, axis=-1)
+
+
+def _counts(
+    tables: OrderTables, node_B1: Int[Array, "B 1"], ids_BS: Int[Array, "B S"]
+) -> Int32[Array, "B S"]:
+    """How often the text has each word after its context."""
+    index_BS = _find(tables.first_C, tables.words_N, tables.bisections, node_B1, ids_BS)
+    return jnp.where(index_BS >= 0, tables.count_N[index_BS], 0)
 
 
 def _find(
