@@ -359,7 +359,10 @@ class _Section:
             ids = [index[word] for fields in self.rows for word in fields[1 : self.order + 1]]
         except KeyError as error:
             word = error.args[0]
-            self.fail_first(lambda fields: word in fields, f"{_show(word)} among the 1-grams")
+            self.fail_first(
+                lambda fields: word in fields[1 : self.order + 1],
+                f"{_show(word)} among the 1-grams",
+            )
         return np.array(ids, np.int32).reshape(len(self.rows), self.order)
 
     def probabilities(self) -> Float64[np.ndarray, "ngrams"]:

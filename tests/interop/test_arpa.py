@@ -157,6 +157,7 @@ def test_words_may_hold_any_character_but_ascii_space(saved):
         ("0.05\n", "inf\n", r"line 17: '-0.2218487 a b inf', expected the logarithm of a back"),
         ("-0.7\ta </s>", "-0.7\ta c", r"line 18: '-0.7 a c', expected 'c' among the 1-grams"),
         ("-0.7\ta </s>", "-0.7\tc a", r"line 18: '-0.7 c a', expected 'c' among the 1-grams"),
+        ("-0.7\ta </s>", "-0.7\ta -0.1", r"line 18: '-0.7 a -0.1', expected '-0.1' among the 1"),
         ("<s> a b", "b a b", r"line 21: '-0.05 b a b', expected 'b a' among the 2-grams"),
         ("-0.7\ta </s>", "-0.7\ta b", r"line 18: '-0.7 a b', expected each 2-gram once"),
         ("-0.4\tb", "-0.4\ta", r"line 13: '-0.4 a', expected each 1-gram once"),

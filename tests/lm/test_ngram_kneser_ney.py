@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
-from ngram_references import FALLBACK, KneserNey, known_words, random_text, some_contexts
+from ngram_references import FALLBACK, KneserNey, known_words, ngrams, random_text, some_contexts
 
 from jaxgen.errors import InputError
 from jaxgen.lm.evaluation import perplexity
@@ -116,6 +116,21 @@ def test_where_all_words_follow_a_context_none_is_left_to_back_off_to():
     # After 0: 0 three times, 1 three times; after 1: 0 twice, 1 once. D = (0.5, 1, 1.5).
     expected = [[0.5, 0.5], [1.0 / 1.5, 0.5 / 1.5]]
     np.testing.assert_allclose(model.distributions(np.array([[0], [1]])), expected, rtol=1e-14)
+
+
+@BOTH
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_discounts_of_zero_leave_relative_frequencies(order, interpolated):
+    tokens = random_text(8, 200, 6)
+    counts = count_ngrams(tokens, order, 6)
+    model = fit_kneser_ney(counts, interpolated, discounts=[(0.0, 0.0, 0.0)] * order)
+    contexts = windows(tokens, order, order - 1, len(tokens))
+    table = model.distributions(contexts)
+    np.testing.assert_allclose(table.sum(axis=1), 1.0, rtol=0, atol=1e-12)
+    frequency = ngrams(tokens, order)
+    for row, context in enumerate(contexts.tolist()):
+        count = np.array([frequency[*context, word] for word in range(6)])
+        np.testing.assert_allclose(table[row], count / count.sum(), rtol=0, atol=1e-12)
 
 
 @may_fall_back

@@ -161,12 +161,12 @@ def _from_tables(
     indexes, probabilities = [], []
     backoffs = [np.ones(trie.size(length)) for length in range(order)]
     for k in range(1, order + 1):
-        words_Nk, log10_N = ngrams[k - 1], np.asarray(log10_backoffs[k - 1])
+        words_Nk, log10_N = ngrams[k - 1], log10_backoffs[k - 1]
         keys = trie.walk(words_Nk[:, :-1])[-1] * vocabulary_size + words_Nk[:, -1]
         by_key = np.argsort(keys)
         _check_distinct(keys[by_key], words_Nk[by_key])
         indexes.append(NgramIndex(vocabulary_size, keys[by_key]))
-        probabilities.append(_from_log10(np.asarray(log10_probabilities[k - 1])[by_key]))
+        probabilities.append(_from_log10(log10_probabilities[k - 1][by_key]))
         if k < order:
             node_N = trie.walk(words_Nk[log10_N != 0])[-1]
             backoffs[k][node_N] = _from_log10(log10_N[log10_N != 0])

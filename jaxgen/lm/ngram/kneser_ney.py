@@ -36,6 +36,8 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 Discounts = tuple[float, float, float]
 
+_ROUNDING = 1e-12  # a sum of probabilities this small is zero but for rounding
+
 
 def modified_discounts(counts_N: Int64[np.ndarray, "ngrams"], order: int) -> Discounts:
     """D_1, D_2, D_3 of one order (Chen & Goodman 1999, equation 26).
@@ -186,13 +188,14 @@ def _back_off(
 ) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
     """P(w | c) of each n-gram and b(c) of each context, from P(w | parent(c)) of each n-gram.
 
-    b(c) is such that the words not listed after c get g(c) together. Where all the vocabulary is
-    listed after c there are none: the listed words keep g(c), in proportion.
+    b(c) is such that the words not listed after c get g(c) together. Where the listed words are all
+    that the lower order gives probability to, they keep g(c), in proportion.
     """
     context_N, listed_N, contexts = shares.index.contexts, shares.listed_N, len(shares.left_C)
-    full_C = np.bincount(context_N, listed_N, minlength=contexts) == shares.index.vocabulary_size
-    listed_lower_C = np.bincount(context_N, np.where(listed_N, lower_N, 0.0), minlength=contexts)
-    backoff_C = np.where(full_C, 1.0, shares.left_C / np.where(full_C, 1.0, 1.0 - listed_lower_C))
+    listed_C = np.bincount(context_N, listed_N, minlength=contexts)
+    rest_C = 1.0 - np.bincount(context_N, np.where(listed_N, lower_N, 0.0), minlength=contexts)
+    full_C = (listed_C == shares.index.vocabulary_size) | (rest_C < _ROUNDING)
+    backoff_C = np.where(full_C, 1.0, shares.left_C / np.where(full_C, 1.0, rest_C))
     kept_N = shares.kept_N / np.where(full_C, 1.0 - shares.left_C, 1.0)[context_N]
     return np.where(listed_N, kept_N, backoff_C[context_N] * lower_N), backoff_C
 
