@@ -119,7 +119,7 @@ def scan_steps(step: StepFn) -> StepFn:
 
     Returns:
       The same signature with batches [K, B, ...] and metrics [K]; K is theirs to choose. The state
-      after it is that of K calls of `step`.
+      after it is that of K calls of `step`, to rounding.
     """
 
     def steps(state: TrainState, batches: Batch, key: Array) -> tuple[TrainState, Metrics]:

@@ -1,6 +1,6 @@
 """A small run with everything in it, for tests in this process and, as a program, in others.
 
-python small_run.py FOLDER [--kill-at STEP] [--mesh MESH] [--steps-per-call K]
+python small_run.py FOLDER [--kill-at STEP] [--mesh MESH] [--processes [--terminate-at STEP]]
 """
 
 import argparse
@@ -23,7 +23,7 @@ from jaxgen.training.step import compile_step, make_train_step, scan_steps
 
 MODEL = MLPConfig(hidden=16, blocks=2, dropout=0.2)
 LOOP = LoopConfig(
-    steps=60,
+    steps=36,
     log_every=4,
     evaluate_every=10,
     checkpoint_every=6,
@@ -78,6 +78,7 @@ def main():
     parser.add_argument("--kill-at", type=int, default=-1)
     parser.add_argument("--mesh", default="data=1")
     parser.add_argument("--processes", action="store_true")
+    parser.add_argument("--terminate-at", type=int, default=-1)
     arguments = parser.parse_args()
     if arguments.processes:
         start()
@@ -85,6 +86,8 @@ def main():
     def deadly(step):
         if step == arguments.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == arguments.terminate_at and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         return data(step)
 
     devices = jax.devices()[:1] if arguments.mesh == "data=1" else None

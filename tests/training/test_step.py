@@ -179,7 +179,8 @@ def test_guard_sees_a_gradient_that_is_not_finite_while_the_loss_is():
 
 
 @pytest.mark.parametrize("tx", [optax.sgd(0.1), optax.adamw(0.01)], ids=["sgd", "adamw"])
-def test_scanned_steps_equal_single_steps_bit_for_bit(tx):
+def test_scanned_steps_equal_single_steps(tx):
+    """Bit for bit where it was tried (CPU), but another program may round differently."""
     config = MLPConfig(dropout=0.3)
     single, _ = create_state(init_fn(config), KEY, tx=tx, ema=True)
     scanned, _ = create_state(init_fn(config), KEY, tx=tx, ema=True)
@@ -193,8 +194,8 @@ def test_scanned_steps_equal_single_steps_bit_for_bit(tx):
         batches = [make_batch(index) for index in range(start, start + 3)]
         stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
         scanned, metrics = many(scanned, stacked, KEY)
-        np.testing.assert_array_equal(metrics["loss"], losses[start : start + 3])
-    same(scanned, single)
+        np.testing.assert_allclose(metrics["loss"], losses[start : start + 3], rtol=1e-6)
+    close(scanned, single)
 
 
 def test_randomness_depends_on_key_and_step_alone():
