@@ -166,7 +166,7 @@ def fit(
     metrics = None
     with _closing(log), _signals() as caught, _bar(progress, run.step, config.steps) as advance:
         while (reason := run.reason(caught)) is None:
-            count = min(config.steps_per_call, config.steps - run.step)
+            count = run.next_count()
             batch = _stacked(data, run.step, count) if several else data(run.step)
             state, new = step(state, put(batch, mesh, leading=int(several)), key)
             run.look(metrics)  # at those of the call before, while this one runs
@@ -247,6 +247,11 @@ class _Run:
             )
         for values in zip(*by_name.values(), strict=True):
             self.average.add(dict(zip(by_name, values, strict=True)))
+
+    def next_count(self) -> int:
+        """Steps of the next call: up to a multiple of K, whatever step the run was stopped at."""
+        c = self.config
+        return min(c.steps_per_call - self.step % c.steps_per_call, c.steps - self.step)
 
     def due(self) -> bool:
         """Whether anything but stepping is to be done now."""
@@ -348,7 +353,7 @@ def _signals() -> Iterator[list[int]]:
         yield caught
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set from Python
 
 
 @contextlib.contextmanager

@@ -83,7 +83,8 @@ def state_from_params(
     """A state at step 0 around parameters that exist already, say from a checkpoint."""
     zero = jax.device_put(jnp.zeros((), jnp.int32), replicated(layout.mesh))
     average = jax.jit(
-        lambda tree: jax.tree.map(lambda x: x.astype(_average_dtype(x)), tree),
+        # Copies: what is donated to a step must not share memory.
+        lambda tree: jax.tree.map(lambda x: jnp.array(x, _average_dtype(x), copy=True), tree),
         out_shardings=layout.shardings,
     )
     return TrainState(

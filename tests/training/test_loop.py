@@ -62,6 +62,18 @@ def test_calls_of_several_steps_log_the_same(tmp_path, steps):
     assert logs[0] == logs[1]
 
 
+def test_calls_of_several_steps_fall_into_line_again(tmp_path):
+    """A run that was stopped at step 5 and goes on with four steps a call."""
+    log = MetricsLog(tmp_path)
+    with Checkpoints(tmp_path / "checkpoints") as saved:
+        run(LoopConfig(steps=5), checkpoints=saved)
+        config = LoopConfig(steps=14, steps_per_call=4, log_every=4)
+        result, asked = run(config, checkpoints=saved, log=log)
+    assert asked == list(range(5, 14))
+    assert float(result.state.params["theta"]) == 14
+    assert [r["step"] for r in read_records(log.path)] == [8, 12, 14]
+
+
 def test_evaluation_happens_at_intervals_and_at_the_end():
     seen = []
 

@@ -228,6 +228,7 @@ def run(mesh, accumulate=1, steps=4):
         for index in range(steps):
             batch = put_batch(make_batch(index), mesh)
             state, metrics = step(state, batch, KEY)
+        assert step._cache_size() == 1  # compiled once
     return state, metrics, layout, tx
 
 
