@@ -495,15 +495,24 @@ def cached_arrays(
     path: pathlib.Path, compute: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file; without the file, those that `compute` gives, saved in it."""
-    if path.exists():
-        with np.load(path) as arrays:
-            return dict(arrays)
-    arrays = dict(compute())
+    if not path.exists():
+        save_arrays(path, arrays := dict(compute()))
+        return arrays
+    return load_arrays(path)
+
+
+def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by name."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an ``.npz`` file, whole or not at all, and its folder, on the main process."""
     if is_main_process():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as handle:
             np.savez(handle, **arrays)
-    return arrays
 
 
 def perplexities(probabilities: Mapping[str, Float64[np.ndarray, "N"]]) -> dict[str, float]:

@@ -128,21 +128,26 @@ def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = N
         raise InputError(_message_of_box(captured.getvalue())) from None
 
 
-def open_workdir(config: ExperimentConfig) -> pathlib.Path:
+def open_workdir(config: ExperimentConfig, may_differ: Sequence[str] = ()) -> pathlib.Path:
     """The run's folder, made or found again, with ``config.json`` in it.
 
     To be called once all input has been looked at: until then nothing is written.
 
+    Args:
+      config: the run's.
+      may_differ: fields that may have changed since the folder was made, besides where and on what
+        to run.
+
     Raises:
       InputError: the folder is a file, or holds a run of another configuration (the message names
-        the fields that differ); where and on what it ran does not matter.
+        the fields that differ).
     """
     folder = pathlib.Path(config.launch.workdir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder to work in, found a file")
     path = folder / "config.json"
     if path.exists():
-        _check_same_run(path, config)
+        _check_same_run(path, config, ("launch", *may_differ))
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as handle:
@@ -168,7 +173,9 @@ def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
     return make_mesh(launch.mesh)
 
 
-def _check_same_run(path: pathlib.Path, config: ExperimentConfig) -> None:
+def _check_same_run(
+    path: pathlib.Path, config: ExperimentConfig, may_differ: Sequence[str]
+) -> None:
     try:
         found = config_from_json(json.loads(path.read_bytes()), str(path))
     except ValueError as error:  # InputError is one
@@ -177,7 +184,8 @@ def _check_same_run(path: pathlib.Path, config: ExperimentConfig) -> None:
         raise InputError(
             f"{path.parent} holds a run of {type(found).__module__}; choose another --workdir"
         )
-    differences = config_differences(dataclasses.replace(found, launch=config.launch), config)
+    now = {name: getattr(config, name) for name in may_differ}
+    differences = config_differences(dataclasses.replace(found, **now), config)
     if differences:
         raise InputError(
             f"{path.parent} holds a run of another configuration ({'; '.join(differences)}); "
@@ -214,6 +222,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_FLAG = re.compile(r"--[a-z][a-z0-9-]*")
 
 
 def _message_of_box(box: str) -> str:
@@ -228,7 +237,9 @@ def _message_of_box(box: str) -> str:
     message, *others = [" ".join(section) for section in sections if section]
     message = re.sub(r"^Error parsing (?:(--\S+: )|\S+: )", r"\1", message)
     message = message.split(" Got errors:")[0]
+    if message.startswith("Missing from"):
+        message = f"{' and '.join(_FLAG.findall(message))} missing"
     for other in others:
         if other.startswith("Perhaps you meant"):
-            message += f" (perhaps {' or '.join(re.findall(r'--[a-z][a-z0-9-]*', other)[:2])})"
+            message += f" (perhaps {' or '.join(_FLAG.findall(other)[:2])})"
     return f"{message}; --help lists the flags"
