@@ -15,7 +15,6 @@ A run in short, on one device or on a mesh set by ``jax.set_mesh``::
 from jaxgen.training.checkpoint import (
     Checkpoints,
     LoadedModel,
-    Padding,
     load_config,
     load_model,
     load_params,
@@ -31,6 +30,7 @@ from jaxgen.training.metrics import (
     write_figures,
 )
 from jaxgen.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
+from jaxgen.training.saved_trees import Padding
 from jaxgen.training.state import (
     TrainState,
     abstract_state,

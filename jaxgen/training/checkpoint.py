@@ -21,40 +21,32 @@ import math
 import os
 import pathlib
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-from flax import traverse_util
 from jax.sharding import Mesh
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import current_mesh, replicated
 from jaxgen.training.config import Json, config_differences, config_from_json, config_to_json
+from jaxgen.training.saved_trees import (
+    Names,
+    Padding,
+    by_path,
+    differences,
+    flat,
+    nested,
+    padded_sizes,
+)
 from jaxgen.training.state import TrainState, Tree
 
 Path = str | os.PathLike[str]
 Mode = Literal["min", "max"]
 Which = Literal["latest", "best"] | int
-Names = tuple[str, ...]
 
 _STATE, _RUN = "state", "run"
-
-
-@dataclass(frozen=True)
-class Padding:
-    """Which axes may have another length than in the checkpoint.
-
-    Attributes:
-      axes: logical axis names of every array to load, a tuple per leaf (`state_axes`, or the `axes`
-        of a `Layout` for parameters).
-      sizes: logical axis -> its true size. Along such an axis, entries from the true size on are
-        padding: zeros are added, or entries dropped, until the array has the length asked for.
-    """
-
-    axes: Tree
-    sizes: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -86,6 +78,7 @@ class Checkpoints:
         folder: Path,
         *,
         config: Any = None,
+        may_differ: Collection[str] = (),
         files: Mapping[str, str] | None = None,
         keep: int = 3,
         metric: str | None = None,
@@ -96,6 +89,8 @@ class Checkpoints:
         Args:
           folder: the run's checkpoints.
           config: the configuration to save; a dataclass. `load_model` gives it back.
+          may_differ: fields of it that may differ from those of the checkpoints in the folder, by
+            dotted name (``model.output_blocks``).
           files: small text files to save along, name -> content (a vocabulary).
           keep: how many of the latest checkpoints to keep, at least 1.
           metric: the figure by which the best checkpoint is known, which is kept besides.
@@ -121,7 +116,7 @@ class Checkpoints:
         }
         self._checkpointer = _open(self.folder, preservation_policy=self)
         if config is not None and self.latest is not None:
-            _check_same_config(self.folder / str(self.latest), config)
+            _check_same_config(self.folder / str(self.latest), config, may_differ)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -160,7 +155,7 @@ class Checkpoints:
             return
         self._checkpointer.save_checkpointables_async(
             step,
-            {_STATE: _nested(_by_path(state)), _RUN: {**self._run, "progress": progress}},
+            {_STATE: nested(by_path(state)), _RUN: {**self._run, "progress": progress}},
             force=True,
             metrics=dict(metrics or {}),
         )
@@ -264,7 +259,7 @@ def load_params(
     part = "ema" if averaged and any(names[0] == "ema" for names in saved) else "params"
     if abstract is None:
         whole = replicated(mesh or current_mesh())
-        abstract = _nested(
+        abstract = nested(
             {
                 names[1:]: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
                 for names, array in saved.items()
@@ -375,10 +370,15 @@ def _load_run(folder: pathlib.Path) -> Json:
         return _orbax().load_checkpointables(folder, {_RUN: None})[_RUN]
 
 
-def _check_same_config(folder: pathlib.Path, config: Any) -> None:
-    differences = config_differences(load_config(folder), config)
-    if differences:
-        raise InputError(f"{folder} was saved by another configuration: {'; '.join(differences)}")
+def _check_same_config(folder: pathlib.Path, config: Any, may_differ: Collection[str]) -> None:
+    differing = config_differences(load_config(folder), config)
+    lines = [
+        f"{name}: {found!r}, expected {expected!r}"
+        for name, (found, expected) in differing.items()
+        if name not in may_differ
+    ]
+    if lines:
+        raise InputError(f"{folder} was saved by another configuration: {'; '.join(lines)}")
 
 
 def _saved_arrays(folder: pathlib.Path) -> dict[Names, Any]:
@@ -387,82 +387,20 @@ def _saved_arrays(folder: pathlib.Path) -> dict[Names, Any]:
         metadata = _orbax().checkpointables_metadata(folder).metadata[_STATE]
         if metadata is None:
             raise InputError(f"{folder}: cannot read its arrays (damaged files)")
-        return traverse_util.flatten_dict(metadata)
+        return flat(metadata)
 
 
 def _load_tree(
     folder: pathlib.Path, abstract: Tree, prefix: Names, padding: Padding | None
 ) -> Tree:
     """The arrays below a path, as a tree like `abstract`."""
-    expected = {prefix + names: leaf for names, leaf in _by_path(abstract).items()}
+    expected = {prefix + names: leaf for names, leaf in by_path(abstract).items()}
     saved = {n: array for n, array in _saved_arrays(folder).items() if n[: len(prefix)] == prefix}
-    paddable = _paddable(abstract, prefix, padding)
-    problems = _problems(saved, expected, paddable)
+    problems = differences(saved, expected, padded_sizes(expected, abstract, padding))
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise InputError(f"{folder}: {problems[0]}{more}")
     with _reading(folder, "its arrays"), _context(padding=padding is not None):
-        loaded = _orbax().load_checkpointables(folder, {_STATE: _nested(expected)})[_STATE]
-    flat = traverse_util.flatten_dict(loaded)
-    return jax.tree.unflatten(jax.tree.structure(abstract), [flat[names] for names in expected])
-
-
-def _paddable(
-    abstract: Tree, prefix: Names, padding: Padding | None
-) -> dict[Names, dict[int, int]]:
-    """Path -> dimension -> true size, for the dimensions that may be padded."""
-    if padding is None:
-        return {}
-    axes: list[Names] = []
-    jax.tree.map(lambda leaf, names: axes.append(names), abstract, padding.axes)
-    return {
-        prefix + path: {d: padding.sizes[n] for d, n in enumerate(names) if n in padding.sizes}
-        for path, names in zip(_by_path(abstract), axes, strict=True)
-    }
-
-
-def _problems(
-    saved: Mapping[Names, Any],
-    expected: Mapping[Names, Any],
-    paddable: Mapping[Names, Mapping[int, int]],
-) -> list[str]:
-    """What of a checkpoint does not fit, one line each."""
-    problems = []
-    for names in sorted({*saved, *expected}):
-        path = "/".join(names)
-        if names not in saved:
-            problems.append(f"{path} is missing; expected {_describe(expected[names])}")
-        elif names not in expected:
-            problems.append(f"{path} is not expected; found {_describe(saved[names])}")
-        elif not _fits(saved[names], expected[names], paddable.get(names, {})):
-            problems.append(
-                f"{path} has {_describe(saved[names])}; expected {_describe(expected[names])}"
-            )
-    return problems
-
-
-def _fits(saved: Any, expected: Any, paddable: Mapping[int, int]) -> bool:
-    """Whether an array can be loaded: the same dtype and shape, but for dimensions with padding."""
-    if saved.dtype != expected.dtype or len(saved.shape) != len(expected.shape):
-        return False
-    return all(
-        a == b or min(a, b) >= paddable.get(dimension, math.inf)
-        for dimension, (a, b) in enumerate(zip(saved.shape, expected.shape, strict=True))
-    )
-
-
-def _describe(array: Any) -> str:
-    return f"shape {tuple(array.shape)}, dtype {array.dtype}"
-
-
-def _by_path(tree: Tree) -> dict[Names, Any]:
-    """Leaves by path, in the tree's order: the names do not tell which containers held them."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path): leaf
-        for path, leaf in leaves
-    }
-
-
-def _nested(flat: Mapping[Names, Any]) -> Tree:
-    return traverse_util.unflatten_dict(flat)
+        loaded = _orbax().load_checkpointables(folder, {_STATE: nested(expected)})[_STATE]
+    arrays = flat(loaded)
+    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[n] for n in expected])

@@ -9,6 +9,7 @@ JSON knows.
 import dataclasses
 import enum
 import importlib
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -87,22 +88,18 @@ def config_from_json(data: Json, where: str = "configuration") -> Any:
     return data
 
 
-def config_differences(found: Any, expected: Any, where: str = "") -> list[str]:
-    """Where two configurations differ, as lines ``model.hidden: 50, expected 100``."""
+def config_differences(found: Any, expected: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
+    """Where two configurations differ: dotted field name -> (found, expected)."""
     if type(found) is not type(expected) or not dataclasses.is_dataclass(found):
         # Compared as JSON, where nan equals nan and 1 differs from True.
-        if config_to_json(found) == config_to_json(expected):
-            return []
-        return [f"{where or 'configuration'}: {found!r}, expected {expected!r}"]
-    return [
-        line
-        for field in _fields(type(found))
-        for line in config_differences(
-            getattr(found, field.name),
-            getattr(expected, field.name),
-            f"{where}.{field.name}" if where else field.name,
-        )
-    ]
+        same = json.dumps(config_to_json(found)) == json.dumps(config_to_json(expected))
+        return {} if same else {where or "configuration": (found, expected)}
+    differences: dict[str, tuple[Any, Any]] = {}
+    for field in _fields(type(found)):
+        name = f"{where}.{field.name}" if where else field.name
+        values = getattr(found, field.name), getattr(expected, field.name)
+        differences |= config_differences(*values, name)
+    return differences
 
 
 def _fields(cls: Any) -> list[dataclasses.Field]:

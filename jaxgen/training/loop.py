@@ -25,6 +25,7 @@ from jaxgen.parallel.batches import put_batch
 from jaxgen.parallel.distributed import is_main_process
 from jaxgen.training.checkpoint import Checkpoints, Mode
 from jaxgen.training.metrics import MetricsLog, Record, RunningAverage
+from jaxgen.training.saved_trees import Padding
 from jaxgen.training.state import TrainState
 from jaxgen.training.step import Batch, Metrics, StepFn
 
@@ -131,6 +132,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     put: Callable[..., Batch] = put_batch,
+    padding: Padding | None = None,
 ) -> FitResult:
     """Trains, or goes on training where `checkpoints` holds an earlier state of the run.
 
@@ -150,6 +152,7 @@ def fit(
       callbacks: called with every record and the state; one that returns True ends the run.
       progress: whether to show a bar (needs the package tqdm).
       put: lays a batch over the current mesh's devices: ``put(batch, mesh, leading=0 or 1)``.
+      padding: which axes of the state may have another length than in the checkpoint.
 
     Returns:
       The last state and why the run ended: "steps", "no improvement" or "callback".
@@ -161,7 +164,7 @@ def fit(
       SystemExit: after a signal.
     """
     run = _Run(config, evaluate, checkpoints, log, callbacks)
-    state = run.resume(state)
+    state = run.resume(state, padding)
     mesh, several = current_mesh(), config.steps_per_call > 1
     metrics = None
     with _closing(log), _signals() as caught, _bar(progress, run.step, config.steps) as advance:
@@ -201,10 +204,10 @@ class _Run:
         self.started = time.monotonic()
         self.stop = False
 
-    def resume(self, state: TrainState) -> TrainState:
+    def resume(self, state: TrainState, padding: Padding | None) -> TrainState:
         """The latest checkpoint's state where there is one, else the given one."""
         if self.checkpoints is not None and self.checkpoints.latest is not None:
-            state, saved = self.checkpoints.restore(jax.tree.map(_abstract, state))
+            state, saved = self.checkpoints.restore(jax.tree.map(_abstract, state), padding=padding)
             self.progress = Progress(**saved)
             self.average = RunningAverage(self.progress.window)
             self.started -= self.progress.seconds

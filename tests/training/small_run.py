@@ -4,6 +4,7 @@ python small_run.py FOLDER [--kill-at STEP] [--mesh MESH] [--processes [--termin
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 
@@ -18,7 +19,8 @@ from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.loop import LoopConfig, fit
 from jaxgen.training.metrics import MetricsLog
 from jaxgen.training.optimizers import OptimizerConfig, make_optimizer
-from jaxgen.training.state import averaged_params, create_state
+from jaxgen.training.saved_trees import Padding
+from jaxgen.training.state import averaged_params, create_state, state_axes
 from jaxgen.training.step import compile_step, make_train_step, scan_steps
 
 MODEL = MLPConfig(hidden=16, blocks=2, dropout=0.2)
@@ -40,11 +42,11 @@ def data(step):
     return batch
 
 
-def train(folder, config=LOOP, data=data, **kwargs):
+def train(folder, config=LOOP, data=data, model=MODEL, **kwargs):
     """Runs `fit` in the current mesh; the same for every test, so that runs can be compared."""
     tx = make_optimizer(OptimizerConfig("adamw", 0.01, weight_decay=0.1, clip_norm=1.0))
-    state, layout = create_state(init_fn(MODEL), jax.random.key(0), tx=tx, ema=True)
-    loss_fn = make_loss(MODEL)
+    state, layout = create_state(init_fn(model), jax.random.key(0), tx=tx, ema=True)
+    loss_fn = make_loss(model)
 
     def gathered_loss(params, batch, key):
         return loss_fn(gather_fsdp(params, layout), batch, key)
@@ -52,13 +54,15 @@ def train(folder, config=LOOP, data=data, **kwargs):
     step = make_train_step(gathered_loss, tx, ema_decay=0.9)
     step = scan_steps(step) if config.steps_per_call > 1 else step
     held_out = put_batch(make_batch(10**6, 64), current_mesh())
-    loss_of = jax.jit(make_loss(MLPConfig(hidden=16, blocks=2)))
+    loss_of = jax.jit(make_loss(dataclasses.replace(model, dropout=0)))
 
     def evaluate(state):
         return {"validation/loss": loss_of(averaged_params(state), held_out, jax.random.key(0))[0]}
 
     folder = os.fspath(folder)
-    with Checkpoints(f"{folder}/checkpoints", config=MODEL, metric="validation/loss") as saved:
+    with Checkpoints(
+        f"{folder}/checkpoints", config=model, may_differ=["blocks"], metric="validation/loss"
+    ) as saved:
         return fit(
             compile_step(step, state),
             state,
@@ -68,6 +72,7 @@ def train(folder, config=LOOP, data=data, **kwargs):
             evaluate=evaluate,
             checkpoints=saved,
             log=MetricsLog(folder),
+            padding=Padding(state_axes(layout, tx, ema=True), {"vocab": model.classes}),
             **kwargs,
         )
 

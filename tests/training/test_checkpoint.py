@@ -19,11 +19,11 @@ from jaxgen.parallel import make_mesh, plan_layout
 from jaxgen.parallel.batches import put_batch
 from jaxgen.training.checkpoint import (
     Checkpoints,
-    Padding,
     load_config,
     load_model,
     load_params,
 )
+from jaxgen.training.saved_trees import Padding
 from jaxgen.training.state import abstract_state, create_state, state_axes
 from jaxgen.training.step import compile_step, make_train_step
 
@@ -260,6 +260,9 @@ def test_another_configuration_is_refused_by_field(saved):
         InputError, match=r"another configuration: hidden: 8, expected 9; dropout: 0.0, expected"
     ):
         Checkpoints(saved, config=other)
+    with pytest.raises(InputError, match=r"another configuration: dropout: 0.0, expected 0.5$"):
+        Checkpoints(saved, config=other, may_differ=["hidden"])
+    Checkpoints(saved, config=other, may_differ=["hidden", "dropout"]).close()
 
 
 def test_a_checkpoint_without_configuration_says_so(tmp_path, state_and_layout):

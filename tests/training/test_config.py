@@ -120,9 +120,10 @@ def test_bad_values_in_files_are_refused_by_the_class_itself():
 
 def test_differences_are_named_field_by_field():
     other = Outer(Inner((1, 3)), rate=math.nan, limit=1.0)
-    assert config_differences(Outer(rate=math.nan), other) == [
-        "inner.sizes: (1, 2), expected (1, 3)",
-        "limit: inf, expected 1.0",
-    ]
-    assert config_differences(Outer(), Outer()) == []
-    assert config_differences(Inner(), MLPConfig())[0].startswith("configuration: Inner(")
+    assert config_differences(Outer(rate=math.nan), other) == {
+        "inner.sizes": ((1, 2), (1, 3)),
+        "limit": (math.inf, 1.0),
+    }
+    assert config_differences(Outer(), Outer()) == {}
+    assert config_differences(Outer(flags=[1]), Outer(flags=[True])) == {"flags": ([1], [True])}
+    assert config_differences(Inner(), MLPConfig()) == {"configuration": (Inner(), MLPConfig())}

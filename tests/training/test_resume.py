@@ -15,6 +15,7 @@ import pytest
 import small_run
 from processes import run_processes
 
+from jaxgen.parallel import make_mesh
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.metrics import read_records
 
@@ -140,6 +141,17 @@ def test_several_steps_per_call_give_the_same_run(tmp_path, reference):
     config = dataclasses.replace(small_run.LOOP, steps_per_call=2)
     result = small_run.train(tmp_path, config)
     close(result.state, reference[1])
+    assert_close_histories(history(tmp_path), history(reference[0]))
+
+
+def test_a_run_goes_on_with_more_output_blocks_on_another_mesh(tmp_path, reference):
+    """20 steps on one device with two blocks (6 rows), then 16 on eight with four (8 rows)."""
+    half = dataclasses.replace(small_run.LOOP, steps=20)
+    small_run.train(tmp_path, half)
+    with jax.set_mesh(make_mesh("data=2,model=4")):
+        result = small_run.train(tmp_path, model=dataclasses.replace(small_run.MODEL, blocks=4))
+    cut = lambda x: x[..., :6] if x.ndim and x.shape[-1] == 8 else x  # noqa: E731
+    close(jax.tree.map(cut, jax.device_get(result.state)), reference[1])
     assert_close_histories(history(tmp_path), history(reference[0]))
 
 
