@@ -45,12 +45,14 @@ from experiments.bengio2003_rows import (
 from experiments.language_modelling import (
     RecipeFlags,
     cached_arrays,
+    describe,
     frequency_bins_of,
     load_arrays,
     mix_by_frequency,
     model_probabilities,
     network_probabilities,
     perplexities,
+    progress_bar,
     save_arrays,
     train_network,
     write_text,
@@ -105,8 +107,7 @@ def main(config: Config) -> dict[str, Any]:
     rows = chosen_rows(config.rows)
     corpus = load_corpus(config.corpus, split=config.split)
     folder = open_workdir(config, may_differ=("rows",))
-    sizes = ", ".join(f"{len(corpus.split(part)):,} {part}" for part in corpus.spans)
-    report(f"{corpus.name}: {len(corpus.vocabulary):,} words; tokens: {sizes}")
+    report(describe(corpus))
     table_of_rows = Rows(config, corpus, folder)
     for row in rows:
         table_of_rows.compute(row)
@@ -226,12 +227,9 @@ class Rows:
 
     def _cluster(self, size: int) -> dict[str, np.ndarray]:
         started = time.monotonic()
-        clustering = exchange_clustering(
-            self.corpus.split("train"),
-            len(self.corpus.vocabulary),
-            size,
-            progress=lambda sweep, _: report(f"{size} classes: sweep {sweep}"),
-        )
+        text, words = self.corpus.split("train"), len(self.corpus.vocabulary)
+        with progress_bar(f"{size} classes", "sweep") as advance:
+            clustering = exchange_clustering(text, words, size, progress=lambda *_: advance(1))
         return {"classes": clustering.classes_V, "seconds": np.array(time.monotonic() - started)}
 
     def _estimated(self, row: Row, estimate: Callable[[], LanguageModel]) -> Computed:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Float, Float64, Int
 from tqdm.auto import tqdm
 
@@ -36,18 +38,26 @@ from jaxgen.parallel import (
     put_batch,
     replicated,
 )
-from jaxgen.training.checkpoint import Checkpoints, load_params
-from jaxgen.training.loop import LoopConfig, fit
-from jaxgen.training.metrics import MetricsLog, Record, read_records
-from jaxgen.training.optimizers import OptimizerConfig, ScheduleName, make_optimizer
-from jaxgen.training.state import TrainState, Tree, create_state
-from jaxgen.training.step import (
-    Batch,
-    LossFn,
+from jaxgen.training import (
+    Checkpoints,
+    LoopConfig,
+    MetricsLog,
+    OptimizerConfig,
+    TrainState,
     compile_step,
+    create_state,
+    fit,
+    load_params,
+    make_local_steps,
+    make_optimizer,
     make_train_step,
+    read_records,
     scan_steps,
 )
+from jaxgen.training.metrics import Record
+from jaxgen.training.optimizers import ScheduleName
+from jaxgen.training.state import Tree
+from jaxgen.training.step import Batch, LossFn, StepFn
 
 PARTS = ("train", "validation", "test")
 METRIC = "validation/perplexity"
@@ -106,13 +116,14 @@ class Recipe:
             total_steps=steps,
         )
 
-    def loop_for(self, steps_per_epoch: int) -> LoopConfig:
-        """Steps and intervals, in whole calls of several steps each."""
+    def loop_for(self, steps_per_epoch: int, per_call: int | None = None) -> LoopConfig:
+        """Steps and intervals, in whole calls of `per_call` steps (None chooses)."""
         between = max(1, round(steps_per_epoch / self.evaluations_per_epoch))
-        per_call = min(_MOST_STEPS_PER_CALL, max(1, between // _CALLS_PER_EVALUATION))
+        if per_call is None:
+            per_call = min(_MOST_STEPS_PER_CALL, max(1, between // _CALLS_PER_EVALUATION))
         calls = max(1, round(between / per_call))
         return LoopConfig(
-            steps=per_call * math.ceil(self.epochs * steps_per_epoch / per_call),
+            steps=per_call * max(1, round(self.epochs * steps_per_epoch / per_call)),
             steps_per_call=per_call,
             log_every=per_call * max(1, calls // _CALLS_PER_EVALUATION),
             evaluate_every=per_call * calls,
@@ -230,6 +241,11 @@ class TrainedNetwork:
     best_step: int
     seconds: float
 
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
+        """The updates at which a figure was logged, and its values."""
+        points = [(record["step"], record[name]) for record in self.records if name in record]
+        return [step for step, _ in points], [value for _, value in points]
+
 
 def train_network(
     config: NPLMConfig,
@@ -238,6 +254,7 @@ def train_network(
     recipe: Recipe,
     *,
     seed: int = 0,
+    local_steps: int | None = None,
     progress: bool = True,
 ) -> TrainedNetwork:
     """Trains a network on the corpus's training part, or goes on where `folder` has a run of it.
@@ -252,20 +269,15 @@ def train_network(
         holds the configuration and the vocabulary (``vocabulary.txt``).
       recipe: how to train it.
       seed: of the parameters, the order of the examples, and dropout.
+      local_steps: k, the updates that each data shard makes on its own before all are averaged
+        (`jaxgen.training.local_steps`); None: the shards average every gradient.
       progress: whether to show a bar.
 
     Raises:
       InputError: the order is larger than the text, or the batch than its training part.
     """
-    span = trainable_span(corpus.spans["train"], config.order, corpus.name)
-    plan = BatchPlan(*span, recipe.batch_size, seed=seed)
-    loop = recipe.loop_for(plan.steps_per_epoch)
-    tx = make_optimizer(recipe.optimizer_for(loop.steps), lambda path, _: is_weight(path))
-    bias_V = unigram_bias(corpus) if recipe.unigram_bias else None
-    state, layout = create_state(make_init(config, bias_V), jax.random.key(seed), tx=tx)
-    step = make_train_step(make_loss(config, layout), tx)
-    step = scan_steps(step) if loop.steps_per_call > 1 else step
-    score = make_scorer(config, layout)
+    ready = prepare_training(config, corpus, recipe, seed=seed, local_steps=local_steps)
+    score = make_scorer(config, ready.layout)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         log_probability_N = score(state.params, corpus, corpus.spans["validation"])
@@ -280,28 +292,80 @@ def train_network(
         metric=METRIC,
     ) as checkpoints:
         result = fit(
-            compile_step(step, state),
-            state,
-            lambda t: make_batch(corpus.tokens, plan.positions(t), config.order),
+            ready.step,
+            ready.state,
+            ready.data,
             jax.random.key(seed),
-            loop,
+            ready.loop,
             evaluate=evaluate,
             checkpoints=checkpoints,
             log=MetricsLog(folder),
             progress=progress,
         )
-    assert result.best_step is not None
-    params = load_params(folder / "checkpoints", layout.abstract, which="best")
     records = read_records(folder / "metrics.jsonl")
+    assert result.best_step is not None
     return TrainedNetwork(
         config,
-        params,
-        layout,
+        load_params(folder / "checkpoints", ready.layout.abstract, which="best"),
+        ready.layout,
         records,
         steps=int(result.state.step),
         best_step=result.best_step,
         seconds=max((record["seconds"] for record in records), default=0.0),
     )
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `fit` is given: the first state with its layout, the compiled step, data, intervals."""
+
+    state: TrainState
+    layout: Layout
+    step: StepFn
+    data: Callable[[int], Batch]
+    loop: LoopConfig
+
+
+def prepare_training(
+    config: NPLMConfig,
+    corpus: Corpus,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    local_steps: int | None = None,
+) -> Training:
+    """Everything for a run but its folder; arguments and errors as for `train_network`."""
+    span = trainable_span(corpus.spans["train"], config.order, corpus.name)
+    plan = BatchPlan(*span, recipe.batch_size, seed=seed)
+    loop = recipe.loop_for(plan.steps_per_epoch, local_steps)
+    tx = make_optimizer(recipe.optimizer_for(loop.steps), lambda path, _: is_weight(path))
+    bias_V = unigram_bias(corpus) if recipe.unigram_bias else None
+    state, layout = create_state(make_init(config, bias_V), jax.random.key(seed), tx=tx)
+    step = make_step(make_loss(config, layout), tx, loop.steps_per_call, local_steps)
+
+    def data(index: int) -> Batch:
+        return make_batch(corpus.tokens, plan.positions(index), config.order)
+
+    return Training(state, layout, compile_step(step, state), data, loop)
+
+
+def make_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    steps_per_call: int,
+    local_steps: int | None = None,
+) -> StepFn:
+    """What `fit` calls: a step, several in one call, or a round of local steps."""
+    if local_steps is None:
+        step = make_train_step(loss_fn, tx)
+        return scan_steps(step) if steps_per_call > 1 else step
+    round_ = make_local_steps(loss_fn, tx)
+
+    def round_of_one(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict]:
+        state, metrics = round_(state, jax.tree.map(lambda x: x[None], batch), key)
+        return state, jax.tree.map(lambda x: x[0], metrics)
+
+    return round_ if local_steps > 1 else round_of_one
 
 
 def make_batch(tokens_N: Int[np.ndarray, "N"], positions_B: np.ndarray, order: int) -> Batch:
@@ -394,6 +458,12 @@ def make_scorer(config: NPLMConfig, layout: Layout) -> Scorer:
     return score
 
 
+def describe(corpus: Corpus) -> str:
+    """One line: name, size of the vocabulary, sizes of the parts."""
+    sizes = ", ".join(f"{len(corpus.split(part)):,} {part}" for part in PARTS)
+    return f"{corpus.name}: {len(corpus.vocabulary):,} words; tokens: {sizes}"
+
+
 def evaluated_span(corpus: Corpus, part: str, order: int) -> tuple[int, int]:
     """The positions of a part at which models of orders up to `order` are compared.
 
@@ -407,7 +477,7 @@ def network_probabilities(
 ) -> dict[str, Float64[np.ndarray, "N"]]:
     """Part -> P(word | context) at the positions of `evaluated_span`."""
     score = make_scorer(network.config, network.layout)
-    with _bar(corpus, order, parts, "evaluating the network") as advance:
+    with _word_bar(corpus, order, parts, "the network") as advance:
         return {
             part: np.exp(
                 score(network.params, corpus, evaluated_span(corpus, part, order), advance)
@@ -424,7 +494,7 @@ def model_probabilities(
     name: str = "the model",
 ) -> dict[str, Float64[np.ndarray, "N"]]:
     """The same for any other language model."""
-    with _bar(corpus, order, parts, f"evaluating {name}") as advance:
+    with _word_bar(corpus, order, parts, name) as advance:
         return {
             part: span_probabilities(
                 model, corpus.tokens, *evaluated_span(corpus, part, order), progress=advance
@@ -434,20 +504,20 @@ def model_probabilities(
 
 
 @contextlib.contextmanager
-def _bar(
-    corpus: Corpus, order: int, parts: Sequence[str], name: str
+def progress_bar(
+    name: str, unit: str, total: int | None = None
 ) -> Iterator[Callable[[int], object]]:
-    """A progress bar over the positions of some parts, on the main process."""
-    spans = [evaluated_span(corpus, part, order) for part in parts]
-    with tqdm(
-        total=sum(stop - start for start, stop in spans),
-        desc=name,
-        unit="word",
-        leave=False,
-        dynamic_ncols=True,
-        disable=not is_main_process(),
-    ) as bar:
+    """A bar on the main process, which goes when it is done; ``advance(count)``."""
+    silent = not is_main_process()
+    with tqdm(desc=name, unit=unit, total=total, leave=False, disable=silent) as bar:
         yield bar.update
+
+
+def _word_bar(
+    corpus: Corpus, order: int, parts: Sequence[str], name: str
+) -> contextlib.AbstractContextManager[Callable[[int], object]]:
+    spans = [evaluated_span(corpus, part, order) for part in parts]
+    return progress_bar(f"evaluating {name}", "word", sum(stop - start for start, stop in spans))
 
 
 def mix_by_frequency(
@@ -523,11 +593,11 @@ def perplexities(probabilities: Mapping[str, Float64[np.ndarray, "N"]]) -> dict[
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table with aligned columns, as readable in a terminal as on a page.
 
-    Numbers are aligned to the right, floats given with one decimal, None left blank.
+    Numbers are aligned to the right, floats given with one decimal; None is left blank.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [all(_is_number(value) for value in column) for column in zip(*cells, strict=True)]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    widths = [max(3, *map(len, column)) for column in zip(header, *cells, strict=True)]
 
     def line(values: Sequence[str]) -> str:
         padded = [
@@ -544,13 +614,13 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or cell.replace(".", "", 1).replace("-", "", 1).isdecimal()
+    return not cell or re.fullmatch(r"-?[\d,]+(\.\d+)?", cell) is not None
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -37,7 +37,7 @@ def plot_perplexity(
     figure, axes = _figure(title, 8, 5)
     for (name, (x, y)), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
         axes.plot(x, y, label=name, color=colour, marker="o" if len(x) < 40 else None, markersize=3)
-    for name, level in levels.items():
+    for level in levels.values():
         axes.axhline(level, color=_GREY, linestyle="--", linewidth=1)
     axes.set(xlabel=x_label, ylabel="perplexity", yscale="log")
     _set_perplexity_ticks(axes, [y for _, ys in curves.values() for y in ys] + [*levels.values()])
