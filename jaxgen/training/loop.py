@@ -8,6 +8,7 @@ evaluated, a checkpoint is saved.
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -208,7 +209,7 @@ class _Run:
         """The latest checkpoint's state where there is one, else the given one."""
         if self.checkpoints is not None and self.checkpoints.latest is not None:
             state, saved = self.checkpoints.restore(jax.tree.map(_abstract, state), padding=padding)
-            self.progress = Progress(**saved)
+            self.progress = Progress(**(saved or {}))
             self.average = RunningAverage(self.progress.window)
             self.started -= self.progress.seconds
         self.step = int(state.step)
@@ -295,11 +296,12 @@ class _Run:
         if metric not in self.figures:
             raise InputError(f"metric={metric!r}: expected one of {', '.join(self.figures)}")
         value, sign = self.figures[metric], 1 if self.config.mode == "min" else -1
-        if progress.best is not None and not sign * value < sign * progress.best:
-            progress.worse += 1
-            return False
-        progress.best, progress.best_step, progress.worse = value, self.step, 0
-        return True
+        worst = sign * math.inf
+        if sign * value < sign * (worst if progress.best is None else progress.best):
+            progress.best, progress.best_step, progress.worse = value, self.step, 0
+            return True
+        progress.worse += 1
+        return False
 
     def _save(self, state: TrainState) -> None:
         if self.checkpoints is None:

@@ -106,6 +106,21 @@ def test_early_stopping_waits_for_as_many_evaluations(mode, patience, best, best
     assert (result.reason, len(asked)) == ("no improvement", stop)
 
 
+def test_a_first_score_that_is_not_a_number_is_not_the_best():
+    scores = {2: float("nan"), 4: float("inf"), 6: 3.0, 8: 4.0}
+    config = LoopConfig(steps=8, evaluate_every=2, metric="score", patience=3)
+    result, _ = run(config, evaluate=lambda state: {"score": scores[int(state.step)]})
+    assert (result.reason, result.best, result.best_step) == ("steps", 3.0, 6)
+
+
+def test_a_checkpoint_saved_by_hand_can_be_gone_on_from(tmp_path):
+    state, _ = create_state(lambda: {"theta": jnp.float32(7)}, tx=TX)
+    with Checkpoints(tmp_path) as saved:
+        saved.save(state)
+        result, _ = run(LoopConfig(steps=2), checkpoints=saved)
+    assert float(result.state.params["theta"]) == 9
+
+
 def test_a_new_best_is_saved_at_once_and_kept(tmp_path):
     config = LoopConfig(steps=18, evaluate_every=2, checkpoint_every=6, metric="score")
     saved_steps = []
