@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Int8, Int32, Int64, Key
+from jaxtyping import Array, Float, Float64, Int, Int8, Int32, Int64, Key
 
 from jaxgen.errors import InputError
 from jaxgen.lm.nplm import NPLM, NPLMConfig
@@ -282,6 +282,26 @@ def node_children(tree: BinaryTree) -> Int64[np.ndarray, "N 2"]:
     children_N2 = np.empty((words - 1, 2), np.int64)
     children_N2[tree.paths_VD[inside_VD], tree.bits_VD[inside_VD]] = next_VD[inside_VD]
     return children_N2
+
+
+def node_log_odds(tree: BinaryTree, weight_V: Float[np.ndarray, "V"]) -> Float64[np.ndarray, "N"]:
+    """The bias of each node with which the tree alone gives every word its share of the weight.
+
+    A good start for b: with ``weight_V`` the words' counts, the untrained network is a unigram
+    model.
+
+    Args:
+      tree: the tree.
+      weight_V: a weight > 0 for each word (counts with something added).
+
+    Returns:
+      float64 [V-1], log of the weight below child 1 over that below child 0.
+    """
+    inside_VD = np.arange(tree.depth) < tree.lengths_V[:, None]
+    weight_N2 = np.zeros((tree.vocabulary_size - 1, 2))
+    repeated = np.repeat(np.asarray(weight_V, float), tree.lengths_V)
+    np.add.at(weight_N2, (tree.paths_VD[inside_VD], tree.bits_VD[inside_VD]), repeated)
+    return np.log(weight_N2[:, 1]) - np.log(weight_N2[:, 0])
 
 
 @functools.lru_cache(maxsize=16)

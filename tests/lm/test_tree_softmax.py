@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from jaxgen.errors import InputError
-from jaxgen.lm.tree_softmax import TreeCode, TreeNPLMConfig
+from jaxgen.lm.tree_softmax import TreeCode, TreeNPLMConfig, node_log_odds
 from jaxgen.lm.word_tree import feature_tree, huffman_merges, tree_from_merges
 from jaxgen.parallel import init_sharded, make_mesh, put_batch
 from jaxgen.training.config import config_from_json, config_to_json
@@ -119,6 +119,15 @@ def test_a_node_gets_no_gradient_from_words_that_are_not_below_it():
     gradient = jax.grad(loss_of)(params)
     touched = np.flatnonzero(np.asarray(gradient["b"]))
     assert set(touched) == set(TREE.paths_VD[word, : TREE.lengths_V[word]].tolist())
+
+
+def test_a_start_from_log_odds_is_the_unigram_model():
+    config = make_config()
+    params = jax.tree.map(jnp.zeros_like, random_parameters(config))
+    count_V = np.random.default_rng(7).integers(0, 40, V) + 0.5
+    params["b"] = jnp.asarray(node_log_odds(TREE, count_V), jnp.float32)
+    found = np.exp(apply(config, params, CONTEXTS))
+    np.testing.assert_allclose(found, np.tile(count_V / count_V.sum(), (16, 1)), rtol=1e-5)
 
 
 def test_top_k_and_samples():
