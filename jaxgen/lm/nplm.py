@@ -65,6 +65,11 @@ class NPLMConfig:
         return self.vocabulary_size
 
     @property
+    def predicted(self) -> int:
+        """Ids that the network gives probabilities to: the words."""
+        return self.vocabulary_size
+
+    @property
     def parameter_count(self) -> int:
         """Free parameters by the paper's formula: |V|(1 + nm + h) + h(1 + (n-1)m) with W.
 

@@ -52,6 +52,11 @@ class ShortListConfig(NPLMConfig):
         """s + 1: the last output is "elsewhere"."""
         return self.short_list + 1
 
+    @property
+    def predicted(self) -> int:
+        """The outputs."""
+        return self.outputs
+
     def make_model(self) -> "ShortListNPLM":
         """The network."""
         return ShortListNPLM(self)
@@ -133,41 +138,53 @@ class ShortListModel:
         outputs_N = np.minimum(targets_N, self.short_list)
         probability_N = np.array(self.network.probabilities(contexts_NL, outputs_N))
         outside = np.flatnonzero(targets_N >= self.short_list)
-        probability_N[outside] *= self.tail_probabilities(contexts_NL[outside], targets_N[outside])
+        probability_N[outside] *= tail_probabilities(
+            self.tail, self.short_list, contexts_NL[outside], targets_N[outside]
+        )
         return probability_N
 
     def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one."""
         contexts_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
         outputs_NO = self.network.distributions(contexts_NL)
-        tail_NV, mass_N = self._tail(contexts_NL)
-        tail_NV *= (outputs_NO[:, -1] / mass_N)[:, None]
-        return np.concatenate([outputs_NO[:, :-1], tail_NV], axis=1)
+        tail_NW = _tail_distributions(self.tail, self.short_list, contexts_NL)
+        return np.concatenate([outputs_NO[:, :-1], outputs_NO[:, -1:] * tail_NW], axis=1)
 
-    def tail_probabilities(
-        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
-    ) -> Float64[np.ndarray, "N"]:
-        """P(target | context, the word is outside the list), the second factor.
 
-        Args:
-          contexts_NL: as for `probabilities`.
-          targets_N: words in [s, V).
-        """
-        probability_N = np.empty(len(targets_N))
-        for first in range(0, len(targets_N), _ROWS):
-            rows = slice(first, first + _ROWS)
-            tail_BV, mass_B = self._tail(contexts_NL[rows])
-            words_B = targets_N[rows] - self.short_list
-            probability_N[rows] = tail_BV[np.arange(len(words_B)), words_B] / mass_B
-        return probability_N
+def tail_probabilities(
+    tail: LanguageModel,
+    short_list: int,
+    contexts_NL: Int[np.ndarray, "N L"],
+    targets_N: Int[np.ndarray, "N"],
+) -> Float64[np.ndarray, "N"]:
+    """P(target | context, the word is outside the list): what training cannot change.
 
-    def _tail(
-        self, contexts_NL: Int[np.ndarray, "N L"]
-    ) -> tuple[Float64[np.ndarray, "N W"], Float64[np.ndarray, "N"]]:
-        """P_tail of the words outside the list, and its sum; all equal where the sum is zero."""
-        tail_NW = np.array(self.tail.distributions(contexts_NL)[:, self.short_list :])
-        tail_NW[tail_NW.sum(axis=1) == 0] = 1.0
-        return tail_NW, tail_NW.sum(axis=1)
+    Args:
+      tail: any language model over the V words.
+      short_list: s.
+      contexts_NL: ids, as many columns as the tail needs or more.
+      targets_N: words in [s, V).
+
+    Returns:
+      float64 [N].
+    """
+    probability_N = np.empty(len(targets_N))
+    for first in range(0, len(targets_N), _ROWS):
+        rows = slice(first, first + _ROWS)
+        tail_BW = _tail_distributions(tail, short_list, contexts_NL[rows])
+        words_B = targets_N[rows] - short_list
+        probability_N[rows] = tail_BW[np.arange(len(words_B)), words_B]
+    return probability_N
+
+
+def _tail_distributions(
+    tail: LanguageModel, short_list: int, contexts_NL: Int[np.ndarray, "N L"]
+) -> Float64[np.ndarray, "N W"]:
+    """The tail's distribution over the words s .. V-1; all equal where they have no probability."""
+    tail_NW = np.array(tail.distributions(contexts_NL)[:, short_list:])
+    mass_N1 = tail_NW.sum(axis=1, keepdims=True)
+    tail_NW[mass_N1[:, 0] == 0] = 1.0
+    return tail_NW / np.where(mass_N1 == 0, tail_NW.shape[1], mass_N1)
 
 
 def _check_list(short_list: int, vocabulary_size: int) -> None:
