@@ -43,21 +43,22 @@ from experiments.bengio2003_rows import (
     table,
 )
 from experiments.language_modelling import (
-    RecipeFlags,
-    cached_arrays,
     describe,
     frequency_bins_of,
-    load_arrays,
     mix_by_frequency,
     model_probabilities,
-    network_probabilities,
     perplexities,
-    progress_bar,
-    save_arrays,
     train_network,
-    write_text,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.output import (
+    cached_arrays,
+    load_arrays,
+    progress_bar,
+    save_arrays,
+    write_text,
+)
+from experiments.recipes import RecipeFlags
 from jaxgen.data import Corpus, load_corpus
 from jaxgen.lm import LanguageModel
 from jaxgen.lm.clustering import exchange_clustering
@@ -182,7 +183,9 @@ class Rows:
             seed=self.config.seed,
         )
         started = time.monotonic()
-        probabilities = network_probabilities(network, self.corpus, row.network.order)
+        probabilities = model_probabilities(
+            network.model, self.corpus, row.network.order, name=row.name
+        )
         seconds = network.seconds + time.monotonic() - started
         train = perplexities({"train": probabilities.pop("train")})
         return Computed(probabilities, train, seconds)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.language_modelling import NetworkFlags, format_table
+from experiments.output import format_table
+from experiments.recipes import NetworkFlags
 from jaxgen.errors import InputError
 
 Perplexities = Mapping[str, float | None]

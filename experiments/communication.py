@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.language_modelling import NetworkFlags, make_init, make_loss
+from experiments.language_modelling import make_init, make_loss
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.recipes import NetworkFlags
 from jaxgen.files import replacing
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.parallel import Layout, batch_sharding, communication, current_mesh, plan_layout

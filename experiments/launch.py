@@ -178,8 +178,8 @@ def _check_same_run(
 ) -> None:
     try:
         found = config_from_json(json.loads(path.read_bytes()), str(path))
-    except ValueError as error:  # InputError is one
-        raise InputError(f"{path}: cannot be read as a configuration: {error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected the configuration of a run: {error}") from None
     if type(found) is not type(config):
         raise InputError(
             f"{path.parent} holds a run of {type(found).__module__}; choose another --workdir"

@@ -22,21 +22,20 @@ import jax
 import numpy as np
 
 from experiments.language_modelling import (
-    METRIC,
-    NetworkFlags,
-    Recipe,
-    RecipeFlags,
     Training,
     describe,
-    format_table,
-    network_probabilities,
+    model_probabilities,
     perplexities,
     prepare_training,
     train_network,
-    write_text,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.output import (
+    format_table,
+    write_text,
+)
 from experiments.plots import Curve, plot_perplexity
+from experiments.recipes import METRIC, NetworkFlags, Recipe, RecipeFlags
 from jaxgen.axes import DATA
 from jaxgen.data import BatchPlan, Corpus, load_corpus, trainable_span
 from jaxgen.errors import InputError
@@ -114,7 +113,7 @@ def train(
     name = f"k{k}" if k else "synchronous"
     report(f"training: {name}")
     network = train_network(model, corpus, folder / name, recipe, seed=config.seed, local_steps=k)
-    figures = perplexities(network_probabilities(network, corpus, model.order, HELD_OUT))
+    figures = perplexities(model_probabilities(network.model, corpus, model.order, HELD_OUT))
     ready = prepare_training(model, corpus, recipe, seed=config.seed, local_steps=k)
     return (
         Result(**figures, bytes_per_update=bytes_sent(ready), seconds=network.seconds),

@@ -23,16 +23,17 @@ from typing import Any
 
 from experiments.language_modelling import (
     PARTS,
-    NetworkFlags,
-    RecipeFlags,
-    format_table,
     network_probabilities,
     perplexities,
     train_network,
-    write_text,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report
+from experiments.output import (
+    format_table,
+    write_text,
+)
 from experiments.plots import plot_perplexity
+from experiments.recipes import METRIC, NetworkFlags, RecipeFlags
 from jaxgen.data import Corpus, load_corpus
 from jaxgen.lm.ngram import count_ngrams
 
@@ -102,7 +103,64 @@ def main(config: Config) -> dict[str, Any]:
     }
 
 
-def describe(corpus: Corpus) -> str:
-    """One line: name, size of the vocabulary, sizes of the parts."""
-    sizes = ", ".join(f"{len(corpus.split(part)):,} {part}" for part in PARTS)
-    return f"{corpus.name}: {len(corpus.vocabulary):,} words; tokens: {sizes}"
+def rival_probabilities(
+    corpus: Corpus, trigrams: NgramCounts, kneser_ney_order: int, order: int
+) -> dict[str, dict[str, Float64[np.ndarray, "N"]]]:
+    """By n-gram model and part, the probabilities of the words (`evaluated_span` of `order`)."""
+    counts = count_ngrams(corpus.split("train"), kneser_ney_order, len(corpus.vocabulary))
+    models = {
+        TRIGRAM: fit_interpolated(trigrams, corpus.tokens, *corpus.spans["validation"]),
+        KNESER_NEY: fit_kneser_ney(counts),
+    }
+    return {
+        name: model_probabilities(model, corpus, order, name=name) for name, model in models.items()
+    }
+
+
+def mixture(
+    folder: pathlib.Path,
+    corpus: Corpus,
+    trigrams: NgramCounts,
+    by_model: Mapping[str, Mapping[str, Float64[np.ndarray, "N"]]],
+    order: int,
+) -> dict[str, Float64[np.ndarray, "N"]]:
+    """Mixes network and Kneser-Ney by context frequency; draws the weights."""
+    bins, size = frequency_bins_of(trigrams, corpus, order)
+    members = (NETWORK, KNESER_NEY)
+    mixed, weight_CJ = mix_by_frequency([by_model[name] for name in members], bins, size)
+    context_NL = windows(corpus.tokens, 3, *corpus.spans["test"])
+    frequency_N = trigrams.context_frequencies(context_NL)
+    used = [c for c in reversed(range(size)) if (bins["test"] == c).any()]
+    plot_weights(
+        folder / "weights.png",
+        {name: weight_CJ[used, j] for j, name in enumerate(members)},
+        np.array([(bins["test"] == c).mean() for c in used]),
+        [_range_of(frequency_N[bins["test"] == c]) for c in used],
+        "Weights of the mixture, learnt on the validation part",
+    )
+    return mixed
+
+
+def _range_of(values: Int[np.ndarray, "N"]) -> str:
+    low, high = values.min(), values.max()
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def curves(network: TrainedNetwork) -> dict[str, tuple[list[int], list[float]]]:
+    """Training and validation perplexity by update."""
+    steps, losses = network.curve("train/loss")
+    perplexity = [math.exp(min(loss, 100)) for loss in losses]
+    return {"training": (steps, perplexity), "validation": network.curve(METRIC)}
+
+
+def chosen_words(corpus: Corpus, words: Sequence[str]) -> list[str]:
+    """The words asked for, or some frequent ones that say something.
+
+    Raises:
+      InputError: for a word that the vocabulary does not have.
+    """
+    for word in words:
+        if word not in corpus.vocabulary:
+            raise InputError(f"words: {word!r} is not in the vocabulary of {corpus.name}")
+    long_ones = [w for w in corpus.vocabulary.words if w.isalpha() and len(w) > 4]
+    return list(words) or long_ones[5:65:5]
