@@ -18,31 +18,54 @@ what it has learnt: neighbours of words, maps of the words, generated text. In t
   checkpoints/       the network (jaxgen.training.load_model opens it)
 """
 
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import numpy as np
+from jaxtyping import Float, Float64, Int
+
 from experiments.language_modelling import (
     PARTS,
-    network_probabilities,
+    TrainedNetwork,
+    describe,
+    frequency_bins_of,
+    mix_by_frequency,
+    model_probabilities,
     perplexities,
     train_network,
 )
-from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report
-from experiments.output import (
-    format_table,
-    write_text,
-)
-from experiments.plots import plot_perplexity
+from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.output import format_table, write_text
+from experiments.plots import plot_perplexity, plot_weights, plot_words
 from experiments.recipes import METRIC, NetworkFlags, RecipeFlags
 from jaxgen.data import Corpus, load_corpus
-from jaxgen.lm.ngram import count_ngrams
+from jaxgen.errors import InputError
+from jaxgen.interop.word_vectors import write_word_vectors
+from jaxgen.lm import windows
+from jaxgen.lm.features import neighbours, word_features, word_map
+from jaxgen.lm.generate import make_generator
+from jaxgen.lm.ngram import NgramCounts, count_ngrams, fit_interpolated, fit_kneser_ney
+from jaxgen.parallel import current_mesh, is_main_process, replicated
 
-TRIGRAM, KNESER_NEY, NETWORK, MIXTURE = (
-    "interpolated trigram",
-    "Kneser-Ney",
-    "network",
-    "mixture",
-)
+TRIGRAM, KNESER_NEY = "interpolated trigram", "Kneser-Ney"
+NETWORK, MIXTURE = "network", "mixture"
+
+NEIGHBOURS, MAPPED_WORDS, WRITTEN_WORDS = 8, 400, 60
+
+SAMPLING: dict[str, dict[str, Any]] = {
+    "temperature 1": {},
+    "temperature 0.8, top-p 0.9": {"temperature": 0.8, "top_p": 0.9},
+    "temperature 0.7, top-k 20": {"temperature": 0.7, "top_k": 20},
+}
+
+PLANE = NetworkFlags(features=2, hidden=30)
+"""The small network whose words are points of a plane."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +102,7 @@ def main(config: Config) -> dict[str, Any]:
     by_model = rival_probabilities(corpus, trigrams, config.kneser_ney_order, order)
     report(f"training the network: {model.parameter_count:,} parameters")
     network = train_network(model, corpus, folder, config.training.chosen(), seed=config.seed)
-    by_model[NETWORK] = network_probabilities(network, corpus, order)
+    by_model[NETWORK] = model_probabilities(network.model, corpus, order, name=NETWORK)
     by_model[MIXTURE] = mixture(folder, corpus, trigrams, by_model, order)
     figures = {name: perplexities(by_part) for name, by_part in by_model.items()}
     table = format_table(("model", *PARTS), [(n, *figures[n].values()) for n in figures])
@@ -164,3 +187,82 @@ def chosen_words(corpus: Corpus, words: Sequence[str]) -> list[str]:
             raise InputError(f"words: {word!r} is not in the vocabulary of {corpus.name}")
     long_ones = [w for w in corpus.vocabulary.words if w.isalpha() and len(w) > 4]
     return list(words) or long_ones[5:65:5]
+
+
+def show_features(
+    folder: pathlib.Path, corpus: Corpus, network: TrainedNetwork, words: Sequence[str]
+) -> None:
+    """Word features as text, nearest neighbours, and a map of two principal components."""
+    vocabulary, features_VD = corpus.vocabulary, features_of(network)
+    if is_main_process():
+        write_word_vectors(folder / "features.txt", vocabulary.words, features_VD)
+    count = min(NEIGHBOURS, len(vocabulary) - 1)
+    _, ids_QK = neighbours(features_VD, vocabulary.encode(words), count)
+    lines = [
+        f"{word}: {', '.join(vocabulary.decode(ids))}"
+        for word, ids in zip(words, ids_QK, strict=True)
+    ]
+    report("nearest words\n  " + "\n  ".join(lines))
+    write_text(folder / "neighbours.txt", "\n".join(lines))
+    draw_words(folder / "word_map.png", corpus, features_VD)
+
+
+def show_text(folder: pathlib.Path, corpus: Corpus, network: TrainedNetwork, seed: int) -> None:
+    """Text that the network writes, after the first words of the test part."""
+    start = corpus.spans["test"][0]
+    prompt_1L = corpus.tokens[None, start : start + network.config.order - 1]
+    unknown = corpus.vocabulary.unknown
+    texts = []
+    for name, options in SAMPLING.items():
+        write = make_generator(
+            network.config.make_model(),
+            network.params,
+            WRITTEN_WORDS,
+            forbid=() if unknown is None else (unknown,),
+            **options,
+        )
+        ids = [*prompt_1L[0], *write(prompt_1L, jax.random.key(seed))[0]]
+        texts.append(f"[{name}]\n{readable(corpus.vocabulary.decode(ids))}")
+    report("\n" + "\n\n".join(texts))
+    write_text(folder / "generated.txt", "\n\n".join(texts))
+
+
+def show_plane(config: Config, folder: pathlib.Path, corpus: Corpus) -> None:
+    """Trains a small network whose words have two features, and draws them as they are."""
+    report("\ntraining a small network with 2 features a word")
+    flags = dataclasses.replace(PLANE, order=config.network.order)
+    network = train_network(
+        flags.config(len(corpus.vocabulary)),
+        corpus,
+        folder / "plane",
+        config.training.chosen(),
+        seed=config.seed,
+    )
+    draw_words(folder / "word_map_2d.png", corpus, features_of(network))
+
+
+def features_of(network: TrainedNetwork) -> Float[np.ndarray, "V D"]:
+    """The word features, gathered from wherever they lie."""
+    gather = jax.jit(lambda tree: tree, out_shardings=replicated(current_mesh()))
+    return word_features(gather(network.params), network.config.vocabulary_size)
+
+
+def draw_words(path: pathlib.Path, corpus: Corpus, features_VD: Float[np.ndarray, "V D"]) -> None:
+    """A map of the most frequent words."""
+    names = corpus.vocabulary.words
+    signs = [i for i, name in enumerate(names) if not name[0].isalpha()]
+    drawn = word_map(features_VD, names, MAPPED_WORDS, exclude=signs)
+    width = features_VD.shape[1]
+    how = "as they are" if width == 2 else f"on two principal axes ({drawn.share:.0%} of variance)"
+    plot_words(path, drawn.words, drawn.points_N2, f"{width} features of frequent words, {how}")
+
+
+def readable(words: Sequence[str]) -> str:
+    """Words as text: paragraph marks become line breaks, signs join the word before."""
+    text = " ".join("\n" if word in ("<p>", "<eos>") else word for word in words)
+    text = re.sub(r" (?=[.,;:?!)\]])|(?<=[(\[]) ", "", text)
+    return re.sub(r" ?\n ?", "\n", text).strip()
+
+
+if __name__ == "__main__":
+    run(main, Config)
