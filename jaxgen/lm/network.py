@@ -86,14 +86,9 @@ class Network(Protocol):
         ...
 
     def sample(
-        self,
-        contexts_BL: Int[Array, "B L"],
-        key: Key[Array, ""],
-        temperature: float | Float[Array, ""] = 1.0,
-        top_k: int | None = None,
-        top_p: float | Float[Array, ""] | None = None,
+        self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
     ) -> Int[Array, " B"]:
-        """A next word for each context [B]; options as in `jaxgen.parallel.sharded_logits`."""
+        """A next word for each context [B], with the options of `sharded_logits.sample`."""
         ...
 
 

@@ -13,6 +13,7 @@ everything before them is computed by every device along that axis.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -230,21 +231,10 @@ class NPLM(nn.Module):
         return output_units.top_k(*self.output_layer(contexts_BL), k)
 
     def sample(
-        self,
-        contexts_BL: Int[Array, "B L"],
-        key: Key[Array, ""],
-        temperature: float | Float[Array, ""] = 1.0,
-        top_k: int | None = None,
-        top_p: float | Float[Array, ""] | None = None,
+        self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
     ) -> Int[Array, " B"]:
-        """A next word for each context [B]; options as in `output_units.sample`."""
-        return output_units.sample(
-            *self.output_layer(contexts_BL),
-            key,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-        )
+        """A next word for each context [B], with the options of `sharded_logits.sample`."""
+        return output_units.sample(*self.output_layer(contexts_BL), key, **options)
 
 
 def is_weight(path: str) -> bool:

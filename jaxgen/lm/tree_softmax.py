@@ -28,7 +28,7 @@ import binascii
 import dataclasses
 import functools
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -176,17 +176,10 @@ class TreeNPLM(NPLM):
         return log_p_BK, ids_BK
 
     def sample(
-        self,
-        contexts_BL: Int[Array, "B L"],
-        key: Key[Array, ""],
-        temperature: float | Float[Array, ""] = 1.0,
-        top_k: int | None = None,
-        top_p: float | Float[Array, ""] | None = None,
+        self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
     ) -> Int[Array, " B"]:
-        """A next word for each context [B]; options as in `output_units.sample`."""
-        return output_units.sample_logits(
-            self(contexts_BL), key, temperature=temperature, top_k=top_k, top_p=top_p
-        )
+        """A next word for each context [B], with the options of `sharded_logits.sample`."""
+        return output_units.sample_logits(self(contexts_BL), key, **options)
 
 
 def path_log_probabilities(

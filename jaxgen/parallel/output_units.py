@@ -23,7 +23,7 @@ logit ``-inf``, so they get no probability, and their parameters no gradient.
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,34 +117,20 @@ def top_k(hidden: Hidden, units: Units, k: int) -> tuple[Float[Array, "B K"], In
     return sharded_logits.top_k(_logits(hidden, units), k)
 
 
-def sample(
-    hidden: Hidden,
-    units: Units,
-    key: Key[Array, ""],
-    *,
-    temperature: float | Float[Array, ""] = 1.0,
-    top_k: int | None = None,
-    top_p: float | Float[Array, ""] | None = None,
-) -> Int[Array, " B"]:
-    """One unit for each example [B]; options and what they mean: `sharded_logits.sample`."""
-    return sharded_logits.sample(
-        _logits(hidden, units), key, temperature=temperature, top_k=top_k, top_p=top_p
-    )
+def sample(hidden: Hidden, units: Units, key: Key[Array, ""], **options: Any) -> Int[Array, " B"]:
+    """One unit for each example [B], drawn with the options of `sharded_logits.sample`."""
+    return sharded_logits.sample(_logits(hidden, units), key, **options)
 
 
 def sample_logits(
-    logits_BV: Float[Array, "B V"],
-    key: Key[Array, ""],
-    *,
-    temperature: float | Float[Array, ""] = 1.0,
-    top_k: int | None = None,
-    top_p: float | Float[Array, ""] | None = None,
+    logits_BV: Float[Array, "B V"], key: Key[Array, ""], **options: Any
 ) -> Int[Array, " B"]:
     """What `sample` draws, from logits (or log-probabilities) that were computed elsewhere.
 
     Args:
       logits_BV: [B, V]; -inf for units that are never drawn.
-      key: as for `sample`, and so are the other arguments.
+      key: a key of ``jax.random.key``.
+      **options: those of `sharded_logits.sample`.
 
     Returns:
       ids [B] int32.
@@ -162,7 +148,7 @@ def sample_logits(
         shared=(),
         size=size,
     )
-    return sharded_logits.sample(given, key, temperature=temperature, top_k=top_k, top_p=top_p)
+    return sharded_logits.sample(given, key, **options)
 
 
 def _logits(hidden: Hidden, units: Units) -> ShardedLogits:

@@ -15,7 +15,7 @@ devices does not divide V, the units are padded: padding has logit ``-inf``, so 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -138,6 +138,7 @@ def sample(
     temperature: float | Float[Array, ""] = 1.0,
     top_k: int | None = None,
     top_p: float | Float[Array, ""] | None = None,
+    forbid: Sequence[int] = (),
 ) -> Int[Array, " B"]:
     """One unit for each example, drawn from ``softmax(y / temperature)`` cut to a subset.
 
@@ -152,15 +153,17 @@ def sample(
       top_p: keep the smallest set of likeliest units that holds this much probability (Holtzman et
         al. 2020), counted after ``temperature`` and ``top_k``; units as likely as the last one kept
         stay in. At least one is kept.
+      forbid: units that are never drawn, left out before anything else.
 
     Returns:
       ids [B] int32.
 
     Raises:
       InputError: ``top_k`` outside 1 .. V, a negative ``temperature`` or a ``top_p`` outside
-        [0, 1] (where they are Python numbers; arrays are not looked at).
+        [0, 1] (where they are Python numbers; arrays are not looked at); ``forbid`` with an id
+        outside [0, V), or with all of them.
     """
-    check_sampling(temperature, top_k, top_p, logits.size)
+    check_sampling(logits.size, temperature, top_k, top_p, forbid)
     impl = jax.random.key_impl(key)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(logits.count))
     settings = (
@@ -171,6 +174,9 @@ def sample(
     def on_block(block: "LogitBlock", key_data_B, settings):
         temperature, mass = settings
         y_BV = block.logits(block.part.examples)
+        if len(forbid):
+            forbidden_V = jnp.isin(block.ids, jnp.asarray(forbid, jnp.int32))
+            y_BV = jnp.where(forbidden_V, -jnp.inf, y_BV)
         if top_k is not None:
             kth_B1 = block.top_k(y_BV, top_k)[0][:, -1:]
             y_BV = jnp.where(y_BV >= kth_B1, y_BV, -jnp.inf)
@@ -183,8 +189,14 @@ def sample(
     return on_blocks(on_block, logits, (jax.random.key_data(keys_B),), settings, out="B")
 
 
-def check_sampling(temperature: Any, top_k: int | None, top_p: Any, size: int) -> None:
+def check_sampling(
+    size: int, temperature: Any, top_k: int | None, top_p: Any, forbid: Sequence[int]
+) -> None:
     """Raises an InputError for sampling options that cannot be meant; see `sample`."""
+    outside = [unit for unit in forbid if not 0 <= unit < size]
+    if outside or len(set(forbid)) == size:
+        wrong = f"the id {outside[0]}" if outside else "every id"
+        raise InputError(f"forbid has {wrong}, expected some of the ids in [0, {size})")
     if top_k is not None:
         _check_k(top_k, size)
     if isinstance(temperature, int | float) and not temperature >= 0:

@@ -138,7 +138,7 @@ def test_top_k_and_samples():
     log_p_BK, ids_BK = apply(config, params, CONTEXTS, k=4, method="top_k")
     np.testing.assert_array_equal(ids_BK, order[:, :4])
     np.testing.assert_allclose(log_p_BK, np.take_along_axis(expected, order[:, :4], 1), rtol=1e-6)
-    coldest = apply(config, params, CONTEXTS, jax.random.key(0), 0.0, method="sample")
+    coldest = apply(config, params, CONTEXTS, jax.random.key(0), temperature=0.0, method="sample")
     np.testing.assert_array_equal(coldest, order[:, 0])
     with pytest.raises(InputError, match=r"top_k is 22, expected 1 to \|V\| = 21"):
         apply(config, params, CONTEXTS, k=22, method="top_k")

@@ -530,3 +530,19 @@ def test_rows_that_do_not_divide_over_model_are_refused():
         pytest.raises(InputError, match=r"37 rows .* 4 equal blocks .* expected 40"),
     ):
         output_units.argmax(problem.hidden, problem.units(1))
+
+
+@pytest.mark.parametrize("mesh", [None, "data=2,model=4"])
+def test_forbidden_units_are_never_drawn(mesh):
+    """Without the likeliest unit of each example the arg-max is the second likeliest."""
+    problem = Problem.random(8)
+    best = sorted(set(problem.logits.argmax(-1)))
+    rest = problem.logits.copy()
+    rest[:, best] = -np.inf
+    with on_mesh(mesh) as blocks:
+        units, key = problem.units(blocks), jax.random.key(0)
+        found = run(output_units.sample, problem.hidden, units, key, temperature=0.0, forbid=best)
+    assert len(best) < 8
+    assert np.array_equal(found, rest.argmax(-1))
+    with pytest.raises(InputError, match=r"forbid has the id 8, expected some of the ids in"):
+        run(output_units.sample, problem.hidden, problem.units(1), key, forbid=(8,))
