@@ -48,6 +48,7 @@ from experiments.language_modelling import (
     mix_by_frequency,
     model_probabilities,
     perplexities,
+    plan_batches,
     train_network,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -107,6 +108,7 @@ def main(config: Config) -> dict[str, Any]:
     """Computes the rows that are asked for; prints the table and the checks."""
     rows = chosen_rows(config.rows)
     corpus = load_corpus(config.corpus, split=config.split)
+    plan_batches(max(row.order or 0 for row in rows), corpus, config.training.chosen())
     folder = open_workdir(config, may_differ=("rows",))
     report(describe(corpus))
     table_of_rows = Rows(config, corpus, folder)

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float64, Int
 from experiments.output import progress_bar
 from experiments.recipes import METRIC, Recipe
 from jaxgen.data import BatchPlan, Corpus, trainable_span, windows_at
+from jaxgen.errors import InputError
 from jaxgen.lm import LanguageModel, perplexity_of, span_probabilities, windows
 from jaxgen.lm.mixture import FrequencyBins, learn_weights, mix
 from jaxgen.lm.network import NetworkModel
@@ -25,6 +26,7 @@ from jaxgen.lm.ngram import NgramCounts
 from jaxgen.lm.nplm import NPLMConfig, is_weight
 from jaxgen.parallel import (
     Layout,
+    current_mesh,
     gather_fsdp,
     num_batch_shards,
     put_batch,
@@ -34,6 +36,7 @@ from jaxgen.training import (
     Checkpoints,
     LoopConfig,
     MetricsLog,
+    Padding,
     TrainState,
     compile_step,
     create_state,
@@ -44,6 +47,7 @@ from jaxgen.training import (
     make_train_step,
     read_records,
     scan_steps,
+    state_axes,
 )
 from jaxgen.training.metrics import Record
 from jaxgen.training.state import Tree
@@ -111,7 +115,7 @@ def train_network(
       progress: whether to show a bar.
 
     Raises:
-      InputError: the order is larger than the text, or the batch than its training part.
+      InputError: as `plan_batches`; and where `folder` has another run's checkpoints.
     """
     ready = prepare_training(config, corpus, recipe, seed=seed, local_steps=local_steps)
     score = make_scorer(config, ready.layout)
@@ -120,10 +124,13 @@ def train_network(
         log_p_N = score(state.params, corpus, corpus.spans["validation"])
         return {METRIC: float(np.exp(-log_p_N.mean()))}
 
+    # A run goes on, and its best parameters open, where the axis `model` has another size.
+    true_sizes = {"vocab": config.vocabulary_size}
     vocabulary = "".join(f"{word}\n" for word in corpus.vocabulary.words)
     with Checkpoints(
         folder / "checkpoints",
         config=config,
+        may_differ=("output_blocks",),
         files={"vocabulary.txt": vocabulary},
         keep=1,
         metric=METRIC,
@@ -138,12 +145,18 @@ def train_network(
             checkpoints=checkpoints,
             log=MetricsLog(folder),
             progress=progress,
+            padding=Padding(state_axes(ready.layout, ready.tx), true_sizes),
         )
     records = read_records(folder / "metrics.jsonl")
     assert result.best_step is not None
     return TrainedNetwork(
         config,
-        load_params(folder / "checkpoints", ready.layout.abstract, which="best"),
+        load_params(
+            folder / "checkpoints",
+            ready.layout.abstract,
+            which="best",
+            padding=Padding(ready.layout.axes, true_sizes),
+        ),
         records,
         steps=int(result.state.step),
         best_step=result.best_step,
@@ -153,10 +166,11 @@ def train_network(
 
 @dataclass(frozen=True)
 class Training:
-    """What `fit` is given: the first state with its layout, the compiled step, data, intervals."""
+    """What `fit` is given, with the layout of the state and the optimiser that the step has."""
 
     state: TrainState
     layout: Layout
+    tx: optax.GradientTransformation
     step: StepFn
     data: Callable[[int], Batch]
     loop: LoopConfig
@@ -171,8 +185,7 @@ def prepare_training(
     local_steps: int | None = None,
 ) -> Training:
     """Everything for a run but its folder; arguments and errors as for `train_network`."""
-    span = trainable_span(corpus.spans["train"], config.order, corpus.name)
-    plan = BatchPlan(*span, recipe.batch_size, seed=seed)
+    plan = plan_batches(config.order, corpus, recipe, seed)
     loop = recipe.loop_for(plan.steps_per_epoch, local_steps)
     tx = make_optimizer(recipe.optimizer_for(loop.steps), lambda path, _: is_weight(path))
     bias_V = unigram_bias(corpus) if recipe.unigram_bias else None
@@ -182,7 +195,25 @@ def prepare_training(
     def data(index: int) -> Batch:
         return make_batch(corpus.tokens, plan.positions(index), config.order)
 
-    return Training(state, layout, compile_step(step, state), data, loop)
+    return Training(state, layout, tx, compile_step(step, state), data, loop)
+
+
+def plan_batches(order: int, corpus: Corpus, recipe: Recipe, seed: int = 0) -> BatchPlan:
+    """Which positions of the training part each update sees.
+
+    Raises:
+      InputError: the order is larger than the text, the batch than its training part, or the
+        current mesh cannot share the batch equally.
+    """
+    span = trainable_span(corpus.spans["train"], order, corpus.name)
+    plan = BatchPlan(*span, recipe.batch_size, seed=seed)
+    shards = num_batch_shards(current_mesh())
+    if recipe.batch_size % shards:
+        raise InputError(
+            f"batch_size is {recipe.batch_size}, which {shards} data shards cannot share equally; "
+            "expected a multiple of them, or another mesh"
+        )
+    return plan
 
 
 def make_step(

@@ -185,10 +185,11 @@ def _check_same_run(
             f"{path.parent} holds a run of {type(found).__module__}; choose another --workdir"
         )
     now = {name: getattr(config, name) for name in may_differ}
-    differences = config_differences(dataclasses.replace(found, **now), config)
-    if differences:
+    differing = config_differences(dataclasses.replace(found, **now), config)
+    if differing:
+        lines = [f"{name}: {was!r}, expected {is_!r}" for name, (was, is_) in differing.items()]
         raise InputError(
-            f"{path.parent} holds a run of another configuration ({'; '.join(differences)}); "
+            f"{path.parent} holds a run of another configuration ({'; '.join(lines)}); "
             "choose another --workdir"
         )
 
@@ -201,7 +202,7 @@ def _program_name(program: ModuleType) -> str:
 @contextlib.contextmanager
 def _ending_well() -> Iterator[None]:
     """Turns what a person can mend into one line and an exit code; SIGTERM into a clean exit."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     except InputError as error:
@@ -214,6 +215,8 @@ def _ending_well() -> Iterator[None]:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int) -> NoReturn:

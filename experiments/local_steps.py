@@ -26,6 +26,7 @@ from experiments.language_modelling import (
     describe,
     model_probabilities,
     perplexities,
+    plan_batches,
     prepare_training,
     train_network,
 )
@@ -37,7 +38,7 @@ from experiments.output import (
 from experiments.plots import Curve, plot_perplexity
 from experiments.recipes import METRIC, NetworkFlags, Recipe, RecipeFlags
 from jaxgen.axes import DATA
-from jaxgen.data import BatchPlan, Corpus, load_corpus, trainable_span
+from jaxgen.data import Corpus, load_corpus
 from jaxgen.errors import InputError
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.parallel import communication, current_mesh, put_batch
@@ -158,8 +159,7 @@ def show(folder: pathlib.Path, results: Mapping[str, tuple[Result, Curve]], shar
 def whole_rounds(config: Config, corpus: Corpus) -> Recipe:
     """The recipe for a number of updates that every k divides, so that all runs have as many."""
     recipe = config.training.chosen()
-    span = trainable_span(corpus.spans["train"], config.network.order, corpus.name)
-    per_epoch = BatchPlan(*span, recipe.batch_size).steps_per_epoch
+    per_epoch = plan_batches(config.network.order, corpus, recipe).steps_per_epoch
     unit = math.lcm(*config.steps)
     rounds = max(1, round(recipe.epochs * per_epoch / unit))
     return dataclasses.replace(recipe, epochs=rounds * unit / per_epoch)

@@ -38,13 +38,14 @@ from experiments.language_modelling import (
     mix_by_frequency,
     model_probabilities,
     perplexities,
+    plan_batches,
     train_network,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.output import format_table, write_text
 from experiments.plots import plot_perplexity, plot_weights, plot_words
 from experiments.recipes import METRIC, NetworkFlags, RecipeFlags
-from jaxgen.data import Corpus, load_corpus
+from jaxgen.data import UNKNOWN, Corpus, load_corpus
 from jaxgen.errors import InputError
 from jaxgen.interop.word_vectors import write_word_vectors
 from jaxgen.lm import windows
@@ -56,7 +57,7 @@ from jaxgen.parallel import current_mesh, is_main_process, replicated
 TRIGRAM, KNESER_NEY = "interpolated trigram", "Kneser-Ney"
 NETWORK, MIXTURE = "network", "mixture"
 
-NEIGHBOURS, MAPPED_WORDS, WRITTEN_WORDS = 8, 400, 60
+NEIGHBOURS, MAPPED_WORDS, WRITTEN_WORDS = 8, 400, 100
 
 SAMPLING: dict[str, dict[str, Any]] = {
     "temperature 1": {},
@@ -89,21 +90,28 @@ class Config(ExperimentConfig):
     network: NetworkFlags = NetworkFlags(features=60, hidden=200, dropout=0.3)
     training: RecipeFlags = RecipeFlags(epochs=12)
 
+    def __post_init__(self) -> None:
+        if self.kneser_ney_order < 1:
+            raise InputError(f"kneser_ney_order is {self.kneser_ney_order}, expected 1 or more")
+
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, compares, shows."""
     corpus = load_corpus(config.corpus)
     model = config.network.config(len(corpus.vocabulary))
-    words = chosen_words(corpus, config.words)
+    words, recipe = chosen_words(corpus, config.words), config.training.chosen()
+    order = max(model.order, config.kneser_ney_order)
+    counts = count_ngrams(
+        corpus.split("train"), max(3, config.kneser_ney_order), len(corpus.vocabulary)
+    )
+    plan_batches(order, corpus, recipe)
     folder = open_workdir(config)
     report(describe(corpus))
-    trigrams = count_ngrams(corpus.split("train"), 3, len(corpus.vocabulary))
-    order = max(model.order, config.kneser_ney_order)
-    by_model = rival_probabilities(corpus, trigrams, config.kneser_ney_order, order)
+    by_model = rival_probabilities(corpus, counts, config.kneser_ney_order, order)
     report(f"training the network: {model.parameter_count:,} parameters")
-    network = train_network(model, corpus, folder, config.training.chosen(), seed=config.seed)
+    network = train_network(model, corpus, folder, recipe, seed=config.seed)
     by_model[NETWORK] = model_probabilities(network.model, corpus, order, name=NETWORK)
-    by_model[MIXTURE] = mixture(folder, corpus, trigrams, by_model, order)
+    by_model[MIXTURE] = mixture(folder, corpus, counts.up_to(3), by_model, order)
     figures = {name: perplexities(by_part) for name, by_part in by_model.items()}
     table = format_table(("model", *PARTS), [(n, *figures[n].values()) for n in figures])
     report(f"\n{table}\n")
@@ -112,7 +120,7 @@ def main(config: Config) -> dict[str, Any]:
         folder / "curves.png",
         curves(network),
         {name: figures[name]["validation"] for name in (TRIGRAM, KNESER_NEY, MIXTURE)},
-        f"Perplexity on {corpus.name}; dashed: validation part",
+        f"Perplexity on {corpus.name} (dashed: other models, validation part)",
     )
     show_features(folder, corpus, network, words)
     show_text(folder, corpus, network, config.seed)
@@ -127,13 +135,12 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def rival_probabilities(
-    corpus: Corpus, trigrams: NgramCounts, kneser_ney_order: int, order: int
+    corpus: Corpus, counts: NgramCounts, kneser_ney_order: int, order: int
 ) -> dict[str, dict[str, Float64[np.ndarray, "N"]]]:
     """By n-gram model and part, the probabilities of the words (`evaluated_span` of `order`)."""
-    counts = count_ngrams(corpus.split("train"), kneser_ney_order, len(corpus.vocabulary))
     models = {
-        TRIGRAM: fit_interpolated(trigrams, corpus.tokens, *corpus.spans["validation"]),
-        KNESER_NEY: fit_kneser_ney(counts),
+        TRIGRAM: fit_interpolated(counts.up_to(3), corpus.tokens, *corpus.spans["validation"]),
+        KNESER_NEY: fit_kneser_ney(counts.up_to(kneser_ney_order)),
     }
     return {
         name: model_probabilities(model, corpus, order, name=name) for name, model in models.items()
@@ -185,8 +192,9 @@ def chosen_words(corpus: Corpus, words: Sequence[str]) -> list[str]:
     for word in words:
         if word not in corpus.vocabulary:
             raise InputError(f"words: {word!r} is not in the vocabulary of {corpus.name}")
-    long_ones = [w for w in corpus.vocabulary.words if w.isalpha() and len(w) > 4]
-    return list(words) or long_ones[5:65:5]
+    known = [word for word in corpus.vocabulary.words if word != UNKNOWN]
+    long_ones = [word for word in known if word.isalpha() and len(word) > 4]
+    return list(words) or long_ones[5:65:5] or known[:12]
 
 
 def show_features(
@@ -212,7 +220,7 @@ def show_text(folder: pathlib.Path, corpus: Corpus, network: TrainedNetwork, see
     start = corpus.spans["test"][0]
     prompt_1L = corpus.tokens[None, start : start + network.config.order - 1]
     unknown = corpus.vocabulary.unknown
-    texts = []
+    texts = [f"[the text before] {readable(corpus.vocabulary.decode(prompt_1L[0]))}"]
     for name, options in SAMPLING.items():
         write = make_generator(
             network.config.make_model(),
@@ -221,7 +229,7 @@ def show_text(folder: pathlib.Path, corpus: Corpus, network: TrainedNetwork, see
             forbid=() if unknown is None else (unknown,),
             **options,
         )
-        ids = [*prompt_1L[0], *write(prompt_1L, jax.random.key(seed))[0]]
+        ids = write(prompt_1L, jax.random.key(seed))[0]
         texts.append(f"[{name}]\n{readable(corpus.vocabulary.decode(ids))}")
     report("\n" + "\n\n".join(texts))
     write_text(folder / "generated.txt", "\n\n".join(texts))

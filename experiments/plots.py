@@ -67,6 +67,7 @@ def plot_words(
     axes.set_xlim(low_2[0] - margin_2[0], high_2[0] + margin_2[0])
     axes.set_ylim(low_2[1] - margin_2[1], high_2[1] + margin_2[1])
     axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     figure.canvas.draw()
     taken: list[Any] = []
     frame = axes.get_window_extent()
@@ -111,10 +112,11 @@ def plot_weights(
     axes.set(
         xlabel="occurrences of the two words before, in training (above: share of test words)",
         ylabel="weight",
-        ylim=(0, 1.06),
+        ylim=(0, 1.2),
+        yticks=np.linspace(0, 1, 6),
     )
     axes.set_xticks(place_C, frequencies)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper center", ncols=len(weights), frameon=False)
     _save(figure, path)
 
 

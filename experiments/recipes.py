@@ -16,10 +16,6 @@ from jaxgen.training.optimizers import ScheduleName
 METRIC = "validation/perplexity"
 """The figure that says which parameters of a run are the best."""
 
-OUTPUT_BLOCKS = 8
-"""Output units are cut in so many blocks at least, whatever the mesh: a run goes on, and its
-checkpoints open, wherever the size of the axis ``model`` divides it."""
-
 _MOST_STEPS_PER_CALL = 16
 _CALLS_PER_EVALUATION = 4
 
@@ -165,8 +161,7 @@ class NetworkFlags:
     direct: bool = False
     dropout: float = 0.0
 
-    def config(self, vocabulary_size: int, **changes: Any) -> NPLMConfig:
-        """The configuration for a vocabulary, laid out for the mesh that is set."""
-        options = {**dataclasses.asdict(self), **changes}
-        blocks = math.lcm(OUTPUT_BLOCKS, current_mesh().shape[MODEL])
-        return NPLMConfig(vocabulary_size, output_blocks=blocks, **options)
+    def config(self, vocabulary_size: int) -> NPLMConfig:
+        """The configuration for a vocabulary, its output units in blocks for the current mesh."""
+        blocks = current_mesh().shape[MODEL]
+        return NPLMConfig(vocabulary_size, output_blocks=blocks, **dataclasses.asdict(self))
