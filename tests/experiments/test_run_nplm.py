@@ -21,7 +21,7 @@ from jaxgen.training import load_model, read_records
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = [
     *("--order", "4", "--features", "12", "--hidden", "16", "--kneser-ney-order", "3"),
-    *("--batch-size", "64", "--epochs", "5"),
+    *("--batch-size", "64", "--epochs", "3"),
 ]
 MODELS = ("interpolated trigram", "Kneser-Ney", "network", "mixture")
 PICTURES = ("curves.png", "weights.png", "word_map.png", "word_map_2d.png")
