@@ -226,3 +226,26 @@ def test_a_program_fails_with_one_line_and_writes_nothing(tmp_path):
         assert finished.stderr.count("\n") == 1
         assert finished.stdout == ""
     assert not any(tmp_path.iterdir())
+
+
+def test_sigterm_ends_with_143_and_no_traceback(tmp_path):
+    program = tmp_path / "waiting.py"
+    program.write_text(
+        "import time\n"
+        "from experiments.launch import ExperimentConfig, report, run\n"
+        "def main(config):\n"
+        "    report('ready')\n"
+        "    time.sleep(60)\n"
+        "run(main, ExperimentConfig)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (128 + signal.SIGTERM, "")
