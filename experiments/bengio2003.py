@@ -183,6 +183,7 @@ class Rows:
             self.folder / row.name,
             flags.chosen(),
             seed=self.config.seed,
+            tensorboard=self.config.launch.tensorboard,
         )
         started = time.monotonic()
         probabilities = model_probabilities(

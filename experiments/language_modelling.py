@@ -96,6 +96,7 @@ def train_network(
     *,
     seed: int = 0,
     local_steps: int | None = None,
+    tensorboard: bool = False,
     progress: bool = True,
 ) -> TrainedNetwork:
     """Trains a network on the corpus's training part, or goes on where `folder` has a run of it.
@@ -112,6 +113,7 @@ def train_network(
       seed: of the parameters, the order of the examples, and dropout.
       local_steps: k, the updates that each data shard makes on its own before all are averaged
         (`jaxgen.training.local_steps`); None: the shards average every gradient.
+      tensorboard: whether to write event files too.
       progress: whether to show a bar.
 
     Raises:
@@ -143,7 +145,7 @@ def train_network(
             ready.loop,
             evaluate=evaluate,
             checkpoints=checkpoints,
-            log=MetricsLog(folder),
+            log=MetricsLog(folder, tensorboard),
             progress=progress,
             padding=Padding(state_axes(ready.layout, ready.tx), true_sizes),
         )

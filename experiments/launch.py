@@ -55,6 +55,7 @@ class LaunchConfig:
       coordinator: HOST:PORT of process 0 of several; "auto" asks the cluster (TPU pod, Slurm).
       num_processes: how many processes run together.
       process_id: which of them this is, from 0.
+      tensorboard: write event files for TensorBoard beside every ``metrics.jsonl``.
     """
 
     workdir: str = "runs/experiment"
@@ -63,6 +64,7 @@ class LaunchConfig:
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.devices < 0:

@@ -113,7 +113,15 @@ def train(
     """Trains with one k, None for the synchronous run; also its validation curve."""
     name = f"k{k}" if k else "synchronous"
     report(f"training: {name}")
-    network = train_network(model, corpus, folder / name, recipe, seed=config.seed, local_steps=k)
+    network = train_network(
+        model,
+        corpus,
+        folder / name,
+        recipe,
+        seed=config.seed,
+        tensorboard=config.launch.tensorboard,
+        local_steps=k,
+    )
     figures = perplexities(model_probabilities(network.model, corpus, model.order, HELD_OUT))
     ready = prepare_training(model, corpus, recipe, seed=config.seed, local_steps=k)
     return (

@@ -109,7 +109,9 @@ def main(config: Config) -> dict[str, Any]:
     report(describe(corpus))
     by_model = rival_probabilities(corpus, counts, config.kneser_ney_order, order)
     report(f"training the network: {model.parameter_count:,} parameters")
-    network = train_network(model, corpus, folder, recipe, seed=config.seed)
+    network = train_network(
+        model, corpus, folder, recipe, seed=config.seed, tensorboard=config.launch.tensorboard
+    )
     by_model[NETWORK] = model_probabilities(network.model, corpus, order, name=NETWORK)
     by_model[MIXTURE] = mixture(folder, corpus, counts.up_to(3), by_model, order)
     figures = {name: perplexities(by_part) for name, by_part in by_model.items()}
@@ -245,6 +247,7 @@ def show_plane(config: Config, folder: pathlib.Path, corpus: Corpus) -> None:
         folder / "plane",
         config.training.chosen(),
         seed=config.seed,
+        tensorboard=config.launch.tensorboard,
     )
     draw_words(folder / "word_map_2d.png", corpus, features_of(network))
 
