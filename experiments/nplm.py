@@ -15,6 +15,7 @@ what it has learnt: neighbours of words, maps of the words, generated text. In t
   features.txt       word features as word2vec text
   neighbours.txt     nearest words
   generated.txt      text written by the network
+  probabilities/     those of every word by the models, kept for a second start
   checkpoints/       the network (jaxgen.training.load_model opens it)
 """
 
@@ -42,13 +43,13 @@ from experiments.language_modelling import (
     train_network,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import format_table, write_text
+from experiments.output import cached_arrays, format_table, write_text
 from experiments.plots import plot_perplexity, plot_weights, plot_words
 from experiments.recipes import METRIC, NetworkFlags, RecipeFlags
 from jaxgen.data import UNKNOWN, Corpus, load_corpus
 from jaxgen.errors import InputError
 from jaxgen.interop.word_vectors import write_word_vectors
-from jaxgen.lm import windows
+from jaxgen.lm import LanguageModel, windows
 from jaxgen.lm.features import neighbours, word_features, word_map
 from jaxgen.lm.generate import make_generator
 from jaxgen.lm.ngram import NgramCounts, count_ngrams, fit_interpolated, fit_kneser_ney
@@ -104,15 +105,24 @@ def main(config: Config) -> dict[str, Any]:
     counts = count_ngrams(
         corpus.split("train"), max(3, config.kneser_ney_order), len(corpus.vocabulary)
     )
+    rivals = {
+        TRIGRAM: fit_interpolated(counts.up_to(3), corpus.tokens, *corpus.spans["validation"]),
+        KNESER_NEY: fit_kneser_ney(counts.up_to(config.kneser_ney_order)),
+    }
     plan_batches(order, corpus, recipe)
     folder = open_workdir(config)
     report(describe(corpus))
-    by_model = rival_probabilities(corpus, counts, config.kneser_ney_order, order)
+
+    def probabilities(name: str, model: LanguageModel) -> dict[str, Float64[np.ndarray, "N"]]:
+        path = folder / "probabilities" / f"{name}.npz"
+        return cached_arrays(path, lambda: model_probabilities(model, corpus, order, name=name))
+
+    by_model = {name: probabilities(name, rival) for name, rival in rivals.items()}
     report(f"training the network: {model.parameter_count:,} parameters")
     network = train_network(
         model, corpus, folder, recipe, seed=config.seed, tensorboard=config.launch.tensorboard
     )
-    by_model[NETWORK] = model_probabilities(network.model, corpus, order, name=NETWORK)
+    by_model[NETWORK] = probabilities(NETWORK, network.model)
     by_model[MIXTURE] = mixture(folder, corpus, counts.up_to(3), by_model, order)
     figures = {name: perplexities(by_part) for name, by_part in by_model.items()}
     table = format_table(("model", *PARTS), [(n, *figures[n].values()) for n in figures])
@@ -133,19 +143,6 @@ def main(config: Config) -> dict[str, Any]:
         "updates": network.steps,
         "best update": network.best_step,
         "training seconds": network.seconds,
-    }
-
-
-def rival_probabilities(
-    corpus: Corpus, counts: NgramCounts, kneser_ney_order: int, order: int
-) -> dict[str, dict[str, Float64[np.ndarray, "N"]]]:
-    """By n-gram model and part, the probabilities of the words (`evaluated_span` of `order`)."""
-    models = {
-        TRIGRAM: fit_interpolated(counts.up_to(3), corpus.tokens, *corpus.spans["validation"]),
-        KNESER_NEY: fit_kneser_ney(counts.up_to(kneser_ney_order)),
-    }
-    return {
-        name: model_probabilities(model, corpus, order, name=name) for name, model in models.items()
     }
 
 
