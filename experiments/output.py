@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -81,7 +82,12 @@ def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 def progress_bar(
     name: str, unit: str, total: int | None = None
 ) -> Iterator[Callable[[int], object]]:
-    """A bar on the main process, which goes when it is done; ``advance(count)``."""
-    silent = not is_main_process()
-    with tqdm(desc=name, unit=unit, total=total, leave=False, disable=silent) as bar:
+    """A bar on the main process, which goes when it is done; ``advance(count)``.
+
+    In a log file, a line every ten seconds.
+    """
+    silent, seconds = not is_main_process(), 0.1 if sys.stderr.isatty() else 10
+    with tqdm(
+        desc=name, unit=unit, total=total, leave=False, disable=silent, mininterval=seconds
+    ) as bar:
         yield bar.update

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -363,14 +364,20 @@ def _signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _bar(show: bool, done: int, total: int) -> Iterator[Callable[[int, Record], None]]:
-    """A progress bar on the main process, as a function ``advance(steps, last record)``."""
+    """A progress bar on the main process, as a function ``advance(steps, last record)``.
+
+    In a log file, a line every ten seconds.
+    """
     if not (show and is_main_process()):
         yield lambda count, record: None
         return
     from tqdm.auto import tqdm
 
     losses: Record = {}
-    with tqdm(total=total, initial=done, unit="step", dynamic_ncols=True) as bar:
+    seconds = 0.1 if sys.stderr.isatty() else 10
+    with tqdm(
+        total=total, initial=done, unit="step", dynamic_ncols=True, mininterval=seconds
+    ) as bar:
 
         def advance(count: int, record: Record) -> None:
             losses.update({name: x for name, x in record.items() if name.endswith("loss")})
