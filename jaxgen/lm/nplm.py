@@ -240,7 +240,9 @@ class NPLM(nn.Module):
 def is_weight(path: str) -> bool:
     """Whether weight decay applies to a parameter: to weights and C, never to biases (section 3).
 
+    True for all networks of this package, which keep the paper's names; v is the energy network's.
+
     Args:
       path: names down to the parameter, joined by "/" ("context/C").
     """
-    return path.rsplit("/", 1)[-1] in {"C", "H", "U", "W"}
+    return path.rsplit("/", 1)[-1] in {"C", "H", "U", "W", "v"}

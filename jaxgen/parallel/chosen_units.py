@@ -80,6 +80,49 @@ def chosen_logits(
     )(*arguments)
 
 
+def chosen_rows(table_VD: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
+    """Rows of a table that lies over ``model`` as output units do, differentiable in the table.
+
+    Each device supplies the rows that it owns; their sum travels along ``model``, D numbers for
+    each id, and nothing in the backward pass.
+
+    Args:
+      table_VD: the table; the devices along ``model`` divide V.
+      ids: rows in [0, V), [B, ...].
+
+    Returns:
+      [B, ..., D] in the table's type.
+
+    Raises:
+      InputError: if the devices along ``model`` do not divide V.
+    """
+    axes = MeshAxes.current(ids.shape[0])
+    if table_VD.shape[0] % axes.blocks:
+        raise InputError(
+            f"table of shape {table_VD.shape} cannot be cut into {axes.blocks} equal blocks "
+            "along `model`"
+        )
+
+    def on_device(table_VD, ids):
+        if not axes.model:
+            return table_VD[ids]
+        local = ids - jax.lax.axis_index(axes.model) * table_VD.shape[0]
+        mine = (local >= 0) & (local < table_VD.shape[0])
+        rows = jnp.take(table_VD, local, axis=0, mode="clip")
+        return jax.lax.psum(jnp.where(mine[..., None], rows, 0), axes.model)
+
+    if not axes.names:
+        return on_device(table_VD, ids)
+    by_example = "B" + "K" * (ids.ndim - 1)
+    return jax.shard_map(
+        on_device,
+        mesh=axes.mesh,
+        in_specs=(axes.spec("VD"), axes.spec(by_example)),
+        out_specs=axes.spec(by_example + "D"),
+        axis_names=axes.names,
+    )(table_VD, ids)
+
+
 def _logits(hidden, kernels, bias, ids, unit_axis: int) -> Float[Array, "B K"]:
     """What one device computes; ids of other devices' units are clipped, their logits unused."""
     per_example = "B" if ids.ndim == 2 else ""

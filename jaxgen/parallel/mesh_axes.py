@@ -58,6 +58,15 @@ class MeshAxes:
         axes = {"B": self.batch or None, "V": self.model}
         return P(*(axes.get(letter) for letter in dimensions))
 
+    def vary(self, tree: Any, *, model: bool = False, batch: bool = False) -> Any:
+        """Marks what is the same along ``model``, or for all examples, as a device's own.
+
+        The transpose is a sum over those devices: gradients are summed where this is said.
+        """
+        along_model = (self.model,) if model and self.model else ()
+        axes = (*along_model, *(self.batch if batch else ()))
+        return jax.lax.pcast(tree, axes, to="varying") if axes else tree
+
     def as_varying(self, x: Array) -> Array:
         """Marks a constant as differing between devices, as sums over their examples will."""
         axes = (*self.outer, *self.batch, *([self.model] if self.model else []))

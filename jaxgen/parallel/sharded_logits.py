@@ -346,8 +346,17 @@ def on_blocks(
     axes = MeshAxes.current(logits.count)
     extra = () if settings is None else (settings,)
 
+    def vary_units(x: Array, letters: str) -> Array:
+        return axes.vary(x, batch="B" not in letters)
+
     def on_device(examples, units, shared, batched, extra):
-        part = dataclasses.replace(logits, examples=examples, units=units, shared=shared)
+        # Said once and outside of any loop, so that gradients are summed over devices once, too.
+        part = dataclasses.replace(
+            logits,
+            examples=axes.vary(examples, model=True),
+            units=jax.tree.map(vary_units, units, logits.letters),
+            shared=axes.vary(shared, model=True, batch=True),
+        )
         return body(LogitBlock(axes, part), *batched, *extra)
 
     arguments = logits.examples, logits.units, logits.shared, batched, extra

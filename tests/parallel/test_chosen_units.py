@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import communication, make_mesh, output_units
-from jaxgen.parallel.chosen_units import chosen_logits
+from jaxgen.parallel.chosen_units import chosen_logits, chosen_rows
 from jaxgen.parallel.output_units import Units
 
 MESHES = ["data=8", "model=8", "data=2,model=4", "data=2,fsdp=2,model=2"]
@@ -137,3 +137,26 @@ def test_sampling_from_logits_draws_what_sampling_from_units_draws(settings):
     with on_mesh("data=2,model=4"):
         for sharded in draw_three_times(hidden, *units[:2]):
             np.testing.assert_array_equal(sharded, expected)
+
+
+@ON_MESHES
+def test_rows_of_a_table_and_their_gradient(mesh):
+    """Rows of a sharded table are those of the table, and what flows back adds up by row."""
+    table, ids = normal(0, 24, 5), np.random.default_rng(1).integers(0, 24, (16, 3))
+    cotangent = normal(2, 16, 3, 5)
+    expected = np.zeros((24, 5))
+    np.add.at(expected, ids, cotangent)
+
+    def function(table, ids):
+        rows, pull_back = jax.vjp(lambda table: chosen_rows(table, ids), table)
+        return rows, pull_back(jnp.asarray(cotangent))[0]
+
+    with on_mesh(mesh):
+        rows, gradient = jax.jit(function)(jnp.asarray(table), jnp.asarray(ids))
+    assert np.array_equal(rows, table[ids])
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_tables_that_do_not_divide_are_refused():
+    with on_mesh("data=2,model=4"), pytest.raises(InputError, match=r"\(26, 5\) cannot be cut"):
+        chosen_rows(normal(0, 26, 5), jnp.zeros((8, 3), jnp.int32))
