@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from class_grammar import grammar, trained_params
 from flax import linen as nn
 
 from jaxgen.errors import InputError
@@ -251,39 +251,11 @@ def test_predictions_on_a_mesh():
     )
 
 
-def grammar(length, seed):
-    """A text of six classes of five words and P(word) at each position from the third on.
-
-    A class depends on the two classes before, a word is any of its class.
-    """
-    rng = np.random.default_rng(seed)
-    rows = np.random.default_rng(99).dirichlet(np.full(6, 0.3), size=(6, 6))
-    classes = [0, 1]
-    for _ in range(length - 2):
-        classes.append(rng.choice(6, p=rows[classes[-2], classes[-1]]))
-    classes = np.array(classes)
-    text = (5 * classes + rng.integers(0, 5, length)).astype(np.int32)
-    return text, rows[classes[:-2], classes[1:-1], classes[2:]] / 5
-
-
-def trained_perplexity(config, text, held_out, steps=1000):
-    model, tx = config.make_model(), optax.adam(1e-2)
-    params = nn.meta.unbox(model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
-    windows = np.lib.stride_tricks.sliding_window_view(text, 3)
-
-    def step(carry, batch):
-        params, state = carry
-        loss_of = lambda p: model.apply({"params": p}, batch[:, :2], batch[:, 2], method="loss")  # noqa: E731
-        gradients, _ = jax.grad(loss_of, has_aux=True)(params)
-        updates, state = tx.update(gradients, state, params)
-        return (optax.apply_updates(params, updates), state), ()
-
-    rows = np.random.default_rng(0).integers(0, len(windows), (steps, 128))
-    (params, _), _ = jax.jit(lambda c, b: jax.lax.scan(step, c, b))(
-        (params, tx.init(params)), windows[rows]
-    )
-    test = np.lib.stride_tricks.sliding_window_view(held_out, 3)
-    p_N = NetworkModel(model, params).probabilities(test[:, :2], test[:, 2])
+def trained_perplexity(config, text, held_out):
+    windows_of = lambda tokens: np.lib.stride_tricks.sliding_window_view(tokens, 3)  # noqa: E731
+    params = trained_params(config, windows_of(text))
+    test = windows_of(held_out)
+    p_N = NetworkModel(config.make_model(), params).probabilities(test[:, :2], test[:, 2])
     return np.exp(-np.log(p_N).mean())
 
 
