@@ -8,6 +8,11 @@ averages nothing travels along ``data``. This trains the same network with sever
 batches and for as many updates, beside the synchronous run that averages every gradient, and shows
 the validation perplexity that each reaches and the bytes that each sends.
 
+The optimiser is plain gradient descent as in the paper, with which k = 1 is the synchronous run.
+With Adagrad each shard accumulates squares of gradients of its own small batch, R times as large
+where noise prevails, R being the number of shards: its local runs get the learning rate times
+sqrt(R). (Without, they end 16 % higher in perplexity on the built-in text with R = 4, whatever k.)
+
 In the working folder: table.md, metrics.json, local_steps.png, and a folder for each run.
 """
 
@@ -16,7 +21,7 @@ import math
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -35,13 +40,14 @@ from experiments.output import (
     format_table,
     write_text,
 )
-from experiments.plots import Curve, plot_perplexity
-from experiments.recipes import METRIC, NetworkFlags, Recipe, RecipeFlags
+from experiments.plots import Curve, plot_cost
+from experiments.recipes import METRIC, MODERN, MOST_STEPS_PER_CALL, NetworkFlags, Recipe
 from jaxgen.axes import DATA
 from jaxgen.data import Corpus, load_corpus
 from jaxgen.errors import InputError
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.parallel import communication, current_mesh, put_batch
+from jaxgen.training import OptimizerConfig
 
 HELD_OUT = ("validation", "test")
 SYNCHRONOUS = "every gradient"
@@ -56,15 +62,21 @@ class Config(ExperimentConfig):
       launch: where to run and on what.
       corpus: "builtin", "tfds:NAME", or a path to a text.
       steps: the values of k, steps between two averages.
+      optimizer: plain gradient descent, or the modern recipe's Adagrad.
+      learning_rate: the highest one; None: 4 for gradient descent, the recipe's for Adagrad.
+      batch_size: examples per update, over all shards.
+      epochs: passes over the training part.
       network: the network.
-      training: how it is trained.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/local_steps", devices=4)
     corpus: str = "builtin"
     steps: tuple[int, ...] = (1, 4, 16, 64)
+    optimizer: Literal["sgd", "adagrad"] = "sgd"
+    learning_rate: float | None = None
+    batch_size: int = 256
+    epochs: float = 10
     network: NetworkFlags = NetworkFlags()
-    training: RecipeFlags = RecipeFlags(epochs=8)
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -73,9 +85,9 @@ def main(config: Config) -> dict[str, Any]:
         raise InputError(f"steps is {config.steps}, expected numbers of 1 or more")
     corpus = load_corpus(config.corpus)
     model = config.network.config(len(corpus.vocabulary))
-    recipe = whole_rounds(config, corpus)
-    folder = open_workdir(config)
     shards = current_mesh().shape[DATA]
+    recipe = make_recipe(config, corpus)
+    folder = open_workdir(config)
     report(f"{describe(corpus)}\n{shards} data shards of {recipe.batch_size // shards} examples")
     results = {
         f"k = {k}" if k else SYNCHRONOUS: train(config, corpus, model, recipe, folder, k)
@@ -113,6 +125,8 @@ def train(
     """Trains with one k, None for the synchronous run; also its validation curve."""
     name = f"k{k}" if k else "synchronous"
     report(f"training: {name}")
+    if k and config.optimizer == "adagrad":
+        recipe = faster(recipe, math.sqrt(current_mesh().shape[DATA]))
     network = train_network(
         model,
         corpus,
@@ -156,21 +170,36 @@ def show(folder: pathlib.Path, results: Mapping[str, tuple[Result, Curve]], shar
     table = format_table(header, rows)
     report(f"\n{table}")
     write_text(folder / "table.md", table)
-    plot_perplexity(
+    plot_cost(
         folder / "local_steps.png",
         {name: curve for name, (_, curve) in results.items()},
-        {},
+        SYNCHRONOUS,
         f"Validation perplexity where {shards} data shards average every k updates",
     )
 
 
-def whole_rounds(config: Config, corpus: Corpus) -> Recipe:
-    """The recipe for a number of updates that every k divides, so that all runs have as many."""
-    recipe = config.training.chosen()
+def make_recipe(config: Config, corpus: Corpus) -> Recipe:
+    """The recipe for as many updates, looked at as often, as all runs can make in whole calls."""
+    recipe = dataclasses.replace(MODERN, batch_size=config.batch_size, epochs=config.epochs)
+    if config.optimizer == "sgd":
+        recipe = dataclasses.replace(recipe, optimizer=OptimizerConfig("sgd", learning_rate=4.0))
+    if config.learning_rate is not None:
+        recipe = faster(recipe, config.learning_rate / recipe.optimizer.learning_rate)
     per_epoch = plan_batches(config.network.order, corpus, recipe).steps_per_epoch
-    unit = math.lcm(*config.steps)
-    rounds = max(1, round(recipe.epochs * per_epoch / unit))
-    return dataclasses.replace(recipe, epochs=rounds * unit / per_epoch)
+    unit = math.lcm(MOST_STEPS_PER_CALL, *config.steps)
+    updates = unit * max(1, round(recipe.epochs * per_epoch / unit))
+    between = unit * max(1, round(per_epoch / recipe.evaluations_per_epoch / unit))
+    return dataclasses.replace(
+        recipe, epochs=updates / per_epoch, evaluations_per_epoch=per_epoch / between
+    )
+
+
+def faster(recipe: Recipe, factor: float) -> Recipe:
+    """The recipe with its learning rate multiplied."""
+    rate = recipe.optimizer.learning_rate * factor
+    return dataclasses.replace(
+        recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=rate)
+    )
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Config(ExperimentConfig):
     corpus: str = "builtin"
     kneser_ney_order: int = 5
     words: tuple[str, ...] = ()
-    network: NetworkFlags = NetworkFlags(features=60, hidden=200, dropout=0.3)
+    network: NetworkFlags = NetworkFlags(features=100, hidden=300, dropout=0.4)
     training: RecipeFlags = RecipeFlags(epochs=12)
 
     def __post_init__(self) -> None:

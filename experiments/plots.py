@@ -46,6 +46,32 @@ def plot_perplexity(
     _save(figure, path)
 
 
+def plot_cost(path: pathlib.Path, curves: Mapping[str, Curve], reference: str, title: str) -> None:
+    """Perplexities over training, and below how far each is above one of them, in percent.
+
+    Args:
+      path: the PNG.
+      curves: name -> updates and perplexities, all at the same updates.
+      reference: the name of the one that the others are compared with.
+      title: what is shown.
+    """
+    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    figure.suptitle(title)
+    _, compared_with = curves[reference]
+    for (name, (x, y)), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
+        above.plot(x, y, label=name, color=colour, marker="o", markersize=3)
+        cost = 100 * (np.array(y) / compared_with - 1)
+        below.plot(x, cost, color=colour, marker="o", markersize=3)
+    above.set(ylabel="perplexity", yscale="log")
+    _set_perplexity_ticks(above, [y for _, ys in curves.values() for y in ys])
+    above.legend(frameon=False)
+    below.set(xlabel="updates", ylabel=f"% above: {reference}")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def plot_words(
     path: pathlib.Path,
     words: Sequence[str],

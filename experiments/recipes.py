@@ -16,7 +16,7 @@ from jaxgen.training.optimizers import ScheduleName
 METRIC = "validation/perplexity"
 """The figure that says which parameters of a run are the best."""
 
-_MOST_STEPS_PER_CALL = 16
+MOST_STEPS_PER_CALL = 16
 _CALLS_PER_EVALUATION = 4
 
 
@@ -45,7 +45,7 @@ class Recipe:
     batch_size: int
     epochs: float
     per_example: bool = False
-    evaluations_per_epoch: int = 2
+    evaluations_per_epoch: float = 2
     patience: int | None = None
     unigram_bias: bool = True
 
@@ -66,10 +66,11 @@ class Recipe:
         )
 
     def loop_for(self, steps_per_epoch: int, per_call: int | None = None) -> LoopConfig:
-        """Steps and intervals, in whole calls of `per_call` steps (None chooses)."""
+        """Steps and intervals, in whole calls of `per_call` steps (None: a power of two)."""
         between = max(1, round(steps_per_epoch / self.evaluations_per_epoch))
         if per_call is None:
-            per_call = min(_MOST_STEPS_PER_CALL, max(1, between // _CALLS_PER_EVALUATION))
+            per_call = min(MOST_STEPS_PER_CALL, max(1, between // _CALLS_PER_EVALUATION))
+            per_call = 1 << (per_call.bit_length() - 1)
         calls = max(1, round(between / per_call))
         return LoopConfig(
             steps=per_call * max(1, round(self.epochs * steps_per_epoch / per_call)),

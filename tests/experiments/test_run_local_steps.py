@@ -8,8 +8,8 @@ from random_text import write_text
 
 from experiments.language_modelling import plan_batches
 from experiments.launch import LaunchConfig
-from experiments.local_steps import Config, main, whole_rounds
-from experiments.recipes import NetworkFlags, RecipeFlags
+from experiments.local_steps import Config, main, make_recipe
+from experiments.recipes import NetworkFlags
 from jaxgen.data import load_corpus
 from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
@@ -28,7 +28,9 @@ def config(tmp_path):
         corpus=str(write_text(tmp_path / "text.txt", 200)),
         steps=(1, 4),
         network=NetworkFlags(order=3, features=6, hidden=8),
-        training=RecipeFlags(batch_size=32, epochs=1),
+        optimizer="adagrad",
+        batch_size=32,
+        epochs=1,
     )
 
 
@@ -54,13 +56,30 @@ def test_fewer_averages_send_fewer_bytes(config, tmp_path, four_shards):
 def test_every_run_makes_as_many_updates(config, four_shards):
     corpus = load_corpus(config.corpus)
     config = dataclasses.replace(config, steps=(3, 4, 8))
-    recipe = whole_rounds(config, corpus)
+    recipe = make_recipe(config, corpus)
     per_epoch = plan_batches(3, corpus, recipe).steps_per_epoch
-    steps = {recipe.loop_for(per_epoch, k).steps for k in (3, 4, 8)}
-    assert steps == {max(1, round(per_epoch / 24)) * 24}
+    loops = [recipe.loop_for(per_epoch, k) for k in (3, 4, 8, None)]
+    assert {loop.steps for loop in loops} == {max(1, round(per_epoch / 48)) * 48}
+    assert {loop.evaluate_every for loop in loops} == {48}
 
 
 def test_bad_steps_are_refused(config, tmp_path, four_shards):
     with pytest.raises(InputError, match=r"steps is \(4, 0\), expected numbers of 1 or more"):
         main(dataclasses.replace(config, steps=(4, 0)))
     assert not (tmp_path / "run").exists()
+
+
+def test_one_local_step_is_the_synchronous_run_with_plain_gradients(config, four_shards):
+    figures = main(dataclasses.replace(config, optimizer="sgd", steps=(1,)))
+    for part in ("validation", "test"):
+        expected = figures["every gradient"][part]
+        assert figures["k = 1"][part] == pytest.approx(expected, rel=1e-5)
+
+
+def test_learning_rates(config, four_shards):
+    corpus = load_corpus(config.corpus)
+    recipe = make_recipe(dataclasses.replace(config, learning_rate=0.25), corpus)
+    assert recipe.optimizer.learning_rate == pytest.approx(0.25)
+    assert make_recipe(config, corpus).optimizer.learning_rate == 0.05
+    plain = make_recipe(dataclasses.replace(config, optimizer="sgd"), corpus)
+    assert (plain.optimizer.name, plain.optimizer.learning_rate) == ("sgd", 4.0)
