@@ -50,7 +50,7 @@ from jaxgen.data import UNKNOWN, Corpus, load_corpus
 from jaxgen.errors import InputError
 from jaxgen.interop.word_vectors import write_word_vectors
 from jaxgen.lm import LanguageModel, windows
-from jaxgen.lm.features import neighbours, word_features, word_map
+from jaxgen.lm.features import nearest_words, word_features, word_map
 from jaxgen.lm.generate import make_generator
 from jaxgen.lm.ngram import NgramCounts, count_ngrams, fit_interpolated, fit_kneser_ney
 from jaxgen.parallel import current_mesh, is_main_process, replicated
@@ -59,6 +59,8 @@ TRIGRAM, KNESER_NEY = "interpolated trigram", "Kneser-Ney"
 NETWORK, MIXTURE = "network", "mixture"
 
 NEIGHBOURS, MAPPED_WORDS, WRITTEN_WORDS = 8, 400, 100
+LEARNT_FREQUENCY = 10
+"""How often a word must occur to be shown as a neighbour: rare words have learnt little."""
 
 SAMPLING: dict[str, dict[str, Any]] = {
     "temperature 1": {},
@@ -179,7 +181,7 @@ def curves(network: TrainedNetwork) -> dict[str, tuple[list[int], list[float]]]:
     """Training and validation perplexity by update."""
     steps, losses = network.curve("train/loss")
     perplexity = [math.exp(min(loss, 100)) for loss in losses]
-    return {"training": (steps, perplexity), "validation": network.curve(METRIC)}
+    return {"training batches": (steps, perplexity), "validation": network.curve(METRIC)}
 
 
 def chosen_words(corpus: Corpus, words: Sequence[str]) -> list[str]:
@@ -203,15 +205,29 @@ def show_features(
     vocabulary, features_VD = corpus.vocabulary, features_of(network)
     if is_main_process():
         write_word_vectors(folder / "features.txt", vocabulary.words, features_VD)
-    count = min(NEIGHBOURS, len(vocabulary) - 1)
-    _, ids_QK = neighbours(features_VD, vocabulary.encode(words), count)
     lines = [
-        f"{word}: {', '.join(vocabulary.decode(ids))}"
-        for word, ids in zip(words, ids_QK, strict=True)
+        f"{word}: {', '.join(near)}"
+        for word, near in zip(words, nearest(corpus, features_VD, words), strict=True)
     ]
     report("nearest words\n  " + "\n  ".join(lines))
     write_text(folder / "neighbours.txt", "\n".join(lines))
     draw_words(folder / "word_map.png", corpus, features_VD)
+
+
+def nearest(
+    corpus: Corpus, features_VD: Float[np.ndarray, "V D"], words: Sequence[str]
+) -> list[list[str]]:
+    """The nearest neighbours of words among those frequent enough to have learnt something."""
+    vocabulary = corpus.vocabulary
+    frequency_V = np.bincount(corpus.tokens, minlength=len(vocabulary))
+    known = max(int((frequency_V >= LEARNT_FREQUENCY).sum()), NEIGHBOURS + 1)
+    query_Q = vocabulary.encode(words)
+    count = min(NEIGHBOURS + 1, len(vocabulary))
+    _, ids_QK = nearest_words(features_VD[:known], features_VD[query_Q], count)
+    return [
+        vocabulary.decode([i for i in ids if i != query][:NEIGHBOURS])
+        for query, ids in zip(query_Q, ids_QK, strict=True)
+    ]
 
 
 def show_text(folder: pathlib.Path, corpus: Corpus, network: TrainedNetwork, seed: int) -> None:
@@ -269,7 +285,7 @@ def readable(words: Sequence[str]) -> str:
     """Words as text: paragraph marks become line breaks, signs join the word before."""
     text = " ".join("\n" if word in ("<p>", "<eos>") else word for word in words)
     text = re.sub(r" (?=[.,;:?!)\]])|(?<=[(\[]) ", "", text)
-    return re.sub(r" ?\n ?", "\n", text).strip()
+    return re.sub(r"\s*\n\s*", "\n", text).strip()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def plot_cost(path: pathlib.Path, curves: Mapping[str, Curve], reference: str, t
     above.set(ylabel="perplexity", yscale="log")
     _set_perplexity_ticks(above, [y for _, ys in curves.values() for y in ys])
     above.legend(frameon=False)
-    below.set(xlabel="updates", ylabel=f"% above: {reference}")
+    below.set(xlabel="updates", ylabel=f"% above '{reference}'")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
