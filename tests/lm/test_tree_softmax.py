@@ -78,6 +78,18 @@ def test_probabilities_match_a_walk_down_the_tree(changes):
     np.testing.assert_allclose(path, expected[np.arange(16), TARGETS], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("mesh", [None, "data=2,model=4"])
+def test_many_examples_descend_in_groups(mesh):
+    """192 examples are three groups of 64, with or without a mesh."""
+    config = make_config(output_blocks=4)
+    params = random_parameters(config)
+    contexts = np.random.default_rng(5).integers(0, V, (192, ORDER - 1)).astype(np.int32)
+    with jax.set_mesh(make_mesh(mesh or "data=1", None if mesh else jax.devices()[:1])):
+        found = apply(config, params, contexts)
+    expected = reference_log_probabilities(params, contexts)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_sums_to_one_with_extreme_logits_and_stays_finite():
     config = make_config()
     params = random_parameters(config, scale=30.0)
