@@ -92,8 +92,9 @@ class EnergyNPLM(nn.Module):
         rows = padded_units(c.vocabulary_size, c.output_blocks)
 
         def unpadded_normal(key, shape, dtype=jnp.float32):
-            # One draw for the true words whatever the padding, which stays zero.
-            table_VD = jax.random.normal(key, (c.vocabulary_size, c.features), dtype)
+            # One draw for the true words whatever the padding, which stays zero. It is small: rare
+            # words keep their start, which at standard deviation 1 costs a third in perplexity.
+            table_VD = 0.1 * jax.random.normal(key, (c.vocabulary_size, c.features), dtype)
             return jnp.pad(table_VD, ((0, shape[0] - c.vocabulary_size), (0, 0)))
 
         self.C = self.param("C", named(unpadded_normal, ("vocab", "embed")), (rows, c.features))
