@@ -51,7 +51,7 @@ def extend_vocabulary(
 
     Args:
       config: of the network.
-      params: its parameters, a plain tree.
+      params: its parameters, a plain tree of arrays that this process can read whole.
       contexts: for each new word the contexts before it, [N_j, n-1 or more] known ids with the
         nearest word last, N_j >= 1. The words get the ids V, V + 1, ... in this order.
 
@@ -91,7 +91,7 @@ def add_words(
 
     Args:
       config: of the network.
-      params: its parameters, a plain tree.
+      params: its parameters, a plain tree of arrays that this process can read whole.
       weights_JV: what each new word takes of each old one; rows sum to one.
 
     Returns:
