@@ -32,8 +32,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float64
 
+from benchmarks.softmax_report import CLOCKS, Point, plot, to_markdown, to_row
 from experiments.language_modelling import (
     make_batch,
     make_init,
@@ -59,7 +59,6 @@ from jaxgen.training.step import LossFn, compile_step, make_train_step, scan_ste
 CONTENDERS = ("full", "tree", "short list", "sampled 1", "sampled 2")
 FROM_FEATURES = "tree, features"
 INITIAL_ACCUMULATOR = 1e-3
-CLOCKS = ("wall", "processor")
 ALL = 0
 """The k of contenders that do not sample."""
 
@@ -104,19 +103,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of table and figure")
     parser.add_argument("--out", type=pathlib.Path, help="folder for .md, .json and .png")
     return parser.parse_args()
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """Where a contender stood after a stretch."""
-
-    updates: int
-    wall: float
-    processor: float
-    perplexity: float
-    samples: int
-    ess: float
-    exact: float
 
 
 @dataclasses.dataclass
@@ -180,88 +166,90 @@ class Setting:
     """What all contenders share."""
 
     corpus: Corpus
-    network: Mapping[str, Any]
-    steps: int
-    rate: float
-    span: tuple[int, int]
     arguments: argparse.Namespace
+    steps: int
 
-    @classmethod
-    def of(cls, corpus: Corpus, arguments: argparse.Namespace, steps: int) -> "Setting":
-        """The setting that the flags describe."""
-        start, stop = corpus.spans["validation"]
-        network = {
-            "vocabulary_size": len(corpus.vocabulary),
-            "order": arguments.order,
-            "features": arguments.features,
-            "hidden": arguments.hidden,
-        }
-        span = (start, min(stop, start + arguments.validation))
-        return cls(corpus, network, steps, arguments.learning_rate, span, arguments)
+    @property
+    def network(self) -> Mapping[str, int]:
+        """The options of every network."""
+        names = ("order", "features", "hidden")
+        options = {name: getattr(self.arguments, name) for name in names}
+        return {"vocabulary_size": len(self.corpus.vocabulary), **options}
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The validation positions that are looked at."""
+        start, stop = self.corpus.spans["validation"]
+        return start, min(stop, start + self.arguments.validation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What makes a contender: its model, the bias it starts from, and what some need besides."""
+
+    config: NPLMConfig
+    bias: np.ndarray
+    proposal: NgramProposal | None = None
+    tail_log_p: float = 0.0
 
 
 def build(name: str, setting: Setting, features_VF: np.ndarray | None = None) -> Contender:
     """A contender before its first update."""
-    start = time.perf_counter()
     makers = {
-        "full": make_full,
-        "short list": make_short_list,
-        "tree": lambda setting: make_tree(setting, tree_of_classes(setting)),
-        FROM_FEATURES: lambda setting: make_tree(setting, feature_tree(features_VF)),
-        "sampled 1": lambda setting: make_sampled(setting, 1),
-        "sampled 2": lambda setting: make_sampled(setting, 2),
+        "full": lambda: Parts(NPLMConfig(**setting.network), unigram_bias(setting.corpus)),
+        "short list": lambda: make_short_list(setting),
+        "tree": lambda: make_tree(setting, tree_of_classes(setting)),
+        FROM_FEATURES: lambda: make_tree(setting, feature_tree(features_VF)),
+        "sampled 1": lambda: make_sampled(setting, 1),
+        "sampled 2": lambda: make_sampled(setting, 2),
     }
     if name not in makers:
         raise SystemExit(f"contender {name!r}: expected one of {', '.join(makers)}")
-    config, bias, extra = makers[name](setting)
+    start = time.perf_counter()
+    parts = makers[name]()
     set_up = time.perf_counter() - start
     # Squares start above zero: else the first visit of a rare node or word is a step in full.
     optimizer = dataclasses.replace(
-        MODERN.optimizer, learning_rate=setting.rate, initial_accumulator=INITIAL_ACCUMULATOR
+        MODERN.optimizer,
+        learning_rate=setting.arguments.learning_rate,
+        initial_accumulator=INITIAL_ACCUMULATOR,
     )
     recipe = dataclasses.replace(MODERN, optimizer=optimizer)
     tx = make_optimizer(recipe.optimizer_for(setting.steps), lambda path, _: is_weight(path))
-    state, layout = create_state(make_init(config, bias), jax.random.key(0), tx=tx)
-    proposal = extra if isinstance(extra, NgramProposal) else None
-    tail_log_p = extra if isinstance(extra, float) else 0.0
-    sizes = None if proposal is None else sample_sizes(proposal, setting.arguments)
+    state, layout = create_state(make_init(parts.config, parts.bias), jax.random.key(0), tx=tx)
+    sizes = None if parts.proposal is None else sample_sizes(parts.proposal, setting.arguments)
 
     def compile_for(state: TrainState, batches: Any, samples: int) -> Callable:
-        loss_fn = make_loss(config, layout)
-        if sizes is not None:
-            loss_fn = make_sampled_loss(config, proposal, samples, sizes.target / 10)
+        loss_fn = make_loss(parts.config, layout)
+        if parts.proposal is not None:
+            loss_fn = make_sampled_loss(parts.config, parts.proposal, samples, sizes.target / 10)
         step = compile_step(scan_steps(make_train_step(loss_fn, tx)), state)
         return step.lower(state, batches, jax.random.key(0)).compile()
 
-    score = make_scorer(config, layout)
+    score = make_scorer(parts.config, layout)
 
     def perplexity(params: Any) -> float:
         mean = score(params, setting.corpus, setting.span).mean()
-        return float(np.exp(-mean - tail_log_p))
+        return float(np.exp(-mean - parts.tail_log_p))
 
     samples = ALL if sizes is None else sizes.sizes[0]
-    return Contender(name, config, set_up, state, compile_for, perplexity, sizes, samples)
+    return Contender(name, parts.config, set_up, state, compile_for, perplexity, sizes, samples)
 
 
-def make_full(setting: Setting) -> tuple:
-    return NPLMConfig(**setting.network), unigram_bias(setting.corpus), None
-
-
-def make_tree(setting: Setting, tree: BinaryTree) -> tuple:
+def make_tree(setting: Setting, tree: BinaryTree) -> Parts:
     config = TreeNPLMConfig(**setting.network, tree=TreeCode.of(tree))
-    return config, node_log_odds(tree, np.exp(unigram_bias(setting.corpus))), None
+    return Parts(config, node_log_odds(tree, np.exp(unigram_bias(setting.corpus))))
 
 
 def tree_of_classes(setting: Setting) -> BinaryTree:
-    size = setting.network["vocabulary_size"]
+    tokens, size = setting.corpus.split("train"), len(setting.corpus.vocabulary)
     classes = setting.arguments.classes or min(size // 4, 1000)
-    tokens = setting.corpus.split("train")
     return class_tree(tokens, exchange_clustering(tokens, size, classes).classes_V)
 
 
-def make_short_list(setting: Setting) -> tuple:
-    """The third element is the mean log-probability that the tail adds: it has no parameters."""
-    corpus, size = setting.corpus, setting.network["vocabulary_size"]
+def make_short_list(setting: Setting) -> Parts:
+    """The tail has no parameters: its mean log-probability is found once."""
+    corpus, size = setting.corpus, len(setting.corpus.vocabulary)
     short_list = setting.arguments.short_list or max(1, size // 8)
     tail = fit_kneser_ney(count_ngrams(corpus.split("train"), 3, size))
     start, stop = setting.span
@@ -271,14 +259,14 @@ def make_short_list(setting: Setting) -> tuple:
     log_p_V = unigram_bias(corpus)
     bias = np.append(log_p_V[:short_list], np.log(np.exp(log_p_V[short_list:]).sum()))
     config = ShortListConfig(**setting.network, short_list=short_list)
-    return config, bias, float(np.log(tail_N).sum() / len(targets))
+    return Parts(config, bias, tail_log_p=float(np.log(tail_N).sum() / len(targets)))
 
 
-def make_sampled(setting: Setting, order: int) -> tuple:
-    size = setting.network["vocabulary_size"]
-    proposal = make_proposal(count_ngrams(setting.corpus.split("train"), order, size))
+def make_sampled(setting: Setting, order: int) -> Parts:
+    counts = count_ngrams(setting.corpus.split("train"), order, len(setting.corpus.vocabulary))
+    proposal = make_proposal(counts)
     config = SampledNPLMConfig(**setting.network, proposal_order=order, proposal_bins=proposal.bins)
-    return config, unigram_bias(setting.corpus), proposal
+    return Parts(config, unigram_bias(setting.corpus), proposal)
 
 
 def sample_sizes(proposal: NgramProposal, arguments: argparse.Namespace) -> SampleSizes:
@@ -319,7 +307,7 @@ def run(corpus: Corpus, arguments: argparse.Namespace) -> list[Contender]:
     """All contenders in turn; the tree of learnt features afterwards, for it needs them."""
     plan = BatchPlan(*trainable_span(corpus.spans["train"], arguments.order), arguments.batch)
     stretch = max(1, round(arguments.epochs * plan.steps_per_epoch / arguments.rounds))
-    setting = Setting.of(corpus, arguments, steps=stretch * arguments.rounds)
+    setting = Setting(corpus, arguments, steps=stretch * arguments.rounds)
 
     def train(contenders: Sequence[Contender]) -> None:
         for number in range(arguments.rounds):
@@ -350,115 +338,25 @@ def progress_line(number: int, rounds: int, contenders: Sequence[Contender]) -> 
     return f"[{number}/{rounds}] " + "; ".join(standing)
 
 
-# Reporting.
-
-
 def to_report(
     corpus: Corpus, contenders: Sequence[Contender], arguments: argparse.Namespace
 ) -> dict:
     """Everything measured, and what it says, as JSON can hold it."""
-    best = {c.name: min(p.perplexity for p in c.curve) for c in contenders}
-    reference = next(c for c in contenders if c.name == "full")
-    targets = [best["full"] * (1 + within) for within in arguments.within]
-    rows = []
-    for c in contenders:
-        reached = [
-            {clock: time_to_reach(c.curve, target, clock) for clock in CLOCKS} for target in targets
-        ]
-        rows.append(
-            {
-                "name": c.name,
-                "outputs": c.config.outputs,
-                "parameters": c.config.parameter_count,
-                "set_up": c.set_up,
-                "best": best[c.name],
-                "ratio": best[c.name] / best["full"],
-                "milliseconds": {
-                    k: 1e3 * getattr(c.curve[-1], k) / c.curve[-1].updates for k in CLOCKS
-                },
-                "reached": reached,
-                "curve": [dataclasses.asdict(point) for point in c.curve],
-            }
-        )
+    full = next(c for c in contenders if c.name == "full")
+    best = min(point.perplexity for point in full.curve)
+    within = arguments.within
     return {
         "corpus": corpus.name,
         "vocabulary_size": len(corpus.vocabulary),
-        "arguments": {k: str(v) for k, v in vars(arguments).items()},
+        "arguments": {name: str(value) for name, value in vars(arguments).items()},
         "clock": arguments.clock,
-        "within": arguments.within,
-        "targets": targets,
-        "updates": reference.curve[-1].updates,
-        "rows": rows,
+        "within": within,
+        "targets": [best * (1 + share) for share in within],
+        "updates": full.curve[-1].updates,
+        "rows": [
+            to_row(c.name, c.config, c.set_up, c.curve, best, arguments.within) for c in contenders
+        ],
     }
-
-
-def time_to_reach(curve: Sequence[Point], target: float, clock: str) -> float | None:
-    """Seconds at which the perplexity first is at most the target, or None.
-
-    Between points, log-perplexity is taken as linear in time.
-    """
-    for before, after in zip([None, *curve], curve, strict=False):
-        if after.perplexity <= target:
-            if before is None:
-                return getattr(after, clock)
-            x: Float64[np.ndarray, "2"] = np.log([before.perplexity, after.perplexity])
-            share = (x[0] - np.log(target)) / (x[0] - x[1])
-            return getattr(before, clock) + share * (getattr(after, clock) - getattr(before, clock))
-    return None
-
-
-def to_markdown(report: dict) -> str:
-    """The table: cost of an update, best perplexity, time to come near the full softmax."""
-    clock = report["clock"]
-    near = [
-        f"{100 * w:g} % ({t:.1f})" for w, t in zip(report["within"], report["targets"], strict=True)
-    ]
-    header = ["", "outputs", "ms / update", "best perplexity", "against full", *near]
-    full = next(row for row in report["rows"] if row["name"] == "full")
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    for row in report["rows"]:
-        cells = [
-            row["name"],
-            f"{row['outputs']:,}",
-            f"{row['milliseconds'][clock]:.2f}",
-            f"{row['best']:.1f}",
-            f"{row['ratio']:.3f}",
-        ]
-        for mine, reference in zip(row["reached"], full["reached"], strict=True):
-            seconds = mine[clock]
-            cells.append(
-                "-" if seconds is None else f"{seconds:.1f} s ({reference[clock] / seconds:.1f}x)"
-            )
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"{report['corpus']}: |V| = {report['vocabulary_size']:,}; {report['updates']:,} updates "
-        f"each; {clock} seconds of updates alone. Set-up seconds: "
-        + ", ".join(f"{row['name']} {row['set_up']:.1f}" for row in report["rows"])
-        + ".",
-    ]
-    return "\n".join(lines)
-
-
-def plot(path: pathlib.Path, report: dict) -> None:
-    """Validation perplexity against seconds, both logarithmic."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for row in report["rows"]:
-        seconds = [point[report["clock"]] for point in row["curve"]]
-        perplexity = [point["perplexity"] for point in row["curve"]]
-        axes.plot(seconds, perplexity, marker="o", markersize=3, label=row["name"])
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel=f"{report['clock']} seconds of training",
-        ylabel="validation perplexity",
-        title=f"{report['corpus']}, |V| = {report['vocabulary_size']:,}",
-    )
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
