@@ -52,6 +52,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not (self.epochs > 0 and math.isfinite(self.epochs)):
             raise InputError(f"epochs is {self.epochs}, expected a number > 0")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(f"patience is {self.patience}, expected 1 or more")
 
     def optimizer_for(self, steps: int) -> OptimizerConfig:
         """The optimiser of a run of `steps` updates."""

@@ -71,6 +71,8 @@ def test_flags_override_the_recipe():
     assert RecipeFlags().chosen() == MODERN
     with pytest.raises(InputError, match="epochs is 0"):
         RecipeFlags(epochs=0).chosen()
+    with pytest.raises(InputError, match="patience is 0"):
+        RecipeFlags(patience=0).chosen()
 
 
 def test_the_papers_update_is_the_sum_over_the_batch(corpus, one_device):
