@@ -49,10 +49,12 @@ def chosen_logits(
       [B, K] float32.
 
     Raises:
-      InputError: shapes that do not fit each other.
+      InputError: shapes that do not fit each other, or if the devices along ``model`` do not
+        divide V.
     """
     _check_shapes(hidden, kernels, bias, ids, unit_axis)
     axes = MeshAxes.current(hidden[0].shape[0])
+    _check_blocks("bias", bias, axes)
 
     def on_device(hidden, kernels, bias, ids):
         local, mine = ids, None
@@ -97,11 +99,7 @@ def chosen_rows(table_VD: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Floa
       InputError: if the devices along ``model`` do not divide V.
     """
     axes = MeshAxes.current(ids.shape[0])
-    if table_VD.shape[0] % axes.blocks:
-        raise InputError(
-            f"table of shape {table_VD.shape} cannot be cut into {axes.blocks} equal blocks "
-            "along `model`"
-        )
+    _check_blocks("table", table_VD, axes)
 
     def on_device(table_VD, ids):
         if not axes.model:
@@ -134,6 +132,14 @@ def _logits(hidden, kernels, bias, ids, unit_axis: int) -> Float[Array, "B K"]:
             f"BD,{picked}->BK", h_BD, chosen, preferred_element_type=jnp.float32
         )
     return y_BK
+
+
+def _check_blocks(name: str, array: Array, axes: MeshAxes) -> None:
+    if array.shape[0] % axes.blocks:
+        raise InputError(
+            f"{name} of shape {array.shape} cannot be cut into {axes.blocks} equal blocks "
+            "along `model`"
+        )
 
 
 def _check_shapes(hidden, kernels, bias, ids, unit_axis: int) -> None:

@@ -112,6 +112,9 @@ def test_shapes_that_do_not_fit_are_refused():
         chosen_logits(hidden, kernels, bias, chosen_ids(True), unit_axis=1)
     with pytest.raises(InputError, match=r"ids have shape \(5, 7\), expected .* B = 16"):
         chosen_logits(hidden, kernels, bias, chosen_ids(False)[:5])
+    cut = tuple(k[:22] for k in kernels)
+    with on_mesh("data=2,model=4"), pytest.raises(InputError, match=r"\(22,\) .* 4 equal blocks"):
+        chosen_logits(hidden, cut, bias[:22], chosen_ids(True) % 22)
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 5, "top_p": 0.8, "temperature": 0.7}], ids=str)
