@@ -12,10 +12,9 @@ Goodman 1999), which beats the back-off form by 3 to 4 %; rows "backoff3" to "ba
 models without the n-grams of order 3 and more that occur once, SRILM's default and so, we guess,
 the paper's. Class-based models are interpolated Kneser-Ney over classes that the exchange algorithm
 finds. The row "best" is what the paper's ideas give today: a larger network with dropout, mixed
-with an interpolated trigram, Kneser-Ney and a class-based model.
+with n-grams of words and of classes.
 """
 
-import dataclasses
 import json
 import pathlib
 import time
@@ -100,7 +99,7 @@ class Config(ExperimentConfig):
     training: RecipeFlags = RecipeFlags()
 
 
-BEST_RECIPE = RecipeFlags(epochs=12)
+BEST_RECIPE = RecipeFlags(epochs=10)
 """How the network of the row "best" is trained, whatever the recipe of the others."""
 
 
@@ -125,11 +124,10 @@ def main(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Computed:
-    """A row: probabilities of the held-out words by part, figures by name, seconds it took."""
+    """A row: probabilities of the held-out words by part, and figures by name."""
 
     probabilities: Probabilities
     figures: Mapping[str, float]
-    seconds: float
 
 
 class Rows:
@@ -137,19 +135,20 @@ class Rows:
 
     A row has two files, ``rows/NAME.npz`` with the probabilities of the words of the validation and
     test parts, and ``rows/NAME.json``, written after it, with perplexities by part and "seconds":
-    what training or estimating (classes too) and evaluating took, without a mixture's members.
+    how long it takes to train or estimate and to evaluate the model, its word classes and a
+    mixture's members included. (N-grams are counted once, in the first row that needs them.)
     """
 
     def __init__(self, config: Config, corpus: Corpus, folder: pathlib.Path):
         self.config, self.corpus, self.folder = config, corpus, folder / "rows"
-        self._probabilities: dict[str, Probabilities] = {}
+        self._computed: dict[str, Computed] = {}
 
-    def compute(self, row: Row) -> Probabilities:
-        """The probabilities that a row's model gives; its members are computed first."""
-        if row.name not in self._probabilities:
+    def compute(self, row: Row) -> Computed:
+        """What a row's model gives; its members are computed first."""
+        if row.name not in self._computed:
             # Kept in memory too: several processes must agree on what is done already.
-            self._probabilities[row.name] = self._load(row) or self._compute(row)
-        return self._probabilities[row.name]
+            self._computed[row.name] = self._load(row) or self._compute(row)
+        return self._computed[row.name]
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """By name, in the table's order, the figures of all rows that the folder has."""
@@ -158,19 +157,20 @@ class Rows:
             name: json.loads(path.read_bytes()) for name, path in paths.items() if path.exists()
         }
 
-    def _load(self, row: Row) -> Probabilities | None:
-        if not (self.folder / f"{row.name}.json").exists():
+    def _load(self, row: Row) -> Computed | None:
+        figures = self.folder / f"{row.name}.json"
+        if not figures.exists():
             return None
-        return load_arrays(self.folder / f"{row.name}.npz")
+        arrays = load_arrays(self.folder / f"{row.name}.npz")
+        return Computed(arrays, json.loads(figures.read_bytes()))
 
-    def _compute(self, row: Row) -> Probabilities:
+    def _compute(self, row: Row) -> Computed:
         computed = METHODS[row.model](self, row)
-        figures = {**computed.figures, **perplexities(computed.probabilities)}
-        figures["seconds"] = round(computed.seconds, 1)
         save_arrays(self.folder / f"{row.name}.npz", computed.probabilities)
-        write_figures(self.folder / f"{row.name}.json", figures)
-        report(f"{row.name:>12}  " + "  ".join(f"{k} {v:.1f}" for k, v in figures.items()))
-        return computed.probabilities
+        write_figures(self.folder / f"{row.name}.json", computed.figures)
+        figures = "  ".join(f"{name} {value:.1f}" for name, value in computed.figures.items())
+        report(f"{row.name:>12}  {figures}")
+        return computed
 
     def network(self, row: Row) -> Computed:
         """Trains a network, or goes on training it."""
@@ -189,17 +189,15 @@ class Rows:
         probabilities = model_probabilities(
             network.model, self.corpus, row.network.order, name=row.name
         )
-        seconds = network.seconds + time.monotonic() - started
-        train = perplexities({"train": probabilities.pop("train")})
-        return Computed(probabilities, train, seconds)
+        return _computed(probabilities, network.seconds + time.monotonic() - started)
 
     def mixture(self, row: Row) -> Computed:
         """Mixes its members with weights by context-frequency bin."""
         members = [self.compute(ROWS[name]) for name in row.members]
-        started = time.monotonic()
+        started = time.monotonic() - sum(member.figures["seconds"] for member in members)
         bins, size = frequency_bins_of(self.counts.up_to(3), self.corpus, 3, HELD_OUT)
-        probabilities, _ = mix_by_frequency(members, bins, size)
-        return Computed(probabilities, {}, time.monotonic() - started)
+        probabilities, _ = mix_by_frequency([m.probabilities for m in members], bins, size)
+        return _computed(probabilities, time.monotonic() - started)
 
     def trigram(self, row: Row) -> Computed:
         """Deleted interpolation; its perplexity on the training part is in the paper's table."""
@@ -208,17 +206,16 @@ class Rows:
             self.counts.up_to(3), self.corpus.tokens, *self.corpus.spans["validation"]
         )
         probabilities = model_probabilities(model, self.corpus, 3, name=row.name)
-        train = perplexities({"train": probabilities.pop("train")})
-        return Computed(probabilities, train, time.monotonic() - started)
+        return _computed(probabilities, time.monotonic() - started)
 
     def kneser_ney(self, row: Row) -> Computed:
         """Modified Kneser-Ney: interpolated, or backing off without rare n-grams."""
         assert row.order is not None
-        counts = self.counts.up_to(row.order)
+        order, options = row.order, {}
         if row.model == BACK_OFF:
-            minimum_counts = SRILM_MINIMUM_COUNTS[: row.order]
-            return self._estimated(row, lambda: fit_kneser_ney(counts, False, minimum_counts))
-        return self._estimated(row, lambda: fit_kneser_ney(counts))
+            minimum_counts = SRILM_MINIMUM_COUNTS[:order]
+            options = {"interpolated": False, "minimum_counts": minimum_counts}
+        return self._estimated(row, lambda: fit_kneser_ney(self.counts.up_to(order), **options))
 
     def class_based(self, row: Row) -> Computed:
         """Kneser-Ney over word classes."""
@@ -228,8 +225,10 @@ class Rows:
         clusters = cached_arrays(
             self.folder / f"classes{row.classes}.npz", lambda: self._cluster(row.classes)
         )
-        computed = self._estimated(row, lambda: fit_class_model(text, clusters["classes"], order))
-        return dataclasses.replace(computed, seconds=computed.seconds + float(clusters["seconds"]))
+        earlier = float(clusters["seconds"])
+        return self._estimated(
+            row, lambda: fit_class_model(text, clusters["classes"], order), earlier
+        )
 
     def _cluster(self, size: int) -> dict[str, np.ndarray]:
         started = time.monotonic()
@@ -238,18 +237,26 @@ class Rows:
             clustering = exchange_clustering(text, words, size, progress=lambda *_: advance(1))
         return {"classes": clustering.classes_V, "seconds": np.array(time.monotonic() - started)}
 
-    def _estimated(self, row: Row, estimate: Callable[[], LanguageModel]) -> Computed:
-        """Estimates and evaluates an n-gram model."""
-        started = time.monotonic()
+    def _estimated(
+        self, row: Row, estimate: Callable[[], LanguageModel], earlier: float = 0.0
+    ) -> Computed:
+        """Estimates and evaluates an n-gram model, after what took `earlier` seconds."""
+        started = time.monotonic() - earlier
         probabilities = model_probabilities(
             estimate(), self.corpus, row.order, HELD_OUT, name=row.name
         )
-        return Computed(probabilities, {}, time.monotonic() - started)
+        return _computed(probabilities, time.monotonic() - started)
 
     @cached_property
     def counts(self) -> NgramCounts:
         """Counts of the training part, up to the highest order of the table."""
         return count_ngrams(self.corpus.split("train"), 5, len(self.corpus.vocabulary))
+
+
+def _computed(by_part: Probabilities, seconds: float) -> Computed:
+    """A row from the probabilities by part; of those of the training part only the perplexity."""
+    held_out = {part: by_part[part] for part in HELD_OUT}
+    return Computed(held_out, {**perplexities(by_part), "seconds": round(seconds, 1)})
 
 
 METHODS: dict[str, Callable[[Rows, Row], Computed]] = {

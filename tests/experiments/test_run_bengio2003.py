@@ -115,6 +115,8 @@ def test_rows_are_what_the_models_give(brown, finished):
     assert figures["MLP7"]["train"] < len(corpus.vocabulary)
     assert figures["MLP8"]["validation"] < figures["MLP7"]["validation"]
     assert figures["MLP8"]["validation"] <= figures["trigram"]["validation"] * (1 + 1e-6)
+    members = figures["MLP7"]["seconds"] + figures["trigram"]["seconds"]
+    assert members <= figures["MLP8"]["seconds"] < members + 5
 
 
 def test_rows_asked_for_and_what_they_are_made_from(finished):
