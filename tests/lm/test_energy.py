@@ -9,6 +9,7 @@ import pytest
 from class_grammar import grammar, trained_params
 from flax import linen as nn
 
+from jaxgen.data import load_corpus
 from jaxgen.errors import InputError
 from jaxgen.lm import energy
 from jaxgen.lm.energy import EnergyNPLMConfig
@@ -252,6 +253,7 @@ def test_predictions_on_a_mesh():
 
 
 def trained_perplexity(config, text, held_out):
+    """Perplexity on the held-out text after a thousand small batches of the other."""
     windows_of = lambda tokens: np.lib.stride_tricks.sliding_window_view(tokens, 3)  # noqa: E731
     params = trained_params(config, windows_of(text))
     test = windows_of(held_out)
@@ -267,6 +269,20 @@ def test_it_learns_what_the_softmax_network_learns():
     best = np.exp(-np.log(grammar(4_000, 2)[1]).mean())
     assert found < 1.02 * softmax
     assert found < 1.1 * best
+
+
+def test_it_learns_a_real_text():
+    """Python's reference, all but its 399 commonest words merged: within 25 % of the softmax
+    network (with 0.42 of its parameters), and half the perplexity of word frequencies."""
+    corpus = load_corpus("builtin")
+    parts = [np.minimum(corpus.split(p), 399).astype(np.int32) for p in ("train", "validation")]
+    config = EnergyNPLMConfig(400, order=3, features=20, hidden=40)
+    softmax = NPLMConfig(400, order=3, features=20, hidden=40)
+    assert config.parameter_count < softmax.parameter_count / 2
+    found = trained_perplexity(config, *parts)
+    assert found < 1.25 * trained_perplexity(softmax, *parts)
+    frequency = (np.bincount(parts[0], minlength=400) + 0.5) / (len(parts[0]) + 200)
+    assert found < 0.5 * np.exp(-np.log(frequency[parts[1]]).mean())
 
 
 @pytest.mark.parametrize(
