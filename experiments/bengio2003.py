@@ -99,7 +99,7 @@ class Config(ExperimentConfig):
     training: RecipeFlags = RecipeFlags()
 
 
-BEST_RECIPE = RecipeFlags(epochs=10)
+BEST_RECIPE = RecipeFlags(epochs=8)
 """How the network of the row "best" is trained, whatever the recipe of the others."""
 
 

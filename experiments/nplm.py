@@ -91,7 +91,7 @@ class Config(ExperimentConfig):
     kneser_ney_order: int = 5
     words: tuple[str, ...] = ()
     network: NetworkFlags = NetworkFlags(features=100, hidden=300, dropout=0.4)
-    training: RecipeFlags = RecipeFlags(epochs=12)
+    training: RecipeFlags = RecipeFlags(epochs=12, learning_rate=0.05)
 
     def __post_init__(self) -> None:
         if self.kneser_ney_order < 1:

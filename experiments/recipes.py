@@ -86,13 +86,17 @@ class Recipe:
 
 
 MODERN = Recipe(
-    OptimizerConfig("adagrad", learning_rate=0.05, initial_accumulator=0.0),
+    OptimizerConfig("adagrad", learning_rate=0.1, initial_accumulator=0.0),
     schedule="cosine",
     warmup_steps=500,
     batch_size=256,
-    epochs=5,
+    epochs=3,
 )
-"""Minibatches, Adagrad with a linear warm-up and a cosine to zero."""
+"""Minibatches, Adagrad with a linear warm-up and a cosine to zero.
+
+Settled on MLP9 of Table 1 (Brown, validation perplexity, the best of a run): 288.9 at learning rate
+0.1, 294.8 or more at 0.05. Dropout of 0.15, or of whole words, gains nothing at h = 100 and m = 30.
+"""
 
 PAPER = Recipe(
     OptimizerConfig("sgd", learning_rate=1e-3, inverse_time_rate=1e-8, weight_decay=1e-4),

@@ -6,22 +6,18 @@ float32 back exactly. Files that begin as gzip does are decompressed; a name tha
 written compressed.
 """
 
-import gzip
 import itertools
 import os
-import pathlib
 import re
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from jaxgen.errors import InputError
-from jaxgen.files import replacing
+from jaxgen.interop.compressed import reading, writing
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 24  # lines are parsed together, so many bytes at a time
 
 _is_number = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?").fullmatch
@@ -61,14 +57,8 @@ def write_word_vectors(
         row = int(np.argmin(np.isfinite(vectors_VD).all(axis=1)))
         raise InputError(f"{path}: the vector of {words[row]!r} (row {row}) is not finite")
     header = f"{len(words)} {vectors_VD.shape[1]}\n" if form == "word2vec" else ""
-    with replacing(path) as handle:
-        if pathlib.Path(path).suffix == ".gz":
-            with gzip.GzipFile(
-                fileobj=handle, mode="wb", filename="", compresslevel=6, mtime=0
-            ) as compressed:
-                _write_lines(cast(BinaryIO, compressed), header, words, vectors_VD)
-        else:
-            _write_lines(handle, header, words, vectors_VD)
+    with writing(path) as handle:
+        _write_lines(handle, header, words, vectors_VD)
 
 
 def _write_lines(
@@ -112,8 +102,6 @@ def read_word_vectors(
         finite number, a word that occurs twice or is not UTF-8, an empty line, another number of
         words than the header says; or the file is empty, or a damaged gzip file.
     """
-    if not pathlib.Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file")
     chunks = _chunks(path)
     first_chunk = next(chunks)
     size = _parse_header(path, first_chunk[0], header)
@@ -136,21 +124,15 @@ def _chunks(path: Path) -> Iterator[Lines]:
     """Whole lines of a file, many at a time.
 
     Raises:
-      InputError: The file is empty or a damaged gzip file.
+      FileNotFoundError, InputError: As `reading`; and the file is empty.
     """
-    with pathlib.Path(path).open("rb") as plain:
-        is_gzip = plain.read(2) == _GZIP_MAGIC
-        plain.seek(0)
-        handle = cast(BinaryIO, gzip.GzipFile(fileobj=plain)) if is_gzip else plain
-        try:
+    with reading(path) as handle:
+        lines = handle.readlines(_CHUNK_BYTES)
+        if not lines:
+            raise InputError(f"{path}: the file is empty")
+        while lines:
+            yield lines
             lines = handle.readlines(_CHUNK_BYTES)
-            if not lines:
-                raise InputError(f"{path}: the file is empty")
-            while lines:
-                yield lines
-                lines = handle.readlines(_CHUNK_BYTES)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{path}: a damaged or truncated gzip file ({error})") from error
 
 
 def _parse_header(path: Path, line: bytes, header: bool | None) -> tuple[int, int] | None:

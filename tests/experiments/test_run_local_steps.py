@@ -9,7 +9,7 @@ from random_text import write_text
 from experiments.language_modelling import plan_batches
 from experiments.launch import LaunchConfig
 from experiments.local_steps import Config, main, make_recipe
-from experiments.recipes import NetworkFlags
+from experiments.recipes import MODERN, NetworkFlags
 from jaxgen.data import load_corpus
 from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
@@ -80,6 +80,6 @@ def test_learning_rates(config, four_shards):
     corpus = load_corpus(config.corpus)
     recipe = make_recipe(dataclasses.replace(config, learning_rate=0.25), corpus)
     assert recipe.optimizer.learning_rate == pytest.approx(0.25)
-    assert make_recipe(config, corpus).optimizer.learning_rate == 0.05
+    assert make_recipe(config, corpus).optimizer == MODERN.optimizer
     plain = make_recipe(dataclasses.replace(config, optimizer="sgd"), corpus)
     assert (plain.optimizer.name, plain.optimizer.learning_rate) == ("sgd", 4.0)
