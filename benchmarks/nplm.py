@@ -7,13 +7,16 @@ Every contender is a process of its own that stays alive, and they take turns: o
 steps each, round after round, so that whatever else the machine does falls on all of them. What is
 compared are medians over the rounds, as ratios. Each contender is started twice: as a user starts
 it, and with ``GLIBC_TUNABLES`` that keep freed memory and back it by huge pages, because most of
-the time that is not arithmetic goes to page faults.
+the time that is not arithmetic goes to page faults. "bare products" is no training: the output
+layer's three matrix products over the same chunks of examples and nothing else, which bounds what
+this shape allows (a thin layer is slower than a square product).
 
 PyTorch (benchmarks/requirements.txt) may live in another environment: ``--torch-python``.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import resource
@@ -31,6 +34,8 @@ ALLOCATORS = {
     },
 }
 LEARNING_RATE = 0.1
+CHUNK = 128
+"""Examples per pass, as `jaxgen.parallel.output_units` has it on CPU."""
 
 
 def main() -> None:
@@ -86,7 +91,7 @@ def measure(arguments: argparse.Namespace, batch: int) -> list[dict]:
     contenders = {}
     for allocator, variables in ALLOCATORS.items():
         for side, python, forms in (
-            ("jaxgen", sys.executable, ["train", "product"]),
+            ("jaxgen", sys.executable, ["train", "bare products", "product"]),
             ("torch", arguments.torch_python, [*arguments.variants, "product"]),
         ):
             for form in forms:
@@ -149,7 +154,7 @@ def to_markdown(report: dict) -> str:
         ours = next(
             r["examples_per_second"]
             for r in rows
-            if r["side"] == "jaxgen"
+            if r["form"] == "train"
             and (r["batch"], r["allocator"]) == (row["batch"], row["allocator"])
         )
         ratio = "" if row["side"] == "jaxgen" else f"{ours / row['examples_per_second']:.2f}"
@@ -228,6 +233,8 @@ def serve(task: dict) -> None:
             nplm_torch.serve(receive, send, task["form"], *arguments)
     elif task["form"] == "product":
         serve_product(receive, send, task["product"])
+    elif task["form"] == "bare products":
+        serve_bare_products(receive, send, *arguments[:3])
     else:
         serve_training(receive, send, *arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -280,17 +287,48 @@ def serve_training(receive, send, shape: dict, batch: int, steps: int, rate: flo
             send({"seconds": seconds, "loss": float(metrics["loss"][-1])})
 
 
+def serve_bare_products(receive, send, shape: dict, batch: int, steps: int) -> None:
+    """y = h K and the gradients y K^T and h^T y of the output layer, softmax and all else left out.
+
+    The products of the layers before it, under a hundredth of the arithmetic, are left out too.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    top = shape["hidden"] + shape["direct"] * (shape["order"] - 1) * shape["features"]
+    chunk = math.gcd(batch, CHUNK)
+    hidden_NBD = jax.random.normal(jax.random.key(0), (steps * batch // chunk, chunk, top))
+    kernel_DV = jax.random.normal(jax.random.key(1), (top, shape["vocabulary"])) * 1e-3
+
+    @jax.jit
+    def products(hidden_NBD, kernel_DV):
+        def one_chunk(d_kernel_DV, h_BD):
+            y_BV = h_BD @ kernel_DV
+            return d_kernel_DV + h_BD.T @ y_BV, y_BV @ kernel_DV.T
+
+        return jax.lax.scan(one_chunk, jnp.zeros_like(kernel_DV), hidden_NBD)
+
+    serve_function(receive, send, lambda: products(hidden_NBD, kernel_DV))
+
+
 def serve_product(receive, send, size: int) -> None:
     """One [size, size] matrix product in JAX."""
     import jax
 
     left = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda x: x @ x)
-    product(left).block_until_ready()
+    serve_function(receive, send, lambda: product(left))
+
+
+def serve_function(receive, send, function) -> None:
+    """Answers each message with the seconds of one call."""
+    import jax
+
+    jax.block_until_ready(function())
     send({"ready": True})
     while receive() == "run":
         start = time.perf_counter()
-        product(left).block_until_ready()
+        jax.block_until_ready(function())
         send({"seconds": time.perf_counter() - start, "loss": 0.0})
 
 

@@ -35,13 +35,16 @@ from experiments.bengio2003_rows import (
     NETWORK,
     ROWS,
     TRIGRAM,
+    Perplexities,
     Row,
     check_table,
     chosen_rows,
     json_rows,
+    ratios,
     table,
 )
 from experiments.language_modelling import (
+    curve_of,
     describe,
     frequency_bins_of,
     mix_by_frequency,
@@ -58,7 +61,8 @@ from experiments.output import (
     save_arrays,
     write_text,
 )
-from experiments.recipes import RecipeFlags
+from experiments.plots import plot_perplexity, plot_ratios
+from experiments.recipes import METRIC, RecipeFlags
 from jaxgen.data import Corpus, load_corpus
 from jaxgen.lm import LanguageModel
 from jaxgen.lm.clustering import exchange_clustering
@@ -69,6 +73,7 @@ from jaxgen.lm.ngram import (
     fit_interpolated,
     fit_kneser_ney,
 )
+from jaxgen.training import read_records
 from jaxgen.training.metrics import write_figures
 
 HELD_OUT = ("validation", "test")
@@ -117,9 +122,31 @@ def main(config: Config) -> dict[str, Any]:
     page = f"{table(results)}\n\n{check_table(results)}"
     report(f"\n{page}")
     write_text(folder / "table.md", page)
+    draw(folder, results)
     checks = {check.claim: check.verdict(results) for check in CHECKS}
     write_figures(folder / "table.json", {"rows": json_rows(results), "checks": checks})
     return {**results, "checks": checks}
+
+
+def draw(folder: pathlib.Path, results: Mapping[str, Perplexities]) -> None:
+    """Ratios beside the paper's, and the networks' validation perplexity as they were trained."""
+    ours, paper = ratios(results)
+    if ours:
+        title = "Table 1 of Bengio et al. (2003), and more"
+        what = "test perplexity / that of the interpolated trigram"
+        plot_ratios(folder / "ratios.png", ours, paper, title, what)
+    records = {
+        name: read_records(folder / "rows" / name / "metrics.jsonl")
+        for name in results
+        if ROWS[name].network
+    }
+    if records:
+        plot_perplexity(
+            folder / "curves.png",
+            {name: curve_of(METRIC, of_row) for name, of_row in records.items()},
+            {name: results[name]["validation"] for name in ("trigram", "KN5") if name in results},
+            "Validation perplexity of the networks (dashed: n-grams)",
+        )
 
 
 @dataclass(frozen=True)

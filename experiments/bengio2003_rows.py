@@ -146,6 +146,19 @@ def json_rows(results: Mapping[str, Perplexities]) -> list[dict[str, Any]]:
     ]
 
 
+def ratios(results: Mapping[str, Perplexities]) -> tuple[dict[str, float], dict[str, float]]:
+    """Test perplexities divided by the interpolated trigram's, by row: ours, and the paper's.
+
+    Empty without the trigram.
+    """
+    trigram = results.get("trigram", {}).get("test")
+    if not trigram:
+        return {}, {}
+    reported = {name: ROWS[name].paper[2] for name in results}
+    ours = {name: result["test"] / trigram for name, result in results.items()}
+    return ours, {n: test / ROWS["trigram"].paper[2] for n, test in reported.items() if test}
+
+
 def _cells(row: Row, result: Mapping[str, Any], trigram: float | None) -> list[Any]:
     network, (*_, paper_test) = row.network, row.paper
     model = " + ".join(row.members) if row.members else row.model

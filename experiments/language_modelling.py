@@ -84,8 +84,13 @@ class TrainedNetwork:
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """The updates at which a figure was logged, and its values."""
-        points = [(record["step"], record[name]) for record in self.records if name in record]
-        return [step for step, _ in points], [value for _, value in points]
+        return curve_of(name, self.records)
+
+
+def curve_of(name: str, records: Sequence[Record]) -> tuple[list[int], list[float]]:
+    """The updates at which a figure was logged, and its values."""
+    points = [(record["step"], record[name]) for record in records if name in record]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def train_network(

@@ -72,6 +72,39 @@ def plot_cost(path: pathlib.Path, curves: Mapping[str, Curve], reference: str, t
     _save(figure, path)
 
 
+def plot_ratios(
+    path: pathlib.Path, ours: Mapping[str, float], paper: Mapping[str, float], title: str, what: str
+) -> None:
+    """One row for each model: a filled point for our figure, an open one for the paper's.
+
+    Args:
+      path: the PNG.
+      ours: model -> figure, the first on top.
+      paper: model -> figure; models may be missing.
+      title: what is shown.
+      what: what the figures are.
+    """
+    figure, axes = _figure(title, 8, 1.2 + 0.25 * len(ours))
+    place = {name: -i for i, name in enumerate(ours)}
+    for name in ours.keys() & paper.keys():
+        axes.plot([ours[name], paper[name]], [place[name]] * 2, color=_GREY, linewidth=0.8)
+    reported = [name for name in ours if name in paper]
+    axes.scatter(
+        [paper[name] for name in reported],
+        [place[name] for name in reported],
+        facecolors="white",
+        edgecolors=_COLOURS[0],
+        label="the paper",
+        zorder=3,
+    )
+    axes.scatter([*ours.values()], [*place.values()], color=_COLOURS[0], label="here", zorder=4)
+    axes.set(xlabel=what)
+    axes.set_yticks([*place.values()], [*place])
+    axes.grid(axis="x", linewidth=0.4)
+    axes.legend(loc="lower left", frameon=False)
+    _save(figure, path)
+
+
 def plot_words(
     path: pathlib.Path,
     words: Sequence[str],

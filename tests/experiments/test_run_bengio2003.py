@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from random_text import write_brown
 
 from experiments import bengio2003
@@ -19,6 +20,7 @@ from experiments.bengio2003_rows import (
     TABLE_1,
     check_table,
     chosen_rows,
+    ratios,
     table,
 )
 from experiments.launch import LaunchConfig
@@ -136,6 +138,17 @@ def test_rows_asked_for_and_what_they_are_made_from(finished):
     assert f" {figures['KN3']['test'] / figures['trigram']['test']:.3f} " in line
     assert " 323 " in line
 
+
+def test_pictures(finished):
+    folder, figures = finished
+    ours, paper = ratios({name: row for name, row in figures.items() if name != "checks"})
+    assert ours["KN3"] == figures["KN3"]["test"] / figures["trigram"]["test"]
+    assert paper["MLP7"] == pytest.approx(293 / 336)
+    assert ratios({"KN3": {"test": 1.0}}) == ({}, {})
+    for name in ("ratios.png", "curves.png"):
+        pixels = imread(folder / name)[..., :3]
+        assert min(pixels.shape[:2]) > 200
+        assert 0.01 < (pixels < 0.9).any(-1).mean() < 0.5
 
 def test_finished_rows_are_kept_and_others_added(brown, finished, tmp_path, monkeypatch):
     folder, figures = finished
