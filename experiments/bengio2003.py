@@ -45,7 +45,6 @@ from experiments.bengio2003_rows import (
 )
 from experiments.language_modelling import (
     curve_of,
-    describe,
     frequency_bins_of,
     mix_by_frequency,
     model_probabilities,
@@ -114,7 +113,7 @@ def main(config: Config) -> dict[str, Any]:
     corpus = load_corpus(config.corpus, split=config.split)
     plan_batches(max(row.order or 0 for row in rows), corpus, config.training.chosen())
     folder = open_workdir(config, may_differ=("rows",))
-    report(describe(corpus))
+    report(corpus.describe())
     table_of_rows = Rows(config, corpus, folder)
     for row in rows:
         table_of_rows.compute(row)

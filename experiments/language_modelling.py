@@ -328,12 +328,6 @@ def make_scorer(config: Any, layout: Layout) -> Scorer:
     return score
 
 
-def describe(corpus: Corpus) -> str:
-    """One line: name, size of the vocabulary, sizes of the parts."""
-    sizes = ", ".join(f"{len(corpus.split(part)):,} {part}" for part in PARTS)
-    return f"{corpus.name}: {len(corpus.vocabulary):,} words; tokens: {sizes}"
-
-
 def evaluated_span(corpus: Corpus, part: str, order: int) -> tuple[int, int]:
     """The positions of a part at which models of orders up to `order` are compared.
 

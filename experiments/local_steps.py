@@ -29,7 +29,6 @@ import numpy as np
 
 from experiments.language_modelling import (
     Training,
-    describe,
     model_probabilities,
     perplexities,
     plan_batches,
@@ -89,7 +88,7 @@ def main(config: Config) -> dict[str, Any]:
     shards = current_mesh().shape[DATA]
     recipe = make_recipe(config, corpus)
     folder = open_workdir(config)
-    report(f"{describe(corpus)}\n{shards} data shards of {recipe.batch_size // shards} examples")
+    report(f"{corpus.describe()}\n{shards} data shards of {recipe.batch_size // shards} examples")
     results = {
         f"k = {k}" if k else SYNCHRONOUS: train(config, corpus, model, recipe, folder, k)
         for k in (None, *config.steps)

@@ -34,7 +34,6 @@ from jaxtyping import Float, Float64, Int
 from experiments.language_modelling import (
     PARTS,
     TrainedNetwork,
-    describe,
     frequency_bins_of,
     mix_by_frequency,
     model_probabilities,
@@ -113,7 +112,7 @@ def main(config: Config) -> dict[str, Any]:
     }
     plan_batches(order, corpus, recipe)
     folder = open_workdir(config)
-    report(describe(corpus))
+    report(corpus.describe())
 
     def probabilities(name: str, model: LanguageModel) -> dict[str, Float64[np.ndarray, "N"]]:
         path = folder / "probabilities" / f"{name}.npz"
