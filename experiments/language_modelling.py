@@ -133,15 +133,7 @@ def train_network(
 
     # A run goes on, and its best parameters open, where the axis `model` has another size.
     true_sizes = {"vocab": config.vocabulary_size}
-    vocabulary = "".join(f"{word}\n" for word in corpus.vocabulary.words)
-    with Checkpoints(
-        folder / "checkpoints",
-        config=config,
-        may_differ=("output_blocks",),
-        files={"vocabulary.txt": vocabulary},
-        keep=1,
-        metric=METRIC,
-    ) as checkpoints:
+    with open_checkpoints(folder, config, corpus) as checkpoints:
         result = fit(
             ready.step,
             ready.state,
@@ -168,6 +160,19 @@ def train_network(
         steps=int(result.state.step),
         best_step=result.best_step,
         seconds=max((record["seconds"] for record in records), default=0.0),
+    )
+
+
+def open_checkpoints(folder: pathlib.Path, config: NPLMConfig, corpus: Corpus) -> Checkpoints:
+    """The checkpoints of a run, which hold its configuration and its vocabulary."""
+    words = "".join(f"{word}\n" for word in corpus.vocabulary.words)
+    return Checkpoints(
+        folder / "checkpoints",
+        config=config,
+        may_differ=("output_blocks",),
+        files={"vocabulary.txt": words},
+        keep=1,
+        metric=METRIC,
     )
 
 

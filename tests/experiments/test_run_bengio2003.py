@@ -150,6 +150,7 @@ def test_pictures(finished):
         assert min(pixels.shape[:2]) > 200
         assert 0.01 < (pixels < 0.9).any(-1).mean() < 0.5
 
+
 def test_finished_rows_are_kept_and_others_added(brown, finished, tmp_path, monkeypatch):
     folder, figures = finished
     files = {p: p.stat().st_mtime_ns for p in (folder / "rows").iterdir() if p.is_file()}
