@@ -39,6 +39,7 @@ from experiments.bengio2003_rows import (
     Row,
     check_table,
     chosen_rows,
+    highest_order,
     json_rows,
     ratios,
     table,
@@ -111,7 +112,7 @@ def main(config: Config) -> dict[str, Any]:
     """Computes the rows that are asked for; prints the table and the checks."""
     rows = chosen_rows(config.rows)
     corpus = load_corpus(config.corpus, split=config.split)
-    plan_batches(max(row.order or 0 for row in rows), corpus, config.training.chosen())
+    plan_batches(max(map(highest_order, rows)), corpus, config.training.chosen())
     folder = open_workdir(config, may_differ=("rows",))
     report(corpus.describe())
     table_of_rows = Rows(config, corpus, folder)

@@ -114,6 +114,11 @@ def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
     return tuple(ROWS[name] for name in wanted or ROWS)
 
 
+def highest_order(row: Row) -> int:
+    """n of a row's model, the largest of its members' where it is a mixture."""
+    return row.order or max(highest_order(ROWS[name]) for name in row.members)
+
+
 HEADER = (
     *("row", "model", "n", "c", "h", "m", "direct"),
     *("train", "valid.", "test", "/ trigram"),

@@ -20,6 +20,7 @@ from experiments.bengio2003_rows import (
     TABLE_1,
     check_table,
     chosen_rows,
+    highest_order,
     ratios,
     table,
 )
@@ -162,6 +163,13 @@ def test_finished_rows_are_kept_and_others_added(brown, finished, tmp_path, monk
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
     more = run(brown, folder, "KN4")
     assert set(more) - set(figures) == {"KN4"}
+
+
+def test_a_mixture_alone(brown, finished):
+    """Its members say which order the text must have."""
+    folder, figures = finished
+    assert run(brown, folder, "MLP8")["MLP8"] == figures["MLP8"]
+    assert [highest_order(ROWS[name]) for name in ("best", "MLP8", "KN4")] == [6, 5, 4]
 
 
 def test_a_row_that_was_cut_off_is_computed_again(brown, finished):
