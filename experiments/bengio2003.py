@@ -11,8 +11,8 @@ The rivals are given their strongest form. Kneser-Ney models are modified and in
 Goodman 1999), which beats the back-off form by 3 to 4 %; rows "backoff3" to "backoff5" are back-off
 models without the n-grams of order 3 and more that occur once, SRILM's default and so, we guess,
 the paper's. Class-based models are interpolated Kneser-Ney over classes that the exchange algorithm
-finds. The row "best" is what the paper's ideas give today: a larger network with dropout, mixed
-with n-grams of words and of classes.
+finds. The row "best" is what the paper's ideas give today: a larger network with dropout and MLP9,
+mixed with n-grams of words and of classes.
 """
 
 import json
@@ -104,8 +104,9 @@ class Config(ExperimentConfig):
     training: RecipeFlags = RecipeFlags()
 
 
-BEST_RECIPE = RecipeFlags(epochs=8)
-"""How the network of the row "best" is trained, whatever the recipe of the others."""
+BEST_RECIPE = RecipeFlags(epochs=4)
+"""How the network of the row "best" is trained, whatever the recipe of the others. With dropout of
+0.4 its best validation perplexity is 273.1; with 0.25 and 8 epochs 279.8, after the second."""
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -90,9 +90,9 @@ MORE_ROWS = (
     _ngram("backoff3", BACK_OFF, 3, 334, 323),
     _ngram("backoff4", BACK_OFF, 4, 332, 321),
     _ngram("backoff5", BACK_OFF, 5, 332, 321),
-    _network("best-network", order=6, hidden=200, features=100, dropout=0.25),
+    _network("best-network", order=6, hidden=200, features=100, dropout=0.4),
     _mixture(
-        *("best", None, None, "best-network", "trigram", "KN5"),
+        *("best", None, None, "best-network", "MLP9", "trigram", "KN5"),
         *("classes200-3", "classes500-5", "classes1000-3"),
     ),
 )
