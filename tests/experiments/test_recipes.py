@@ -50,7 +50,7 @@ def test_steps_and_intervals_are_whole_calls():
     assert loop.evaluate_every == 1568  # half an epoch is 1,562.5
     assert loop.log_every % 16 == 0
     assert loop.metric == "validation/perplexity"
-    rounds = MODERN.loop_for(100, per_call=64)
+    rounds = dataclasses.replace(MODERN, epochs=5).loop_for(100, per_call=64)
     assert (rounds.steps, rounds.evaluate_every) == (512, 64)
     shortest = dataclasses.replace(MODERN, epochs=0.01).loop_for(3)
     assert (shortest.steps, shortest.steps_per_call, shortest.evaluate_every) == (1, 1, 2)
