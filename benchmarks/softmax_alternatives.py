@@ -12,8 +12,6 @@ The contenders train the same network on the same batches with the same optimise
     sampled 1         importance sampling from unigrams, samples shared by a minibatch
     sampled 2         ... from bigrams, samples of its own for each example; in both the mixture
                       weights of the proposal and k adapt
-    energy            the energy network, whose words have no output units (slower, not faster:
-                      it is here to show what perplexity it reaches)
 
 They take turns, one stretch of updates each, round after round, so that whatever else the machine
 does falls on all of them. A contender's clock runs while it updates; compilation, evaluation and
@@ -47,7 +45,6 @@ from experiments.recipes import MODERN
 from jaxgen.data import BatchPlan, Corpus, load_corpus, trainable_span
 from jaxgen.lm import windows
 from jaxgen.lm.clustering import exchange_clustering
-from jaxgen.lm.energy import EnergyNPLMConfig
 from jaxgen.lm.importance_sampling import SampledNPLMConfig, SampleSizes
 from jaxgen.lm.ngram import count_ngrams, fit_kneser_ney
 from jaxgen.lm.nplm import NPLMConfig, is_weight
@@ -59,7 +56,7 @@ from jaxgen.training.optimizers import make_optimizer
 from jaxgen.training.state import TrainState, create_state
 from jaxgen.training.step import LossFn, compile_step, make_train_step, scan_steps
 
-CONTENDERS = ("full", "tree", "short list", "sampled 1", "sampled 2", "energy")
+CONTENDERS = ("full", "tree", "short list", "sampled 1", "sampled 2")
 FROM_FEATURES = "tree, features"
 INITIAL_ACCUMULATOR = 1e-3
 ALL = 0
@@ -126,7 +123,7 @@ class Contender:
     """
 
     name: str
-    config: NPLMConfig | EnergyNPLMConfig
+    config: NPLMConfig
     set_up: float
     state: TrainState
     compile_for: Callable[[TrainState, Any, int], Callable]
@@ -190,7 +187,7 @@ class Setting:
 class Parts:
     """What makes a contender: its model, the bias it starts from, and what some need besides."""
 
-    config: NPLMConfig | EnergyNPLMConfig
+    config: NPLMConfig
     bias: np.ndarray
     proposal: NgramProposal | None = None
     tail_log_p: float = 0.0
@@ -205,7 +202,6 @@ def build(name: str, setting: Setting, features_VF: np.ndarray | None = None) ->
         FROM_FEATURES: lambda: make_tree(setting, feature_tree(features_VF)),
         "sampled 1": lambda: make_sampled(setting, 1),
         "sampled 2": lambda: make_sampled(setting, 2),
-        "energy": lambda: Parts(EnergyNPLMConfig(**setting.network), -unigram_bias(setting.corpus)),
     }
     if name not in makers:
         raise SystemExit(f"contender {name!r}: expected one of {', '.join(makers)}")

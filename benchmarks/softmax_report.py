@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from jaxgen.lm.energy import EnergyNPLMConfig
 from jaxgen.lm.nplm import NPLMConfig
 
 CLOCKS = ("wall", "processor")
@@ -28,7 +27,7 @@ class Point:
 
 def to_row(
     name: str,
-    config: NPLMConfig | EnergyNPLMConfig,
+    config: NPLMConfig,
     set_up: float,
     curve: Sequence[Point],
     reference: float,
@@ -38,7 +37,7 @@ def to_row(
     best, last = min(point.perplexity for point in curve), curve[-1]
     return {
         "name": name,
-        "outputs": 0 if isinstance(config, EnergyNPLMConfig) else config.outputs,
+        "outputs": config.outputs,
         "parameters": config.parameter_count,
         "set_up": set_up,
         "best": best,
