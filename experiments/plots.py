@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jaxgen.files import replacing
 from jaxgen.parallel import is_main_process
@@ -101,7 +102,7 @@ def plot_ratios(
     axes.set(xlabel=what)
     axes.set_yticks([*place.values()], [*place])
     axes.grid(axis="x", linewidth=0.4)
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     _save(figure, path)
 
 
@@ -197,6 +198,8 @@ def _set_perplexity_ticks(axes: Any, values: Sequence[float]) -> None:
     axes.set_ylim(low / 1.08, high * 1.08)
     steps = np.array([1, 1.5, 2, 3, 4, 5, 6, 8])
     candidates = np.concatenate([steps * 10**k for k in range(7)])
+    if ((candidates >= low) & (candidates <= high)).sum() < 3:
+        candidates = MaxNLocator(7).tick_values(low, high)
     inside = candidates[(candidates >= low / 1.08) & (candidates <= high * 1.08)]
     axes.set_yticks(inside, [f"{value:g}" for value in inside])
     axes.minorticks_off()
