@@ -34,8 +34,6 @@ ALLOCATORS = {
     },
 }
 LEARNING_RATE = 0.1
-CHUNK = 128
-"""Examples per pass, as `jaxgen.parallel.output_units` has it on CPU."""
 
 
 def main() -> None:
@@ -295,8 +293,10 @@ def serve_bare_products(receive, send, shape: dict, batch: int, steps: int) -> N
     import jax
     import jax.numpy as jnp
 
+    from jaxgen.parallel.sharded_logits import CPU_CHUNK
+
     top = shape["hidden"] + shape["direct"] * (shape["order"] - 1) * shape["features"]
-    chunk = math.gcd(batch, CHUNK)
+    chunk = math.gcd(batch, CPU_CHUNK)
     hidden_NBD = jax.random.normal(jax.random.key(0), (steps * batch // chunk, chunk, top))
     kernel_DV = jax.random.normal(jax.random.key(1), (top, shape["vocabulary"])) * 1e-3
 

@@ -38,6 +38,12 @@ class Row:
     network: NetworkFlags | None = None
     members: tuple[str, ...] = ()
 
+    @property
+    def paper_ratio(self) -> float | None:
+        """The paper's test perplexity divided by that of its interpolated trigram."""
+        test = self.paper[2]
+        return test and test / ROWS["trigram"].paper[2]
+
 
 NETWORK, MIXTURE, TRIGRAM = "network", "mixture", "deleted interpolation"
 KNESER_NEY, BACK_OFF, CLASSES = "Kneser-Ney", "Kneser-Ney back-off", "class-based"
@@ -134,8 +140,9 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
       results: by row, perplexities by part and "seconds".
     """
-    trigram = results.get("trigram", {}).get("test")
-    return format_table(HEADER, [_cells(ROWS[name], results[name], trigram) for name in results])
+    ours, _ = ratios(results)
+    rows = [_cells(ROWS[name], results[name], ours.get(name)) for name in results]
+    return format_table(HEADER, rows)
 
 
 def json_rows(results: Mapping[str, Perplexities]) -> list[dict[str, Any]]:
@@ -159,21 +166,21 @@ def ratios(results: Mapping[str, Perplexities]) -> tuple[dict[str, float], dict[
     trigram = results.get("trigram", {}).get("test")
     if not trigram:
         return {}, {}
-    reported = {name: ROWS[name].paper[2] for name in results}
     ours = {name: result["test"] / trigram for name, result in results.items()}
-    return ours, {n: test / ROWS["trigram"].paper[2] for n, test in reported.items() if test}
+    paper = {name: ROWS[name].paper_ratio for name in results}
+    return ours, {name: ratio for name, ratio in paper.items() if ratio}
 
 
-def _cells(row: Row, result: Mapping[str, Any], trigram: float | None) -> list[Any]:
-    network, (*_, paper_test) = row.network, row.paper
+def _cells(row: Row, result: Mapping[str, Any], ratio: float | None) -> list[Any]:
+    network = row.network
     model = " + ".join(row.members) if row.members else row.model
     return [
         *(row.name, model, row.order, row.classes),
         *((network.hidden, network.features, network.direct) if network else (None,) * 3),
         *(result.get(part) for part in ("train", "validation", "test")),
-        trigram and f"{result['test'] / trigram:.3f}",
+        ratio and f"{ratio:.3f}",
         *row.paper,
-        paper_test and f"{paper_test / ROWS['trigram'].paper[2]:.3f}",
+        row.paper_ratio and f"{row.paper_ratio:.3f}",
         round(result["seconds"]),
     ]
 

@@ -165,12 +165,11 @@ def train_network(
 
 def open_checkpoints(folder: pathlib.Path, config: NPLMConfig, corpus: Corpus) -> Checkpoints:
     """The checkpoints of a run, which hold its configuration and its vocabulary."""
-    words = "".join(f"{word}\n" for word in corpus.vocabulary.words)
     return Checkpoints(
         folder / "checkpoints",
         config=config,
         may_differ=("output_blocks",),
-        files={"vocabulary.txt": words},
+        files={"vocabulary.txt": corpus.vocabulary.text},
         keep=1,
         metric=METRIC,
     )

@@ -81,6 +81,11 @@ class Vocabulary:
                 raise InputError(f"id {i} is outside the vocabulary of {len(self.words)} words")
         return [self.words[i] for i in ids]
 
+    @property
+    def text(self) -> str:
+        """One word a line, in the order of the ids: the content of a vocabulary file."""
+        return "".join(word + "\n" for word in self.words)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one word a line, in the order of the ids, UTF-8.
 
@@ -90,9 +95,8 @@ class Vocabulary:
         for i, word in enumerate(self.words):
             if "\n" in word or "\r" in word:
                 raise InputError(f"{path}: word {i}, {word!r}, holds a line break")
-        content = "".join(word + "\n" for word in self.words).encode()
         with replacing(path) as handle:
-            handle.write(content)
+            handle.write(self.text.encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":

@@ -46,6 +46,9 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         if not str(path).endswith(".gz"):
             yield plain
             return
-        # Neither name nor time in the header: equal content gives equal files.
-        with gzip.GzipFile(filename="", fileobj=plain, mode="wb", mtime=0) as handle:
+        # Neither name nor time in the header: equal content gives equal files. Level 6 takes less
+        # than half the time of level 9 on word vectors, for one percent more bytes.
+        with gzip.GzipFile(
+            filename="", fileobj=plain, mode="wb", compresslevel=6, mtime=0
+        ) as handle:
             yield cast(BinaryIO, handle)

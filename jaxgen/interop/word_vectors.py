@@ -7,7 +7,6 @@ written compressed.
 """
 
 import itertools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Literal
@@ -16,13 +15,12 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from jaxgen.errors import InputError
-from jaxgen.interop.compressed import reading, writing
+from jaxgen.interop.compressed import Path, reading, writing
 
 _CHUNK_BYTES = 1 << 24  # lines are parsed together, so many bytes at a time
 
 _is_number = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?").fullmatch
 
-Path = str | os.PathLike[str]
 Lines = list[bytes]
 
 

@@ -81,5 +81,6 @@ def test_learning_rates(config, four_shards):
     recipe = make_recipe(dataclasses.replace(config, learning_rate=0.25), corpus)
     assert recipe.optimizer.learning_rate == pytest.approx(0.25)
     assert make_recipe(config, corpus).optimizer == MODERN.optimizer
+    assert MODERN.optimizer.learning_rate == 0.1
     plain = make_recipe(dataclasses.replace(config, optimizer="sgd"), corpus)
     assert (plain.optimizer.name, plain.optimizer.learning_rate) == ("sgd", 4.0)
