@@ -1,7 +1,7 @@
 """Who may import whom, read from the sources, and what importing the library costs.
 
 axes, errors, files  <-  parallel, nn  <-  lm (and the families to come)  <-  experiments
-                         training, data, interop                          <-  experiments
+                         training, evaluation, data, interop              <-  experiments
 """
 
 import ast
@@ -30,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "nn": BASE,
     **{family: BASE | {"parallel", "nn"} for family in FAMILIES},
     "training": BASE | {"parallel"},
+    "evaluation": BASE | {"parallel", "nn"},
     "data": BASE,
     "interop": BASE,
 }
@@ -205,7 +206,8 @@ def test_every_module_can_be_imported_first_and_touches_no_device() -> None:
                 del sys.modules[loaded]
             importlib.import_module(module)
         heavy = {{"torch", "tensorflow", "transformers", "orbax", "grain", "tensorflow_datasets",
-                  "array_record", "tyro", "tqdm", "matplotlib", "tensorboardX", "scipy", "nltk"}}
+                  "array_record", "tyro", "tqdm", "matplotlib", "tensorboardX", "scipy", "nltk",
+                  "sklearn", "PIL"}}
         print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
         import jax
         try:
