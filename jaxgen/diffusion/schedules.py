@@ -1,0 +1,397 @@
+"""Noise schedules in one form: the log-SNR as a function of time, its inverse and derivative.
+
+Symbols as in `jaxgen.diffusion.levels`: t in [0, 1], z_t = a_t x + s_t e, lambda_t = log a^2/s^2.
+
+==================  =====  ==================================================  =====================
+schedule            frame  lambda(t)                                           source
+==================  =====  ==================================================  =====================
+`CosineSchedule`    vp     -2 log tan(A t + B)                                 Salimans & Ho 2022, B
+`SigmoidSchedule`   vp     logit of a sigmoid, rescaled to [0, 1]              Jabri et al. 2022
+`KarrasSchedule`    ve     -2 log s, s = (s1 + t (s2 - s1))^rho in powers      Karras et al. 2022
+`RectifiedFlow`     flow   2 log((1 - t) / t)                                  Liu et al. 2022
+`Shifted`           any    another schedule's lambda + 2 log(factor)           Hoogeboom et al. 2023
+==================  =====  ==================================================  =====================
+
+Tables of betas are in `jaxgen.diffusion.discrete`, learnt schedules in
+`jaxgen.diffusion.learnt_schedule`. A schedule is a frozen, hashable dataclass; a new one defines
+`log_snr`, `time` and `derivative`.
+"""
+
+import abc
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.diffusion.levels import (
+    ArrayLike,
+    Frame,
+    Level,
+    as_numbers,
+    log_snr_of,
+    namespace,
+    scales,
+    sigmoid,
+)
+from jaxgen.errors import InputError
+
+
+class Schedule(abc.ABC):
+    """What every schedule can do. Arrays may have any shape; see `jaxgen.diffusion.levels`."""
+
+    @property
+    def frame(self) -> Frame:
+        """How latents are scaled."""
+        return "vp"
+
+    @abc.abstractmethod
+    def log_snr(self, t: ArrayLike) -> Any:
+        """lambda(t), of the shape of t; falls as t grows."""
+
+    @abc.abstractmethod
+    def time(self, log_snr: ArrayLike) -> Any:
+        """The inverse of `log_snr`, of its shape; clipped to [0, 1]."""
+
+    @abc.abstractmethod
+    def derivative(self, t: ArrayLike) -> Any:
+        """d lambda / dt, of the shape of t; never positive."""
+
+    def at(self, t: ArrayLike) -> Level:
+        """The noise level at time t, four arrays of its shape."""
+        t = as_numbers(t)
+        log_snr = self.log_snr(t)
+        return Level(t, log_snr, *scales(log_snr, self.frame))
+
+    def at_log_snr(self, log_snr: ArrayLike) -> Level:
+        """The noise level with a log-SNR, four arrays of its shape."""
+        log_snr = as_numbers(log_snr)
+        return Level(self.time(log_snr), log_snr, *scales(log_snr, self.frame))
+
+
+@dataclass(frozen=True)
+class CosineSchedule(Schedule):
+    """a_t = cos(A t + B): the cosine schedule with bounds (Salimans & Ho 2022, appendix B).
+
+    ``lambda(t) = -2 log tan(A t + B)`` with ``B = atan(exp(-lambda_max / 2))`` and
+    ``A = atan(exp(-lambda_min / 2)) - B``; without bounds it is a_t = cos(pi t / 2).
+
+    Attributes:
+      log_snr_min: lambda(1).
+      log_snr_max: lambda(0).
+
+    Raises:
+      InputError: unless log_snr_min < log_snr_max; both may be infinite.
+    """
+
+    log_snr_min: float = -20.0
+    log_snr_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_falling(self.log_snr_max, self.log_snr_min)
+
+    @property
+    def _angles(self) -> tuple[float, float]:
+        """A and B."""
+        first = math.atan(math.exp(-self.log_snr_max / 2))
+        last = (
+            math.atan(math.exp(-self.log_snr_min / 2)) if self.log_snr_min > -700 else math.pi / 2
+        )
+        return last - first, first
+
+    def _angle(self, t: Any) -> tuple[Any, Any]:
+        """The angle A t + B and its complement to pi/2, each without cancellation."""
+        slope, first = self._angles
+        # The last angle's complement is small: computed by itself it keeps its digits.
+        complement = math.atan(math.exp(self.log_snr_min / 2))
+        return slope * t + first, slope * (1 - t) + complement
+
+    def log_snr(self, t: ArrayLike) -> Any:
+        """-2 log tan(A t + B)."""
+        t = as_numbers(t)
+        xp = namespace(t)
+        angle, complement = self._angle(t)
+        with np.errstate(divide="ignore"):
+            return 2 * (xp.log(xp.sin(complement)) - xp.log(xp.sin(angle)))
+
+    def time(self, log_snr: ArrayLike) -> Any:
+        """(atan(exp(-lambda / 2)) - B) / A."""
+        log_snr = as_numbers(log_snr)
+        xp = namespace(log_snr)
+        slope, first = self._angles
+        # exp of a bounded number: atan is pi/2 to rounding from there on.
+        angle = xp.arctan(xp.exp(xp.clip(-log_snr / 2, -80.0, 80.0)))
+        return xp.clip((angle - first) / slope, 0.0, 1.0)
+
+    def derivative(self, t: ArrayLike) -> Any:
+        """-4 A / sin(2 (A t + B))."""
+        t = as_numbers(t)
+        xp = namespace(t)
+        angle, complement = self._angle(t)
+        with np.errstate(divide="ignore"):
+            return -2 * self._angles[0] / (xp.sin(angle) * xp.sin(complement))
+
+
+@dataclass(frozen=True)
+class SigmoidSchedule(Schedule):
+    """a_t^2 follows a sigmoid from 1 to 0 (Jabri et al. 2022, "Scalable adaptive computation").
+
+    ``a_t^2 = (g(1) - g(t)) / (g(1) - g(0))`` with ``g(t) = sigmoid((t (end - start) + start) /
+    tau)``, kept within the bounds of the log-SNR by running from `margin` to 1 - `margin` of it.
+
+    Attributes:
+      start: where on the sigmoid it begins.
+      end: where it ends.
+      tau: temperature; the larger, the nearer to a straight line.
+      margin: least value of a^2 and of s^2, so that the log-SNR is finite.
+
+    Raises:
+      InputError: unless start < end, tau > 0 and 0 <= margin < 1/2.
+    """
+
+    start: float = -3.0
+    end: float = 3.0
+    tau: float = 1.0
+    margin: float = 1e-9
+
+    def __post_init__(self) -> None:
+        if not self.start < self.end:
+            raise InputError(
+                f"start={self.start}, end={self.end}: expected start < end, or the schedule is not "
+                "monotone"
+            )
+        if not self.tau > 0:
+            raise InputError(f"tau={self.tau}: expected a number > 0")
+        if not 0 <= self.margin < 0.5:
+            raise InputError(f"margin={self.margin}: expected 0 <= margin < 1/2")
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """g(0) and g(1)."""
+        low, high = sigmoid(np.array([self.start, self.end]) / self.tau)
+        return float(low), float(high)
+
+    def _shares(self, t: Any) -> tuple[Any, Any]:
+        """a^2 and s^2 at time t."""
+        low, high = self._ends
+        now = sigmoid((t * (self.end - self.start) + self.start) / self.tau)
+        noise = (now - low) / (high - low)
+        inner = 1 - 2 * self.margin
+        return inner * (1 - noise) + self.margin, inner * noise + self.margin
+
+    def log_snr(self, t: ArrayLike) -> Any:
+        """log a^2 - log s^2."""
+        t = as_numbers(t)
+        xp = namespace(t)
+        data, noise = self._shares(t)
+        with np.errstate(divide="ignore"):
+            return xp.log(data) - xp.log(noise)
+
+    def time(self, log_snr: ArrayLike) -> Any:
+        """Through the share of noise s^2 = sigmoid(-lambda)."""
+        log_snr = as_numbers(log_snr)
+        xp = namespace(log_snr)
+        low, high = self._ends
+        noise = (sigmoid(-log_snr) - self.margin) / (1 - 2 * self.margin)
+        now = low + xp.clip(noise, 0.0, 1.0) * (high - low)
+        place = self.tau * (xp.log(now) - xp.log1p(-now))
+        return xp.clip((place - self.start) / (self.end - self.start), 0.0, 1.0)
+
+    def derivative(self, t: ArrayLike) -> Any:
+        """-(ds^2/dt) (1/a^2 + 1/s^2)."""
+        t = as_numbers(t)
+        data, noise = self._shares(t)
+        low, high = self._ends
+        now = (t * (self.end - self.start) + self.start) / self.tau
+        slope = (self.end - self.start) / self.tau * sigmoid(now) * sigmoid(-now)
+        slope = slope * (1 - 2 * self.margin) / (high - low)
+        with np.errstate(divide="ignore"):
+            return -slope * (1 / data + 1 / noise)
+
+
+@dataclass(frozen=True)
+class KarrasSchedule(Schedule):
+    """z = x + s e with s from sigma_min to sigma_max in powers (Karras et al. 2022, equation 5).
+
+    ``s_t = (s_min^(1/rho) + t (s_max^(1/rho) - s_min^(1/rho)))^rho``.
+
+    Attributes:
+      sigma_min: s at t = 0.
+      sigma_max: s at t = 1.
+      rho: the power; the larger, the more steps at little noise.
+
+    Raises:
+      InputError: unless 0 < sigma_min < sigma_max and rho > 0.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise InputError(
+                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: expected "
+                "0 < sigma_min < sigma_max, or the schedule is not monotone"
+            )
+        if not self.rho > 0:
+            raise InputError(f"rho={self.rho}: expected a number > 0")
+
+    @property
+    def frame(self) -> Frame:
+        """Variance exploding."""
+        return "ve"
+
+    @property
+    def _roots(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+    def log_snr(self, t: ArrayLike) -> Any:
+        """-2 log s_t."""
+        t = as_numbers(t)
+        first, last = self._roots
+        return -2 * self.rho * namespace(t).log(first + t * (last - first))
+
+    def time(self, log_snr: ArrayLike) -> Any:
+        """Through s^(1/rho) = exp(-lambda / (2 rho))."""
+        log_snr = as_numbers(log_snr)
+        xp = namespace(log_snr)
+        first, last = self._roots
+        root = xp.exp(xp.clip(-log_snr / (2 * self.rho), -80.0, 80.0))
+        return xp.clip((root - first) / (last - first), 0.0, 1.0)
+
+    def derivative(self, t: ArrayLike) -> Any:
+        """-2 rho (s_max^(1/rho) - s_min^(1/rho)) / s_t^(1/rho)."""
+        first, last = self._roots
+        return -2 * self.rho * (last - first) / (first + as_numbers(t) * (last - first))
+
+
+@dataclass(frozen=True)
+class RectifiedFlow(Schedule):
+    """z_t = (1 - t) x + t e: straight lines (Liu et al. 2022; Lipman et al. 2022)."""
+
+    @property
+    def frame(self) -> Frame:
+        """Straight lines."""
+        return "flow"
+
+    def log_snr(self, t: ArrayLike) -> Any:
+        """2 log((1 - t) / t)."""
+        t = as_numbers(t)
+        return log_snr_of(1 - t, t)
+
+    def time(self, log_snr: ArrayLike) -> Any:
+        """sigmoid(-lambda / 2), which is s."""
+        return sigmoid(-as_numbers(log_snr) / 2)
+
+    def derivative(self, t: ArrayLike) -> Any:
+        """-2 / (t (1 - t))."""
+        t = as_numbers(t)
+        with np.errstate(divide="ignore"):
+            return -2 / (t * (1 - t))
+
+    def at(self, t: ArrayLike) -> Level:
+        """a and s are 1 - t and t themselves, without the way over the logarithm."""
+        t = as_numbers(t)
+        return Level(t, self.log_snr(t), 1 - t, t)
+
+
+@dataclass(frozen=True)
+class Shifted(Schedule):
+    """Another schedule with its log-SNR moved by a constant: ``lambda(t) + 2 log(factor)``.
+
+    Larger images need more noise for the same loss of information. For images of d x d trained with
+    a schedule found good at d0 x d0 the factor is d0 / d (Hoogeboom et al. 2023, equation 5; as
+    ``64 / d`` there). In the frame of flows it is the warp of time by Esser et al. (2024, equation
+    23) with m/n = (1 / factor)^2.
+
+    Attributes:
+      schedule: the one to move.
+      factor: what a / s is multiplied by; below one for more noise.
+
+    Raises:
+      InputError: unless factor > 0.
+    """
+
+    schedule: Schedule
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise InputError(f"factor={self.factor}: expected a finite number > 0")
+
+    @property
+    def frame(self) -> Frame:
+        """That of the schedule."""
+        return self.schedule.frame
+
+    def log_snr(self, t: ArrayLike) -> Any:
+        """The schedule's, plus 2 log(factor)."""
+        return self.schedule.log_snr(t) + 2 * math.log(self.factor)
+
+    def time(self, log_snr: ArrayLike) -> Any:
+        """The schedule's, of log_snr - 2 log(factor)."""
+        return self.schedule.time(as_numbers(log_snr) - 2 * math.log(self.factor))
+
+    def derivative(self, t: ArrayLike) -> Any:
+        """The schedule's."""
+        return self.schedule.derivative(t)
+
+
+@dataclass(frozen=True)
+class Reframed(Schedule):
+    """Another schedule's log-SNR with latents scaled otherwise.
+
+    The same denoising problem at every t, in other units: z' = (a' / a) z.
+
+    Attributes:
+      schedule: whose log-SNR it is.
+      scaling: the frame.
+    """
+
+    schedule: Schedule
+    scaling: Frame = "vp"
+
+    @property
+    def frame(self) -> Frame:
+        """How latents are scaled."""
+        return self.scaling
+
+    def log_snr(self, t: ArrayLike) -> Any:
+        """The schedule's."""
+        return self.schedule.log_snr(t)
+
+    def time(self, log_snr: ArrayLike) -> Any:
+        """The schedule's."""
+        return self.schedule.time(log_snr)
+
+    def derivative(self, t: ArrayLike) -> Any:
+        """The schedule's."""
+        return self.schedule.derivative(t)
+
+
+def check_falling(first: float, last: float) -> None:
+    """Raises InputError unless the log-SNR falls from the first value to the last."""
+    if not first > last:
+        raise InputError(
+            f"log-SNR from {first} at t=0 to {last} at t=1: expected it to fall, or the schedule "
+            "is not monotone"
+        )
+
+
+def check_monotone(schedule: Schedule, points: int = 1001) -> None:
+    """Looks at a schedule of one's own making, at so many times from 0 to 1.
+
+    Raises:
+      InputError: where the log-SNR is nan, or does not fall, naming the times.
+    """
+    t_N = np.linspace(0, 1, points)
+    log_snr_N = np.asarray(jax.device_get(schedule.log_snr(t_N)), np.float64)
+    bad = ~(log_snr_N[1:] < log_snr_N[:-1])
+    if bad.any():
+        i = int(bad.argmax())
+        raise InputError(
+            f"{type(schedule).__name__} is not monotone: log-SNR {log_snr_N[i]:.6g} at "
+            f"t={t_N[i]:.4g}, {log_snr_N[i + 1]:.6g} at t={t_N[i + 1]:.4g}; expected it to fall"
+        )
