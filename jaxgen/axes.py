@@ -52,6 +52,12 @@ DEFAULT_RULES: Rules = {
     "heads": MODEL,
     "kv": None,
     "layers": None,
+    # Shifts, scales and gates of a block, and the numbers of a patch: few, used by every device.
+    "modulation": None,
+    "patch": None,
+    # Rows of a table of classes (with the null class seldom a round number) or of positions.
+    "classes": None,
+    "positions": None,
     "rays": BATCH_MESH_AXES,
 }
 """Logical axis -> mesh axis (or axes, or None for replicated)."""

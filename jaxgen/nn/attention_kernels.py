@@ -1,0 +1,158 @@
+"""Fused attention of GPUs and TPUs, and when each may be used.
+
+Both kernels ship with JAX. They compute logits and softmax in float32 and never write the [L, N]
+logits to memory; segment ids reach cuDNN as a mask and the TPU kernel as they are.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from jaxgen.axes import BATCH_MESH_AXES, MODEL
+from jaxgen.errors import InputError
+
+CUDNN_HEAD_SIZES = range(8, 129, 8)
+"""What every GPU since Ampere takes."""
+
+PALLAS_BLOCK = 128
+"""Sequences are padded to a multiple of it, the kernel's smallest block."""
+
+PALLAS_LENGTH = 512
+"""Keys from which `auto` takes the kernel: below, one fused softmax fits the memory beside it."""
+
+
+def choose(implementation: str, q_BLHK: Array, k_BNHK: Array, biased: bool) -> str:
+    """The implementation to use: "plain", "cudnn" or "pallas".
+
+    Args:
+      implementation: one of these, which is then checked, or "auto".
+      q_BLHK: queries; their shape and type decide.
+      k_BNHK: keys.
+      biased: whether anything is added to the logits, or masks them.
+
+    Raises:
+      InputError: if a fused implementation was asked for where it cannot run.
+    """
+    if implementation == "plain":
+        return "plain"
+    if implementation not in ("auto", "cudnn", "pallas"):
+        raise InputError(
+            f"attention implementation is {implementation!r}, "
+            "expected 'auto', 'plain', 'cudnn' or 'pallas'"
+        )
+    backend = jax.default_backend()
+    obstacles = {
+        "cudnn": _cudnn_obstacle(backend, q_BLHK, k_BNHK, biased),
+        "pallas": None if backend == "tpu" else f"a TPU, and this process runs on {backend}",
+    }
+    if implementation != "auto":
+        if obstacles[implementation]:
+            raise InputError(
+                f"attention implementation {implementation!r} needs {obstacles[implementation]}; "
+                "expected 'auto' or 'plain' here"
+            )
+        return implementation
+    if obstacles["cudnn"] is None:
+        return "cudnn"
+    if obstacles["pallas"] is None and k_BNHK.shape[1] >= PALLAS_LENGTH:
+        return "pallas"
+    return "plain"
+
+
+def _cudnn_obstacle(backend: str, q: Array, k: Array, biased: bool) -> str | None:
+    """What cuDNN's kernel would need and has not, None where it can run."""
+    if backend not in ("gpu", "cuda"):
+        return f"a GPU, and this process runs on {backend}"
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"bfloat16 or float16, and the queries are {q.dtype}"
+    if q.shape[-1] not in CUDNN_HEAD_SIZES:
+        return f"a head size that is a multiple of 8 up to 128, and it is {q.shape[-1]}"
+    lengths = q.shape[1], k.shape[1]
+    if biased and any(length % 2 for length in lengths):
+        return f"even lengths beside a bias or segment ids, and they are {lengths}"
+    return None
+
+
+def cudnn(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BNHK: Float[Array, "B N H K"],
+    v_BNHK: Float[Array, "B N H K"],
+    segments: Any,
+    bias_HLN: Float[Array, "H L N"] | None,
+) -> Float[Array, "B L H K"]:
+    """cuDNN's fused attention; arguments as those of `jaxgen.nn.attention.attention`."""
+    mask = bias = None
+    if segments is not None:
+        mask = (segments[0][:, :, None] == segments[1][:, None, :])[:, None]
+    if bias_HLN is not None:
+        bias = bias_HLN[None].astype(q_BLHK.dtype)
+    return jax.nn.dot_product_attention(q_BLHK, k_BNHK, v_BNHK, bias, mask, implementation="cudnn")
+
+
+def pallas(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BNHK: Float[Array, "B N H K"],
+    v_BNHK: Float[Array, "B N H K"],
+    segments: Any,
+    bias_HLN: Float[Array, "H L N"] | None,
+) -> Float[Array, "B L H K"]:
+    """The TPU's flash attention; arguments as those of `jaxgen.nn.attention.attention`.
+
+    The compiler cannot cut a kernel in parts, so under a mesh it runs in a `jax.shard_map`: each
+    device computes its examples (``data``, ``fsdp``) and its heads (``model``).
+    """
+    batch, _, heads, _ = q_BLHK.shape
+    q_ids_BL, k_ids_BN = segments or (
+        jnp.zeros((batch, x.shape[1]), jnp.int32) for x in (q_BLHK, k_BNHK)
+    )
+    if bias_HLN is None:
+        bias_HLN = jnp.zeros((heads, 0, 0), jnp.float32)
+    examples, over_heads = _shards(batch, heads)
+    tokens, ids = P(examples, None, over_heads), P(examples)
+    if examples is None and over_heads is None:
+        return _flash(q_BLHK, k_BNHK, v_BNHK, q_ids_BL, k_ids_BN, bias_HLN)
+    return jax.shard_map(
+        _flash,
+        in_specs=(tokens, tokens, tokens, ids, ids, P(over_heads)),
+        out_specs=tokens,
+        check_vma=False,  # the kernel does not say over which axes its result varies
+    )(q_BLHK, k_BNHK, v_BNHK, q_ids_BL, k_ids_BN, bias_HLN)
+
+
+def _shards(batch: int, heads: int) -> tuple[tuple[str, ...] | None, str | None]:
+    """The axes of the current mesh that examples and heads can be cut along."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    parts = 1
+    for axis in BATCH_MESH_AXES:
+        parts *= sizes.get(axis, 1)
+    examples = BATCH_MESH_AXES if parts > 1 and batch % parts == 0 else None
+    model = sizes.get(MODEL, 1)
+    return examples, MODEL if model > 1 and heads % model == 0 else None
+
+
+def _flash(
+    q_BLHK: Array, k_BNHK: Array, v_BNHK: Array, q_ids_BL: Array, k_ids_BN: Array, bias_HLN: Array
+) -> Array:
+    """The kernel on one device: pads lengths, swaps heads and length, and undoes both."""
+    from jax.experimental.pallas.ops.tpu import flash_attention as kernel
+
+    length, size = q_BLHK.shape[1], q_BLHK.shape[-1]
+    q, k, v = (_pad(x.swapaxes(1, 2), 2) for x in (q_BLHK, k_BNHK, v_BNHK))
+    # Padding is a segment that nobody else is in, unless the caller pads by -1 too, which is well.
+    ids = kernel.SegmentIds(_pad(q_ids_BL, 1, -1), _pad(k_ids_BN, 1, -1))
+    bias = None
+    if bias_HLN.size:
+        bias_HLN = _pad(_pad(bias_HLN.astype(jnp.float32), 1), 2)
+        bias = jnp.broadcast_to(bias_HLN, (q.shape[0], *bias_HLN.shape))
+    seen = kernel.flash_attention(q, k, v, bias, ids, sm_scale=size**-0.5)
+    return seen[:, :, :length].swapaxes(1, 2)
+
+
+def _pad(x: Array, axis: int, value: int = 0) -> Array:
+    """x with one axis padded to a multiple of the kernel's block."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -x.shape[axis] % PALLAS_BLOCK)
+    return jnp.pad(x, widths, constant_values=value)

@@ -1,0 +1,66 @@
+"""A linear layer over any axes, with logical names on its parameters."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgen.errors import InputError
+
+Dtype = Literal["float32", "bfloat16"]
+"""What matrix products are computed in; parameters are float32 whatever it is."""
+
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+
+
+def check_dtype(dtype: str, field: str = "dtype") -> None:
+    """Refuses a type that networks do not compute in, naming the field."""
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"{field} is {dtype!r}, expected 'float32' or 'bfloat16'")
+
+
+class Dense(nn.Module):
+    """``y = x W + b`` from the last axes of x to one or several new ones.
+
+    W has one axis for each contracted axis of x, then one for each feature axis; an initial value
+    is drawn as for the flat matrix, so fan-in and fan-out do not depend on how axes are split.
+
+    Attributes:
+      features: sizes of the new axes.
+      axes: logical names of all axes of W, inputs first; the bias has those of the features.
+      dtype: what the product is computed in.
+      kernel_init: initial W from (key, [inputs, outputs], dtype).
+      bias: whether b is added.
+    """
+
+    features: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    dtype: Dtype = "float32"
+    kernel_init: Callable[..., Any] = xavier
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """x [..., inputs] to y [..., features], in ``dtype``."""
+        outputs = len(self.features)
+        contracted = len(self.axes) - outputs
+        inputs = x.shape[x.ndim - contracted :]
+        flat = math.prod(inputs), math.prod(self.features)
+
+        def initial(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+            return self.kernel_init(key, flat, dtype).reshape(shape)
+
+        named = nn.with_logical_partitioning
+        kernel = self.param("kernel", named(initial, self.axes), (*inputs, *self.features))
+        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
+        last = tuple(range(x.ndim - contracted, x.ndim))
+        y = jax.lax.dot_general(x, kernel, ((last, tuple(range(contracted))), ((), ())))
+        if self.bias:
+            bias = self.param("bias", named(zeros, self.axes[contracted:]), self.features)
+            y = y + jnp.asarray(bias, self.dtype)
+        return y

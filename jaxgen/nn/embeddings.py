@@ -1,0 +1,165 @@
+"""Vectors for what a denoiser is told besides the noisy data: the time and the class.
+
+Peebles & Xie 2023 (DiT), following Vaswani et al. 2017 and Dhariwal & Nichol 2021: the time enters
+as cosines and sines of 128 frequencies, then a small MLP; the class is a row of a table whose last
+row, the null class, stands for "no class" and is what classifier-free guidance compares with.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jaxgen.errors import InputError
+from jaxgen.nn.dense import Dense
+
+FREQUENCY_FEATURES = 256
+MAX_PERIOD = 10_000.0
+
+normal = nn.initializers.normal(0.02)
+
+
+def time_frequencies(
+    time_B: Float[Array, " B"],
+    features: int = FREQUENCY_FEATURES,
+    max_period: float = MAX_PERIOD,
+) -> Float[Array, "B D"]:
+    """``(cos(w_0 t), ..., cos(w_{n-1} t), sin(w_0 t), ..., sin(w_{n-1} t))``, n = features / 2.
+
+    ``w_i = max_period^(-i / n)``: periods from 2 pi to almost 2 pi max_period, made for times
+    between 0 and about 1000. Float32 throughout. An odd ``features`` ends with a zero.
+
+    Args:
+      time_B: [B] times.
+      features: numbers per time.
+      max_period: sets the slowest frequency.
+    """
+    half = features // 2
+    w_D = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle_BD = time_B.astype(jnp.float32)[:, None] * w_D
+    waves_BD = jnp.concatenate([jnp.cos(angle_BD), jnp.sin(angle_BD)], axis=-1)
+    return jnp.pad(waves_BD, ((0, 0), (0, features % 2)))
+
+
+class TimeEmbedding(nn.Module):
+    """Frequencies of the time, then ``output(silu(hidden(.)))``, in float32.
+
+    Attributes:
+      width: D, numbers in the embedding.
+      features: numbers of the frequency embedding.
+    """
+
+    width: int
+    features: int = FREQUENCY_FEATURES
+
+    @nn.compact
+    def __call__(self, time_B: Float[Array, " B"]) -> Float[Array, "B D"]:
+        """[B] times (made for 0 to 1000) to [B, D]."""
+        waves_BD = time_frequencies(time_B, self.features)
+        hidden = Dense((self.width,), (None, "embed"), kernel_init=normal, name="hidden")
+        output = Dense((self.width,), ("embed", "hidden"), kernel_init=normal, name="output")
+        return output(nn.silu(hidden(waves_BD)))
+
+
+class LabelEmbedding(nn.Module):
+    """A row of a table for each class, and one for the null class.
+
+    Attributes:
+      num_classes: classes; ids 0 to num_classes - 1.
+      width: D, numbers in a row.
+      null_class: whether id ``num_classes`` is the null class.
+      dropout: probability that a label becomes the null class in training.
+    """
+
+    num_classes: int
+    width: int
+    null_class: bool = True
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, label_B: Int[Array, " B"], *, train: bool = False) -> Float[Array, "B D"]:
+        """The rows of the labels [B, D]; needs the random stream "dropout" in training."""
+        rows = self.num_classes + self.null_class
+        table_VD = self.param(
+            "table",
+            nn.with_logical_partitioning(normal, ("classes", "embed")),
+            (rows, self.width),
+        )
+        if train and self.dropout > 0:
+            dropped_B = jax.random.bernoulli(self.make_rng("dropout"), self.dropout, label_B.shape)
+            label_B = jnp.where(dropped_B, self.num_classes, label_B)
+        return jnp.asarray(table_VD)[label_B]
+
+
+class Condition(nn.Module):
+    """The embeddings of time and class that a network is conditioned on.
+
+    Attributes:
+      width: D.
+      num_classes: classes, 0 for a network without labels.
+      null_class: whether there is a null class.
+      class_dropout: probability that a label becomes the null class in training.
+    """
+
+    width: int
+    num_classes: int = 0
+    null_class: bool = True
+    class_dropout: float = 0.0
+
+    def setup(self) -> None:
+        """Makes the embeddings."""
+        self.time = TimeEmbedding(self.width)
+        if self.num_classes:
+            self.label = LabelEmbedding(
+                self.num_classes, self.width, self.null_class, self.class_dropout
+            )
+
+    def __call__(
+        self,
+        time_B: Float[Array, " B"],
+        label_B: Int[Array, " B"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B D"] | None]:
+        """The embedding of the time and that of the class, None for a network without labels."""
+        if not self.num_classes:
+            return self.time(time_B), None
+        return self.time(time_B), self.label(label_B, train=train)
+
+
+def check_condition(
+    batch: int,
+    time_B: Float[Array, " B"],
+    label_B: Int[Array, " B"] | None,
+    num_classes: int,
+) -> None:
+    """Refuses times and labels that do not fit the batch or the network.
+
+    Args:
+      batch: B, examples of the noisy data.
+      time_B: the times.
+      label_B: the labels or None.
+      num_classes: what the network was made for; 0 for no labels.
+
+    Raises:
+      InputError: naming the array, its shape and what was expected.
+    """
+    if time_B.shape != (batch,):
+        raise InputError(
+            f"time has shape {time_B.shape}, expected [{batch}]: one time for each example"
+        )
+    if not num_classes:
+        if label_B is not None:
+            raise InputError("labels were given to a network with num_classes=0, expected None")
+        return
+    if label_B is None:
+        raise InputError(
+            f"labels are None, expected [{batch}] ids below {num_classes} (or {num_classes}, "
+            "the null class, where the network has one)"
+        )
+    if label_B.shape != (batch,):
+        raise InputError(
+            f"labels have shape {label_B.shape}, expected [{batch}]: one id for each example"
+        )
+    if not jnp.issubdtype(label_B.dtype, jnp.integer):
+        raise InputError(f"labels have type {label_B.dtype}, expected integers")

@@ -1,0 +1,87 @@
+"""Layer norm and its adaptive forms: shift, scale and gate come from a condition.
+
+``LN(x) = (x - mean) / sqrt(variance + 1e-6)`` over the last axis. Adaptive layer norm (Perez et al.
+2018, Peebles & Xie 2023) is ``LN(x) (1 + scale) + shift`` with shift and scale linear in silu of
+the condition's embedding; adaLN-Zero adds a gate on the residual branch and starts all of them at
+zero, so that a block starts as the identity. Statistics and modulation are computed in float32.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgen.nn.dense import Dense, Dtype, zeros
+
+EPSILON = 1e-6
+
+
+def layer_norm(x: Float[Array, "*B D"], epsilon: float = EPSILON) -> Float[Array, "*B D"]:
+    """``(x - mean) / sqrt(variance + epsilon)`` over the last axis, in float32."""
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + epsilon)
+
+
+def modulate(
+    x_BLD: Float[Array, "B L D"], shift_BD: Float[Array, "B D"], scale_BD: Float[Array, "B D"]
+) -> Float[Array, "B L D"]:
+    """``x (1 + scale) + shift``, the same for every token of an example."""
+    return x_BLD * (1 + scale_BD[:, None]) + shift_BD[:, None]
+
+
+class LayerNorm(nn.Module):
+    """`layer_norm` with learnt scale and bias, in float32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """Normalises the last axis."""
+        named = nn.with_logical_partitioning
+        size = x.shape[-1:]
+        scale_D = self.param("scale", named(nn.initializers.ones, ("embed",)), size)
+        bias_D = self.param("bias", named(zeros, ("embed",)), size)
+        return layer_norm(x) * scale_D + bias_D
+
+
+class RMSNorm(nn.Module):
+    """``x / sqrt(mean(x^2) + 1e-6)`` times a learnt scale, over the last axis, in float32.
+
+    For queries and keys (Dehghani et al. 2023; Esser et al. 2024): it bounds the logits of
+    attention, which otherwise grow in long bfloat16 runs.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B K"]) -> Float[Array, "*B K"]:
+        """Normalises the last axis."""
+        scale_K = self.param(
+            "scale", nn.with_logical_partitioning(nn.initializers.ones, ("kv",)), x.shape[-1:]
+        )
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + EPSILON) * scale_K
+
+
+def modulation(parts: int, width: int, dtype: Dtype = "float32") -> Dense:
+    """The layer that makes ``parts`` vectors of a block (shifts, scales, gates); starts at zero.
+
+    Args:
+      parts: how many vectors.
+      width: D.
+      dtype: what the product is computed in.
+    """
+    return Dense((parts, width), ("embed", None, "modulation"), dtype, kernel_init=zeros)
+
+
+def modulation_parts(
+    layer: Callable[[Array], Array], condition_BD: Float[Array, "B D"]
+) -> tuple[Float[Array, "B D"], ...]:
+    """``silu(c) W + b``, cut into its vectors [B, D] in float32.
+
+    Args:
+      layer: what `modulation` returned.
+      condition_BD: c, the embedding of the condition.
+    """
+    parts_BND = layer(nn.silu(condition_BD)).astype(jnp.float32)
+    return tuple(parts_BND[:, i] for i in range(parts_BND.shape[1]))

@@ -1,0 +1,99 @@
+"""What the transformers on patches have in common: their options, and the check of their input."""
+
+import dataclasses
+from typing import get_args
+
+from jaxtyping import Array, Float, Int
+
+from jaxgen.errors import InputError
+from jaxgen.nn.attention import Implementation
+from jaxgen.nn.dense import Dtype, check_dtype
+from jaxgen.nn.embeddings import check_condition
+from jaxgen.spacetime.patches import patch_grid
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Options of a denoiser that works on patches of an image.
+
+    Attributes:
+      in_channels: channels of the input: the noisy data, and what is laid beside it.
+      out_channels: channels of the output; twice those of the data where variances are learnt.
+      patch: P, pixels along the side of a patch.
+      width: D, numbers in a token.
+      depth: transformer blocks.
+      heads: attention heads; they divide the width.
+      mlp_ratio: hidden units of a block's perceptron, in units of the width.
+      num_classes: classes; 0 for a network without labels.
+      null_class: whether label ``num_classes`` stands for "no class".
+      class_dropout: probability that a label becomes the null class in training.
+      dtype: what matrix products are computed in; parameters, the stream of tokens between blocks,
+        norms, softmax and the output stay float32.
+      qk_norm: whether attention normalises queries and keys.
+      remat: whether a block's activations are computed again in the backward pass, not stored.
+      attention: implementation of attention, see `jaxgen.nn.attention`.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 8
+    patch: int = 2
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    null_class: bool = True
+    class_dropout: float = 0.1
+    dtype: Dtype = "float32"
+    qk_norm: bool = False
+    remat: bool = False
+    attention: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuses what is no network, naming the field."""
+        for name in ("in_channels", "out_channels", "patch", "width", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.num_classes < 0:
+            raise InputError(f"num_classes is {self.num_classes}, expected 0 or more")
+        if self.width % self.heads:
+            raise InputError(f"width is {self.width}, expected a multiple of heads={self.heads}")
+        if self.mlp_ratio * self.width < 1:
+            raise InputError(f"mlp_ratio is {self.mlp_ratio}, expected a positive number")
+        if not 0 <= self.class_dropout < 1:
+            raise InputError(f"class_dropout is {self.class_dropout}, expected 0 <= p < 1")
+        if self.num_classes and self.class_dropout and not self.null_class:
+            raise InputError(
+                f"class_dropout is {self.class_dropout} without a null class; "
+                "expected null_class=True or class_dropout=0"
+            )
+        check_dtype(self.dtype)
+        if self.attention not in get_args(Implementation):
+            raise InputError(
+                f"attention is {self.attention!r}, expected one of {get_args(Implementation)}"
+            )
+
+    @property
+    def mlp_units(self) -> int:
+        """Hidden units of a block's perceptron."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
+    def patch_outputs(self) -> int:
+        """Numbers that the network says about one patch: P P C_out."""
+        return self.patch**2 * self.out_channels
+
+    def check_input(
+        self,
+        z_BYXC: Float[Array, "B Y X C"],
+        time_B: Float[Array, " B"],
+        label_B: Int[Array, " B"] | None,
+    ) -> tuple[int, int]:
+        """Refuses input that does not fit the network; returns the grid of patches (rows, columns).
+
+        Raises:
+          InputError: naming the array, its shape and what was expected.
+        """
+        grid = patch_grid(z_BYXC.shape, self.patch, self.in_channels)
+        check_condition(z_BYXC.shape[0], time_B, label_B, self.num_classes)
+        return grid
