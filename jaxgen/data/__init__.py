@@ -1,7 +1,7 @@
-"""Text and other data: readers, vocabularies, splits and deterministic batches.
+"""Text, images and other data: readers, vocabularies, splits and deterministic batches.
 
-`load_corpus` is the front door for text. `jaxgen.data.pipeline` (grain) makes batches of records
-and is imported by itself.
+`load_corpus` is the front door for text, `load_images` the one for images. `jaxgen.data.pipeline`
+(grain) makes batches of records and is imported by itself.
 """
 
 from jaxgen.data.batches import BatchPlan, trainable_span, windows_at
@@ -15,6 +15,9 @@ from jaxgen.data.corpus import (
     spans_by_fraction,
     spans_by_size,
 )
+from jaxgen.data.images import ImageSet, batch_at, from_unit, make_transform, to_unit
+from jaxgen.data.images_files import ImageFolder, open_image_folder, read_image
+from jaxgen.data.images_load import load_images
 from jaxgen.data.load import load_corpus
 from jaxgen.data.plain_text import read_plain_text, tokenise
 from jaxgen.data.tfds import read_tfds
@@ -25,19 +28,28 @@ __all__ = [
     "UNKNOWN",
     "BatchPlan",
     "Corpus",
+    "ImageFolder",
+    "ImageSet",
     "Spans",
     "TokenStream",
     "Vocabulary",
+    "batch_at",
     "count_vocabulary",
+    "from_unit",
     "load_corpus",
+    "load_images",
     "make_corpus",
+    "make_transform",
+    "open_image_folder",
     "read_brown",
     "read_builtin",
+    "read_image",
     "read_plain_text",
     "read_tfds",
     "read_token_files",
     "spans_by_fraction",
     "spans_by_size",
+    "to_unit",
     "tokenise",
     "trainable_span",
     "windows_at",

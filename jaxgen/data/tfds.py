@@ -1,8 +1,9 @@
-"""Text sets of TensorFlow Datasets, read without TensorFlow.
+"""Sets of TensorFlow Datasets, read without TensorFlow: how they are opened, and those of text.
 
 `tfds.data_source` gives random access to sets that were prepared in the array_record format
 (``tfds build --file_format=array_record``, or `download_and_prepare(file_format="array_record")`);
 neither that nor this module imports TensorFlow. The packages are in the extra ``jaxgen[data]``.
+Image sets are read by `jaxgen.data.images_tfds`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from jaxgen.data.token_files import PART_NAMES
 from jaxgen.errors import InputError
 
 VALIDATION_SHARE = 10
-"""Where a set has no validation part, one word of so many at the end of its training part."""
+"""Where a set has no validation part, one word or image of so many at its training part's end."""
 
 
 def read_tfds(
@@ -42,18 +43,23 @@ def read_tfds(
       InputError: The packages or the set are not there, the set is not in the array_record format,
         or has no training part or no single text feature.
     """
-    builder = _builder(name, data_dir)
+    builder = open_builder(name, data_dir)
     feature = _text_feature(name, builder.info.features, feature)
     tokens: list[str] = []
     ends: dict[str, int] = {}
-    for part, split in _splits(name, builder.info.splits).items():
+    for part, split in splits_of_parts(name, builder.info.splits).items():
         for text in _texts(name, builder, split, feature):
             tokens += tokenise_text(text, record_mark)
         ends[part] = len(tokens)
     return TokenStream(f"tfds:{name}", tokens, spans=_spans(ends))
 
 
-def _builder(name: str, data_dir: Path | None) -> Any:
+def open_builder(name: str, data_dir: Path | None) -> Any:
+    """The tfds builder of a prepared set.
+
+    Raises:
+      InputError: The packages or the set are not there, or the set is not prepared.
+    """
     try:
         import array_record  # noqa: F401
         import tensorflow_datasets as tfds
@@ -83,22 +89,35 @@ def _text_feature(name: str, features: Mapping[str, Any], wanted: str | None) ->
     )
 
 
-def _splits(name: str, available: Iterable[str]) -> dict[str, str]:
-    """Part -> the set's name of it, in the order train, validation, test."""
+def splits_of_parts(name: str, available: Iterable[str]) -> dict[str, str]:
+    """Part -> the set's name of it, in the order train, validation, test.
+
+    Raises:
+      InputError: There is no training part.
+    """
     found = {PART_NAMES[split]: split for split in available if split in PART_NAMES}
     if "train" not in found:
         raise InputError(f"tfds:{name}: no split 'train'; it has {', '.join(available) or 'none'}")
     return {part: found[part] for part in PARTS if part in found}
 
 
-def _texts(name: str, builder: Any, split: str, feature: str) -> Iterator[str]:
+def open_split(name: str, builder: Any, split: str) -> Any:
+    """The records of one split, by number.
+
+    Raises:
+      InputError: The set is not in the array_record format.
+    """
     try:
-        records = builder.as_data_source(split=split)
+        return builder.as_data_source(split=split)
     except (AssertionError, NotImplementedError, ValueError) as error:
         fault = str(error).strip().split("\n")[0]
         raise InputError(
             f"tfds:{name}: cannot be read; prepare it with file_format='array_record' ({fault})"
         ) from error
+
+
+def _texts(name: str, builder: Any, split: str, feature: str) -> Iterator[str]:
+    records = open_split(name, builder, split)
     for i in range(len(records)):
         text = records[i][feature]
         yield decode_text(text, f"tfds:{name}: {split} record {i}") if text else ""
