@@ -121,8 +121,11 @@ def check_target_fits(schedule: Schedule, target: Target) -> None:
     Raises:
       InputError: for the targets e and score under a schedule whose log-SNR ends at -inf.
     """
-    end = float(schedule.at(1.0).log_snr)
-    if target in ("e", "score") and end == -math.inf:
+    if target not in ("e", "score"):
+        return
+    end = schedule.at(1.0).log_snr
+    # A learnt schedule's end is a parameter, which is finite and not known while tracing.
+    if not isinstance(end, jax.core.Tracer) and float(end) == -math.inf:
         name = "zero_terminal_snr" if isinstance(schedule, DiscreteSchedule) else "this schedule"
         raise InputError(
             f"target={target!r} with {name}: at zero SNR the noise says nothing of the data; "
