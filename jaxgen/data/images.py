@@ -13,7 +13,7 @@ example is flipped depends on the seed and on its place in the global order alon
 size, nor on how many processes share the batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,24 +181,25 @@ def make_example(
     return {"image": image} if label is None else {"image": image, "label": label}
 
 
-def shuffled_parts(total: int) -> tuple[Int[np.ndarray, "N"], Spans]:
-    """A fixed random division of N images: a tenth each for validation and test.
+def shuffled_parts(
+    total: int, held_out: Sequence[str] = PARTS[1:]
+) -> tuple[Int[np.ndarray, "N"], Spans]:
+    """A fixed random division of N images: a tenth for each part that is held out of training.
 
     Args:
       total: N.
+      held_out: The parts: validation and test, or one of them.
 
     Returns:
       The images' numbers in their new order, int64 [N], the same on every machine (`permute` with
-      seed 0); and the parts as spans of it: train first, then validation and test of
-      ``N // 10`` images each, left out where that is 0. Within a part the old order is kept.
+      seed 0); and the parts as spans of it: train first, then the others of ``N // 10`` images
+      each, left out where that is 0. Within a part the old order is kept.
     """
     order = permute(np.arange(total), total, seed=0, epoch=0)
-    held_out = total // VALIDATION_SHARE
-    sizes = (total - 2 * held_out, held_out, held_out)
-    pieces = np.split(order, np.cumsum(sizes)[:-1])
-    return np.concatenate([np.sort(piece) for piece in pieces]), consecutive_parts(
-        dict(zip(PARTS, sizes, strict=True))
-    )
+    tenth = total // VALIDATION_SHARE
+    sizes = {"train": total - len(held_out) * tenth, **dict.fromkeys(held_out, tenth)}
+    pieces = np.split(order, np.cumsum(list(sizes.values()))[:-1])
+    return np.concatenate([np.sort(piece) for piece in pieces]), consecutive_parts(sizes)
 
 
 def published_parts(sizes: Mapping[str, int]) -> Spans:

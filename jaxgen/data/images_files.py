@@ -19,9 +19,9 @@ from jaxgen.data.images import (
     ImageSet,
     check_labels,
     check_parts,
+    consecutive_parts,
     make_example,
     part_span,
-    published_parts,
     shuffled_parts,
 )
 from jaxgen.data.token_files import PART_NAMES
@@ -222,8 +222,8 @@ def open_image_folder(
       channels: 1 or 3 to convert the images to, or None.
 
     Returns:
-      The folder; by default divided by `shuffled_parts`: a fixed random tenth each for validation
-      and for test.
+      The folder; where it has no parts, divided by `shuffled_parts`: a fixed random tenth each for
+      validation and for test. Where it has a training part but none for validation, a tenth of it.
 
     Raises:
       FileNotFoundError: There is no such folder.
@@ -238,11 +238,8 @@ def open_image_folder(
         raise InputError(f"{folder}: no images in it ({' '.join(sorted(SUFFIXES))})")
     tops = [file.relative_to(root).parts[0] for file in files]
     if {top.lower() for top in tops} <= set(PART_NAMES):
-        part_of = [PARTS.index(PART_NAMES[top.lower()]) for top in tops]
-        order = np.argsort(part_of, kind="stable")
         names = [_class_name(root / top, file) for top, file in zip(tops, files, strict=True)]
-        sizes = np.bincount(part_of, minlength=len(PARTS)).tolist()
-        parts = published_parts(dict(zip(PARTS, sizes, strict=True)))
+        order, parts = _parts_by_name([PART_NAMES[top.lower()] for top in tops])
     else:
         names = [_class_name(root, file) for file in files]
         order, parts = shuffled_parts(len(files))
@@ -250,6 +247,20 @@ def open_image_folder(
     files = tuple(files[i] for i in order)
     labels = None if labels is None else labels[order]
     return ImageFolder(str(folder), files, labels, classes, parts, size, channels)
+
+
+def _parts_by_name(part_of: Sequence[str]) -> tuple[np.ndarray, Spans]:
+    """The order of images that lie in folders of parts, and the parts as spans of it.
+
+    Images stand class by class, so a validation part is taken out of training at random.
+    """
+    places = {part: np.flatnonzero(np.array(part_of) == part) for part in PARTS}
+    train = places["train"]
+    if not places["validation"].size and train.size:
+        order, parts = shuffled_parts(len(train), ["validation"])
+        places |= {part: train[order[slice(*span)]] for part, span in parts.items()}
+    sizes = {part: len(found) for part, found in places.items()}
+    return np.concatenate(list(places.values())), consecutive_parts(sizes)
 
 
 def _image_files(root: pathlib.Path) -> tuple[pathlib.Path, ...]:

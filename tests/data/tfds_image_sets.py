@@ -1,0 +1,128 @@
+"""Builds small tfds image sets in a folder, reads them, and prints what came out as JSON.
+
+Run as a script by `test_images_tfds`, so that the modules it imports are its own.
+"""
+
+import io
+import json
+import sys
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jaxgen.data import load_images
+from jaxgen.data.images_tfds import read_tfds_images
+from jaxgen.errors import InputError
+
+CLASSES = ["oak", "elm", "fir"]
+
+
+def pixels(i: int, height: int = 5) -> np.ndarray:
+    return np.random.default_rng(i).integers(256, size=(height, 6, 3), dtype=np.uint8)
+
+
+def png(array: np.ndarray) -> io.BytesIO:
+    """A file: tfds stores the bytes of one as they are, which needs no TensorFlow."""
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "png")
+    stream.seek(0)
+    return stream
+
+
+class _Numbered(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Record i is ``pixels(i)`` with label i % 3."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    PARTS = {"train": 20, "test": 4}  # noqa: RUF012
+    FEATURES: dict
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(self.FEATURES)
+        )
+
+    def _split_generators(self, _):
+        return {part: self._generate_examples(size) for part, size in self.PARTS.items()}
+
+    def _generate_examples(self, size):
+        for i in range(size):
+            yield i, self.record(i)
+
+
+class Tensors(_Numbered):
+    FEATURES = {  # noqa: RUF012
+        "picture": tfds.features.Tensor(shape=(5, 6, 3), dtype=np.uint8),
+        "kind": tfds.features.ClassLabel(names=CLASSES),
+    }
+
+    def record(self, i):
+        return {"picture": pixels(i), "kind": i % 3}
+
+
+class Images(_Numbered):
+    PARTS = {"train": 7, "validation": 3}  # noqa: RUF012
+    FEATURES = {  # noqa: RUF012
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "id": tfds.features.Scalar(np.int32),
+    }
+
+    def record(self, i):
+        return {"image": png(pixels(i)), "id": i}
+
+
+class Uneven(Images):
+    def record(self, i):
+        return {"image": png(pixels(i, height=6 - i % 2)), "id": i}
+
+
+class TwoPictures(_Numbered):
+    FEATURES = {  # noqa: RUF012
+        name: tfds.features.Tensor(shape=(5, 6, 3), dtype=np.uint8) for name in ("left", "right")
+    }
+
+    def record(self, i):
+        return {"left": pixels(i), "right": pixels(100 + i)}
+
+
+def fault_of(name: str, **arguments) -> str:
+    try:
+        read_tfds_images(name, **arguments)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def summary(images) -> dict:
+    known = {pixels(i).tobytes(): i for i in [*range(20), *range(100, 120)]}
+    return {
+        "name": images.name,
+        "numbers": [known.get(image.tobytes()) for image in images.images],
+        "labels": None if images.labels is None else images.labels.tolist(),
+        "classes": list(images.classes),
+        "parts": images.parts,
+        "shape": images.images.shape[1:],
+    }
+
+
+def main(folder: str) -> None:
+    for builder in (Tensors, Images, Uneven, TwoPictures):
+        builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    answer = {
+        "tensors": summary(load_images("tfds:tensors", data_dir=folder)),
+        "images": summary(load_images("tfds:images", data_dir=folder)),
+        "uneven": summary(load_images("tfds:uneven", size=4, channels=1, data_dir=folder)),
+        "right": summary(read_tfds_images("two_pictures", feature="right", data_dir=folder)),
+        "faults": {
+            "several": fault_of("two_pictures", data_dir=folder),
+            "unknown": fault_of("tensors", feature="x", data_dir=folder),
+            "uneven": fault_of("uneven", data_dir=folder),
+            "set": fault_of("no_such_set", data_dir=folder),
+        },
+        "tensorflow": "tensorflow" in sys.modules,
+    }
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
