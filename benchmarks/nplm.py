@@ -17,22 +17,20 @@ PyTorch (benchmarks/requirements.txt) may live in another environment: ``--torch
 import argparse
 import json
 import math
-import os
 import pathlib
-import resource
 import statistics
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-ALLOCATORS = {
-    "default": {},
-    "huge pages": {
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
-        ":glibc.malloc.trim_threshold=8589934592"
-    },
-}
+from benchmarks.contenders import (
+    HUGE_PAGES,
+    Contender,
+    progress,
+    say_goodbye,
+    serve_function,
+)
+
+ALLOCATORS = {"default": {}, "huge pages": HUGE_PAGES}
 LEARNING_RATE = 0.1
 
 
@@ -101,7 +99,7 @@ def measure(arguments: argparse.Namespace, batch: int) -> list[dict]:
                     "steps": arguments.steps,
                     "product": arguments.product,
                 }
-                contender = Contender.start(python, task, variables)
+                contender = Contender.start(python, "benchmarks.nplm", task, variables)
                 if contender is not None:
                     contenders[side, form, allocator] = contender
     seconds: dict[tuple, list[float]] = {name: [] for name in contenders}
@@ -135,11 +133,6 @@ def measure(arguments: argparse.Namespace, batch: int) -> list[dict]:
     return rows
 
 
-def progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{line}", end="\n" if line.endswith("done") else "", file=sys.stderr, flush=True)
-
-
 def to_markdown(report: dict) -> str:
     """The table that a person reads, ratios first."""
     lines = [
@@ -164,82 +157,26 @@ def to_markdown(report: dict) -> str:
     return "\n".join(lines)
 
 
-class Contender:
-    """A process that times its own runs when told to."""
-
-    def __init__(self, process: subprocess.Popen):
-        self.process = process
-
-    @classmethod
-    def start(cls, python: str, task: dict, variables: dict) -> "Contender | None":
-        """Starts one; None (and a line that says so) where its framework is not installed."""
-        process = subprocess.Popen(
-            [python, "-m", "benchmarks.nplm", "--serve", json.dumps(task)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, **variables},
-        )
-        contender = cls(process)
-        try:
-            contender.receive()
-        except EOFError:
-            print(f"{task['side']} {task['form']}: did not start, left out", file=sys.stderr)
-            return None
-        return contender
-
-    def receive(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            raise EOFError
-        return json.loads(line)
-
-    def say(self, word: str) -> None:
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
-
-    def run(self) -> float:
-        """Seconds of one run."""
-        self.say("run")
-        return self.receive()["seconds"]
-
-    def stop(self) -> float:
-        """Ends the process; its peak memory in megabytes."""
-        self.say("stop")
-        peak = self.receive()["peak_megabytes"]
-        self.process.wait()
-        return peak
-
-
 def serve(task: dict) -> None:
     """The life of a contender: get ready, then one timed run per line of input."""
-
-    def send(message: dict) -> None:
-        print(json.dumps(message), flush=True)
-
-    def receive() -> str:
-        return sys.stdin.readline().strip()
-
-    arguments = task["shape"], task["batch"], task["steps"], LEARNING_RATE
+    arguments = task["shape"], task["batch"], task["steps"]
     if task["side"] == "torch":
         from benchmarks import nplm_torch
 
         if task["form"] == "product":
-            nplm_torch.serve_product(receive, send, task["product"])
+            serve_function(nplm_torch.make_product(task["product"]))
         else:
-            nplm_torch.serve(receive, send, task["form"], *arguments)
+            serve_function(nplm_torch.make_run(task["form"], *arguments, LEARNING_RATE))
     elif task["form"] == "product":
-        serve_product(receive, send, task["product"])
+        serve_function(make_product(task["product"]))
     elif task["form"] == "bare products":
-        serve_bare_products(receive, send, *arguments[:3])
+        serve_function(make_bare_products(*arguments))
     else:
-        serve_training(receive, send, *arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    send({"peak_megabytes": peak})
+        serve_training(*arguments, LEARNING_RATE)
+    say_goodbye()
 
 
-def serve_training(receive, send, shape: dict, batch: int, steps: int, rate: float) -> None:
+def serve_training(shape: dict, batch: int, steps: int, rate: float) -> None:
     """jaxgen's own training step, as the experiments use it."""
     import jax
     import numpy as np
@@ -274,18 +211,16 @@ def serve_training(receive, send, shape: dict, batch: int, steps: int, rate: flo
         state, _ = create_state(init, key, tx=tx)
         run = compile_step(scan_steps(make_train_step(loss_fn, tx)), state)
         batches = put_batch({"windows": windows.astype(np.int32)}, mesh, leading=1)
-        state, _ = run(state, batches, key)
-        jax.block_until_ready(state)
-        send({"ready": True})
-        while receive() == "run":
-            start = time.perf_counter()
-            state, metrics = run(state, batches, key)
+
+        def steps_of_one_run() -> None:
+            nonlocal state
+            state, _ = run(state, batches, key)
             jax.block_until_ready(state)
-            seconds = time.perf_counter() - start
-            send({"seconds": seconds, "loss": float(metrics["loss"][-1])})
+
+        serve_function(steps_of_one_run)
 
 
-def serve_bare_products(receive, send, shape: dict, batch: int, steps: int) -> None:
+def make_bare_products(shape: dict, batch: int, steps: int) -> Callable[[], object]:
     """y = h K and the gradients y K^T and h^T y of the output layer, softmax and all else left out.
 
     The products of the layers before it, under a hundredth of the arithmetic, are left out too.
@@ -308,28 +243,16 @@ def serve_bare_products(receive, send, shape: dict, batch: int, steps: int) -> N
 
         return jax.lax.scan(one_chunk, jnp.zeros_like(kernel_DV), hidden_NBD)
 
-    serve_function(receive, send, lambda: products(hidden_NBD, kernel_DV))
+    return lambda: jax.block_until_ready(products(hidden_NBD, kernel_DV))
 
 
-def serve_product(receive, send, size: int) -> None:
+def make_product(size: int) -> Callable[[], object]:
     """One [size, size] matrix product in JAX."""
     import jax
 
     left = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda x: x @ x)
-    serve_function(receive, send, lambda: product(left))
-
-
-def serve_function(receive, send, function) -> None:
-    """Answers each message with the seconds of one call."""
-    import jax
-
-    jax.block_until_ready(function())
-    send({"ready": True})
-    while receive() == "run":
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        send({"seconds": time.perf_counter() - start, "loss": 0.0})
+    return lambda: jax.block_until_ready(product(left))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@
 Run by benchmarks/nplm.py, which talks to it over pipes; not a script of its own.
 """
 
-import time
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -117,28 +115,18 @@ class ByHand:
         return loss / count
 
 
-def serve(receive, send, variant: str, shape: dict, batch: int, steps: int, rate: float) -> None:
-    """Answers each message with the seconds and the loss of one run of ``steps`` steps."""
+def make_run(variant: str, shape: dict, batch: int, steps: int, rate: float):
+    """``run()``: `steps` steps."""
     generator = torch.Generator().manual_seed(1)
     words, length = shape["vocabulary"], shape["order"] - 1
     contexts = torch.randint(words, (steps, batch, length), generator=generator)
     targets = torch.randint(words, (steps, batch), generator=generator)
     run = make_stepper(variant, shape, rate)
-    run(contexts[:2], targets[:2])
-    send({"ready": True, "threads": torch.get_num_threads()})
-    while receive() == "run":
-        start = time.perf_counter()
-        loss = run(contexts, targets)
-        send({"seconds": time.perf_counter() - start, "loss": loss})
+    return lambda: run(contexts, targets)
 
 
-def serve_product(receive, send, size: int) -> None:
-    """Answers each message with the seconds of one [size, size] matrix product."""
+def make_product(size: int):
+    """``run()``: one [size, size] matrix product."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     out = torch.empty(size, size)
-    torch.mm(left, right, out=out)
-    send({"ready": True, "threads": torch.get_num_threads()})
-    while receive() == "run":
-        start = time.perf_counter()
-        torch.mm(left, right, out=out)
-        send({"seconds": time.perf_counter() - start, "loss": 0.0})
+    return lambda: torch.mm(left, right, out=out)

@@ -1,0 +1,107 @@
+"""Contenders of a benchmark: processes that stay alive and time their own runs when told to.
+
+Each is a process of its own, so frameworks do not share threads or memory, and they take turns: one
+run of each, round after round, so that whatever else the machine does falls on all of them. What is
+compared are medians over the rounds, as ratios.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+HUGE_PAGES = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
+    ":glibc.malloc.trim_threshold=8589934592"
+}
+"""Keeps freed memory and backs it by huge pages: on CPU much time otherwise goes to page faults."""
+
+
+class Contender:
+    """The benchmark's end of a contender: tells it to run, reads what it says."""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+
+    @classmethod
+    def start(
+        cls, python: str, module: str, task: dict, variables: Mapping[str, str]
+    ) -> "Contender | None":
+        """Starts ``python -m module --serve TASK``; None, and a line that says so, if it fails."""
+        process = subprocess.Popen(
+            [python, "-m", module, "--serve", json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **variables},
+        )
+        contender = cls(process)
+        try:
+            contender.receive()
+        except EOFError:
+            print(f"{task['side']} {task['form']}: did not start, left out", file=sys.stderr)
+            return None
+        return contender
+
+    def receive(self) -> dict:
+        """The contender's next message."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise EOFError
+        return json.loads(line)
+
+    def say(self, word: str) -> None:
+        """Sends a line."""
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def run(self) -> float:
+        """Seconds of one run."""
+        self.say("run")
+        return self.receive()["seconds"]
+
+    def stop(self) -> float:
+        """Ends the process; its peak memory in megabytes."""
+        self.say("stop")
+        peak = self.receive()["peak_megabytes"]
+        self.process.wait()
+        return peak
+
+
+def send(message: dict) -> None:
+    """What a contender says."""
+    print(json.dumps(message), flush=True)
+
+
+def receive() -> str:
+    """What it is told."""
+    return sys.stdin.readline().strip()
+
+
+def serve_function(function: Callable[[], object]) -> None:
+    """A contender's life: one run to get ready, then one timed run per message."""
+    function()
+    send({"ready": True})
+    while receive() == "run":
+        start = time.perf_counter()
+        function()
+        send({"seconds": time.perf_counter() - start})
+
+
+def say_goodbye() -> None:
+    """A contender's last message: its peak memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    send({"peak_megabytes": peak})
+
+
+def progress(line: str) -> None:
+    """One line that is written over, in a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{line}", end="\n" if line.endswith("done") else "", file=sys.stderr, flush=True)
