@@ -1,0 +1,283 @@
+"""U-Nets of diffusers (``UNet2DModel``): their configurations, and their weights both ways.
+
+=======================  ==============================================
+here                     diffusers
+=======================  ==============================================
+conv_in, conv_out        the same
+norm_out                 conv_norm_out
+time/hidden, output      time_embedding.linear_1, linear_2
+label/table              class_embedding
+label/hidden, output     class_embedding.linear_1, linear_2
+down_L_block_i           down_blocks.L.resnets.i
+down_L_attention_i       down_blocks.L.attentions.i
+down_L_resample          down_blocks.L.downsamplers.0
+middle_block_i           mid_block.resnets.i
+middle_attention_i       mid_block.attentions.i
+up_L_block_i, ...        up_blocks.L.resnets.i, ..., upsamplers.0
+of a block: condition    time_emb_proj
+skip                     conv_shortcut
+norm1, conv1, ...        the same
+of attention: norm       group_norm
+qkv                      to_q, to_k, to_v (older files: query, key, value)
+output                   to_out.0 (older files: proj_attn)
+=======================  ==============================================
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxgen.errors import InputError
+from jaxgen.interop.weights import (
+    Rule,
+    Tree,
+    bias,
+    conv,
+    linear,
+    params_from_tensors,
+    same,
+    stacked,
+    tensors_from_params,
+)
+
+LAYERS = {
+    "conv_in": "conv_in",
+    "conv_out": "conv_out",
+    "norm_out": "conv_norm_out",
+    "time/hidden": "time_embedding.linear_1",
+    "time/output": "time_embedding.linear_2",
+    "label": "class_embedding",
+    "label/hidden": "class_embedding.linear_1",
+    "label/output": "class_embedding.linear_2",
+}
+INNER_LAYERS = {
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "condition": "time_emb_proj",
+    "norm2": "norm2",
+    "conv2": "conv2",
+    "skip": "conv_shortcut",
+    "norm": "group_norm",
+    "qkv": "to_",
+    "output": "to_out.0",
+    "conv": "conv",
+}
+PLACE = re.compile(r"(down|middle|up)_(?:(\d+)_)?(block|attention|resample)(?:_(\d+))?/(\w+)")
+PLACES = {"block": "resnets", "attention": "attentions"}
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""How diffusers called the layers of attention before version 0.15."""
+
+DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
+UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu", "mish": "mish"}
+
+DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ("DownBlock2D", *["AttnDownBlock2D"] * 3),
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": (*["AttnUpBlock2D"] * 3, "UpBlock2D"),
+    "block_out_channels": (224, 448, 672, 896),
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+}
+"""What diffusers takes for fields that a configuration leaves out."""
+
+
+def unet_options(config: Mapping[str, Any], null_class: bool = False) -> dict[str, Any]:
+    """The fields of `jaxgen.spacetime.UNetConfig` for a diffusers configuration.
+
+    Args:
+        config: The content of a ``config.json`` of a ``UNet2DModel``; fields that it leaves out
+            have diffusers' defaults, fields that say nothing about the network are passed over.
+        null_class: Whether the last row of the table of classes is the null class.
+
+    Raises:
+        InputError: For a value that the U-Net here has not; the message names the field.
+    """
+    given = {name: config.get(name, default) for name, default in DEFAULTS.items()}
+    _check_choice(given, "center_input_sample", [False])
+    _check_choice(given, "time_embedding_type", ["positional"])
+    _check_choice(given, "mid_block_type", ["UNetMidBlock2D"])
+    _check_choice(given, "resnet_time_scale_shift", ["default", "scale_shift"])
+    _check_choice(given, "class_embed_type", [None, "timestep"])
+    _check_choice(given, "downsample_type", ["conv", "resnet"])
+    _check_choice(given, "upsample_type", ["conv", "resnet"])
+    _check_choice(given, "downsample_padding", [0, 1])
+    _check_choice(given, "act_fn", list(ACTIVATIONS))
+    adaptive = given["resnet_time_scale_shift"] == "scale_shift"
+    head_size = given["attention_head_dim"]
+    middle_groups = given["attn_norm_num_groups"] or (0 if adaptive else None)
+    return {
+        "in_channels": given["in_channels"],
+        "out_channels": given["out_channels"],
+        "channels": tuple(given["block_out_channels"]),
+        "blocks": given["layers_per_block"],
+        "middle_attention": given["add_attention"],
+        "heads": 1 if head_size is None else None,
+        "head_size": head_size,
+        "adaptive_norm": adaptive,
+        "activation": ACTIVATIONS[given["act_fn"]],
+        "groups": given["norm_num_groups"],
+        "middle_groups": middle_groups,
+        "norm_epsilon": given["norm_eps"],
+        "middle_divisor": float(given["mid_block_scale_factor"]),
+        "dropout": given["dropout"],
+        "embedding": given["time_embedding_dim"],
+        "frequency_shift": float(given["freq_shift"]),
+        "cosine_first": given["flip_sin_to_cos"],
+        **_levels(given),
+        **_labels(given, null_class),
+    }
+
+
+def unet_params(
+    tensors: Mapping[str, np.ndarray], like: Tree, dtype: str | None = "float32"
+) -> Tree:
+    """The parameters of `jaxgen.spacetime.UNet` from the weights of a ``UNet2DModel``.
+
+    Args:
+        tensors: Arrays by name, for instance a `TensorFile`; older names of attention, too.
+        like: The model's parameters, or their abstract values.
+        dtype: The type of the parameters; None: that of the tensors.
+
+    Returns:
+        A tree of numpy arrays with the structure of ``like``.
+
+    Raises:
+        InputError: For the first tensor that does not fit the model.
+    """
+    return params_from_tensors(_Renamed(tensors), like, _rule, dtype=dtype)
+
+
+def unet_tensors(params: Tree, dtype: str | None = None) -> dict[str, np.ndarray]:
+    """The weights of a ``UNet2DModel`` from parameters; the inverse of `unet_params`.
+
+    Args:
+        params: Parameters of a `jaxgen.spacetime.UNet`.
+        dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+    """
+    return tensors_from_params(params, _rule, dtype)
+
+
+def _check_choice(given: Mapping[str, Any], name: str, choices: list[Any]) -> None:
+    if given[name] not in choices:
+        expected = ", ".join(map(repr, choices))
+        raise InputError(f"{name} is {given[name]!r}, expected one of {expected}")
+
+
+def _levels(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where there is attention, and how each level is left."""
+    down, up = tuple(given["down_block_types"]), tuple(given["up_block_types"])
+    count = len(given["block_out_channels"])
+    for name, kinds, known in (("down", down, DOWN_BLOCKS), ("up", up, UP_BLOCKS)):
+        if len(kinds) != count:
+            raise InputError(f"{name}_block_types has {len(kinds)} entries, expected {count}")
+        for kind in kinds:
+            _check_choice({f"{name}_block_types": kind}, f"{name}_block_types", list(known))
+    by_conv = "conv_end" if given["downsample_padding"] == 0 else "conv"
+    residual_down = {"ResnetDownsampleBlock2D"}
+    residual_up = {"ResnetUpsampleBlock2D"}
+    if given["downsample_type"] == "resnet":
+        residual_down.add("AttnDownBlock2D")
+    if given["upsample_type"] == "resnet":
+        residual_up.add("AttnUpBlock2D")
+    return {
+        "attention_levels": tuple(i for i, kind in enumerate(down) if "Attn" in kind),
+        "up_attention_levels": tuple(
+            sorted(count - 1 - i for i, kind in enumerate(up) if "Attn" in kind)
+        ),
+        "downsampling": tuple("residual" if k in residual_down else by_conv for k in down[:-1]),
+        "upsampling": tuple("residual" if k in residual_up else "conv" for k in up[:-1]),
+    }
+
+
+def _labels(given: Mapping[str, Any], null_class: bool) -> dict[str, Any]:
+    """What labels are."""
+    if given["class_embed_type"] == "timestep":
+        return {"labels": "numbers", "num_classes": 0}
+    rows = given["num_class_embeds"] or 0
+    return {
+        "labels": "classes",
+        "num_classes": rows - (null_class and rows > 0),
+        "null_class": null_class,
+    }
+
+
+class _Renamed(Mapping[str, np.ndarray]):
+    """Tensors under diffusers' present names; read as lazily as the mapping that it wraps."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self.path = getattr(tensors, "path", "checkpoint")
+        self._tensors = tensors
+        self._names = {self._present(name): name for name in tensors}
+
+    @staticmethod
+    def _present(name: str) -> str:
+        match = re.fullmatch(r"(.*\.attentions\.\d+\.)(\w+)(\.weight|\.bias)", name)
+        if match and match[2] in OLD_NAMES:
+            return match[1] + OLD_NAMES[match[2]] + match[3]
+        return name
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[self._names[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _rule(path: str) -> Rule | None:
+    """How diffusers holds one parameter."""
+    layer, _, kind = path.rpartition("/")
+    if layer in LAYERS:
+        name = LAYERS[layer]
+        return _layer_rule(name, "conv" if layer.startswith("conv") else layer, kind)
+    match = re.fullmatch(
+        r"(down|middle|up)_(?:(\d+)_)?(block|attention|resample)(?:_(\d+))?/(\w+)", layer
+    )
+    if match is None or match[5] not in INNER_LAYERS:
+        return None
+    way, level, what, index, inner = match.groups()
+    block = "mid_block" if way == "middle" else f"{way}_blocks.{level}"
+    place = f"{way}samplers.0" if what == "resample" else f"{PLACES[what]}.{index}"
+    return _layer_rule(f"{block}.{place}.{INNER_LAYERS[inner]}", inner, kind)
+
+
+def _layer_rule(name: str, layer: str, kind: str) -> Rule | None:
+    """The rule of a parameter of one layer."""
+    if layer == "qkv":
+        rules = [_layer_rule(name + each, "query", kind) for each in "qkv"]
+        return stacked([rule for rule in rules if rule is not None], axis=-3)
+    if kind == "bias":
+        return bias(f"{name}.bias")
+    if kind in ("scale", "table"):
+        return same(f"{name}.weight")
+    if "conv" in layer or layer == "skip":
+        return conv(f"{name}.weight")
+    return linear(f"{name}.weight", inputs=2 if layer == "output" else 1)
