@@ -13,7 +13,7 @@ def example_keys(key: Key[Array, ""], index_B: Int[Array, "B"]) -> Key[Array, "B
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index_B)
 
 
-def step_keys(keys_B: Key[Array, "B"], step: Int[Array, ""]) -> Key[Array, "B"]:
+def step_keys(keys_B: Key[Array, "B"], step: int | Int[Array, ""]) -> Key[Array, "B"]:
     """The examples' keys for step number `step`."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, step)
 
