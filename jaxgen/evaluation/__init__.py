@@ -1,0 +1,31 @@
+"""How good samples are: distances between sets of features, coverage, and classifiers.
+
+Measures compare a real set and a generated one through features [N, D] of each: those of a small
+classifier that an experiment trains (`Classifier`), or Inception's (`jaxgen.evaluation.inception`)
+where a user has its weights. Values under different features are not comparable.
+"""
+
+from jaxgen.evaluation.classifier import Classifier, ClassifierConfig, classifier_loss, classify
+from jaxgen.evaluation.frechet import (
+    Moments,
+    feature_moments,
+    frechet_distance,
+    merge_moments,
+)
+from jaxgen.evaluation.precision_recall import Coverage, precision_recall
+from jaxgen.evaluation.scores import class_accuracy, inception_score
+
+__all__ = [
+    "Classifier",
+    "ClassifierConfig",
+    "Coverage",
+    "Moments",
+    "class_accuracy",
+    "classifier_loss",
+    "classify",
+    "feature_moments",
+    "frechet_distance",
+    "inception_score",
+    "merge_moments",
+    "precision_recall",
+]

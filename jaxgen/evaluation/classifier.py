@@ -1,0 +1,181 @@
+"""A small convolutional classifier: features for distances, and the class of a sample.
+
+An image [Y, X, C] goes through a 3x3 convolution at full resolution; then, for each further width,
+one of stride 2 and one of stride 1, every one followed by a group norm (Wu & He 2018) and a
+rectifier. The mean over the positions that are left is the *feature*, and logits are linear in it.
+Parameters do not depend on the size of images: 8 x 8 digits and 64 x 64 photographs take the same
+configuration. It is trained by an experiment (`classifier_loss`) on real images and then kept, so
+that all measures of one data set are taken with the same features.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Key
+
+from jaxgen.errors import InputError
+from jaxgen.evaluation.features import Forward, Tree, apply_in_batches
+from jaxgen.nn.dense import Dense
+
+GROUPS = 8
+
+Loss = Callable[
+    [Tree, Mapping[str, Any], Key[Array, ""]], tuple[Float[Array, ""], dict[str, Array]]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+    """A classifier of images.
+
+    Attributes:
+      num_classes: V.
+      channels: C, 1 or 3.
+      widths: Channels at full, half, quarter ... resolution; the last is D, the features.
+      dropout: Probability that a feature is left out in training.
+    """
+
+    num_classes: int
+    channels: int = 1
+    widths: tuple[int, ...] = (32, 64, 128)
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuses what is no classifier, naming the field."""
+        if self.num_classes < 2:
+            raise InputError(f"num_classes is {self.num_classes}, expected 2 or more")
+        if self.channels < 1:
+            raise InputError(f"channels is {self.channels}, expected 1 or more")
+        if not self.widths or any(width < 1 or width % GROUPS for width in self.widths):
+            raise InputError(
+                f"widths is {self.widths}, expected one or more multiples of {GROUPS}, the"
+                " groups of the norms"
+            )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
+
+    def make_model(self) -> "Classifier":
+        """The network."""
+        return Classifier(self)
+
+
+class Classifier(nn.Module):
+    """The network of the module's text."""
+
+    config: ClassifierConfig
+
+    @nn.compact
+    def __call__(
+        self, z_BYXC: Float[Array, "B Y X C"], train: bool = False
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B V"]]:
+        """Features and logits.
+
+        Args:
+          z_BYXC: Images in [-1, 1], of any size.
+          train: Whether dropout is on (it needs the random stream "dropout").
+
+        Returns:
+          Features [B, D], D the last of the widths, and logits [B, V].
+
+        Raises:
+          InputError: The images have another number of channels or of dimensions.
+        """
+        c = self.config
+        if z_BYXC.ndim != 4 or z_BYXC.shape[-1] != c.channels:
+            raise InputError(f"images have shape {z_BYXC.shape}, expected [B, Y, X, {c.channels}]")
+        h_BYXC = _convolve(z_BYXC, c.widths[0], "stem")
+        for i, width in enumerate(c.widths[1:]):
+            h_BYXC = _convolve(h_BYXC, width, f"down_{i}", stride=2)
+            h_BYXC = _convolve(h_BYXC, width, f"same_{i}")
+        features_BD = jnp.mean(h_BYXC, axis=(1, 2))
+        kept_BD = nn.Dropout(c.dropout)(features_BD, deterministic=not train)
+        return features_BD, Dense((c.num_classes,), ("embed", "classes"), name="logits")(kept_BD)
+
+
+def _convolve(
+    x_BYXC: Float[Array, "B Y X C"], width: int, name: str, stride: int = 1
+) -> Float[Array, "B Y2 X2 F"]:
+    """Convolution, group norm, rectifier; to be called from a compact method."""
+    named = nn.with_logical_partitioning
+    inputs = "embed" if x_BYXC.shape[-1] % GROUPS == 0 else None  # an image's channels are few
+    x_BYXC = nn.Conv(
+        width,
+        (3, 3),
+        strides=stride,
+        use_bias=False,  # the norm has one
+        kernel_init=named(nn.initializers.he_normal(), (None, None, inputs, "mlp")),
+        name=name,
+    )(x_BYXC)
+    norm = nn.GroupNorm(
+        GROUPS,
+        scale_init=named(nn.initializers.ones, ("mlp",)),
+        bias_init=named(nn.initializers.zeros, ("mlp",)),
+        name=f"{name}_norm",
+    )
+    return nn.relu(norm(x_BYXC))
+
+
+def classifier_loss(config: ClassifierConfig) -> Loss:
+    """The loss that trains a classifier: cross-entropy in nats.
+
+    Args:
+      config: The classifier.
+
+    Returns:
+      ``loss_fn(params, batch, key) -> (mean loss, {"accuracy"})`` for batches of ``"image"``
+      [B, Y, X, C] in [-1, 1] and ``"label"`` [B]; the key is for dropout.
+    """
+    model = config.make_model()
+
+    def loss_fn(params: Tree, batch: Mapping[str, Any], key: Key[Array, ""]) -> Any:
+        _, logits_BV = model.apply(
+            {"params": params}, batch["image"], train=True, rngs={"dropout": key}
+        )
+        label_B = batch["label"]
+        log_p_BV = jax.nn.log_softmax(logits_BV)
+        loss_B = -jnp.take_along_axis(log_p_BV, label_B[:, None], axis=1)
+        right_B = jnp.argmax(logits_BV, axis=1) == label_B
+        return jnp.mean(loss_B), {"accuracy": jnp.mean(right_B.astype(jnp.float32))}
+
+    return loss_fn
+
+
+def classify(
+    config: ClassifierConfig,
+    params: Tree,
+    images: Float[np.ndarray, "N Y X C"],
+    batch_size: int = 256,
+) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N V"]]:
+    """Features and class probabilities of images, batch by batch over the current mesh.
+
+    Args:
+      config: The classifier.
+      params: Its parameters.
+      images: Images in [-1, 1].
+      batch_size: Images at a time.
+
+    Returns:
+      Features [N, D] and probabilities [N, V], float32 in the memory of every process.
+
+    Raises:
+      InputError: There are no images, or they have another number of channels.
+    """
+    return apply_in_batches(_forward(config), params, images, batch_size)
+
+
+@functools.lru_cache(maxsize=32)
+def _forward(config: ClassifierConfig) -> Forward:
+    """One function object per configuration, so that it is compiled once."""
+    model = config.make_model()
+
+    def forward(params: Tree, z_BYXC: Float[Array, "B Y X C"]) -> Tree:
+        features_BD, logits_BV = model.apply({"params": params}, z_BYXC)
+        return features_BD, jax.nn.softmax(logits_BV)
+
+    return forward
