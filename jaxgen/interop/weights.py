@@ -139,8 +139,9 @@ def params_from_tensors(
         A tree of numpy arrays with the structure and the shapes of ``like``.
 
     Raises:
-        InputError: For the first tensor, in the order of the model, that is missing, has another
-            shape, or is not of floating-point numbers; then for the first that the model has not.
+        InputError: For the first tensor, in the order of the model's names, that is missing, has
+            another shape, or is not of floating-point numbers; then for the first that the model
+            has not.
     """
     where = getattr(tensors, "path", "checkpoint")
     rules = _rules(like, rule_of)
@@ -149,9 +150,8 @@ def params_from_tensors(
         for path, (rule, shape) in rules.items()
     }
     used = {name for rule, _ in rules.values() for name in rule.names} | set(ignored)
-    for name in tensors:
-        if name not in used:
-            raise InputError(f"{where}: tensor {name!r} is no part of the model")
+    for name in sorted(set(tensors) - used, key=_natural):
+        raise InputError(f"{where}: tensor {name!r} is no part of the model")
     paths, structure = _paths(like)
     return jax.tree.unflatten(structure, [found[path] for path in paths])
 
@@ -186,6 +186,11 @@ def numbers(names: Collection[str], pattern: str) -> int:
     return max(found, default=-1) + 1
 
 
+def _natural(name: str) -> list[str | int]:
+    """What to sort names by so that block 2 comes before block 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
 def _paths(tree: Tree) -> tuple[list[str], Any]:
     """The leaves' paths in the tree's order, and its structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
@@ -193,11 +198,11 @@ def _paths(tree: Tree) -> tuple[list[str], Any]:
 
 
 def _rules(like: Tree, rule_of: RuleOf) -> dict[str, tuple[Rule, tuple[int, ...]]]:
-    """Each parameter's rule and shape; block 2 before block 10."""
+    """Each parameter's rule and shape, in natural order."""
     paths, _ = _paths(like)
     shapes = dict(zip(paths, (leaf.shape for leaf in jax.tree.leaves(like)), strict=True))
     rules = {}
-    for path in sorted(paths, key=lambda p: [(len(s), s) for s in re.split(r"(\d+)", p)]):
+    for path in sorted(paths, key=_natural):
         rule = rule_of(path)
         if rule is None:
             raise InputError(f"parameter {path} has no counterpart under these names")

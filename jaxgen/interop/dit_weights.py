@@ -1,0 +1,280 @@
+"""Weights of diffusion transformers under the names of the original code and of diffusers.
+
+===========================  =====================  =====================================
+here                         original               diffusers (``DiTTransformer2DModel``)
+===========================  =====================  =====================================
+patch_embedding              x_embedder.proj        pos_embed.proj
+condition/time/hidden        t_embedder.mlp.0       B.norm1.emb.timestep_embedder.linear_1
+condition/time/output        t_embedder.mlp.2       B.norm1.emb.timestep_embedder.linear_2
+condition/label/table        y_embedder             B.norm1.emb.class_embedder
+                             .embedding_table       .embedding_table
+blocks_i/attention/qkv       attn.qkv               attn1.to_q, attn1.to_k, attn1.to_v
+blocks_i/attention/output    attn.proj              attn1.to_out.0
+blocks_i/mlp/hidden          mlp.fc1                ff.net.0.proj
+blocks_i/mlp/output          mlp.fc2                ff.net.2
+blocks_i/modulation          adaLN_modulation.1     norm1.linear
+final/modulation             final_layer            proj_out_1
+                             .adaLN_modulation.1
+final/output                 final_layer.linear     proj_out_2
+===========================  =====================  =====================================
+
+B is every block ``transformer_blocks.i``: diffusers keeps a copy of the embeddings of time and
+class in each. Blocks are ``blocks.i`` in the original. Its files also hold the fixed sines and
+cosines of the positions, ``pos_embed``. Shift, scale and gate have the same order everywhere, and
+so have the numbers of a patch at the output (row, column, channel).
+
+Two numbers are in no file. diffusers' model has other frequencies of the time than the original,
+``10000^(-i / 127)`` and not ``10000^(-i / 128)``, and by default 1e-5 in the norm before the MLP.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from jaxgen.errors import InputError
+from jaxgen.interop.weights import (
+    Rule,
+    RuleOf,
+    Tree,
+    bias,
+    copied,
+    linear,
+    numbers,
+    params_from_tensors,
+    patches,
+    same,
+    stacked,
+    tensors_from_params,
+)
+
+Naming = Literal["original", "diffusers"]
+
+QKV = "attention/qkv"
+
+LAYERS: dict[str, dict[str, str]] = {
+    "original": {
+        "patch_embedding": "x_embedder.proj",
+        "condition/time/hidden": "t_embedder.mlp.0",
+        "condition/time/output": "t_embedder.mlp.2",
+        "condition/label": "y_embedder.embedding_table",
+        "final/modulation": "final_layer.adaLN_modulation.1",
+        "final/output": "final_layer.linear",
+    },
+    "diffusers": {
+        "patch_embedding": "pos_embed.proj",
+        "condition/time/hidden": "norm1.emb.timestep_embedder.linear_1",
+        "condition/time/output": "norm1.emb.timestep_embedder.linear_2",
+        "condition/label": "norm1.emb.class_embedder.embedding_table",
+        "final/modulation": "proj_out_1",
+        "final/output": "proj_out_2",
+    },
+}
+
+BLOCK_LAYERS: dict[str, dict[str, str]] = {
+    "original": {
+        QKV: "attn.qkv",
+        "attention/output": "attn.proj",
+        "mlp/hidden": "mlp.fc1",
+        "mlp/output": "mlp.fc2",
+        "modulation": "adaLN_modulation.1",
+    },
+    "diffusers": {
+        QKV: "attn1.to_",
+        "attention/output": "attn1.to_out.0",
+        "mlp/hidden": "ff.net.0.proj",
+        "mlp/output": "ff.net.2",
+        "modulation": "norm1.linear",
+    },
+}
+
+BLOCKS = {"original": "blocks", "diffusers": "transformer_blocks"}
+POSITIONS = {"original": "pos_embed", "diffusers": "pos_embed.pos_embed"}
+"""The fixed positions; diffusers has written them in earlier versions only."""
+
+
+def dit_naming(tensors: Mapping[str, Any]) -> Naming:
+    """Whose names a DiT checkpoint has.
+
+    Raises:
+        InputError: If they are nobody's.
+    """
+    for naming in get_args(Naming):
+        if f"{LAYERS[naming]['patch_embedding']}.weight" in tensors:
+            return naming
+    raise InputError(
+        f"{_where(tensors)}: no weights of a DiT; expected a tensor 'x_embedder.proj.weight' "
+        "(original names) or 'pos_embed.proj.weight' (diffusers)"
+    )
+
+
+def dit_options(
+    tensors: Mapping[str, np.ndarray], heads: int | None = None, null_class: bool = True
+) -> dict[str, Any]:
+    """The fields of `jaxgen.spacetime.DiTConfig` that a checkpoint's shapes tell.
+
+    Args:
+        tensors: Arrays by name, for instance a `TensorFile`.
+        heads: Attention heads, which no shape tells; None: those of the published networks, 16 at
+            width 1152 and one for each 64 numbers of width elsewhere.
+        null_class: Whether the last row of the table of classes is the null class, which no shape
+            tells either.
+
+    Raises:
+        InputError: If these are no weights of a DiT, or a tensor is missing that tells.
+    """
+    naming = dit_naming(tensors)
+    layers, block = LAYERS[naming], f"{BLOCKS[naming]}.0."
+
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        found = tensors[name].shape if name in tensors else None
+        if found is None or len(found) != axes:
+            what = "no tensor" if found is None else f"shape {found} of tensor"
+            raise InputError(f"{_where(tensors)}: {what} {name!r}, expected one of {axes} axes")
+        return found
+
+    width, channels, patch, _ = shape(f"{layers['patch_embedding']}.weight", 4)
+    hidden = shape(f"{block}{BLOCK_LAYERS[naming]['mlp/hidden']}.weight", 2)[0]
+    outputs = shape(f"{layers['final/output']}.weight", 2)[0]
+    table = (block if naming == "diffusers" else "") + layers["condition/label"]
+    rows = shape(f"{table}.weight", 2)[0]
+    return {
+        "in_channels": channels,
+        "out_channels": outputs // patch**2,
+        "patch": patch,
+        "width": width,
+        "depth": numbers(tensors.keys(), rf"{BLOCKS[naming]}\.(\d+)\."),
+        "heads": heads or (16 if width == 1152 else max(width // 64, 1)),
+        "mlp_ratio": hidden / width,
+        "num_classes": rows - null_class,
+        "null_class": null_class,
+    }
+
+
+def dit_params(
+    tensors: Mapping[str, np.ndarray], like: Tree, patch: int, dtype: str | None = "float32"
+) -> Tree:
+    """The parameters of `jaxgen.spacetime.DiT` from a checkpoint in either naming.
+
+    Args:
+        tensors: Arrays by name, for instance a `TensorFile`.
+        like: The model's parameters, or their abstract values.
+        patch: P of the model.
+        dtype: The type of the parameters; None: that of the tensors.
+
+    Returns:
+        A tree of numpy arrays with the structure of ``like``.
+
+    Raises:
+        InputError: If these are no weights of a DiT; for the first tensor that does not fit the
+            model; if diffusers' copies of the embeddings differ between blocks (one network here
+            has one embedding); or if the positions are not the fixed ones.
+    """
+    naming = dit_naming(tensors)
+    positions = POSITIONS[naming]
+    if positions in tensors:
+        _check_positions(_where(tensors), positions, tensors[positions])
+    depth = numbers(like.keys(), r"blocks_(\d+)")
+    return params_from_tensors(tensors, like, _rule_of(naming, patch, depth), {positions}, dtype)
+
+
+def dit_tensors(
+    params: Tree,
+    naming: Naming,
+    patch: int,
+    grid: int | None = None,
+    dtype: str | None = None,
+) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint in either naming; the inverse of `dit_params`.
+
+    Args:
+        params: Parameters of a `jaxgen.spacetime.DiT` with adaLN-Zero blocks and classes.
+        naming: "original" or "diffusers".
+        patch: P of the model.
+        grid: Patches along the side of an image; the original code expects the positions of such a
+            grid in a file. None: none are written.
+        dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+
+    Raises:
+        InputError: For another naming, or a parameter that DiT's checkpoints do not have.
+    """
+    if naming not in LAYERS:
+        raise InputError(f"naming is {naming!r}, expected one of {', '.join(LAYERS)}")
+    depth = numbers(params.keys(), r"blocks_(\d+)")
+    tensors = tensors_from_params(params, _rule_of(naming, patch, depth), dtype)
+    if grid is not None:
+        width = params["patch_embedding"]["bias"].shape[0]
+        some = next(iter(tensors.values()))
+        tensors[POSITIONS[naming]] = _positions(grid, width).astype(some.dtype)[None]
+    return tensors
+
+
+def _rule_of(naming: str, patch: int, depth: int) -> RuleOf:
+    """The rules of one naming for a network of so many blocks."""
+
+    def rule_of(path: str) -> Rule | None:
+        layer, _, kind = path.rpartition("/")
+        if match := re.fullmatch(r"blocks_(\d+)/(.*)", layer):
+            inner = BLOCK_LAYERS[naming].get(match[2])
+            prefix = f"{BLOCKS[naming]}.{match[1]}."
+            return None if inner is None else _layer_rule(naming, match[2], prefix + inner, kind)
+        name = LAYERS[naming].get(layer)
+        if name is None:
+            return None
+        if layer == "patch_embedding" and kind == "kernel":
+            return patches(f"{name}.weight", patch)
+        if naming == "diffusers" and layer.startswith("condition"):
+            names = [f"{BLOCKS[naming]}.{i}.{name}" for i in range(depth)]
+            return copied([_plain_rule(layer, each, kind) for each in names])
+        return _plain_rule(layer, name, kind)
+
+    return rule_of
+
+
+def _layer_rule(naming: str, layer: str, name: str, kind: str) -> Rule:
+    """The rule of a block's layer."""
+    if layer != QKV or naming == "original":
+        return _plain_rule(layer, name, kind)
+    return stacked([_plain_rule(layer, name + each, kind) for each in "qkv"], axis=-3)
+
+
+def _plain_rule(layer: str, name: str, kind: str) -> Rule:
+    """The rule of a linear layer's parameter, or of the table of classes."""
+    if kind == "table":
+        return same(f"{name}.weight")
+    if kind == "bias":
+        return bias(f"{name}.bias")
+    return linear(f"{name}.weight", inputs=2 if layer == "attention/output" else 1)
+
+
+def _positions(grid: int, width: int) -> np.ndarray:
+    """The fixed positions [L, D] of a square grid: the column's waves, then the row's.
+
+    Waves of p: ``sin(p w_i)`` for all i, then ``cos(p w_i)``, with ``w_i = 10000^(-4 i / D)``.
+    """
+    w_D = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
+    angle_ND = np.arange(grid)[:, None] * w_D
+    waves_ND = np.concatenate([np.sin(angle_ND), np.cos(angle_ND)], axis=1)
+    both = [np.tile(waves_ND, (grid, 1)), np.repeat(waves_ND, grid, axis=0)]
+    return np.concatenate(both, axis=1).astype(np.float32)
+
+
+def _check_positions(where: Any, name: str, found: np.ndarray) -> None:
+    """Refuses positions that are not the fixed ones: the model here would use others."""
+    grid = math.isqrt(found.shape[1]) if found.ndim == 3 else 0
+    if found.ndim != 3 or found.shape[0] != 1 or grid**2 != found.shape[1]:
+        raise InputError(f"{where}: tensor {name!r} has shape {found.shape}, expected [1, L, D]")
+    exact = found.dtype.itemsize >= 4
+    expected = _positions(grid, found.shape[2])
+    difference = np.abs(found[0].astype(np.float32) - expected).max(initial=0)
+    if difference > (1e-5 if exact else 1e-2):
+        raise InputError(
+            f"{where}: tensor {name!r} differs by {difference:.2g} from the sines and cosines of a "
+            f"{grid} x {grid} grid, which the model has instead of parameters"
+        )
+
+
+def _where(tensors: Mapping[str, Any]) -> Any:
+    return getattr(tensors, "path", "checkpoint")
