@@ -1,0 +1,93 @@
+"""DDIM (Song et al. 2021, "Denoising diffusion implicit models"), also as a rotation.
+
+Symbols: z = a x + s e now, a' and s' at the next level, h = lambda' - lambda. In any frame
+(equations 12 and 16) ::
+
+    z' = a' x^ + sqrt(s'^2 - d^2) e^ + d noise,        d = eta s' sqrt(1 - exp(-h))
+
+d at eta = 1 is the deviation of z' given z and x. Without noise the same line goes from data to
+noise and encodes; it is the exponential Euler step of the probability-flow ODE (Lu et al. 2022).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.samplers.linear import LinearRow, LinearSampler, Term, make_table
+from jaxgen.diffusion.steps import pair_levels
+from jaxgen.errors import InputError
+
+
+@dataclass(frozen=True)
+class DDIM(LinearSampler):
+    """The sampler of Song et al. (2021).
+
+    Handed levels that go from data to noise (`reverse_steps`), with eta = 0, it encodes: the
+    latents that it ends with decode to where it began. Its first row, where the data have no noise
+    that could be estimated, asks at the first level that has some.
+
+    Attributes:
+      eta: how much of the noise is drawn anew: 0 none, 1 as much as in ancestral sampling with the
+        posterior variance. Above one it ends where no noise of earlier steps is left.
+
+    Raises:
+      InputError: for a negative eta.
+    """
+
+    eta: float = 0.0
+
+    terms: ClassVar[tuple[Term, ...]] = (("z", 0), ("x", 0), ("e", 0))
+    noisy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.eta >= 0:
+            raise InputError(f"eta={self.eta}: expected a number >= 0")
+
+    def table(self, levels: Level) -> LinearRow:
+        """See `jaxgen.diffusion.sampling.Sampler`.
+
+        Raises:
+          InputError: for levels that are not in order, or noise where the levels encode.
+        """
+        now, after = pair_levels(levels)
+        encodes = now.log_snr[0] > after.log_snr[0]
+        if encodes and self.eta:
+            raise InputError(f"eta={self.eta} for levels from data to noise: expected eta=0")
+        d = np.zeros_like(now.t) if encodes else self.eta * after.s * posterior_share(now, after)
+        e = np.sqrt(np.maximum(after.s**2 - d**2, 0.0))
+        clean = now.s == 0
+        asked = Level(
+            *(np.where(clean, there, here) for here, there in zip(now, after, strict=True))
+        )
+        weights = [np.where(clean, after.a, 0.0), np.where(clean, 0.0, after.a), e]
+        return make_table(asked, after, weights, d)
+
+
+@dataclass(frozen=True)
+class AngularDDIM(LinearSampler):
+    """DDIM without noise as a rotation (Salimans & Ho 2022, appendix D).
+
+    With phi = atan(s/a), d = phi - phi' and v = a e - s x, in the frame "vp" ::
+
+        z' = cos(d) z - sin(d) v^
+
+    and in other frames the same of z / sqrt(a^2 + s^2). It is `DDIM` with eta = 0 wherever
+    ``z = a x^ + s e^``; it divides by nothing, and encodes as well.
+    """
+
+    terms: ClassVar[tuple[Term, ...]] = (("z", 0), ("x", 0), ("e", 0))
+
+    def table(self, levels: Level) -> LinearRow:
+        """See `jaxgen.diffusion.sampling.Sampler`."""
+        now, after = pair_levels(levels)
+        d = np.arctan2(now.s, now.a) - np.arctan2(after.s, after.a)
+        r, r_after = np.hypot(now.a, now.s), np.hypot(after.a, after.s)
+        turn = np.sin(d) * r_after / r
+        return make_table(now, after, [np.cos(d) * r_after / r, turn * now.s, -turn * now.a])
+
+
+def posterior_share(now: Level, after: Level) -> np.ndarray:
+    """sqrt(1 - exp(-h)): the deviation of z' given z and x, in units of s'; [N]."""
+    return np.sqrt(-np.expm1(now.log_snr - after.log_snr))

@@ -1,0 +1,113 @@
+"""Most samplers are tables: each step is a weighted sum of what is known, and perhaps noise.
+
+Symbols: z_k, x_k, e_k are the latents that the network was asked about k rows ago, and what it
+estimated of data and noise there (k = 0: in this row). One row of a table is one question to the
+denoiser and then ::
+
+    z' = sum_j w_j q_j + n noise,        q_j one of z_0, z_1, .., x_0, x_1, .., e_0, e_1, ..
+
+A method is its list of quantities q and the formula of its weights, which is numpy in float64 and
+runs once, on the host. Methods with several evaluations per step (Heun) have several rows per step.
+"""
+
+import abc
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64, Key
+
+from jaxgen.diffusion.denoiser import Denoiser, Estimate
+from jaxgen.diffusion.levels import Level, broadcast_level
+from jaxgen.diffusion.noise import normal
+from jaxgen.diffusion.sampling import SampleState
+
+Term = tuple[str, int]
+"""A quantity: "z", "x" or "e", and how many rows ago."""
+
+
+class LinearRow(NamedTuple):
+    """One row of a table, or with a leading axis N all of them.
+
+    Attributes:
+      now: where the denoiser is asked.
+      next: where the row ends.
+      weights: of the sampler's terms, [T].
+      noise: the deviation of the noise that is added, [].
+    """
+
+    now: Level
+    next: Level
+    weights: Any
+    noise: Any
+
+
+class LinearSampler(abc.ABC):
+    """Samplers that are tables; sub-classes name their `terms` and write `table`."""
+
+    terms: ClassVar[tuple[Term, ...]]
+    noisy: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def table(self, levels: Level) -> LinearRow:
+        """The rows through levels [N + 1]."""
+
+    def start(self, z: Float[Array, "B ..."]) -> SampleState:
+        """Nothing is known yet; latents are kept in float32 at least."""
+        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        lags = {name: max(lag for n, lag in self.terms if n == name) for name, _ in self.terms}
+        history = {name: (jnp.zeros_like(z),) * lag for name, lag in lags.items()}
+        return SampleState(z, jnp.zeros_like(z), history)
+
+    def step(
+        self, denoiser: Denoiser, state: SampleState, row: LinearRow, keys_B: Key[Array, "B"]
+    ) -> SampleState:
+        """Asks the denoiser at ``row.now``, then sums."""
+        estimate = denoiser(state.z, broadcast_level(row.now, len(state.z)))
+        x, e = estimate.x.astype(state.z.dtype), estimate.e.astype(state.z.dtype)
+        latest = {"z": state.z, "x": x, "e": e}
+        known = {name: (latest[name], *past) for name, past in state.history.items()}
+        z = sum(
+            w * known[name][lag] for w, (name, lag) in zip(row.weights, self.terms, strict=True)
+        )
+        deviation = self.deviation(row, estimate)
+        if deviation is not None:
+            z = z + deviation * normal(keys_B, z.shape[1:])
+        history = {name: values[: len(values) - 1] for name, values in known.items()}
+        return SampleState(z.astype(x.dtype), x, history)
+
+    def deviation(self, row: LinearRow, estimate: Estimate) -> Any:
+        """Of the noise that a row adds; None for a sampler that adds none."""
+        return row.noise if self.noisy else None
+
+
+def make_table(
+    now: Level,
+    after: Level,
+    weights: list[Any],
+    noise: Any = 0.0,
+) -> LinearRow:
+    """A table from float64 columns; single numbers hold for all rows.
+
+    Args:
+      now: where each row asks, [N].
+      after: where it ends, [N].
+      weights: of each term, [N] or [].
+      noise: deviation of the noise, [N] or [].
+
+    Returns:
+      numpy float32, with leading axis N.
+    """
+    count = len(now.t)
+    columns = [np.broadcast_to(np.asarray(w, np.float64), (count,)) for w in weights]
+    row = LinearRow(now, after, np.stack(columns, -1), np.broadcast_to(noise, (count,)))
+    return jax.tree.map(lambda value: np.asarray(value, np.float32), row)
+
+
+def divided(
+    numerator: Float64[np.ndarray, "N"], denominator: Float64[np.ndarray, "N"]
+) -> Float64[np.ndarray, "N"]:
+    """Quotients of numpy columns; zero where the denominator is."""
+    zero = denominator == 0
+    return np.where(zero, 0.0, numerator / np.where(zero, 1.0, denominator))
