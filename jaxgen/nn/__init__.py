@@ -1,6 +1,7 @@
 """Layers that several families share and Flax does not have."""
 
 from jaxgen.nn.attention import CrossAttention, SelfAttention, attention
+from jaxgen.nn.counting import multiply_adds, parameter_count
 from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition, LabelEmbedding, TimeEmbedding, time_frequencies
 from jaxgen.nn.mlp import MLP
@@ -12,7 +13,8 @@ from jaxgen.nn.norms import (
     modulation,
     modulation_parts,
 )
-from jaxgen.nn.positions import relative_index, relative_offsets, sincos, sincos_grid
+from jaxgen.nn.positions import sincos, sincos_grid
+from jaxgen.nn.relative import RelativeBias, relative_index
 
 __all__ = [
     "MLP",
@@ -22,6 +24,7 @@ __all__ = [
     "LabelEmbedding",
     "LayerNorm",
     "RMSNorm",
+    "RelativeBias",
     "SelfAttention",
     "TimeEmbedding",
     "attention",
@@ -29,8 +32,9 @@ __all__ = [
     "modulate",
     "modulation",
     "modulation_parts",
+    "multiply_adds",
+    "parameter_count",
     "relative_index",
-    "relative_offsets",
     "sincos",
     "sincos_grid",
     "time_frequencies",

@@ -81,14 +81,14 @@ def cudnn(
     k_BNHK: Float[Array, "B N H K"],
     v_BNHK: Float[Array, "B N H K"],
     segments: Any,
-    bias_HLN: Float[Array, "H L N"] | None,
+    bias_BHLN: Float[Array, "B H L N"] | None,
 ) -> Float[Array, "B L H K"]:
     """cuDNN's fused attention; arguments as those of `jaxgen.nn.attention.attention`."""
     mask = bias = None
     if segments is not None:
         mask = (segments[0][:, :, None] == segments[1][:, None, :])[:, None]
-    if bias_HLN is not None:
-        bias = bias_HLN[None].astype(q_BLHK.dtype)
+    if bias_BHLN is not None:
+        bias = bias_BHLN.astype(q_BLHK.dtype)
     return jax.nn.dot_product_attention(q_BLHK, k_BNHK, v_BNHK, bias, mask, implementation="cudnn")
 
 
@@ -97,7 +97,7 @@ def pallas(
     k_BNHK: Float[Array, "B N H K"],
     v_BNHK: Float[Array, "B N H K"],
     segments: Any,
-    bias_HLN: Float[Array, "H L N"] | None,
+    bias_BHLN: Float[Array, "B H L N"] | None,
 ) -> Float[Array, "B L H K"]:
     """The TPU's flash attention; arguments as those of `jaxgen.nn.attention.attention`.
 
@@ -108,18 +108,19 @@ def pallas(
     q_ids_BL, k_ids_BN = segments or (
         jnp.zeros((batch, x.shape[1]), jnp.int32) for x in (q_BLHK, k_BNHK)
     )
-    if bias_HLN is None:
-        bias_HLN = jnp.zeros((heads, 0, 0), jnp.float32)
+    if bias_BHLN is None:
+        bias_BHLN = jnp.zeros((1, heads, 0, 0), jnp.float32)
     examples, over_heads = _shards(batch, heads)
     tokens, ids = P(examples, None, over_heads), P(examples)
     if examples is None and over_heads is None:
-        return _flash(q_BLHK, k_BNHK, v_BNHK, q_ids_BL, k_ids_BN, bias_HLN)
+        return _flash(q_BLHK, k_BNHK, v_BNHK, q_ids_BL, k_ids_BN, bias_BHLN)
+    biases = P(examples if bias_BHLN.shape[0] == batch else None, over_heads)
     return jax.shard_map(
         _flash,
-        in_specs=(tokens, tokens, tokens, ids, ids, P(over_heads)),
+        in_specs=(tokens, tokens, tokens, ids, ids, biases),
         out_specs=tokens,
         check_vma=False,  # the kernel does not say over which axes its result varies
-    )(q_BLHK, k_BNHK, v_BNHK, q_ids_BL, k_ids_BN, bias_HLN)
+    )(q_BLHK, k_BNHK, v_BNHK, q_ids_BL, k_ids_BN, bias_BHLN)
 
 
 def _shards(batch: int, heads: int) -> tuple[tuple[str, ...] | None, str | None]:
@@ -134,7 +135,7 @@ def _shards(batch: int, heads: int) -> tuple[tuple[str, ...] | None, str | None]
 
 
 def _flash(
-    q_BLHK: Array, k_BNHK: Array, v_BNHK: Array, q_ids_BL: Array, k_ids_BN: Array, bias_HLN: Array
+    q_BLHK: Array, k_BNHK: Array, v_BNHK: Array, q_ids_BL: Array, k_ids_BN: Array, bias_BHLN: Array
 ) -> Array:
     """The kernel on one device: pads lengths, swaps heads and length, and undoes both."""
     from jax.experimental.pallas.ops.tpu import flash_attention as kernel
@@ -144,9 +145,9 @@ def _flash(
     # Padding is a segment that nobody else is in, unless the caller pads by -1 too, which is well.
     ids = kernel.SegmentIds(_pad(q_ids_BL, 1, -1), _pad(k_ids_BN, 1, -1))
     bias = None
-    if bias_HLN.size:
-        bias_HLN = _pad(_pad(bias_HLN.astype(jnp.float32), 1), 2)
-        bias = jnp.broadcast_to(bias_HLN, (q.shape[0], *bias_HLN.shape))
+    if bias_BHLN.size:
+        bias = _pad(_pad(bias_BHLN.astype(jnp.float32), 2), 3)
+        bias = jnp.broadcast_to(bias, (q.shape[0], *bias.shape[1:]))
     seen = kernel.flash_attention(q, k, v, bias, ids, sm_scale=size**-0.5)
     return seen[:, :, :length].swapaxes(1, 2)
 

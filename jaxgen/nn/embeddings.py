@@ -126,6 +126,17 @@ class Condition(nn.Module):
             return self.time(time_B), None
         return self.time(time_B), self.label(label_B, train=train)
 
+    def sum(
+        self,
+        time_B: Float[Array, " B"],
+        label_B: Int[Array, " B"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B D"]:
+        """The embedding of the time plus that of the class."""
+        time_BD, class_BD = self(time_B, label_B, train=train)
+        return time_BD if class_BD is None else time_BD + class_BD
+
 
 def check_condition(
     batch: int,

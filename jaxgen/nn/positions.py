@@ -1,6 +1,6 @@
 """Positions of tokens on a grid, as fixed waves.
 
-A position p on one axis becomes ``sin(p w_0), ..., sin(p w_{n-1}), cos(p w_0), ..., cos(p w_{n-1})``
+A position p on one axis becomes ``sin(p w_0) ... sin(p w_{n-1}) cos(p w_0) ... cos(p w_{n-1})``
 with ``w_i = 10000^(-i / n)`` (Vaswani et al. 2017). On a grid, the features are divided evenly
 among the axes. On images the width's half comes first, then the height's, as in DiT (Peebles & Xie
 2023) and in the masked autoencoder that it took them from (He et al. 2022). They are constants, not
@@ -58,27 +58,3 @@ def sincos_grid(sizes: tuple[int, ...], features: int) -> Float[np.ndarray, "L D
     places = np.meshgrid(*(np.arange(size) for size in sizes), indexing="ij")
     waves = [sincos(place, features // axes) for place in reversed(places)]
     return np.concatenate(waves, axis=-1).reshape(-1, features).astype(np.float32)
-
-
-def relative_index(sizes: tuple[int, ...]) -> np.ndarray:
-    """Which offset separates two places of a grid: the row of a table of relative positions.
-
-    The offset of places a and b is ``a - b`` along each axis, between ``-(n-1)`` and ``n-1``; the
-    offsets of all axes are numbered row by row (Liu et al. 2021, section 3.2).
-
-    Args:
-      sizes: places along each axis.
-
-    Returns:
-      [L, L] integers below `relative_offsets`\\ ``(sizes)``.
-    """
-    places = np.stack(np.meshgrid(*(np.arange(n) for n in sizes), indexing="ij"), -1)
-    places = places.reshape(-1, len(sizes))
-    shifted = places[:, None] - places[None] + np.array(sizes) - 1
-    index = np.ravel_multi_index(tuple(np.moveaxis(shifted, -1, 0)), [2 * n - 1 for n in sizes])
-    return index.astype(np.int32)
-
-
-def relative_offsets(sizes: tuple[int, ...]) -> int:
-    """How many offsets there are on a grid: the product of ``2 n - 1``."""
-    return int(np.prod([2 * n - 1 for n in sizes]))

@@ -11,13 +11,14 @@ Shifts, scales and gates are linear in silu(c) and start at zero. LN has paramet
 the last two only. The stream x is float32; the branches are computed in ``config.dtype``.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.nn.attention import CrossAttention, SelfAttention
+from jaxgen.nn.attention import Bias, CrossAttention, SelfAttention
 from jaxgen.nn.dense import Dense, zeros
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norms import LayerNorm, layer_norm, modulate, modulation, modulation_parts
@@ -57,6 +58,7 @@ class DiTBlock(nn.Module):
         x_BLD: Float[Array, "B L D"],
         condition: Any,
         segments_BL: Int[Array, "B L"] | None = None,
+        bias: Bias | None = None,
     ) -> Float[Array, "B L D"]:
         """[B, L, D] to [B, L, D].
 
@@ -65,22 +67,27 @@ class DiTBlock(nn.Module):
           condition: the embedding [B, D] for adaln and adaln_zero; tokens [B, N, D] for cross; None
             for in_context.
           segments_BL: segment ids for attention, see `jaxgen.nn.attention`.
+          bias: added to the logits of attention.
         """
+
+        def attention(y_BLD: Array) -> Array:
+            return self.attention(y_BLD, segments_BL=segments_BL, bias=bias)
+
         if self.conditioning in ("adaln", "adaln_zero"):
-            return self._adaptive(x_BLD, condition, segments_BL)
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), segments_BL=segments_BL)
+            return self._adaptive(x_BLD, condition, attention)
+        x_BLD = x_BLD + attention(self.attention_norm(x_BLD))
         if self.conditioning == "cross":
             x_BLD = x_BLD + self.cross_attention(self.cross_norm(x_BLD), condition)
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
     def _adaptive(
-        self, x_BLD: Array, condition_BD: Array, segments_BL: Array | None
+        self, x_BLD: Array, condition_BD: Array, attention: Callable[[Array], Array]
     ) -> Float[Array, "B L D"]:
         parts = modulation_parts(self.modulation, condition_BD)
         half = len(parts) // 2
         shift_BD, scale_BD, *gate = parts[:half]
         y_BLD = modulate(layer_norm(x_BLD), shift_BD, scale_BD)
-        x_BLD = _add(x_BLD, self.attention(y_BLD, segments_BL=segments_BL), gate)
+        x_BLD = _add(x_BLD, attention(y_BLD), gate)
         shift_BD, scale_BD, *gate = parts[half:]
         y_BLD = modulate(layer_norm(x_BLD), shift_BD, scale_BD)
         return _add(x_BLD, self.mlp(y_BLD), gate)

@@ -1,6 +1,7 @@
 """What the transformers on patches have in common: their options, and the check of their input."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import get_args
 
 from jaxtyping import Array, Float, Int
@@ -97,3 +98,74 @@ class TransformerConfig:
         grid = patch_grid(z_BYXC.shape, self.patch, self.in_channels)
         check_condition(z_BYXC.shape[0], time_B, label_B, self.num_classes)
         return grid
+
+
+@dataclasses.dataclass(frozen=True)
+class GridConfig(TransformerConfig):
+    """Options of a network whose parameters depend on the size of the images.
+
+    Attributes:
+      input_size: height and width of the images; the patch divides both.
+    """
+
+    input_size: tuple[int, int] = (32, 32)
+
+    def __post_init__(self) -> None:
+        """Refuses what is no network, naming the field."""
+        super().__post_init__()
+        size = tuple(self.input_size)
+        if len(size) != 2 or any(side < 1 or side % self.patch for side in size):
+            raise InputError(
+                f"input_size is {self.input_size}, expected height and width, both divisible by "
+                f"patch={self.patch}"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        height, width = self.input_size
+        return height // self.patch, width // self.patch
+
+    def check_input(
+        self,
+        z_BYXC: Float[Array, "B Y X C"],
+        time_B: Float[Array, " B"],
+        label_B: Int[Array, " B"] | None,
+    ) -> tuple[int, int]:
+        """As `TransformerConfig.check_input`; refuses other sizes than ``input_size`` too."""
+        grid = super().check_input(z_BYXC, time_B, label_B)
+        if grid != self.grid:
+            height, width = self.input_size
+            raise InputError(
+                f"images have shape {z_BYXC.shape}, expected [B, {height}, {width}, "
+                f"{self.in_channels}]: the network's positions are learnt for that size"
+            )
+        return grid
+
+
+def check_wave_width(width: int) -> None:
+    """Refuses a width that positions on an image cannot have (`jaxgen.nn.positions`)."""
+    if width % 4:
+        raise InputError(
+            f"width is {width}, expected a multiple of 4: sine and cosine of two positions"
+        )
+
+
+def read_name(
+    name: str, family: str, sizes: Iterable[str], patches: Iterable[int]
+) -> tuple[str, int]:
+    """Size and patch of a published name such as "DiT-S/2".
+
+    Args:
+      name: the name.
+      family: what it begins with.
+      sizes: the published sizes.
+      patches: the published patch sizes.
+
+    Raises:
+      InputError: for any other name.
+    """
+    known = {f"{family}-{size}/{patch}": (size, patch) for size in sizes for patch in patches}
+    if name not in known:
+        raise InputError(f"network {name!r} is unknown, expected one of {', '.join(known)}")
+    return known[name]

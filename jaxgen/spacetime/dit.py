@@ -11,7 +11,6 @@ computed for the grid at hand, so every network takes images of any size that it
 """
 
 import dataclasses
-import re
 from typing import Any, get_args
 
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.spacetime.blocks import Conditioning, DiTBlock, FinalLayer
-from jaxgen.spacetime.config import TransformerConfig
+from jaxgen.spacetime.config import TransformerConfig, check_wave_width, read_name
 from jaxgen.spacetime.patches import patchify, unpatchify
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -50,10 +49,7 @@ class DiTConfig(TransformerConfig):
                 f"conditioning is {self.conditioning!r}, "
                 f"expected one of {', '.join(get_args(Conditioning))}"
             )
-        if self.width % 4:
-            raise InputError(
-                f"width is {self.width}, expected a multiple of 4: sine and cosine of two positions"
-            )
+        check_wave_width(self.width)
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> "DiTConfig":
@@ -66,14 +62,9 @@ class DiTConfig(TransformerConfig):
         Raises:
           InputError: for any other name.
         """
-        match = re.fullmatch(r"DiT-(\w+)/(\d+)", name)
-        if not match or match[1] not in SIZES or int(match[2]) not in PATCHES:
-            raise InputError(
-                f"network {name!r} is unknown, expected DiT-S, DiT-B, DiT-L or DiT-XL with /8, /4 "
-                "or /2, such as 'DiT-S/2'"
-            )
-        depth, width, heads = SIZES[match[1]]
-        fields = {"depth": depth, "width": width, "heads": heads, "patch": int(match[2])}
+        size, patch = read_name(name, "DiT", SIZES, PATCHES)
+        depth, width, heads = SIZES[size]
+        fields = {"depth": depth, "width": width, "heads": heads, "patch": patch}
         return cls(**{**fields, **changes})
 
     def make_model(self) -> "DiT":
