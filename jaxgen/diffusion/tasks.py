@@ -17,8 +17,8 @@ task           condition                             known                      
 `Upsample`     block means, enlarged again           nothing                            C
 =============  ====================================  =================================  =========
 
-Images lie in [-1, 1]. Holes are filled with standard normal noise, as in the paper, which also tells
-the network where they are.
+Images lie in [-1, 1]. Holes are filled with standard normal noise, as in the paper, which also
+tells the network where they are.
 """
 
 import abc
