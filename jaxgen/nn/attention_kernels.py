@@ -146,7 +146,8 @@ def _flash(
     ids = kernel.SegmentIds(_pad(q_ids_BL, 1, -1), _pad(k_ids_BN, 1, -1))
     bias = None
     if bias_BHLN.size:
-        bias = _pad(_pad(bias_BHLN.astype(jnp.float32), 2), 3)
+        # The kernel scales the sum of product and bias, so the bias is magnified before.
+        bias = _pad(_pad(bias_BHLN.astype(jnp.float32) * size**0.5, 2), 3)
         bias = jnp.broadcast_to(bias, (q.shape[0], *bias.shape[1:]))
     seen = kernel.flash_attention(q, k, v, bias, ids, sm_scale=size**-0.5)
     return seen[:, :, :length].swapaxes(1, 2)

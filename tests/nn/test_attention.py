@@ -1,0 +1,240 @@
+"""Attention: against numpy, its masks, its implementations, and the layers around it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxgen.errors import InputError
+from jaxgen.nn import CrossAttention, SelfAttention, attention, attention_kernels
+from jaxgen.nn.attention import plain_attention
+from jaxgen.parallel import make_mesh
+
+B, L, N, H, K = 2, 6, 5, 3, 4
+
+
+def arrays(*shapes, seed=0, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    return tuple(rng.normal(size=shape).astype(dtype) for shape in shapes)
+
+
+def qkv(length=L, keys=N, seed=0):
+    return arrays((B, length, H, K), (B, keys, H, K), (B, keys, H, K), seed=seed)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def reference(q, k, v, segments=None, bias=None):
+    """One example, head and query after the other, in float64."""
+    seen = np.zeros((*q.shape[:3], v.shape[-1]))
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    for b, i, h in np.ndindex(*q.shape[:3]):
+        logits = k[b, :, h] @ q[b, i, h] / np.sqrt(q.shape[-1])
+        if bias is not None:
+            logits = logits + (bias[h, i] if bias.ndim == 3 else bias[b, h, i])
+        if segments is not None:
+            visible = segments[0][b, i] == segments[1][b]
+            logits = np.where(visible, logits, -1e30 if visible.any() else 0)
+        seen[b, i, h] = softmax(logits) @ v[b, :, h]
+    return seen
+
+
+SEGMENTS = (
+    np.array([[0, 0, 1, 1, 2, 9], [5, 5, 5, 5, 5, 5]], np.int32),
+    np.array([[0, 1, 1, 2, 0], [5, 5, 5, 5, -1]], np.int32),
+)
+
+
+@pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["all", "segments"])
+@pytest.mark.parametrize("bias", [None, (H, L, N), (B, H, L, N)], ids=str)
+def test_attention_is_the_equation(segments, bias):
+    q, k, v = qkv()
+    bias = None if bias is None else arrays(bias, seed=1)[0]
+    found = attention(q, k, v, segments=segments, bias=bias)
+    if segments is not None:
+        # Query 5 of example 0 has no key: it gets the mean of all values, and nothing infinite.
+        np.testing.assert_allclose(found[0, 5], v[0].mean(0), rtol=1e-5)
+    expected = reference(q, k, v, segments, bias)
+    rows = np.ones((B, L), bool)
+    rows[0, 5] = segments is None
+    np.testing.assert_allclose(found[rows], expected[rows], rtol=2e-5, atol=1e-6)
+
+
+def test_it_agrees_with_jax():
+    q, k, v = qkv()
+    np.testing.assert_allclose(
+        plain_attention(q, k, v), jax.nn.dot_product_attention(q, k, v), rtol=2e-5, atol=1e-6
+    )
+
+
+def test_packed_examples_do_not_see_each_other():
+    """Two sequences in one row give what each gives alone; values and gradients alike."""
+    q, k, v = qkv(length=7, keys=7)
+    ids = np.array([[0, 0, 0, 1, 1, 1, 1]] * B, np.int32)
+    packed = attention(q, k, v, segments=(ids, ids))
+    first = attention(q[:, :3], k[:, :3], v[:, :3])
+    second = attention(q[:, 3:], k[:, 3:], v[:, 3:])
+    np.testing.assert_allclose(packed, np.concatenate([first, second], 1), rtol=1e-5, atol=1e-6)
+
+    def first_sum(k, v):
+        return jnp.sum(attention(q, k, v, segments=(ids, ids))[:, :3] ** 2)
+
+    for gradient in jax.grad(first_sum, (0, 1))(k, v):
+        assert np.any(gradient[:, :3])
+        assert not np.any(gradient[:, 3:])
+
+
+def test_huge_logits_stay_finite_with_finite_gradients():
+    q, k, v = (100 * x for x in qkv())
+
+    def total(q, k, v):
+        return jnp.sum(attention(q, k, v, segments=SEGMENTS) ** 2)
+
+    value, gradients = jax.value_and_grad(total, (0, 1, 2))(q, k, v)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(x)) for x in gradients)
+
+
+def test_bfloat16_keeps_the_softmax_in_float32():
+    q, k, v = qkv(length=64, keys=64)
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+    found = attention(*half)
+    assert found.dtype == jnp.bfloat16
+    expected = reference(*(np.asarray(x, np.float64) for x in half))
+    assert np.abs(found - expected).max() < 0.02
+
+
+@pytest.mark.parametrize("mesh", [None, "data=2,fsdp=2,model=2"])
+@pytest.mark.parametrize("options", ["plain", "segments", "bias"])
+def test_the_tpu_kernel_pads_masks_and_shards(mesh, options):
+    """The shipped kernel, interpreted: lengths that its blocks do not divide, ids, biases."""
+    from jax.experimental.pallas import tpu as pltpu
+
+    q, k, v = arrays((4, 6, 2, 8), (4, 5, 2, 8), (4, 5, 2, 8))
+    segments = tuple(np.tile(x, (2, 1)) for x in SEGMENTS) if options == "segments" else None
+    bias = arrays((1, 2, 6, 5), seed=1)[0] if options == "bias" else None
+    expected = np.array(plain_attention(q, k, v, segments, bias))
+
+    def run(q, k, v):
+        with pltpu.force_tpu_interpret_mode():
+            return jax.jit(attention_kernels.pallas)(q, k, v, segments, bias)
+
+    if mesh is None:
+        found = np.array(run(q, k, v))
+    else:
+        with jax.set_mesh(make_mesh(mesh)):
+            found = np.array(run(q, k, v))
+    if segments is not None:  # a query without keys sees padding there, the mean of all here
+        found[::2, 5] = expected[::2, 5]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
+    def chosen(backend, length=1024, size=64, dtype=jnp.bfloat16, biased=False, asked="auto"):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        q = jax.ShapeDtypeStruct((2, length, 4, size), dtype)
+        return attention_kernels.choose(asked, q, q, biased)
+
+    assert chosen("cpu") == "plain"
+    assert chosen("gpu") == "cudnn"
+    assert chosen("gpu", dtype=jnp.float32) == "plain"
+    assert chosen("gpu", size=72) == "cudnn"
+    assert chosen("gpu", size=12) == "plain"
+    assert chosen("gpu", length=1023) == "cudnn"
+    assert chosen("gpu", length=1023, biased=True) == "plain"
+    assert chosen("tpu") == "pallas"
+    assert chosen("tpu", length=64) == "plain"
+    assert chosen("tpu", length=64, asked="pallas") == "pallas"
+    for asked in ("plain", "cudnn"):
+        assert chosen("gpu", asked=asked) == asked
+    with pytest.raises(InputError, match="'cudnn' needs a head size that is a multiple of 8 up to"):
+        chosen("gpu", size=12, asked="cudnn")
+    with pytest.raises(InputError, match=r"'cudnn' needs bfloat16 or float16, .* are float32"):
+        chosen("gpu", dtype=jnp.float32, asked="cudnn")
+    with pytest.raises(InputError, match=r"'cudnn' needs even lengths .* \(1023, 1023\)"):
+        chosen("gpu", length=1023, biased=True, asked="cudnn")
+
+
+@pytest.mark.parametrize(
+    ("implementation", "fault"),
+    [
+        ("cudnn", "implementation 'cudnn' needs a GPU, and this process runs on cpu"),
+        ("pallas", "implementation 'pallas' needs a TPU, and this process runs on cpu"),
+        ("flash", "implementation is 'flash', expected 'auto', 'plain', 'cudnn' or 'pallas'"),
+    ],
+)
+def test_an_implementation_that_is_not_here_is_refused(implementation, fault):
+    with pytest.raises(InputError, match=fault):
+        attention(*qkv(), implementation=implementation)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda q, k, v: attention(q, k, v[:, 1:]), r"values \(2, 4, 3, 4\), expected \[2, N, 3"),
+        (lambda q, k, v: attention(q, k[..., 1:], v[..., 1:]), r"keys have shape \(2, 5, 3, 3\)"),
+        (lambda q, k, v: attention(q, k, v, bias=np.zeros((H, N, L))), r"expected \[3, 6, 5\] or"),
+        (
+            lambda q, k, v: attention(q, k, v, segments=SEGMENTS[::-1]),
+            r"segment ids have shapes .* expected \[2, 6\] of the queries and \[2, 5\] of the keys",
+        ),
+    ],
+    ids=["values", "head size", "bias", "segments"],
+)
+def test_arrays_that_do_not_belong_together_are_refused(change, fault):
+    with pytest.raises(InputError, match=fault):
+        change(*qkv())
+
+
+def layer(module, *inputs, seed=0, **options):
+    """A layer's output and parameters, with every number of the parameters random."""
+    params = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))["params"]
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), params)
+    return np.asarray(module.apply({"params": params}, *inputs, **options)), params
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_self_attention_in_numpy(qk_norm):
+    x, added = arrays((B, L, 12), (B, 3, H, K))
+    found, p = layer(SelfAttention(H, qk_norm=qk_norm), x, added_B3HK=added)
+    y = np.einsum("bld,dchk->blchk", x, p["qkv"]["kernel"]) + p["qkv"]["bias"] + added[:, None]
+    q, k, v = (y[:, :, i] for i in range(3))
+    if qk_norm:
+        norm = lambda x, w: x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * w["scale"]  # noqa: E731
+        q, k = norm(q, p["query_norm"]), norm(k, p["key_norm"])
+    expected = np.einsum("blhk,hkd->bld", reference(q, k, v), p["output"]["kernel"])
+    np.testing.assert_allclose(found, expected + p["output"]["bias"], rtol=1e-4, atol=1e-4)
+
+
+def test_cross_attention_in_numpy():
+    x, context = arrays((B, L, 12), (B, N, 8))
+    found, p = layer(CrossAttention(H), x, context, segments=SEGMENTS)
+    q = np.einsum("bld,dhk->blhk", x, p["query"]["kernel"]) + p["query"]["bias"]
+    y = np.einsum("bnd,dchk->bnchk", context, p["key_value"]["kernel"]) + p["key_value"]["bias"]
+    seen = reference(q, y[:, :, 0], y[:, :, 1], SEGMENTS)
+    expected = np.einsum("blhk,hkd->bld", seen, p["output"]["kernel"]) + p["output"]["bias"]
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[0, :5], expected[0, :5], rtol=1e-4, atol=1e-4)
+
+
+def test_normalised_queries_bound_the_logits():
+    """With unit scales, |q . k| <= K whatever the size of the tokens."""
+    (x,) = arrays((B, L, 12))
+    module = SelfAttention(H, qk_norm=True)
+    params = nn.meta.unbox(module.init(jax.random.key(0), x))
+    apply = functools.partial(module.apply, params)
+    # Attention no longer changes when tokens grow; without the norm it would become one-hot.
+    np.testing.assert_allclose(apply(1000 * x), 1000 * apply(x), rtol=1e-3, atol=1e-2)
+
+
+def test_projections_without_biases():
+    (x,) = arrays((B, L, 12))
+    _, params = layer(SelfAttention(H, qkv_bias=False), x)
+    assert set(params["qkv"]) == {"kernel"}
