@@ -1,5 +1,24 @@
 """Samplers: how estimates of a denoiser become samples. See `jaxgen.diffusion.sampling`."""
 
+from jaxgen.diffusion.samplers.analytic import AnalyticDPM, unknown_variance
+from jaxgen.diffusion.samplers.ancestral import Ancestral, LearntAncestral
 from jaxgen.diffusion.samplers.ddim import DDIM, AngularDDIM
+from jaxgen.diffusion.samplers.dpm_solver import DPMSolver, SingleStepDPMSolver
+from jaxgen.diffusion.samplers.langevin import LangevinCorrector
+from jaxgen.diffusion.samplers.ode import Euler, Heun
+from jaxgen.diffusion.samplers.stochastic import StochasticKarras
 
-__all__ = ["DDIM", "AngularDDIM"]
+__all__ = [
+    "DDIM",
+    "AnalyticDPM",
+    "Ancestral",
+    "AngularDDIM",
+    "DPMSolver",
+    "Euler",
+    "Heun",
+    "LangevinCorrector",
+    "LearntAncestral",
+    "SingleStepDPMSolver",
+    "StochasticKarras",
+    "unknown_variance",
+]

@@ -9,8 +9,8 @@ d at eta = 1 is the deviation of z' given z and x. Without noise the same line g
 noise and encodes; it is the exponential Euler step of the probability-flow ODE (Lu et al. 2022).
 """
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -30,20 +30,28 @@ class DDIM(LinearSampler):
 
     Attributes:
       eta: how much of the noise is drawn anew: 0 none, 1 as much as in ancestral sampling with the
-        posterior variance. Above one it ends where no noise of earlier steps is left.
+        posterior variance; more than that up to d = s', where z' = a' x^ + s' noise keeps nothing
+        of the old noise (as in the multistep sampling of consistency models).
 
     Raises:
-      InputError: for a negative eta.
+      InputError: for an eta that is negative or infinite.
     """
 
     eta: float = 0.0
 
-    terms: ClassVar[tuple[Term, ...]] = (("z", 0), ("x", 0), ("e", 0))
-    noisy: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise InputError(f"eta={self.eta}: expected a number >= 0")
+        if not 0 <= self.eta < math.inf:
+            raise InputError(f"eta={self.eta}: expected a finite number >= 0")
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """See `LinearSampler`; z only for encoding."""
+        return ("z", 0), ("x", 0), ("e", 0)
+
+    @property
+    def noisy(self) -> bool:
+        """Whatever eta is, so that changing it compiles nothing anew."""
+        return True
 
     def table(self, levels: Level) -> LinearRow:
         """See `jaxgen.diffusion.sampling.Sampler`.
@@ -55,8 +63,8 @@ class DDIM(LinearSampler):
         encodes = now.log_snr[0] > after.log_snr[0]
         if encodes and self.eta:
             raise InputError(f"eta={self.eta} for levels from data to noise: expected eta=0")
-        d = np.zeros_like(now.t) if encodes else self.eta * after.s * posterior_share(now, after)
-        e = np.sqrt(np.maximum(after.s**2 - d**2, 0.0))
+        share = 0.0 if encodes else np.minimum(self.eta * posterior_share(now, after), 1.0)
+        d, e = after.s * share, after.s * np.sqrt(1 - share**2)
         clean = now.s == 0
         asked = Level(
             *(np.where(clean, there, here) for here, there in zip(now, after, strict=True))
@@ -77,7 +85,10 @@ class AngularDDIM(LinearSampler):
     ``z = a x^ + s e^``; it divides by nothing, and encodes as well.
     """
 
-    terms: ClassVar[tuple[Term, ...]] = (("z", 0), ("x", 0), ("e", 0))
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """See `LinearSampler`."""
+        return ("z", 0), ("x", 0), ("e", 0)
 
     def table(self, levels: Level) -> LinearRow:
         """See `jaxgen.diffusion.sampling.Sampler`."""

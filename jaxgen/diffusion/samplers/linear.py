@@ -11,17 +11,19 @@ runs once, on the host. Methods with several evaluations per step (Heun) have se
 """
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Key
+from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion.denoiser import Denoiser, Estimate
 from jaxgen.diffusion.levels import Level, broadcast_level
 from jaxgen.diffusion.noise import normal
 from jaxgen.diffusion.sampling import SampleState
+from jaxgen.diffusion.steps import pair_levels
+from jaxgen.errors import InputError
 
 Term = tuple[str, int]
 """A quantity: "z", "x" or "e", and how many rows ago."""
@@ -46,8 +48,15 @@ class LinearRow(NamedTuple):
 class LinearSampler(abc.ABC):
     """Samplers that are tables; sub-classes name their `terms` and write `table`."""
 
-    terms: ClassVar[tuple[Term, ...]]
-    noisy: ClassVar[bool] = False
+    @property
+    @abc.abstractmethod
+    def terms(self) -> tuple[Term, ...]:
+        """The quantities that enter the sums."""
+
+    @property
+    def noisy(self) -> bool:
+        """Whether noise is added."""
+        return False
 
     @abc.abstractmethod
     def table(self, levels: Level) -> LinearRow:
@@ -105,9 +114,41 @@ def make_table(
     return jax.tree.map(lambda value: np.asarray(value, np.float32), row)
 
 
-def divided(
-    numerator: Float64[np.ndarray, "N"], denominator: Float64[np.ndarray, "N"]
-) -> Float64[np.ndarray, "N"]:
-    """Quotients of numpy columns; zero where the denominator is."""
-    zero = denominator == 0
-    return np.where(zero, 0.0, numerator / np.where(zero, 1.0, denominator))
+def from_noise_to_data(levels: Level) -> tuple[Level, Level]:
+    """Where each step begins and ends, [N] each, for samplers that only take noise away.
+
+    Raises:
+      InputError: for levels that go the other way.
+    """
+    now, after = pair_levels(levels)
+    if now.log_snr[0] > after.log_snr[0]:
+        raise InputError("levels from data to noise: this sampler only goes from noise to data")
+    return now, after
+
+
+def from_level_with_noise(levels: Level) -> tuple[Level, Level]:
+    """Where each step begins and ends, [N] each, for samplers of the ODE, in both directions.
+
+    Raises:
+      InputError: where the first level is clean data: there is no noise to be estimated.
+    """
+    now, after = pair_levels(levels)
+    if now.s[0] == 0:
+        raise InputError(
+            "levels from clean data: no noise can be estimated there; expected a first level with "
+            "some (make_steps with final='first'), or DDIM"
+        )
+    return now, after
+
+
+def check_finite_sigma(now: Level, sampler: LinearSampler) -> None:
+    """Refuses to begin at pure noise.
+
+    Raises:
+      InputError: where a is zero, which is infinite noise for methods that work with s / a.
+    """
+    if (now.a == 0).any():
+        raise InputError(
+            f"{type(sampler).__name__} cannot begin at infinite s / a (log-SNR -inf): expected a "
+            "first level with some data, or a sampler that works in the frame vp or flow"
+        )
