@@ -24,6 +24,9 @@ SMALL = UNetConfig(
     num_classes=3,
     class_dropout=0.5,
 )
+FLAT = dataclasses.replace(SMALL, channels=(8,), attention_levels=(), head_size=4, dropout=0.1)
+"""One level, attention in the middle: half as much to compile."""
+
 B = 8
 
 
@@ -159,15 +162,26 @@ def test_attention_over_pixels_in_numpy():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_it_starts_by_saying_zero_and_by_handing_on():
-    """The last convolutions of network, blocks and attention start at zero."""
-    x, c = jnp.ones((2, 4, 4, 8)) * jnp.arange(8), jnp.ones((2, 32))
-    block, layer = ResidualBlock(SMALL, 8), PixelAttention(SMALL, groups=4)
-    np.testing.assert_array_equal(block.init_with_output(jax.random.key(0), x, c, False)[0], x)
-    np.testing.assert_array_equal(layer.init_with_output(jax.random.key(0), x)[0], x)
-    tiny = dataclasses.replace(SMALL, channels=(8,), attention_levels=(), middle_attention=False)
-    output, _ = jax.jit(tiny.make_model().init_with_output)(jax.random.key(0), *example())
-    np.testing.assert_array_equal(output, 0)
+def test_blocks_start_by_handing_on_and_the_network_by_saying_zero():
+    """The last convolution of each branch starts at zero (the others do not)."""
+
+    def last_layers(params, found=()):
+        for name, value in params.items():
+            if name in ("conv2", "output", "conv_out"):
+                found = *found, value
+            elif name not in ("time", "label"):
+                found = last_layers(value, found) if isinstance(value, dict) else found
+        return found
+
+    @jax.jit  # Compiles nothing but what is returned.
+    def initial():
+        params = nn.meta.unbox(SMALL.make_model().init(jax.random.key(0), *example())["params"])
+        return last_layers(params), params["down_0_block_0"]["conv1"]["kernel"]
+
+    last, first = initial()
+    assert len(last) == 10 + 4 + 1
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(last))
+    assert 0.8 < jnp.std(first) * np.sqrt(3 * 9 * 8) < 1.2
 
 
 def test_an_example_does_not_depend_on_the_others_but_on_time_and_label():
@@ -185,7 +199,7 @@ def test_an_example_does_not_depend_on_the_others_but_on_time_and_label():
 
 
 def test_numbers_as_labels():
-    config = dataclasses.replace(SMALL, labels="numbers", num_classes=0, class_dropout=0.0)
+    config = dataclasses.replace(FLAT, labels="numbers", num_classes=0, class_dropout=0.0)
     params, (z, time, number) = small_params(config), example(config)
     whole = apply(config, params, z, time, number)
     assert np.abs(apply(config, params, z, time, number + 1) - whole).max() > 0.01
@@ -208,20 +222,17 @@ def assert_same(found, expected, tolerance):
         assert error < tolerance, (jax.tree_util.keystr(path), error)
 
 
-TRAINED = dataclasses.replace(SMALL, dropout=0.1)
-
-
 @functools.cache
 def unsharded():
     """Loss and gradients on one device."""
-    return loss_and_gradients(TRAINED, small_params(), *example(), jax.random.key(1))
+    return loss_and_gradients(FLAT, small_params(FLAT), *example(), jax.random.key(1))
 
 
 def test_dropout_follows_its_key_and_remat_changes_nothing():
-    inputs, params = example(), small_params()
+    inputs, params = example(), small_params(FLAT)
     value, gradients = unsharded()
-    assert value != loss_and_gradients(TRAINED, params, *inputs, jax.random.key(2))[0]
-    remat = dataclasses.replace(TRAINED, remat=True)
+    assert value != loss_and_gradients(FLAT, params, *inputs, jax.random.key(2))[0]
+    remat = dataclasses.replace(FLAT, remat=True)
     again = loss_and_gradients(remat, params, *inputs, jax.random.key(1))
     np.testing.assert_allclose(again[0], value, rtol=1e-6)
     assert_same(again[1], gradients, 1e-4)
@@ -265,29 +276,44 @@ def test_bfloat16_is_close_to_float32():
     assert 1e-4 < error < 0.05
 
 
-def test_sharded_is_unsharded():
-    """Loss and every gradient, dropout included, on 8 devices with all three axes in use."""
-    mesh, model = make_mesh("data=2,fsdp=2,model=2"), TRAINED.make_model()
-    layout = plan_layout(
-        lambda key: model.init(key, *example())["params"], jax.random.key(0), mesh=mesh
-    )
-    with jax.set_mesh(mesh):
-        params = jax.device_put(small_params(), layout.shardings)
-        batch = put_batch(dict(zip("ztl", example(), strict=True)), mesh)
+@functools.cache
+def sharded_layout(config):
+    """On 8 devices with all three axes in use."""
+    init, mesh = config.make_model().init, make_mesh("data=2,fsdp=2,model=2")
+    return plan_layout(lambda key: init(key, *example())["params"], jax.random.key(0), mesh=mesh)
 
-        @jax.jit
-        def step(params, batch):
-            def loss(params):
-                whole = gather_fsdp(params, layout)
-                return loss_fn(TRAINED, whole, *(batch[k] for k in "ztl"), jax.random.key(1))
 
-            return jax.value_and_grad(loss)(params)
+def on_devices(function, config):
+    """``function(params, z, time, label)`` with parameters and batch spread over the devices."""
+    layout = sharded_layout(config)
+    with jax.set_mesh(layout.mesh):
+        params = jax.device_put(small_params(config), layout.shardings)
+        batch = put_batch(dict(zip("ztl", example(), strict=True)), layout.mesh)
+        return jax.jit(lambda params, b: function(params, b["z"], b["t"], b["l"]))(params, batch)
 
-        value, gradients = step(params, batch)
+
+def test_training_on_eight_devices_is_that_on_one():
+    """Loss and every gradient, dropout included."""
+
+    def value_and_gradients(params, *inputs):
+        def loss(params):
+            whole = gather_fsdp(params, sharded_layout(FLAT))
+            return loss_fn(FLAT, whole, *inputs, jax.random.key(1))
+
+        return jax.value_and_grad(loss)(params)
+
+    value, gradients = on_devices(value_and_gradients, FLAT)
     np.testing.assert_allclose(value, unsharded()[0], rtol=1e-5)
     assert_same(gradients, unsharded()[1], 1e-4)
-    kernel = params["down_0_block_0"]["conv1"]["kernel"]
-    assert kernel.sharding.shard_shape(kernel.shape) == (3, 3, 4, 4)
+
+
+def test_the_output_on_eight_devices_is_that_on_one():
+    def output(params, *inputs):
+        whole = gather_fsdp(params, sharded_layout(SMALL))
+        return SMALL.make_model().apply({"params": whole}, *inputs)
+
+    expected = apply(SMALL, small_params(), *example())
+    np.testing.assert_allclose(on_devices(output, SMALL), expected, atol=1e-5)
 
 
 def test_every_parameter_is_named_and_the_large_ones_are_cut():
