@@ -96,15 +96,15 @@ def _number(name: str) -> int:
     return int(digits[0]) if digits else FIRST_TEST_SHEET
 
 
-def _from_planes(file: Path, rows_NB: Any, labels: Any) -> Batch:
+def _from_planes(file: Path, rows_ND: Any, labels: Any) -> Batch:
     """Rows of three colour planes as images, with labels that were checked."""
     labels_N = np.asarray(labels)
-    if rows_NB.dtype != np.uint8 or rows_NB.ndim != 2 or rows_NB.shape[1] != BYTES:
+    if rows_ND.dtype != np.uint8 or rows_ND.ndim != 2 or rows_ND.shape[1] != BYTES:
         raise InputError(
-            f"{file}: images are {rows_NB.dtype} {list(rows_NB.shape)}; expected uint8 [N, {BYTES}]"
+            f"{file}: images are {rows_ND.dtype} {list(rows_ND.shape)}; expected uint8 [N, {BYTES}]"
         )
-    _check_labels(file, labels_N, len(rows_NB), len(CLASSES))
-    images_NCYX = rows_NB.reshape(-1, 3, SIDE, SIDE)
+    _check_labels(file, labels_N, len(rows_ND), len(CLASSES))
+    images_NCYX = rows_ND.reshape(-1, 3, SIDE, SIDE)
     return np.ascontiguousarray(images_NCYX.transpose(0, 2, 3, 1)), labels_N
 
 

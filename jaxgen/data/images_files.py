@@ -117,7 +117,8 @@ def _plain(image: Any, channels: int | None) -> Any:
     """The image in mode L or RGB."""
     grey = image.mode in GREY_MODES
     if image.mode.startswith("I;16"):
-        image = image.point(lambda value: value / 256).convert("L")
+        pil = _import_pillow("16-bit pixels")
+        image = pil.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if "A" in image.mode.upper() or "transparency" in image.info:
         image = image.convert("RGBA")
         white = _import_pillow("transparency").Image.new("RGBA", image.size, (255, 255, 255, 255))

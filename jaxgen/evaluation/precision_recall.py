@@ -23,9 +23,6 @@ from jaxtyping import Float, Float64
 from jaxgen.errors import InputError
 from jaxgen.evaluation.features import check_features, check_same_width
 
-ROUNDING = 1e-12
-"""Squared distances below this share of the squared norms are rounding, hence 0."""
-
 
 class Coverage(NamedTuple):
     """The four measures, each 0 or more; all but `density` at most 1."""
@@ -90,10 +87,9 @@ def precision_recall(
 def _squared_distances(
     first_BD: Float64[np.ndarray, "B D"], second_ND: Float64[np.ndarray, "N D"]
 ) -> Float64[np.ndarray, "B N"]:
-    """Squared distances by one product of matrices; equal features have exactly 0."""
+    """Squared distances by one product of matrices."""
     norms_BN = np.sum(first_BD**2, axis=1)[:, None] + np.sum(second_ND**2, axis=1)
-    distance_BN = norms_BN - 2 * (first_BD @ second_ND.T)
-    return np.where(distance_BN > ROUNDING * norms_BN, distance_BN, 0)
+    return np.maximum(norms_BN - 2 * (first_BD @ second_ND.T), 0)
 
 
 def _radii(

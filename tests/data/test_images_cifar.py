@@ -36,8 +36,13 @@ def test_a_subset_without_a_test_batch(tmp_path):
 
 
 class Evil:
+    """A pickle that calls a function when it is read."""
+
+    def __init__(self, function):
+        self.function = function
+
     def __reduce__(self):
-        return print, ("this must not run",)
+        return self.function, ("this must not run",)
 
 
 BATCH = {b"data": planes(cifar_batches()[0]["test_batch"]), b"labels": [1, 2, 3]}
@@ -49,7 +54,8 @@ BATCH = {b"data": planes(cifar_batches()[0]["test_batch"]), b"labels": [1, 2, 3]
         (b"", "the file is empty"),
         (b"no pickle at all", "not a pickled batch of CIFAR-10, or a truncated one"),
         (pickle.dumps(BATCH)[:-100], "not a pickled batch of CIFAR-10, or a truncated one"),
-        (pickle.dumps(Evil()), r"it asks for builtins\.print"),
+        (pickle.dumps(Evil(print)), r"it asks for builtins\.print"),
+        (pickle.dumps(Evil(np.fromfile)), r"it asks for numpy.*\.fromfile"),
         (pickle.dumps([1, 2]), "expected a pickled dict with an array 'data' and 'labels'"),
         (pickle.dumps({**BATCH, b"data": 3}), "expected a pickled dict with an array 'data'"),
         (pickle.dumps({**BATCH, b"labels": [1, 2]}), r"labels are int64 \[2\]; expected 3 whole"),
@@ -59,7 +65,7 @@ BATCH = {b"data": planes(cifar_batches()[0]["test_batch"]), b"labels": [1, 2, 3]
             r"images are uint8 \[3, 3071\]; expected uint8 \[N, 3072\]",
         ),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_bad_pickles(tmp_path, capsys, content, fault):
     (tmp_path / "data_batch_1").write_bytes(content)

@@ -101,10 +101,10 @@ def test_scale_shift_and_turn_change_nothing():
 
 
 def test_equal_points_have_balls_of_radius_zero():
-    same = np.full((10, 64), 0.1, np.float32)
+    same = np.repeat(normal(6, 64), 5, axis=0)
     found = precision_recall(same, same + 0)
     assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
-    apart = precision_recall(same, same + np.float32(1e-3))
+    apart = precision_recall(same, same + 1e-3)
     assert (apart.precision, apart.recall, apart.coverage) == (0, 0, 0)
 
 
