@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
@@ -115,5 +114,5 @@ def initial_noise(
     Returns:
       [B, *shape].
     """
-    deviation = jnp.hypot(*(jnp.asarray(np.ravel(value)[0]) for value in (level.a, level.s)))
+    deviation = jnp.hypot(*(jnp.ravel(jnp.asarray(value))[0] for value in (level.a, level.s)))
     return deviation.astype(jnp.float32) * normal(example_keys(key, index_B), shape)
