@@ -1,4 +1,4 @@
-"""Figures of the language-model experiments, written as PNG on the main process."""
+"""Figures of the experiments, written as PNG on the main process."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def plot_perplexity(
       title: what is shown.
       x_label: what the x axis counts.
     """
-    figure, axes = _figure(title, 8, 5)
+    figure, axes = new_figure(title, 8, 5)
     for (name, (x, y)), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
         axes.plot(x, y, label=name, color=colour, marker="o" if len(x) < 40 else None, markersize=3)
     for level in levels.values():
@@ -44,7 +44,7 @@ def plot_perplexity(
     _set_perplexity_ticks(axes, [y for _, ys in curves.values() for y in ys] + [*levels.values()])
     _name_levels(axes, levels)
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_cost(path: pathlib.Path, curves: Mapping[str, Curve], reference: str, title: str) -> None:
@@ -70,7 +70,7 @@ def plot_cost(path: pathlib.Path, curves: Mapping[str, Curve], reference: str, t
     below.set(xlabel="updates", ylabel=f"% above '{reference}'")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_ratios(
@@ -85,7 +85,7 @@ def plot_ratios(
       title: what is shown.
       what: what the figures are.
     """
-    figure, axes = _figure(title, 8, 1.2 + 0.25 * len(ours))
+    figure, axes = new_figure(title, 8, 1.2 + 0.25 * len(ours))
     place = {name: -i for i, name in enumerate(ours)}
     for name in ours.keys() & paper.keys():
         axes.plot([ours[name], paper[name]], [place[name]] * 2, color=_GREY, linewidth=0.8)
@@ -103,7 +103,7 @@ def plot_ratios(
     axes.set_yticks([*place.values()], [*place])
     axes.grid(axis="x", linewidth=0.4)
     axes.legend(loc="upper right", frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_words(
@@ -120,7 +120,7 @@ def plot_words(
       points_N2: where they are.
       title: what is shown.
     """
-    figure, axes = _figure(title, 10, 8)
+    figure, axes = new_figure(title, 10, 8)
     axes.scatter(*points_N2.T, s=5, color=_COLOURS[0], alpha=0.4, linewidths=0)
     low_2, high_2 = np.percentile(points_N2, [0.5, 99.5], axis=0)
     margin_2 = 0.05 * (high_2 - low_2)
@@ -142,7 +142,7 @@ def plot_words(
             taken.append(box)
         else:
             label.remove()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_weights(
@@ -161,7 +161,7 @@ def plot_weights(
       frequencies: how often the contexts of each bin occur, in words.
       title: what is shown.
     """
-    figure, axes = _figure(title, 8, 4.5)
+    figure, axes = new_figure(title, 8, 4.5)
     place_C = np.arange(len(share_C))
     bottom_C = np.zeros(len(share_C))
     for (name, weight_C), colour in zip(weights.items(), _cycle(len(weights)), strict=True):
@@ -177,10 +177,11 @@ def plot_weights(
     )
     axes.set_xticks(place_C, frequencies)
     axes.legend(loc="upper center", ncols=len(weights), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(title: str, width: float, height: float) -> tuple[Figure, Any]:
+def new_figure(title: str, width: float, height: float) -> tuple[Figure, Any]:
+    """A figure with one pair of axes, width and height in inches."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)
@@ -228,7 +229,8 @@ def _plain(word: str) -> str:
     return word.replace("$", r"\$")
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a PNG, whole or not at all, on the main process."""
     if is_main_process():
         with replacing(path) as handle:
             figure.savefig(handle, format="png")

@@ -1,0 +1,219 @@
+"""How good samples of images are: a classifier that an experiment trains and keeps, and figures.
+
+Features come from that classifier, or from Inception where a weight file is given; figures under
+different features cannot be compared. Samples are compared with the training part, as is usual; the
+same figures of real held-out images say what is the best to hope for.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from experiments.launch import report
+from experiments.output import cached_arrays
+from jaxgen.data import BatchPlan, ImageSet, batch_at, from_unit, to_unit
+from jaxgen.evaluation import (
+    ClassifierConfig,
+    Moments,
+    class_accuracy,
+    classifier_loss,
+    classify,
+    feature_moments,
+    frechet_distance,
+    precision_recall,
+)
+from jaxgen.evaluation.inception import inception_features, inception_params
+from jaxgen.interop.safetensors import read_safetensors
+from jaxgen.parallel import current_mesh, num_batch_shards
+from jaxgen.training import (
+    Checkpoints,
+    LoopConfig,
+    MetricsLog,
+    OptimizerConfig,
+    compile_step,
+    create_state,
+    fit,
+    make_optimizer,
+    make_train_step,
+)
+from jaxgen.training.state import Tree
+
+COLUMNS = ("Fréchet distance", "precision", "recall", "density", "coverage", "accuracy")
+NEIGHBOURS = 3
+MOST_NEIGHBOURS_OF = 2000
+"""Images of each side that precision and recall are taken from, at most."""
+
+CLASSIFIER_EPOCHS = 10
+FEWEST_STEPS, MOST_STEPS = 150, 800
+"""Updates in the training of the classifier."""
+
+Features = Callable[[Float[np.ndarray, "N Y X C"]], Float[np.ndarray, "N D"]]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What samples of one set of images are judged with.
+
+    Attributes:
+      features: images in [-1, 1] to features; None where there are none.
+      classifier: the trained classifier and its parameters; None for images without labels.
+      train: moments of the training part's features.
+      real_ND: features of some training images, for precision and recall.
+    """
+
+    features: Features | None
+    classifier: tuple[ClassifierConfig, Tree] | None
+    train: Moments | None
+    real_ND: Float[np.ndarray, "N D"] | None
+
+    def figures(
+        self, images: Float[np.ndarray, "N Y X C"], labels: Int[np.ndarray, "N"] | None
+    ) -> dict[str, float]:
+        """The figures of `COLUMNS`, as far as they can be had.
+
+        Args:
+          images: in about [-1, 1]; they are rounded to bytes, as pictures are.
+          labels: the classes that were asked for.
+        """
+        images = to_unit(from_unit(images))
+        found: dict[str, float] = {}
+        if self.features is not None and self.train is not None and self.real_ND is not None:
+            features_ND = self.features(images)
+            distance = frechet_distance(self.train, feature_moments([features_ND]))
+            found["Fréchet distance"] = distance
+            count = min(len(features_ND), len(self.real_ND))
+            if count > NEIGHBOURS:
+                covered = precision_recall(
+                    self.real_ND[:count], features_ND[:count], neighbours=NEIGHBOURS
+                )
+                found |= {name: float(value) for name, value in covered._asdict().items()}
+        if self.classifier is not None and labels is not None:
+            _, p_NV = classify(*self.classifier, images)
+            found["accuracy"] = class_accuracy(p_NV, labels)
+        return found
+
+
+def make_judge(
+    images: ImageSet,
+    folder: pathlib.Path,
+    *,
+    inception: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Judge:
+    """Trains the classifier of a set, or opens the one that `folder` holds; takes real features.
+
+    Args:
+      images: the set.
+      folder: where the classifier and the figures of real features are kept.
+      inception: a weight file (safetensors), if Inception's features are wanted.
+      seed: of the classifier's training.
+      progress: whether to show a bar while it is trained.
+
+    Raises:
+      InputError: for a weight file that is not Inception's.
+    """
+    weights = None if inception is None else inception_params(read_safetensors(inception))
+    classifier = None
+    if len(images.classes) > 1:
+        classifier = train_classifier(images, folder, seed, progress)
+    features: Features | None = None
+    if weights is not None:
+        features = functools.partial(inception_features, weights)
+    elif classifier is not None:
+        features = functools.partial(_classifier_features, *classifier)
+    if features is None:
+        return Judge(None, None, None, None)
+    name = "classifier" if weights is None else pathlib.Path(str(inception)).stem
+    real = cached_arrays(folder / f"{name}_features.npz", lambda: _real_features(features, images))
+    train = Moments(int(real["count"]), real["mean"], real["scatter"])
+    return Judge(features, classifier, train, real["some"])
+
+
+def _classifier_features(
+    config: ClassifierConfig, params: Tree, images: Float[np.ndarray, "N Y X C"]
+) -> Float[np.ndarray, "N D"]:
+    return classify(config, params, images)[0]
+
+
+def _real_features(features: Features, images: ImageSet) -> dict[str, np.ndarray]:
+    """Moments of the training part's features, and some of them, drawn at random."""
+    real_ND = features(to_unit(images.part("train").images))
+    moments = feature_moments([real_ND])
+    order = np.random.default_rng(0).permutation(len(real_ND))[:MOST_NEIGHBOURS_OF]
+    return {
+        "count": np.array(moments.count),
+        "mean": moments.mean_D,
+        "scatter": moments.scatter_DD,
+        "some": real_ND[order],
+    }
+
+
+def train_classifier(
+    images: ImageSet, folder: pathlib.Path, seed: int = 0, progress: bool = True
+) -> tuple[ClassifierConfig, Tree]:
+    """The classifier of a set, trained or gone on with or opened, and its parameters.
+
+    Args:
+      images: a labelled set.
+      folder: its own; ``metrics.jsonl`` and ``checkpoints/`` are written there.
+      seed: of parameters, order and dropout.
+      progress: whether to show a bar.
+    """
+    start, stop = images.parts["train"]
+    shards = num_batch_shards(current_mesh())
+    batch_size = 64 if stop - start < 5000 else 128
+    batch_size = max(1, min(batch_size, stop - start) // shards) * shards
+    steps = CLASSIFIER_EPOCHS * (stop - start) // batch_size
+    steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
+    config = ClassifierConfig.for_images(images.images.shape[1:], len(images.classes))
+    tx = make_optimizer(
+        OptimizerConfig(
+            "adamw",
+            5e-3,
+            schedule="cosine",
+            warmup_steps=steps // 20,
+            total_steps=steps,
+            weight_decay=0.05,
+            clip_norm=1.0,
+        )
+    )
+    example = to_unit(images.images[:1])
+    state, _ = create_state(
+        lambda key: config.make_model().init(key, example)["params"], jax.random.key(seed), tx=tx
+    )
+    plan = BatchPlan(start, stop, batch_size, seed=seed)
+    report(f"training the classifier that judges samples: {steps} updates")
+    with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
+        result = fit(
+            compile_step(make_train_step(classifier_loss(config), tx), state),
+            state,
+            lambda index: batch_at(images, plan, index),
+            jax.random.key(seed),
+            LoopConfig(steps=steps, log_every=50),
+            checkpoints=checkpoints,
+            log=MetricsLog(folder),
+            progress=progress,
+        )
+    return config, result.state.params
+
+
+def held_out_figures(judge: Judge, images: ImageSet, count: int) -> dict[str, float]:
+    """The figures of real images that were not trained on: the best to hope for.
+
+    Args:
+      judge: of the set.
+      images: the set; its test part is taken, or else the validation part.
+      count: images, at most.
+    """
+    part = next((part for part in ("test", "validation") if part in images.parts), None)
+    if part is None or not count:
+        return {}
+    held = images.part(part)
+    labels = None if held.labels is None else held.labels[:count]
+    return judge.figures(to_unit(held.images[:count]), labels)
