@@ -66,7 +66,8 @@ def _of_equation(equation: JaxprEqn) -> int:
     if name == "scan":
         return params["length"] * sum(inner)
     if name == "shard_map":
-        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"]) * sum(inner)
+        sizes = params["mesh"].shape
+        return math.prod(sizes[axis] for axis in params["newly_manual_axes"]) * sum(inner)
     # Derivative rules (forward and backward functions) are no jaxprs, so what is left is one call.
     return sum(inner)
 
