@@ -11,7 +11,8 @@ Tables of T steps, with r = T // N whole steps between two visits (index i is th
 ``trailing``    ``i_k = round(T - k T/N) - 1``, begins at the last entry
 ==============  ====================================================================
 
-(Lin et al. 2024, table 2, and the conventions of the diffusers package.) Any schedule:
+(Lin et al. 2024, table 2, and the conventions of the diffusers package; see `make_steps` for a
+variant of the first two.) Any schedule:
 
 ===================  ==========================================================
 ``uniform``          even in t
@@ -26,7 +27,7 @@ up to there; in lambda and sigma^(1/rho) the N levels reach from the noisiest to
 the schedule, and the clean one follows.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float64
@@ -55,6 +56,7 @@ def make_steps(
     *,
     final: Final = "clean",
     offset: int = 0,
+    without_first: bool = False,
     rho: float = 7.0,
 ) -> Level:
     """The levels that a sampler of so many steps goes through.
@@ -66,6 +68,8 @@ def make_steps(
       final: where the last step ends: ``clean`` data, or the schedule's ``first`` level (t = 0; for
         a table the entry with index 0).
       offset: what ``leading`` adds to every index.
+      without_first: for ``leading`` and ``linspace``: space N + 1 indices and leave out the least,
+        so that the table's first entry is never asked about (as programs of DPM-Solver do).
       rho: the power of ``karras``.
 
     Returns:
@@ -79,7 +83,9 @@ def make_steps(
     _check(schedule, count, spacing, final, rho)
     if spacing in TABLE_SPACINGS:
         assert isinstance(schedule, TableSchedule)
-        asked = schedule.at_index(_table_indices(schedule.steps, count, spacing, offset))
+        asked = schedule.at_index(
+            _table_indices(schedule.steps, count, spacing, offset, without_first)
+        )
         return _checked(_append(asked, _last(schedule, final)), schedule)
     first = _first(schedule)
     if spacing == "uniform":
@@ -93,6 +99,26 @@ def make_steps(
         asked = count if final == "clean" else count + 1
         return _checked(_spaced(schedule, asked, spacing, rho, final), schedule)
     return _checked(_append(levels, _last(schedule, final), replace=True), schedule)
+
+
+def steps_at(schedule: Schedule, times: Any, *, final: Final = "clean") -> Level:
+    """The levels at times of one's own choice, and the one where the sample ends.
+
+    Args:
+      schedule: the schedule.
+      times: t of the N levels that a network is asked at, falling.
+      final: as in `make_steps`.
+
+    Returns:
+      Level of numpy float64 arrays, [N + 1], from noise to data.
+
+    Raises:
+      InputError: for times outside of [0, 1], or that do not fall.
+    """
+    times = np.asarray(times, np.float64)
+    if times.ndim != 1 or not len(times) or (times < 0).any() or (times > 1).any():
+        raise InputError("times: expected at least one number, all of them in [0, 1]")
+    return _checked(_append(schedule.at(times), _last(schedule, final)), schedule)
 
 
 def reverse_steps(levels: Level) -> Level:
@@ -138,16 +164,18 @@ def _check(schedule: Schedule, count: int, spacing: str, final: str, rho: float)
 
 
 def _table_indices(
-    steps: int, count: int, spacing: Spacing, offset: int
+    steps: int, count: int, spacing: Spacing, offset: int, without_first: bool
 ) -> Float64[np.ndarray, "N"]:
     """The N indices of a table, falling."""
+    asked = min(count + without_first, steps)
     match spacing:
         case "leading":
-            index = np.arange(count, dtype=np.float64)[::-1] * (steps // count) + offset
+            index = np.arange(asked, dtype=np.float64)[::-1] * (steps // asked) + offset
         case "linspace":
-            index = np.linspace(0, steps - 1, count).round()[::-1]
+            index = np.linspace(0, steps - 1, asked).round()[::-1]
         case _:
             index = np.round(steps - np.arange(count) * (steps / count)) - 1
+    index = index[:count]
     if index[0] > steps - 1 or index[-1] < 0:
         raise InputError(
             f"offset={offset}: steps {index[-1]:g} to {index[0]:g} of a table with {steps}"

@@ -66,7 +66,7 @@ def step_parts(
     h = (after.log_snr - now.log_snr) / 2
     if sampler.predicts == "x":
         if not sampler.stochastic:
-            return after.s / now.s, after.a, h, 0 * h
+            return after.s / now.s, after.a, h, np.zeros_like(h)
         share = np.sqrt(-np.expm1(-2 * h))
         return after.s / now.s * np.exp(-h), after.a, 2 * h, after.s * share
     check_finite_sigma(now, sampler)
@@ -76,7 +76,7 @@ def step_parts(
             "logarithms: expected final='first', or predicts='x'"
         )
     factor = 2 if sampler.stochastic else 1
-    noise = after.s * np.sqrt(np.expm1(2 * h)) if sampler.stochastic else 0 * h
+    noise = after.s * np.sqrt(np.expm1(2 * h)) if sampler.stochastic else np.zeros_like(h)
     return after.a / now.a, factor * after.s, -h, noise
 
 
@@ -178,7 +178,7 @@ class SingleStepDPMSolver(LinearSampler):
         takes both (elsewhere called heun).
       predicts: as `DPMSolver`.
       stochastic: as `DPMSolver`.
-      lower_order_final: end with smaller groups, the last one of first order, whatever the number.
+      lower_order_final: end with smaller groups, whatever the number of steps.
 
     Raises:
       InputError: for an unknown order, variant or prediction.
@@ -222,12 +222,11 @@ class SingleStepDPMSolver(LinearSampler):
 
     def _orders(self, now: Level, after: Level) -> list[int]:
         """The order of every row: its place in its group."""
-        count, begins_at_noise = len(now.t), now.a[0] == 0
-        left = count - begins_at_noise
-        ends_low = self.lower_order_final and left >= 1
-        groups = [1] if begins_at_noise else []
-        groups += [self.order] * ((left - ends_low) // self.order)
-        groups += _rest((left - ends_low) % self.order) + [1] * ends_low
+        begins_at_noise = bool(now.a[0] == 0)
+        left = len(now.t) - begins_at_noise
+        tail = _tail(self.order, left) if self.lower_order_final else []
+        full, rest = divmod(left - sum(tail), self.order)
+        groups = [1] * begins_at_noise + [self.order] * full + [rest] + tail
         orders = [place for size in groups for place in range(1, size + 1)]
         return [*orders[:-1], 1] if after.s[-1] == 0 else orders
 
@@ -249,9 +248,11 @@ class SingleStepDPMSolver(LinearSampler):
         return anchor + m[1] * (near - r[1] * curvature) + m[2] * curvature
 
 
-def _rest(count: int) -> list[int]:
-    """A last group of fewer levels than the others have."""
-    return [count] if count else []
+def _tail(order: int, count: int) -> list[int]:
+    """The last groups of `count` levels where the order is to fall (2022a, appendix D.4)."""
+    if order == 1 or count == 0:
+        return []
+    return {2: [[1, 1], [1]], 3: [[2, 1], [1], [2]]}[order][count % order]
 
 
 def _steps(sampler: DPMSolver | SingleStepDPMSolver, levels: Level) -> tuple[Level, Level]:
