@@ -33,6 +33,9 @@ from jaxgen.diffusion.noise import normal, step_keys
 from jaxgen.diffusion.sampling import Sampler, SampleState, Table
 from jaxgen.errors import InputError
 
+REPLACED, BACK = 1 << 30, (1 << 30) + 1
+"""What is folded into a step's keys for noise of one's own; the sampler takes small numbers."""
+
 
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["known", "x"], meta_fields=["sampler"]
@@ -66,7 +69,7 @@ class Replacement:
     ) -> SampleState:
         """A step of the sampler, then the replacement."""
         state = self.sampler.step(denoiser, state, row, keys_B)
-        z = replace_known(state.z, self.known, self.x, row.next, step_keys(keys_B, 1))
+        z = replace_known(state.z, self.known, self.x, row.next, step_keys(keys_B, REPLACED))
         return state._replace(z=z)
 
 
@@ -184,7 +187,7 @@ class RePaint(Replacement):
         self, denoiser: Denoiser, state: SampleState, row: RePaintRow, keys_B: Key[Array, "B"]
     ) -> SampleState:
         """The way back, if there is one, then a step with replacement."""
-        e = normal(step_keys(keys_B, 2), state.z.shape[1:])
+        e = normal(step_keys(keys_B, BACK), state.z.shape[1:])
         state = state._replace(z=row.keep * state.z + row.noise * e)
         return super().step(denoiser, state, row.row, keys_B)
 

@@ -3,10 +3,11 @@
 A task spoils an image x and says what is left of it as channels that lie beside the noisy image in
 the network's input. Training and sampling use the same function::
 
-    given = task(x_BYXC, keys_B)                                    what is left of x
-    network = with_condition(network, given.condition_BYXC)         z -> [z, condition]
-    loss over the pixels with given.known_BYX1 == 0                 (Palette, section 4)
-    sample = keep_known(given.known_BYX1, x, sample)                known pixels stay
+    given = task(x_BYXC, keys_B)                                 what is left of x
+    network = with_condition(network, given.condition_BYXC)      z -> [z, condition]
+    denoiser = make_denoiser(network, "v")
+    denoiser = with_known(denoiser, given.known_BYX1, x_BYXC)    known pixels are not asked for
+    loss_B, level = denoiser_loss(denoiser, x_BYXC, key, schedule=schedule)
 
 =============  ====================================  =================================  =========
 task           condition                             known                              channels
@@ -31,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxgen.diffusion.denoiser import Denoiser, change_x
 from jaxgen.diffusion.masks import keep_known, random_borders, random_boxes, random_strokes
 from jaxgen.diffusion.noise import normal, step_keys
 from jaxgen.errors import InputError
@@ -187,6 +189,22 @@ def with_condition(
         return network(jnp.concatenate([z, condition_BYXC], -1), time, *rest)
 
     return conditioned
+
+
+def with_known(
+    denoiser: Denoiser, known: Float[Array, "..."], x: Float[Array, "B ..."]
+) -> Denoiser:
+    """A denoiser that knows a part of the data, and estimates the rest.
+
+    In training the loss is then on what is to be made alone (Palette, section 4; a mean over all
+    pixels, those that are known counting zero); in sampling known pixels come out as they are.
+
+    Args:
+      denoiser: for the rest.
+      known: 1 where known; broadcasts against x.
+      x: data, [B, ...]; where it is not known it does not matter, and may even be nan.
+    """
+    return change_x(denoiser, lambda made: keep_known(known, x, made))
 
 
 def downsample(x: Float[Array, "*B Y X C"], factor: int) -> Float[Array, "*B Y2 X2 C"]:

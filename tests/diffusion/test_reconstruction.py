@@ -19,7 +19,7 @@ from jaxgen.diffusion.reconstruction import (
     reconstruction_guidance,
     white_weight,
 )
-from jaxgen.diffusion.samplers import DDIM
+from jaxgen.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, LangevinCorrector
 from jaxgen.diffusion.sampling import sample
 from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.steps import make_steps
@@ -181,6 +181,27 @@ def test_guidance_samples_the_exact_conditional_and_replacement_does_not():
     mean, covariance = sample_moments(replaced, guided)
     np.testing.assert_allclose(mean, [2.0, 1.6], atol=4 * 0.6 / 64 + 0.01)
     np.testing.assert_allclose(covariance[1, 1], 0.36, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Heun(),
+        DPMSolver(order=2),
+        Ancestral(),
+        LangevinCorrector(DDIM(), 0.1, 2, "fixed"),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_any_sampler_can_be_guided_and_replaced(sampler):
+    """And Langevin steps leave the exact conditional where it is."""
+    known, x = jnp.array([1.0, 0.0]), jnp.broadcast_to(jnp.array([2.0, jnp.nan]), (4096, 2))
+    operator, prior = masked(known), gaussian_denoiser(np.zeros(2), PAIR)
+    guided = moment_guidance(prior, operator, operator(x), iterations=1)
+    for method in (sampler, Replacement(sampler, known, x)):
+        mean, covariance = sample_moments(method, guided, steps=64)
+        np.testing.assert_allclose(mean, [2.0, 1.6], atol=4 * 0.6 / 64 + 0.02)
+        np.testing.assert_allclose(covariance, [[0, 0], [0, 0.36]], atol=0.05)
 
 
 def replacement_mean(steps, x_known):

@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.denoiser import make_denoiser
 from jaxgen.diffusion.guidance import guide_network, twice
 from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.losses import denoiser_loss, draw_noised
+from jaxgen.diffusion.samplers import DDIM
+from jaxgen.diffusion.sampling import sample
 from jaxgen.diffusion.schedules import CosineSchedule
+from jaxgen.diffusion.steps import make_steps
 from jaxgen.diffusion.tasks import (
     Colourise,
     Inpaint,
@@ -16,6 +21,7 @@ from jaxgen.diffusion.tasks import (
     downsample,
     upsample,
     with_condition,
+    with_known,
 )
 from jaxgen.errors import InputError
 
@@ -119,6 +125,37 @@ def test_conditions_go_with_guidance():
     )
     e_c, e_u = ((1.0 + k) * z * condition for k in (labels[:, None, None, None], 3))
     np.testing.assert_allclose(guided.e, 3 * e_c - 2 * e_u, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_is_on_what_is_to_be_made():
+    """Palette, section 4: the v loss over the unknown pixels, in numpy, and its gradient."""
+    x, key, schedule = images(4), jax.random.key(7), CosineSchedule()
+    known = Uncrop()(x, KEYS[:4]).known_BYX1
+    noised = draw_noised(x, key, schedule=schedule)
+    shift = jax.random.normal(jax.random.key(8), x.shape)
+
+    def loss(shift):
+        denoiser = with_known(make_denoiser(lambda z, time: 0.1 * z + shift, "v"), known, x)
+        return denoiser_loss(denoiser, x, key, schedule=schedule)[0]
+
+    a, s = (np.asarray(value)[:, None, None, None] for value in noised.level[2:])
+    error = a * np.asarray(noised.e) - s * np.asarray(x) - 0.1 * np.asarray(noised.z) - shift
+    expected = (error**2 * (1 - known)).mean((1, 2, 3))
+    np.testing.assert_allclose(loss(shift), expected, rtol=1e-3)
+    gradient = jax.grad(lambda shift: loss(shift).sum())(shift)
+    assert float(jnp.abs(gradient * known).max()) == 0
+    assert float(jnp.abs(gradient * (1 - known)).max()) > 0
+
+
+def test_known_pixels_come_out_as_they_are():
+    x, sampler = images(4), DDIM()
+    known = Uncrop()(x, KEYS[:4]).known_BYX1
+    spoilt = jnp.where(known == 1, x, jnp.nan)
+    denoiser = with_known(make_denoiser(lambda z, time: 0.1 * z, "v"), known, spoilt)
+    table = sampler.table(make_steps(CosineSchedule(), 4))
+    made = sample(sampler, denoiser, images(4) * 2, table, jax.random.key(0))
+    np.testing.assert_allclose(made * known, x * known, atol=1e-5)
+    assert bool(jnp.isfinite(made).all())
 
 
 @pytest.mark.parametrize(
