@@ -44,7 +44,7 @@ def shapes(config, *given):
 
 def initial(config, *given, seed=0):
     """Initial parameters, unboxed."""
-    return nn.meta.unbox(config.make_model().init(jax.random.key(seed), *given))["params"]
+    return nn.meta.unbox(jax.jit(config.make_model().init)(jax.random.key(seed), *given))["params"]
 
 
 def randomised(tree, seed=0):

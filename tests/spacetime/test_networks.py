@@ -59,7 +59,7 @@ def test_time_and_class_change_the_output_and_one_class_is_null(family):
     config, (z, time, _) = TINY[family], inputs()
     label = np.zeros(B, np.int32)
     seen = [
-        apply(config, params_of(config), z, t, label + i) for t, i in [(time, 0), (1 + time, 0)]
+        apply(config, params_of(config), z, t, label + i) for t, i in [(time, 0), (50 + time, 0)]
     ]
     seen += [apply(config, params_of(config), z, time, label + i) for i in range(1, CLASSES + 1)]
     for i, a in enumerate(seen):
