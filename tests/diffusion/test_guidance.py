@@ -32,12 +32,14 @@ WEIGHTS = np.array([0.2, 0.5, 0.3], np.float32)
 MEANS = np.array([[1.0, 0.5], [-1.0, 0.3], [0.2, -1.2]], np.float32)
 DEVIATIONS = np.array([0.3, 0.5, 0.2], np.float32)
 SCHEDULES = {"vp": CosineSchedule(), "ve": KarrasSchedule(), "flow": RectifiedFlow()}
-EVERYTHING = gaussian_mixture_denoiser(WEIGHTS, MEANS, DEVIATIONS)
+EVERYTHING = jax.jit(gaussian_mixture_denoiser(WEIGHTS, MEANS, DEVIATIONS))
 
 
+@functools.cache
 def component(k):
     """The denoiser of class k: one round Gaussian."""
-    return gaussian_mixture_denoiser(np.ones(1), MEANS[k : k + 1], DEVIATIONS[k : k + 1])
+    one = slice(k, k + 1)
+    return jax.jit(gaussian_mixture_denoiser(np.ones(1), MEANS[one], DEVIATIONS[one]))
 
 
 def level_at(schedule, t):
@@ -71,7 +73,8 @@ def test_guidance_mixes_scores(frame):
         return gaussian_mixture_log_density(z, level, *arrays).sum()
 
     conditional, everything = (
-        jax.grad(log_density)(z, kinds) for kinds in (slice(1, 2), slice(0, 3))
+        jax.jit(jax.grad(functools.partial(log_density, kinds=kinds)))(z)
+        for kinds in (slice(1, 2), slice(0, 3))
     )
     guided = classifier_free_guidance(component(1), EVERYTHING, w)(z, level)
     score = -guided.e / level.s[:, None]
@@ -95,7 +98,7 @@ def test_the_exact_classifier_makes_the_exact_conditional_denoiser(frame, t):
     z = z * level.a + level.s * latents(seed=1)
     for k in range(3):
         guided = classifier_guidance(EVERYTHING, functools.partial(log_likelihood, k=k))
-        assert_same(guided(z, level), component(k)(z, level), rtol=2e-3, atol=2e-3)
+        assert_same(jax.jit(guided)(z, level), component(k)(z, level), rtol=2e-3, atol=2e-3)
 
 
 def test_classifier_guidance_with_scale_w_is_classifier_free_guidance_with_w_minus_1():
@@ -206,16 +209,15 @@ def test_one_call_on_twice_the_batch_is_two_denoisers(target):
         calls.append(z.shape)
         return labelled_network(z, time, labels)
 
-    single = guide_network(network, labels, 10, 1.5, target=target, rescale=0.3, channels=3)(
-        z, level
-    )
+    guided = guide_network(network, labels, 10, 1.5, target=target, rescale=0.3, channels=3)
+    single = jax.jit(guided)(z, level)
     assert calls == [(8, 2, 3, 4)]
     pair = [
         make_denoiser(lambda z, time, label=label: labelled_network(z, time, label), target)
         for label in (labels, jnp.full(4, 10))
     ]
     wanted = classifier_free_guidance(*pair, 1.5, rescale=0.3, rescale_target=target, channels=3)
-    assert_same(single, wanted(z, level), rtol=1e-5, atol=1e-5)
+    assert_same(single, jax.jit(wanted)(z, level), rtol=1e-5, atol=1e-5)
 
 
 def test_guided_channels_are_those_of_the_public_dit_code():
@@ -279,9 +281,10 @@ def test_values_and_gradients_are_finite_at_both_ends(t):
         estimate = guided(z, level)
         return (estimate.x**2).sum() + (estimate.e**2).sum()
 
+    run = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
     for by_classifier in (False, True):
         for w in (0.0, 1e4):
-            values = jax.value_and_grad(total, (0, 1))(z, w, by_classifier)
+            values = run(z, w, by_classifier)
             assert all(bool(jnp.isfinite(value).all()) for value in jax.tree.leaves(values))
 
 
@@ -292,7 +295,7 @@ def test_a_constant_prediction_can_be_rescaled():
     def total(z):
         return classifier_free_guidance(nothing, nothing, 2.0, rescale=1.0)(z, level).x.sum()
 
-    value, gradient = jax.value_and_grad(total)(z)
+    value, gradient = jax.jit(jax.value_and_grad(total))(z)
     assert value == 0
     assert bool(jnp.isfinite(gradient).all())
 

@@ -127,8 +127,10 @@ def test_the_exact_weight_tends_to_one_with_the_noise():
 
 def test_the_equation_by_finite_differences():
     """x^ - (w a / 2) grad |y - A x^(z)|^2 in numpy, for a denoiser that is not linear."""
-    mixture = gaussian_mixture_denoiser(
-        np.array([0.4, 0.6]), np.array([[1.0, 0.0], [-1.0, 0.5]]), np.array([0.3, 0.4])
+    mixture = jax.jit(
+        gaussian_mixture_denoiser(
+            np.array([0.4, 0.6]), np.array([[1.0, 0.0], [-1.0, 0.5]]), np.array([0.3, 0.4])
+        )
     )
     level, y, w = level_at(CosineSchedule(), 0.5), jnp.array([[0.7, 0.0]]), 3.0
     operator = masked(jnp.array([1.0, 0.0]))
@@ -236,7 +238,7 @@ def test_small_images_from_their_block_means():
     level = level_at(CosineSchedule(), 0.6)
     z = latents(level, 3, 16)
     y = jnp.broadcast_to(jnp.asarray(observed, jnp.float32).reshape(2, 2, 1), (3, 2, 2, 1))
-    guided = moment_guidance(denoiser, operator, y)(z.reshape(3, 4, 4, 1), level)
+    guided = jax.jit(moment_guidance(denoiser, operator, y))(z.reshape(3, 4, 4, 1), level)
     np.testing.assert_allclose(guided.x.reshape(3, 16), wanted(z, level).x, atol=5e-3)
     np.testing.assert_allclose(operator(guided.x), y, atol=1e-3)
 
@@ -280,8 +282,8 @@ def test_an_example_does_not_depend_on_its_neighbours():
     operator = masked(jnp.asarray(KNOWN))
     y = operator(jax.random.normal(jax.random.key(9), (8, 4)))
     denoiser = gaussian_denoiser(MEAN, COVARIANCE)
-    together = moment_guidance(denoiser, operator, y)(z, level)
-    alone = moment_guidance(denoiser, operator, y[3:4])(z[3:4], level)
+    together = jax.jit(moment_guidance(denoiser, operator, y))(z, level)
+    alone = jax.jit(moment_guidance(denoiser, operator, y[3:4]))(z[3:4], level)
     np.testing.assert_allclose(together.x[3:4], alone.x, rtol=1e-4, atol=1e-5)
 
 
