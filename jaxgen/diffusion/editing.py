@@ -7,7 +7,7 @@ Symbols: z = a x + s e; levels 0 .. N of a sampler, from noise to data.
   is the same sampler the other way, so an image comes back, up to the steps' error.
 * Translation: encoded with one condition, decoded with another (Su et al. 2023, dual diffusion
   implicit bridges).
-* Interpolation of codes along the sphere (Song et al. 2021, appendix D.4), where noise lies.
+* Interpolation of codes along the sphere (Song et al. 2021, section 5.3), where noise lies.
 """
 
 import jax

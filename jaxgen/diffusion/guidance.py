@@ -52,7 +52,7 @@ def strength_at(w: Strength, level: Level) -> Float[Array, "..."]:
 
 
 def within(w: Strength, low: float = 0.0, high: float = math.inf) -> Strength:
-    """Guidance in an interval of noise levels only (Kynkäänniemi et al. 2024, equation 5).
+    """Guidance in an interval of noise levels only (Kynkäänniemi et al. 2024).
 
     Elsewhere the strength is zero, which is the conditional model.
 

@@ -10,7 +10,7 @@ The denoiser of p(x | y) is that of p(x), moved along the score of the observati
 and p(y | z) is taken as Gaussian around A x^(z). What differs is its covariance::
 
     s^2 / (w a^2) I                 `reconstruction_guidance`: x^ - (w a / 2) grad_z |y - A x^(z)|^2
-                                    Ho et al. 2022 (video diffusion models), equation 7
+                                    Ho et al. 2022 (video diffusion models), section 3.1
     A (s^2/a) J A^T + noise^2 I     `moment_guidance`: Cov[x | z] = (s^2/a) J is Tweedie's formula
                                     Boys et al. 2023 (Tweedie moment projection)
 
@@ -73,7 +73,7 @@ def white_weight(deviation: float | Array = 1.0) -> Strength:
 def reconstruction_guidance(
     denoiser: Denoiser, operator: Operator, observed: Float[Array, "B ..."], w: Strength = 1.0
 ) -> Denoiser:
-    """x^ - (w a / 2) grad_z |y - A x^(z)|^2 (Ho et al. 2022, equation 7).
+    """x^ - (w a / 2) grad_z |y - A x^(z)|^2 (Ho et al. 2022, section 3.1).
 
     It costs one backward pass through the denoiser.
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgen.diffusion.denoiser import Estimate
 from jaxgen.diffusion.exact import gaussian_denoiser, gaussian_mixture_denoiser
-from jaxgen.diffusion.inpainting import Replacement
+from jaxgen.diffusion.inpainting import RePaint, Replacement
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.masks import frame_mask
 from jaxgen.diffusion.reconstruction import (
@@ -25,6 +26,7 @@ from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, Rectified
 from jaxgen.diffusion.steps import make_steps
 from jaxgen.diffusion.tasks import downsample
 from jaxgen.errors import InputError
+from jaxgen.parallel import make_mesh
 
 SCHEDULES = {"vp": CosineSchedule(), "ve": KarrasSchedule(), "flow": RectifiedFlow()}
 MEAN = np.array([0.5, -0.3, 0.2, 0.0])
@@ -285,6 +287,27 @@ def test_an_example_does_not_depend_on_its_neighbours():
     together = jax.jit(moment_guidance(denoiser, operator, y))(z, level)
     alone = jax.jit(moment_guidance(denoiser, operator, y[3:4]))(z[3:4], level)
     np.testing.assert_allclose(together.x[3:4], alone.x, rtol=1e-4, atol=1e-5)
+
+
+def test_sharded_guidance_with_resampling_is_the_unsharded_one():
+    known, x = jnp.array([1.0, 0.0]), jax.random.normal(jax.random.key(3), (16, 2))
+    operator, prior = masked(known), gaussian_denoiser(np.zeros(2), PAIR)
+    levels = make_steps(CosineSchedule(), 8)
+    table = RePaint(DDIM(eta=1.0), known, x, 2, 2).table(levels)
+
+    @jax.jit
+    def run(x, z):
+        guided = moment_guidance(prior, operator, operator(x), iterations=1)
+        sampler = RePaint(DDIM(eta=1.0), known, x, 2, 2)
+        return sample(sampler, guided, z, table, jax.random.key(2))
+
+    z = jax.random.normal(jax.random.key(1), (16, 2))
+    expected = run(x, z)
+    mesh = make_mesh("data=4,fsdp=2")
+    with jax.set_mesh(mesh):
+        spread = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        found = run(*jax.device_put((x, z), spread))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_values_and_gradients_are_finite_at_both_ends():
