@@ -66,7 +66,7 @@ class Augmentation:
         t: float | Float[Array, "..."],
         keys_B: Key[Array, "B"],
     ) -> Float[Array, "B Y2 X2 C1"]:
-        """The condition at a known time: for sampling, where t is worth a search (Imagen, section 2.4).
+        """The condition at a known time: for sampling, where t is worth a search (Imagen, 2.4).
 
         Args:
           y_BYXC: small images.
