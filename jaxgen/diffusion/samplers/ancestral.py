@@ -35,6 +35,9 @@ from jaxgen.errors import InputError
 class Ancestral(LinearSampler):
     """Ancestral sampling with the log-variance ``gamma log s_^2 + (1 - gamma) log V[z' | z, x]``.
 
+    The forward bound is that of the latents' own frame: beta in "vp" (Ho et al. 2020), s^2 - s'^2
+    in "ve" (the reverse diffusion of Song et al. 2021b), which are not the same in other units.
+
     Attributes:
       gamma: 0 is the posterior's variance (and then this is `DDIM` with eta = 1), 1 the forward
         process's.

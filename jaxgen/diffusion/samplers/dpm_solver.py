@@ -177,7 +177,8 @@ class SingleStepDPMSolver(LinearSampler):
         from the first to the last level asked at and no curvature (2022a, algorithm 2); ``exact``
         takes both (elsewhere called heun).
       predicts: as `DPMSolver`.
-      stochastic: as `DPMSolver`.
+      stochastic: as `DPMSolver`; the noise in the middle of a step is not that of the whole step,
+        so that the distribution is of first order only, whatever the order.
       lower_order_final: end with smaller groups, whatever the number of steps.
 
     Raises:

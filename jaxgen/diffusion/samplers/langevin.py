@@ -6,7 +6,8 @@ latents as it is, up to the error of the discretisation, whatever came before::
     z <- z - d/2 s e^ + sqrt(d) s noise
 
 With the signal-to-noise rule ``d = 4 (r |noise| / |e^|)^2`` for each example (there with means over
-the batch, which would make a sample depend on its neighbours), or d fixed (Ho et al. 2022, "Video
+the batch, which would make a sample depend on its neighbours), but at most one, since |e^| of few
+numbers may be as small as one likes; or d fixed (Ho et al. 2022, "Video
 diffusion models", appendix B: 0.1). The score of a guided denoiser is that of the guided
 distribution, so correctors serve any condition.
 """
@@ -114,5 +115,5 @@ class LangevinCorrector:
         if self.rule == "snr":
             axes = tuple(range(1, z.ndim))
             ratio = divide(jnp.sum(noise**2, axes), jnp.sum(e**2, axes))
-            d = expand(4 * row.size**2 * ratio, z)
+            d = expand(jnp.minimum(4 * row.size**2 * ratio, 1.0), z)
         return (z + row.now.s * (jnp.sqrt(d) * noise - d / 2 * e)).astype(z.dtype)
