@@ -38,11 +38,17 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.diffusion.denoiser import Denoiser, noise_given
 from jaxgen.diffusion.levels import Level, expand
 from jaxgen.diffusion.losses import UNIFORM, V_LOSS, add_noise, draw_noised, prediction_loss
-from jaxgen.diffusion.noise import example_keys, normal, uniform
+from jaxgen.diffusion.noise import example_keys, uniform
 from jaxgen.diffusion.predictions import Target, make_target
 from jaxgen.diffusion.samplers.ddim import DDIM
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.diffusion.single_steps import SingleSteps, draw_steps, pick, single_steps, take_step
+from jaxgen.diffusion.single_steps import (
+    SingleSteps,
+    draw_examples,
+    pick,
+    single_steps,
+    take_step,
+)
 from jaxgen.diffusion.steps import pair_levels
 from jaxgen.diffusion.times import Times
 from jaxgen.diffusion.weights import Weighting
@@ -183,12 +189,9 @@ def distillation_loss(
     Raises:
       InputError: for levels that cannot be halved, or an unknown target.
     """
-    x = x.astype(jnp.float32)
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
-    time_key, noise_key = jax.random.split(key)
     steps = distillation_steps(levels)
-    step = pick(steps, draw_steps(times.draw(time_key, index_B), len(steps.ratio)))
-    e = normal(example_keys(noise_key, index_B), x.shape[1:])
+    step_B, x, e = draw_examples(x, key, len(steps.ratio), times, index_B)
+    step = pick(steps, step_B)
     z = add_noise(x, e, step.now)
     wanted = distillation_target(teacher, z, step)
     loss_B = _loss_to(student, z, step.now, wanted, None, target, weighting)

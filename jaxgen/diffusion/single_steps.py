@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.levels import Level, expand
+from jaxgen.diffusion.noise import example_keys, normal
 from jaxgen.diffusion.samplers.ddim import DDIM, AngularDDIM
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
@@ -28,6 +29,7 @@ from jaxgen.diffusion.samplers.linear import (
 )
 from jaxgen.diffusion.samplers.ode import Euler
 from jaxgen.diffusion.sampling import SampleState
+from jaxgen.diffusion.times import Times
 from jaxgen.errors import InputError
 
 Tree = TypeVar("Tree")
@@ -163,3 +165,29 @@ def draw_steps(u_B: Float[Array, "B"], count: int) -> Int[Array, "B"]:
     first such t above u, so uniform times give uniform steps.
     """
     return count - 1 - jnp.clip(jnp.floor(u_B * count).astype(int), 0, count - 1)
+
+
+def draw_examples(
+    x: Float[Array, "B ..."],
+    key: Key[Array, ""],
+    count: int,
+    times: Times,
+    index_B: Int[Array, "B"] | None,
+) -> tuple[Int[Array, "B"], Array, Array]:
+    """What a loss over steps draws: for every example the number of a step, and noise.
+
+    Args:
+      x: data, [B, ...].
+      key: randomness.
+      count: N, how many steps there are.
+      times: of which the step is drawn.
+      index_B: what an example's randomness hangs on; its place in the batch if None.
+
+    Returns:
+      The steps [B], the data in float32, and noise of their shape.
+    """
+    x = x.astype(jnp.float32)
+    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    time_key, noise_key = jax.random.split(key)
+    step_B = draw_steps(times.draw(time_key, index_B), count)
+    return step_B, x, normal(example_keys(noise_key, index_B), x.shape[1:])
