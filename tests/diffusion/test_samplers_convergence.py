@@ -8,12 +8,16 @@ from jaxgen.diffusion.exact import gaussian_denoiser
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.samplers import (
     DDIM,
+    Adams,
     AngularDDIM,
     DPMSolver,
     Euler,
     Heun,
+    Midpoint,
+    SASolver,
     SingleStepDPMSolver,
     StochasticKarras,
+    UniPC,
 )
 from jaxgen.diffusion.samplers.convergence import (
     DEVIATIONS,
@@ -36,12 +40,19 @@ SECOND = {
     "2S": SingleStepDPMSolver(2, lower_order_final=False),
     "2S exact": SingleStepDPMSolver(2, "exact", lower_order_final=False),
     "Karras": StochasticKarras(COSINE, churn=0.0),
+    "midpoint": Midpoint(COSINE),
+    "LMS": Adams(2),
+    "UniPC of first order": UniPC(1, lower_order_final=False),
+    "SA-Solver": SASolver(1, 2, tau=0.0, lower_order_final=False),
 }
 THIRD = {
     "3M": DPMSolver(3, lower_order_final=False),
     "3M of e": DPMSolver(3, "exact", predicts="e", lower_order_final=False),
     "3S": SingleStepDPMSolver(3, lower_order_final=False),
     "3S exact": SingleStepDPMSolver(3, "exact", lower_order_final=False),
+    "UniPC": UniPC(2, lower_order_final=False),
+    "UniPC bh1": UniPC(2, "bh1", lower_order_final=False),
+    "SA-Solver": SASolver(2, 3, tau=0.0, lower_order_final=False),
 }
 
 
@@ -63,7 +74,7 @@ def test_third_order():
     errors = ode_errors(THIRD, COSINE, (12, 24, 48, 96))
     for name, part in {"3S": slice(0, 3), "3S exact": slice(1, 4)}.items():
         assert fitted_order((1, 2, 4), errors[name][part]) == pytest.approx(3, abs=0.35), name
-    for name in ("3M", "3M of e"):
+    for name in ("3M", "3M of e", "UniPC", "UniPC bh1", "SA-Solver"):
         assert fitted_order((1, 2, 4), errors[name][:3]) > 2.8, name
 
 

@@ -15,6 +15,7 @@ from jaxgen.diffusion.samplers import (
     Euler,
     Heun,
     LangevinCorrector,
+    SASolver,
     SingleStepDPMSolver,
     StochasticKarras,
 )
@@ -37,6 +38,7 @@ SAMPLERS = {
     "single": SingleStepDPMSolver(3),
     "churn": StochasticKarras(SCHEDULE, churn=5.0, low=0.01, high=100.0),
     "langevin": LangevinCorrector(Ancestral(), 0.1),
+    "sa": SASolver(2, 2),
 }
 
 
@@ -178,7 +180,7 @@ def test_a_sample_depends_on_key_and_index_alone(name):
     assert np.abs(run(sampler, key=1, batch=7) - whole).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["ddim", "sde", "churn", "langevin"])
+@pytest.mark.parametrize("name", ["ddim", "sa", "churn", "langevin"])
 def test_nor_on_the_mesh(name):
     """Eight devices along `data`, or two along each axis, give what one does."""
     sampler = SAMPLERS[name]

@@ -1,12 +1,8 @@
-"""Samplers against diffusers' schedulers, latents after every step.
+"""Samplers against diffusers' schedulers, latents after every step: the classical ones.
 
-The network is a smooth function of latents and time, the same on both sides; noise is drawn here
-and handed to diffusers. Schedulers that keep latents in the frame "ve" (Euler and its kin) are
-compared after scaling by a.
+Schedulers that keep latents in the frame "ve" (Euler and its kin) are compared after scaling by a.
 """
 
-import contextlib
-import functools
 import importlib
 
 import jax
@@ -15,9 +11,8 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser, threshold_x
-from jaxgen.diffusion.discrete import CustomTable, DiscreteSchedule
+from jaxgen.diffusion.discrete import DiscreteSchedule
 from jaxgen.diffusion.levels import Level
-from jaxgen.diffusion.noise import example_keys, normal, step_keys
 from jaxgen.diffusion.samplers import (
     DDIM,
     Ancestral,
@@ -25,7 +20,6 @@ from jaxgen.diffusion.samplers import (
     Euler,
     Heun,
     LearntAncestral,
-    SingleStepDPMSolver,
     StochasticKarras,
 )
 from jaxgen.diffusion.schedules import KarrasSchedule, RectifiedFlow, Shifted
@@ -35,118 +29,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
 diffusers = pytest.importorskip("diffusers", reason="diffusers (the [parity] extra) is missing")
 
-TABLES = {
-    "linear": DiscreteSchedule(),
-    "scaled_linear": DiscreteSchedule("scaled_linear", beta_first=0.00085, beta_last=0.012),
-    "squaredcos_cap_v2": DiscreteSchedule("squared_cosine"),
-}
-BETAS = {"scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}}
-TARGETS = {"epsilon": "e", "v_prediction": "v", "sample": "x", "flow_prediction": "flow"}
-SHAPE = (3, 4, 4, 2)
-KEY = jax.random.key(5)
-TOLERANCE = 1e-5
-
-
-def network(z, time):
-    """Smooth in both, and neither odd in z nor the same for all examples."""
-    time = jnp.asarray(time, jnp.float32).reshape(-1, 1, 1, 1)
-    return 0.7 * jnp.tanh(z + 0.3) + 0.2 * jnp.sin(3 * z) + 0.3 * jnp.cos(time / 150) + 0.1 * z
-
-
-def twice(z, time):
-    """A mean and an output in [-1, 1] for the variance."""
-    return jnp.concatenate([network(z, time), jnp.sin(z + time.reshape(-1, 1, 1, 1))], -1)
-
-
-def latents(scale=1.0):
-    return scale * np.asarray(jax.random.normal(jax.random.key(3), SHAPE))
-
-
-def ours(sampler, denoiser, z, levels, table=None):
-    """Latents after every row, and the noise of every row."""
-    table = sampler.table(levels) if table is None else table
-    keys = example_keys(KEY, jnp.arange(len(z)))
-    state, zs, noises = sampler.start(jnp.asarray(z)), [], []
-    for i in range(len(table.now.t)):
-        row = jax.tree.map(lambda value, i=i: jnp.asarray(value[i]), table)
-        row_keys = step_keys(keys, jnp.asarray(i))
-        state = sampler.step(denoiser, state, row, row_keys)
-        zs.append(np.asarray(state.z))
-        noises.append(np.asarray(normal(row_keys, z.shape[1:])))
-    return zs, noises
-
-
-def swap(array):
-    """Channels last to channels first."""
-    return np.moveaxis(np.asarray(array), -1, 1)
-
-
-@contextlib.contextmanager
-def given_noise(scheduler, noises):
-    """The noises, one after the other, instead of random ones."""
-    module = importlib.import_module(type(scheduler).__module__)
-    if not hasattr(module, "randn_tensor"):
-        yield
-        return
-    original, rest = module.randn_tensor, iter(noises)
-    module.randn_tensor = lambda shape, **_: torch.from_numpy(np.moveaxis(next(rest), -1, 1).copy())
-    try:
-        yield
-    finally:
-        module.randn_tensor = original
-
-
-def theirs(scheduler, z, noises=(), net=network, **step):
-    """Latents after every step, channels last."""
-    sample = torch.from_numpy(swap(z).copy())
-    zs = []
-    with given_noise(scheduler, noises):
-        for t in scheduler.timesteps:
-            scaled = getattr(scheduler, "scale_model_input", lambda z, _: z)(sample, t).numpy()
-            time = np.full(len(z), float(t), np.float32)
-            output = np.asarray(net(np.moveaxis(scaled, 1, -1), time))
-            output = torch.from_numpy(swap(output).copy())
-            sample = scheduler.step(output, t, sample, **step).prev_sample
-            zs.append(np.moveaxis(sample.numpy(), 1, -1))
-    return zs
-
-
-def assert_same_steps(found, wanted, scales=None, tolerance=TOLERANCE):
-    assert len(found) == len(wanted)
-    for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        b = b if scales is None else b * scales[i]
-        assert np.isfinite(b).all()
-        assert np.abs(a - b).max() <= tolerance * np.abs(b).max(), (
-            f"step {i}: {np.abs(a - b).max() / np.abs(b).max():.2e}"
-        )
-
-
-def rounded(level):
-    return jnp.round(1000 * level.t - 1)
-
-
-def fractional(level):
-    return 1000 * level.t - 1
-
-
-def make(target="e", time=rounded, **kwargs):
-    return make_denoiser(network, target, time_input=time, **kwargs)
-
-
-def table_of(scheduler):
-    """The scheduler's table, as it is after rounding to float32 (`test_tables` compares with ours).
-
-    Its last entries are what most of the difference would come from: 1 - 0.999 in float32 is off by
-    5e-5, and latents in the frame "ve" are divided by what follows from it.
-    """
-    a2 = scheduler.alphas_cumprod.numpy().astype(np.float64)
-    with np.errstate(divide="ignore"):
-        return CustomTable(tuple((np.log(a2) - np.log1p(-a2)).tolist()))
-
-
-def scheduler_of(name, beta_schedule="linear", **config):
-    kind = getattr(diffusers, name)
-    return kind(beta_schedule=beta_schedule, **BETAS.get(beta_schedule, {}), **config)
+from diffusers_steps import (  # noqa: E402
+    SIGMAS,
+    TABLES,
+    TARGETS,
+    TOLERANCE,
+    assert_same_steps,
+    fractional,
+    in_ve,
+    latents,
+    make,
+    network,
+    ours,
+    rounded,
+    scheduler_of,
+    table_of,
+    theirs,
+    twice,
+)
 
 
 @pytest.mark.parametrize("kind", TABLES)
@@ -293,12 +193,6 @@ def test_ddpm_learnt_range(spacing):
     assert_same_steps(found, theirs(scheduler, latents(), quiet_end(noises), twice))
 
 
-def in_ve(levels, repeated=1):
-    """What latents of the frame "ve" are multiplied by after each step."""
-    ends = np.repeat(levels.a[1:], repeated)
-    return ends if repeated == 1 else ends[: len(ends) - 1]
-
-
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("kind", TABLES)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -315,12 +209,6 @@ def test_euler(prediction, kind, spacing):
     for sampler in (Euler("ve"), DDIM()):
         found, _ = ours(sampler, make(TARGETS[prediction]), latents(), levels)
         assert_same_steps(found, wanted, in_ve(levels), tolerance)
-
-
-SIGMAS = [
-    ({"use_karras_sigmas": True}, "karras"),
-    ({"use_exponential_sigmas": True}, "uniform_log_snr"),
-]
 
 
 @pytest.mark.parametrize(("config", "spacing"), SIGMAS)
@@ -379,157 +267,6 @@ def test_heun(prediction, spacing, clip):
     wanted = theirs(scheduler, latents() / np.float32(levels.a[0]))
     assert len(found) == 19
     assert_same_steps(found, wanted, in_ve(levels, 2))
-
-
-# Not among them: the third order of sde-dpmsolver++, whose last coefficient has the wrong sign in
-# diffusers (it does not vanish with the step), and that of sde-dpmsolver, which they do not have.
-MULTISTEP = [
-    {"solver_order": 1},
-    {"solver_order": 2},
-    {"solver_order": 2, "solver_type": "heun"},
-    {"solver_order": 3},
-    {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"},
-    {"solver_order": 2, "solver_type": "heun", "algorithm_type": "sde-dpmsolver++"},
-    {"solver_order": 1, "algorithm_type": "sde-dpmsolver++"},
-    {"solver_order": 2, "algorithm_type": "dpmsolver"},
-    {"solver_order": 2, "solver_type": "heun", "algorithm_type": "dpmsolver"},
-    {"solver_order": 3, "algorithm_type": "dpmsolver"},
-    {"solver_order": 2, "algorithm_type": "sde-dpmsolver"},
-    {"solver_order": 2, "solver_type": "heun", "algorithm_type": "sde-dpmsolver"},
-]
-
-
-def solver_of(config, single=False):
-    """Our sampler of a configuration of theirs."""
-    algorithm = config.get("algorithm_type", "dpmsolver++")
-    kind = {"midpoint": "midpoint", "heun": "exact"}[config.get("solver_type", "midpoint")]
-    shared = {"predicts": "x" if algorithm.endswith("++") else "e"}
-    shared["stochastic"] = algorithm.startswith("sde")
-    if single:
-        return functools.partial(SingleStepDPMSolver, config["solver_order"], kind, **shared)
-    return functools.partial(
-        DPMSolver, config["solver_order"], kind, **shared, halve_curvature=True
-    )
-
-
-@pytest.mark.filterwarnings("ignore:.algorithm_type:FutureWarning")
-@pytest.mark.parametrize("count", [10, 16])
-@pytest.mark.parametrize(
-    "config", MULTISTEP, ids=lambda config: "-".join(map(str, config.values()))
-)
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_dpm_solver_multistep(config, spacing, count):
-    final = "sigma_min" if config.get("algorithm_type", "++").endswith("solver") else "zero"
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        timestep_spacing=spacing,
-        final_sigmas_type=final,
-        steps_offset=1,
-        **config,
-    )
-    scheduler.set_timesteps(count)
-    levels = make_steps(
-        table_of(scheduler),
-        count,
-        spacing,
-        offset=1,
-        final={"zero": "clean", "sigma_min": "first"}[final],
-        without_first=True,
-    )
-    assert list(np.round(1000 * levels.t[:-1] - 1)) == scheduler.timesteps.tolist()
-    found, noises = ours(solver_of(config)(), make(), latents(), levels)
-    assert_same_steps(found, theirs(scheduler, latents(), noises))
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("kind", TABLES)
-@pytest.mark.parametrize("thresholding", [False, True])
-def test_dpm_solver_predictions(prediction, kind, thresholding):
-    scheduler = scheduler_of(
-        "DPMSolverMultistepScheduler",
-        kind,
-        prediction_type=prediction,
-        thresholding=thresholding,
-        sample_max_value=2.0,
-    )
-    scheduler.set_timesteps(10)
-    levels = make_steps(table_of(scheduler), 10, "linspace", without_first=True)
-    denoiser = make(TARGETS[prediction])
-    denoiser = threshold_x(denoiser, limit=2.0) if thresholding else denoiser
-    found, _ = ours(DPMSolver(), denoiser, latents(), levels)
-    assert_same_steps(found, theirs(scheduler, latents()))
-
-
-@pytest.mark.parametrize("flags", [(False, False), (True, False), (False, True)])
-def test_dpm_solver_lower_order_at_the_end(flags):
-    lower, euler = flags
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        solver_order=3,
-        lower_order_final=lower,
-        euler_at_final=euler,
-        final_sigmas_type="sigma_min",
-    )
-    scheduler.set_timesteps(10)
-    levels = make_steps(table_of(scheduler), 10, "linspace", without_first=True, final="first")
-    sampler = DPMSolver(3, halve_curvature=True, lower_order_final=lower)
-    found, _ = ours(sampler, make(), latents(), levels)
-    wanted = theirs(scheduler, latents())
-    kept = slice(0, -1) if euler else slice(None)
-    assert_same_steps(found[kept], wanted[kept])
-
-
-@pytest.mark.parametrize(
-    ("config", "spacing"), [*SIGMAS, ({"use_lu_lambdas": True}, "uniform_log_snr")]
-)
-def test_dpm_solver_sigmas(config, spacing):
-    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction", **config)
-    scheduler.set_timesteps(10)
-    levels = make_steps(table_of(scheduler), 10, spacing)
-
-    def told(level):
-        # Whole numbers are made of the times in diffusers: by rounding them, or by cutting.
-        index = 1000 * level.t - 1
-        return (
-            jnp.floor(index + 1e-3)
-            if spacing != "karras" and "lu" not in str(config)
-            else (jnp.round(index))
-        )
-
-    found, _ = ours(DPMSolver(), make("v", told), latents(), levels)
-    assert_same_steps(found, theirs(scheduler, latents()))
-
-
-@pytest.mark.filterwarnings("ignore:.algorithm_type:FutureWarning")
-@pytest.mark.parametrize("count", [9, 10, 11, 12])
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"solver_order": 2},
-        {"solver_order": 2, "solver_type": "heun"},
-        {"solver_order": 3},
-        {"solver_order": 3, "solver_type": "heun"},
-        {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"},
-        {"solver_order": 2, "algorithm_type": "dpmsolver"},
-        {"solver_order": 3, "solver_type": "heun", "algorithm_type": "dpmsolver"},
-    ],
-    ids=lambda config: "-".join(map(str, config.values())),
-)
-def test_dpm_solver_singlestep(config, count):
-    final = "sigma_min" if config.get("algorithm_type", "++") == "dpmsolver" else "zero"
-    scheduler = diffusers.DPMSolverSinglestepScheduler(
-        prediction_type="v_prediction", final_sigmas_type=final, **config
-    )
-    scheduler.set_timesteps(count)
-    levels = make_steps(
-        table_of(scheduler),
-        count,
-        "linspace",
-        without_first=True,
-        final={"zero": "clean", "sigma_min": "first"}[final],
-    )
-    # diffusers turns it on where the number of steps, or an end at clean data, asks for it.
-    sampler = solver_of(config, single=True)(lower_order_final=scheduler.config.lower_order_final)
-    found, noises = ours(sampler, make("v"), latents(), levels)
-    assert_same_steps(found, theirs(scheduler, latents(), noises))
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

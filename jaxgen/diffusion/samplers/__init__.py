@@ -1,15 +1,19 @@
 """Samplers: how estimates of a denoiser become samples. See `jaxgen.diffusion.sampling`."""
 
+from jaxgen.diffusion.samplers.adams import Adams
 from jaxgen.diffusion.samplers.analytic import AnalyticDPM, unknown_variance
 from jaxgen.diffusion.samplers.ancestral import Ancestral, LearntAncestral
 from jaxgen.diffusion.samplers.ddim import DDIM, AngularDDIM
 from jaxgen.diffusion.samplers.dpm_solver import DPMSolver, SingleStepDPMSolver
 from jaxgen.diffusion.samplers.langevin import LangevinCorrector
+from jaxgen.diffusion.samplers.midpoint import Midpoint
 from jaxgen.diffusion.samplers.ode import Euler, Heun
+from jaxgen.diffusion.samplers.predictor_corrector import SASolver, UniPC
 from jaxgen.diffusion.samplers.stochastic import StochasticKarras
 
 __all__ = [
     "DDIM",
+    "Adams",
     "AnalyticDPM",
     "Ancestral",
     "AngularDDIM",
@@ -18,7 +22,10 @@ __all__ = [
     "Heun",
     "LangevinCorrector",
     "LearntAncestral",
+    "Midpoint",
+    "SASolver",
     "SingleStepDPMSolver",
     "StochasticKarras",
+    "UniPC",
     "unknown_variance",
 ]

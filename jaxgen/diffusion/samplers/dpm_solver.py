@@ -1,22 +1,9 @@
 """DPM-Solver and DPM-Solver++ (Lu et al. 2022a, 2022b), deterministic and stochastic.
 
-Symbols: z = a x + s e now, a' and s' next, and, in this module, half of the log-SNR:
-l = lambda / 2 = log(a/s) and h = l' - l. The probability-flow ODE solved exactly but for how x^ (or
-e^) moves on the way (2022b, equation 8; 2022a, proposition 3.1)::
-
-    z' = (s'/s) z + a' int_0^h exp(-(h - u)) x^(l + u) du                     x^: DPM-Solver++
-    z' = (a'/a) z - s' int_0^h exp(+(h - u)) e^(l + u) du                     e^: DPM-Solver
-
-    and of the reverse-time SDE, with c = sqrt(1 - exp(-2h)):                 SDE-DPM-Solver++
-    z' = (s'/s) exp(-h) z + 2 a' int_0^h exp(-2(h - u)) x^(l + u) du + s' c noise
-
-What moves is replaced by a polynomial through its latest values: multistep solvers take those of
-earlier steps, single-step solvers ask in the middle of a step. With the moments ::
-
-    m_j(h) = int_0^h exp(-(h - u)) (u/h)^j du:    m_0 = 1 - exp(-h),    m_j = 1 - (j/h) m_{j-1}
-
-all of them are weighted sums; with e^ for x^, h becomes -h and a' becomes s'. Both ends may be
-infinite with x^: from pure noise, and to clean data in a step of first order.
+Symbols and formulas in `jaxgen.diffusion.samplers.exponential`: h is the step of log(a/s), m_j its
+moments. Multistep solvers interpolate through values of earlier steps, single-step solvers through
+values in the middle of a step. Both ends may be infinite with x^: from pure noise, and to clean
+data in a step of first order.
 """
 
 from dataclasses import dataclass
@@ -25,11 +12,18 @@ from typing import Literal, get_args
 import numpy as np
 
 from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.samplers.exponential import (
+    Predicts,
+    earlier_nodes,
+    moments,
+    orders_of_steps,
+    polynomial_weights,
+    step_parts,
+)
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
     Term,
-    check_finite_sigma,
     from_level_with_noise,
     from_noise_to_data,
     make_table,
@@ -37,47 +31,10 @@ from jaxgen.diffusion.samplers.linear import (
 from jaxgen.errors import InputError
 
 Variant = Literal["exact", "midpoint"]
-"""How the slope of x^ enters a step of second order: m_1 as above, or m_0 / 2, its limit."""
+"""How the slope of x^ enters a step of second order: m_1, or m_0 / 2, which is its limit."""
 
 FEW_STEPS = 15
 """Below so many steps the order is lowered at the end, as in the authors' program."""
-
-
-def moments(h: np.ndarray) -> list[np.ndarray]:
-    """m_0, m_1, m_2; h may be negative, and +inf."""
-    m = [-np.expm1(-h)]
-    for j in (1, 2):
-        m.append(1 - j / h * m[-1])
-    return m
-
-
-def step_parts(
-    sampler: "DPMSolver | SingleStepDPMSolver", now: Level, after: Level
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What all orders have in common, [N] each.
-
-    Returns:
-      The weight of z; what multiplies the integral; the h of its moments; the deviation of the
-      noise.
-
-    Raises:
-      InputError: where e is interpolated from pure noise or to clean data.
-    """
-    h = (after.log_snr - now.log_snr) / 2
-    if sampler.predicts == "x":
-        if not sampler.stochastic:
-            return after.s / now.s, after.a, h, np.zeros_like(h)
-        share = np.sqrt(-np.expm1(-2 * h))
-        return after.s / now.s * np.exp(-h), after.a, 2 * h, after.s * share
-    check_finite_sigma(now, sampler)
-    if (after.s == 0).any():
-        raise InputError(
-            "predicts='e' with a last step to clean data, where s / a changes without bound in "
-            "logarithms: expected final='first', or predicts='x'"
-        )
-    factor = 2 if sampler.stochastic else 1
-    noise = after.s * np.sqrt(np.expm1(2 * h)) if sampler.stochastic else np.zeros_like(h)
-    return after.a / now.a, factor * after.s, -h, noise
 
 
 @dataclass(frozen=True)
@@ -101,7 +58,7 @@ class DPMSolver(LinearSampler):
 
     order: int = 2
     variant: Variant = "midpoint"
-    predicts: Literal["x", "e"] = "x"
+    predicts: Predicts = "x"
     stochastic: bool = False
     lower_order_final: bool | None = None
     halve_curvature: bool = False
@@ -126,40 +83,28 @@ class DPMSolver(LinearSampler):
           InputError: where e is interpolated from pure noise or to clean data.
         """
         now, after = _steps(self, levels)
-        z, scale, h, noise = step_parts(self, now, after)
-        step = after.log_snr - now.log_snr
-        weights = np.zeros((len(h), self.order))
+        parts = step_parts(self, now, after, self.stochastic, self.predicts)
+        weights = np.zeros((self.order, len(now.t)))
         for i, order in enumerate(self._orders(after)):
-            weights[i] = self._weights(order, i, h, step)
-        return make_table(now, after, [z, *(scale * weights.T)], noise)
+            step = after.log_snr[i] - now.log_snr[i]
+            nodes = earlier_nodes(now.log_snr, i, order, step)
+            weights[:order, i] = parts.scale[i] * self._weights(nodes, parts.h[i])
+        return make_table(now, after, [parts.z, *weights], parts.noise)
 
     def _orders(self, after: Level) -> list[int]:
-        """The order of each step: what the history allows, and lower at the end."""
+        """The order of each step."""
         count = len(after.t)
         lower = count < FEW_STEPS if self.lower_order_final is None else self.lower_order_final
-        orders = [min(self.order, i + 1) for i in range(count)]
-        if lower:
-            orders[-2:] = [min(order, 2 - i) for i, order in enumerate(orders[-2:])]
-            orders[-1] = 1
-        if after.s[-1] == 0:
-            orders[-1] = 1
-        return orders
+        return orders_of_steps(self.order, count, (2, 1) if lower else (), after.s[-1] == 0)
 
-    def _weights(self, order: int, i: int, h: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Of x^ of steps i, i - 1, .., in units of the scale; [self.order]."""
-        m = moments(h[i])
-        weights = np.zeros(self.order)
-        weights[0] = m[0]
-        if order == 2:
-            slope = m[1] if self.variant == "exact" else m[0] / 2
-            weights[:2] += slope * step[i] / step[i - 1] * np.array([1, -1])
-        if order == 3:
-            r0, r1 = step[i - 1] / step[i], step[i - 2] / step[i]
-            first, second = np.array([1, -1, 0]) / r0, np.array([0, 1, -1]) / r1
-            curvature = (first - second) / (r0 + r1)
-            weights += m[1] * (first + r0 * curvature)
-            weights += m[2] * curvature * (0.5 if self.halve_curvature else 1)
-        return weights
+    def _weights(self, nodes: np.ndarray, h: float) -> np.ndarray:
+        """Of x^ of this step and earlier ones, in units of the scale."""
+        m = moments(h)
+        if len(nodes) == 2 and self.variant == "midpoint":
+            m[1] = m[0] / 2
+        if self.halve_curvature:
+            m[2] /= 2
+        return polynomial_weights(nodes, m)
 
 
 @dataclass(frozen=True)
@@ -187,7 +132,7 @@ class SingleStepDPMSolver(LinearSampler):
 
     order: int = 2
     variant: Variant = "midpoint"
-    predicts: Literal["x", "e"] = "x"
+    predicts: Predicts = "x"
     stochastic: bool = False
     lower_order_final: bool = True
 
@@ -213,13 +158,15 @@ class SingleStepDPMSolver(LinearSampler):
         now, after = _steps(self, levels)
         orders = np.array(self._orders(now, after))
         start = Level(*(value[np.arange(len(orders)) - orders + 1] for value in now))
-        z, scale, h, noise = step_parts(self, start, after)
+        parts = step_parts(self, start, after, self.stochastic, self.predicts)
         weights = np.zeros((2, self.order, len(orders)))
         for i, order in enumerate(orders):
-            weights[0, order - 1, i] = z[i]
-            log_snr = [*now.log_snr[i - order + 1 : i + 1], after.log_snr[i]]
-            weights[1, :order, i] = scale[i] * self._weights(moments(h[i]), np.array(log_snr))
-        return make_table(now, after, list(weights.reshape(2 * self.order, -1)), noise)
+            group = now.log_snr[i - order + 1 : i + 1]
+            nodes = earlier_nodes(group, order - 1, order, after.log_snr[i] - group[0])
+            nodes -= nodes[-1]
+            weights[0, order - 1, i] = parts.z[i]
+            weights[1, :order, i] = parts.scale[i] * self._weights(nodes, moments(parts.h[i]))
+        return make_table(now, after, list(weights.reshape(2 * self.order, -1)), parts.noise)
 
     def _orders(self, now: Level, after: Level) -> list[int]:
         """The order of every row: its place in its group."""
@@ -231,22 +178,13 @@ class SingleStepDPMSolver(LinearSampler):
         orders = [place for size in groups for place in range(1, size + 1)]
         return [*orders[:-1], 1] if after.s[-1] == 0 else orders
 
-    def _weights(self, m: list[np.ndarray], log_snr: np.ndarray) -> np.ndarray:
-        """Of the estimates, latest first, from the levels of a group and its end; [order]."""
-        order = len(log_snr) - 1
-        if order == 1:
-            return np.array([m[0]])
-        r = (log_snr[:-1] - log_snr[0]) / (log_snr[-1] - log_snr[0])
-        if order == 2:
-            slope = (m[1] if self.variant == "exact" else m[0] / 2) / r[1]
-            return np.array([slope, m[0] - slope])
-        far = np.array([1, 0, -1]) / r[2]
-        anchor = m[0] * np.array([0, 0, 1])
-        if self.variant == "midpoint":
-            return anchor + m[1] * far
-        near = np.array([0, 1, -1]) / r[1]
-        curvature = (far - near) / (r[2] - r[1])
-        return anchor + m[1] * (near - r[1] * curvature) + m[2] * curvature
+    def _weights(self, nodes: np.ndarray, m: np.ndarray) -> np.ndarray:
+        """Of the estimates of a group, latest first; the nodes run down to zero."""
+        if self.variant == "midpoint" and len(nodes) > 1:
+            m[1] = m[0] / 2 if len(nodes) == 2 else m[1]
+            first, last = polynomial_weights(nodes[[0, -1]], m)
+            return np.array([first, *[0.0] * (len(nodes) - 2), last])
+        return polynomial_weights(nodes, m)
 
 
 def _tail(order: int, count: int) -> list[int]:
