@@ -32,6 +32,7 @@ from benchmarks.contenders import (
 
 ALLOCATORS = {"default": {}, "huge pages": HUGE_PAGES}
 SIDE, CHANNELS, CLASSES = 32, 4, 1000
+AS_IN_DIFFUSERS = {"frequency_shift": 1.0, "mlp_norm_epsilon": 1e-5}
 GUIDANCE, LEARNING_RATE, PRODUCT = 4.0, 1e-4, 2048
 
 
@@ -78,7 +79,7 @@ def write_inputs(folder: pathlib.Path, arguments: argparse.Namespace) -> dict:
     from jaxgen.nn.counting import multiply_adds
     from jaxgen.spacetime.dit import DiTConfig
 
-    config = DiTConfig.named(arguments.network)
+    config = DiTConfig.named(arguments.network, **AS_IN_DIFFUSERS)
     example = example_input(1)
     params = random_params(config, example)
     write_safetensors(
@@ -241,7 +242,9 @@ def make_jaxgen_run(task: dict, arrays: dict) -> Callable[[], object]:
         left = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT), task["dtype"])
         product = jax.jit(lambda x: x @ x)
         return lambda: jax.block_until_ready(product(left))
-    config = DiTConfig.named(task["network"], dtype=task["dtype"], remat=task["remat"])
+    config = DiTConfig.named(
+        task["network"], dtype=task["dtype"], remat=task["remat"], **AS_IN_DIFFUSERS
+    )
     model = config.make_model()
     tensors = read_safetensors(pathlib.Path(task["folder"]) / "weights.safetensors")
     like = jax.eval_shape(lambda: random_params(config, example_input(1)))

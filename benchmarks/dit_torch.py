@@ -27,10 +27,7 @@ def make_network(shape: dict, weights: str) -> DiTTransformer2DModel:
         num_embeds_ada_norm=shape["classes"],
         norm_type="ada_norm_zero",
         norm_elementwise_affine=False,
-        norm_eps=1e-6,
     )
-    for block in network.transformer_blocks:  # the original's frequencies; see interop.dit_weights
-        block.norm1.emb.time_proj.downscale_freq_shift = 0
     network.load_state_dict(load_file(weights))
     return network
 

@@ -25,6 +25,8 @@ so have the numbers of a patch at the output (row, column, channel).
 
 Two numbers are in no file. diffusers' model has other frequencies of the time than the original,
 ``10000^(-i / 127)`` and not ``10000^(-i / 128)``, and by default 1e-5 in the norm before the MLP.
+Weights that were trained there want ``DiTConfig(frequency_shift=1.0, mlp_norm_epsilon=1e-5)``;
+those that were only converted (the published ones) want the defaults.
 """
 
 import math

@@ -23,19 +23,21 @@ def time_frequencies(
     time_B: Float[Array, " B"],
     features: int = FREQUENCY_FEATURES,
     max_period: float = MAX_PERIOD,
+    shift: float = 0.0,
 ) -> Float[Array, "B D"]:
     """``(cos(w_0 t), ..., cos(w_{n-1} t), sin(w_0 t), ..., sin(w_{n-1} t))``, n = features / 2.
 
-    ``w_i = max_period^(-i / n)``: periods from 2 pi to almost 2 pi max_period, made for times
-    between 0 and about 1000. Float32 throughout. An odd ``features`` ends with a zero.
+    ``w_i = max_period^(-i / (n - shift))``: periods from 2 pi to about 2 pi max_period, made for
+    times between 0 and about 1000. Float32 throughout. An odd ``features`` ends with a zero.
 
     Args:
       time_B: [B] times.
       features: numbers per time.
       max_period: sets the slowest frequency.
+      shift: 0, or 1 for frequencies that reach 1 / max_period (as in the code of Ho et al. 2020).
     """
     half = features // 2
-    w_D = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    w_D = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angle_BD = time_B.astype(jnp.float32)[:, None] * w_D
     waves_BD = jnp.concatenate([jnp.cos(angle_BD), jnp.sin(angle_BD)], axis=-1)
     return jnp.pad(waves_BD, ((0, 0), (0, features % 2)))
@@ -47,15 +49,17 @@ class TimeEmbedding(nn.Module):
     Attributes:
       width: D, numbers in the embedding.
       features: numbers of the frequency embedding.
+      shift: see `time_frequencies`.
     """
 
     width: int
     features: int = FREQUENCY_FEATURES
+    shift: float = 0.0
 
     @nn.compact
     def __call__(self, time_B: Float[Array, " B"]) -> Float[Array, "B D"]:
         """[B] times (made for 0 to 1000) to [B, D]."""
-        waves_BD = time_frequencies(time_B, self.features)
+        waves_BD = time_frequencies(time_B, self.features, shift=self.shift)
         hidden = Dense((self.width,), (None, "embed"), kernel_init=normal, name="hidden")
         output = Dense((self.width,), ("embed", "hidden"), kernel_init=normal, name="output")
         return output(nn.silu(hidden(waves_BD)))
@@ -99,16 +103,18 @@ class Condition(nn.Module):
       num_classes: classes, 0 for a network without labels.
       null_class: whether there is a null class.
       class_dropout: probability that a label becomes the null class in training.
+      frequency_shift: see `time_frequencies`.
     """
 
     width: int
     num_classes: int = 0
     null_class: bool = True
     class_dropout: float = 0.0
+    frequency_shift: float = 0.0
 
     def setup(self) -> None:
         """Makes the embeddings."""
-        self.time = TimeEmbedding(self.width)
+        self.time = TimeEmbedding(self.width, shift=self.frequency_shift)
         if self.num_classes:
             self.label = LabelEmbedding(
                 self.num_classes, self.width, self.null_class, self.class_dropout

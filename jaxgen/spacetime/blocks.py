@@ -21,7 +21,14 @@ from jaxtyping import Array, Float, Int
 from jaxgen.nn.attention import Bias, CrossAttention, SelfAttention
 from jaxgen.nn.dense import Dense, zeros
 from jaxgen.nn.mlp import MLP
-from jaxgen.nn.norms import LayerNorm, layer_norm, modulate, modulation, modulation_parts
+from jaxgen.nn.norms import (
+    EPSILON,
+    LayerNorm,
+    layer_norm,
+    modulate,
+    modulation,
+    modulation_parts,
+)
 from jaxgen.spacetime.config import TransformerConfig
 
 Conditioning = Literal["adaln_zero", "adaln", "cross", "in_context"]
@@ -33,10 +40,12 @@ class DiTBlock(nn.Module):
     Attributes:
       config: the network's options.
       conditioning: which of the four.
+      mlp_norm_epsilon: added to the variance in the norm before the MLP of adaptive blocks.
     """
 
     config: TransformerConfig
     conditioning: Conditioning = "adaln_zero"
+    mlp_norm_epsilon: float = EPSILON
 
     def setup(self) -> None:
         """Makes attention and MLP, and what the conditioning needs."""
@@ -89,7 +98,7 @@ class DiTBlock(nn.Module):
         y_BLD = modulate(layer_norm(x_BLD), shift_BD, scale_BD)
         x_BLD = _add(x_BLD, attention(y_BLD), gate)
         shift_BD, scale_BD, *gate = parts[half:]
-        y_BLD = modulate(layer_norm(x_BLD), shift_BD, scale_BD)
+        y_BLD = modulate(layer_norm(x_BLD, self.mlp_norm_epsilon), shift_BD, scale_BD)
         return _add(x_BLD, self.mlp(y_BLD), gate)
 
 

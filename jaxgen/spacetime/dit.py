@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from jaxgen.errors import InputError
 from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition
+from jaxgen.nn.norms import EPSILON
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.spacetime.blocks import Conditioning, DiTBlock, FinalLayer
 from jaxgen.spacetime.config import TransformerConfig, check_wave_width, read_name
@@ -37,9 +38,14 @@ class DiTConfig(TransformerConfig):
 
     Attributes:
       conditioning: which of the four blocks: "adaln_zero", "adaln", "cross", "in_context".
+      frequency_shift: see `jaxgen.nn.time_frequencies`; the networks of diffusers have 1.
+      mlp_norm_epsilon: added to the variance in the norm before the MLP of adaptive blocks; the
+        networks of diffusers have 1e-5.
     """
 
     conditioning: Conditioning = "adaln_zero"
+    frequency_shift: float = 0.0
+    mlp_norm_epsilon: float = EPSILON
 
     def __post_init__(self) -> None:
         """Refuses what is no network, naming the field."""
@@ -85,9 +91,11 @@ class DiT(nn.Module):
         """Makes the embeddings, the blocks and the final layer."""
         c = self.config
         self.patch_embedding = Dense((c.width,), ("patch", "embed"), c.dtype)
-        self.condition = Condition(c.width, c.num_classes, c.null_class, c.class_dropout)
+        self.condition = Condition(
+            c.width, c.num_classes, c.null_class, c.class_dropout, c.frequency_shift
+        )
         block = nn.remat(DiTBlock) if c.remat else DiTBlock
-        self.blocks = [block(c, c.conditioning) for _ in range(c.depth)]
+        self.blocks = [block(c, c.conditioning, c.mlp_norm_epsilon) for _ in range(c.depth)]
         self.final = FinalLayer(c, adaptive=c.conditioning in ("adaln", "adaln_zero"))
 
     def __call__(

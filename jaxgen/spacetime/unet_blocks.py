@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.nn.attention import attention
 from jaxgen.nn.dense import Dense, zeros
-from jaxgen.nn.embeddings import MAX_PERIOD, time_frequencies
+from jaxgen.nn.embeddings import time_frequencies
 from jaxgen.spacetime.unet_config import UNetConfig
 
 Resample = Literal["", "up", "down"]
@@ -134,9 +134,7 @@ class WaveEmbedding(nn.Module):
         c = self.config
         features = c.channels[0]
         half = features // 2
-        # w_i = 10000^(-i / (half - shift)), written as the frequencies of another longest period.
-        period = MAX_PERIOD ** (half / (half - c.frequency_shift))
-        waves_BD = time_frequencies(number_B, features, period)
+        waves_BD = time_frequencies(number_B, features, shift=c.frequency_shift)
         if not c.cosine_first:
             cosines, sines, rest = jnp.split(waves_BD, (half, 2 * half), axis=-1)
             waves_BD = jnp.concatenate([sines, cosines, rest], axis=-1)
