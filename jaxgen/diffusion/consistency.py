@@ -128,7 +128,7 @@ def even_weight(now: Level, after: Level) -> float:
 
 
 def inverse_gap(now: Level, after: Level) -> Any:
-    """1 / (sigma - sigma') (Song & Dhariwal 2023, section 3.2); zero where sigma is infinite."""
+    """1 / (sigma - sigma') (Song & Dhariwal 2023, section 3.1); zero where sigma is infinite."""
     a = jnp.asarray(now.a)
     return divide(a * after.a, now.s * after.a - after.s * a)
 

@@ -59,7 +59,7 @@ GuidedDenoiser = Callable[[Array], Denoiser]
 """``strengths w [B] -> denoiser``, of latents of the same B."""
 
 STRENGTHS = (0.0, 4.0)
-"""Between which w is drawn (Meng et al. 2023, section 4)."""
+"""Between which w is drawn (Meng et al. 2023)."""
 
 STRENGTH_CHANNELS = 16
 
@@ -211,7 +211,7 @@ def matching_loss(
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B"], Level]:
-    """Stage one: a student that is told w learns the guided teacher (Meng et al. 2023, eq. 3).
+    """Stage one: a student that is told w learns the guided teacher (Meng et al. 2023, 3.1).
 
     Args:
       student: what is trained.
@@ -252,7 +252,7 @@ def guided_distillation_loss(
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B"], Level]:
-    """Stage two: `distillation_loss` with both networks told the same w (Meng et al. 2023).
+    """Stage two: `distillation_loss` with both networks told the same w (Meng et al. 2023, 3.2).
 
     Args:
       student: what is trained.
