@@ -116,14 +116,14 @@ def make_draw(config: ImageModelConfig, layout: Layout, *, clip: bool = True) ->
       without labels. Guidance 0 asks the network once per step, other strengths twice and compile
       nothing anew.
     """
-    run = _compiled(config, layout, clip, previews=False)
+    run = compile_sampling(config, layout, clip=clip)
 
     def draw(params, sampler, levels, label_N, key, *, guidance=0.0, count=None, name="sampling"):
         total = len(label_N) if label_N is not None else int(count or 0)
         shards = num_batch_shards(current_mesh())
         size = shards * math.ceil(min(SAMPLES_PER_CALL, total) / shards)
         table = sampler.table(levels)
-        noisiest = jax.tree.map(lambda value: np.float32(np.ravel(value)[0]), levels)
+        noisiest = first_level(levels)
         parts = []
         with progress_bar(name, "image", total) as advance:
             for first in range(0, total, size):
@@ -153,22 +153,34 @@ def draw_previews(
     count: int,
 ) -> Float[np.ndarray, "S N Y X C"]:
     """x^ of every question to the network while samples are made: [questions, N, Y, X, C]."""
-    run = _compiled(config, layout, flags.clip, previews=True)
+    run = compile_sampling(config, layout, clip=flags.clip, previews=True)
     shards = num_batch_shards(current_mesh())
     index_B = np.minimum(np.arange(shards * math.ceil(count / shards)), count - 1).astype(np.int32)
     batch = {"index": index_B}
     if label_N is not None:
         batch["label"] = np.asarray(label_N, np.int32)[index_B]
     levels, sampler = flags.levels(config), SAMPLERS[flags.sampler]
-    noisiest = jax.tree.map(lambda value: np.float32(np.ravel(value)[0]), levels)
     strength = np.float32(flags.guidance) if flags.guidance else None
     batch = put_batch(batch, current_mesh())
-    _, xs = run(params, sampler, sampler.table(levels), noisiest, batch, key, strength)
+    _, xs = run(params, sampler, sampler.table(levels), first_level(levels), batch, key, strength)
     return np.asarray(xs)[:, :count]
 
 
-def _compiled(config: ImageModelConfig, layout: Layout, clip: bool, *, previews: bool) -> Any:
-    """The sampling of a batch; its result is whole on every device."""
+def compile_sampling(
+    config: ImageModelConfig, layout: Layout, *, clip: bool = True, previews: bool = False
+) -> Any:
+    """The jitted sampling of a batch; its result is whole on every device.
+
+    Args:
+      config: the model.
+      layout: of its parameters.
+      clip: whether x^ is kept within [-1, 1].
+      previews: whether x^ of every question to the network is returned too.
+
+    Returns:
+      ``run(params, sampler, table, noisiest, batch, key, guidance)``, where `batch` holds each
+      sample's ``"index"`` and perhaps its ``"label"``; guidance None asks the network once a step.
+    """
 
     def run(params, sampler, table, noisiest, batch, key, guidance):
         denoiser = image_denoiser(
@@ -178,6 +190,11 @@ def _compiled(config: ImageModelConfig, layout: Layout, clip: bool, *, previews:
         return sample(sampler, denoiser, z, table, key, batch["index"], previews=previews)
 
     return jax.jit(run, static_argnums=1, out_shardings=replicated(layout.mesh))
+
+
+def first_level(levels: Level) -> Level:
+    """The noisiest of a sampler's levels, [], where its samples start."""
+    return jax.tree.map(lambda value: np.float32(np.ravel(value)[0]), levels)
 
 
 def even_labels(count: int, classes: int) -> Int[np.ndarray, "N"] | None:

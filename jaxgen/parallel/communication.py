@@ -22,6 +22,7 @@ joins small collectives into one with several operands.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -137,15 +138,30 @@ class Communication:
 
     def table(self) -> str:
         """A Markdown table of the collectives, and the totals by axes below it."""
-        if not self.collectives:
-            return "no communication between devices"
         header = ("kind", "axes", "operands per device", "times", "bytes per device", "operation")
-        rows = [header, *map(_row, self.collectives)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return self._with_totals(header, [*map(_row, self.collectives)])
+
+    def summary(self) -> str:
+        """`table` with one row for all collectives of a kind and the same axes.
+
+        For programs of many layers, whose table has hundreds of rows.
+        """
+        groups: dict[tuple[str, str], list[Collective]] = {}
+        for collective in self.collectives:
+            groups.setdefault((collective.kind, collective.axes_label), []).append(collective)
+        header = ("kind", "axes", "operations", "operands per device", "bytes per device")
+        return self._with_totals(
+            header, [(*names, *_sums(group)) for names, group in groups.items()]
+        )
+
+    def _with_totals(self, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+        """Rows as a Markdown table, the totals by axes below, and what its marks mean."""
+        if not rows:
+            return "no communication between devices"
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         rule = tuple("-" * width for width in widths)
         lines = [
-            "| " + " | ".join(map(str.ljust, row, widths)) + " |"
-            for row in (header, rule, *rows[1:])
+            "| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in (header, rule, *rows)
         ]
         totals = [f"{label}: {size:,}" for label, size in self.bytes_by_axes().items()]
         notes = ["", f"bytes per device and call: {self.bytes:,} ({'; '.join(totals)})"]
@@ -159,16 +175,39 @@ class Communication:
         return self.table()
 
 
+def _marks(*collectives: Collective) -> str:
+    unknown, conditional = (
+        any(getattr(collective, name) for collective in collectives)
+        for name in ("unknown_loop", "conditional")
+    )
+    return "?" * unknown + "*" * conditional
+
+
 def _row(collective: Collective) -> tuple[str, ...]:
-    marks = "?" * collective.unknown_loop + "*" * collective.conditional
     name = collective.op_name
     return (
         collective.kind,
         collective.axes_label,
         " ".join(map(str, collective.operands)),
-        f"{collective.times:,}{marks}",
+        f"{collective.times:,}{_marks(collective)}",
         f"{collective.bytes:,}",
         (name if len(name) <= 60 else "..." + name[-57:]).replace("|", "\\|"),
+    )
+
+
+def _sums(group: list[Collective], most: int = 3) -> tuple[str, ...]:
+    """How many, their operands by shape, and bytes: those shapes that make up most of the bytes."""
+    counts: Counter[Operand] = Counter()
+    for collective in group:
+        for operand in collective.operands:
+            counts[operand] += collective.times
+    ranked = sorted(counts, key=lambda operand: -operand.bytes * counts[operand])
+    shown = [f"{counts[operand]:,} x {operand}" for operand in ranked[:most]]
+    others = sum(counts[operand] for operand in ranked[most:])
+    return (
+        f"{sum(collective.times for collective in group):,}{_marks(*group)}",
+        ", ".join(shown) + (f", {others:,} others" if others else ""),
+        f"{sum(collective.bytes for collective in group):,}",
     )
 
 

@@ -202,6 +202,36 @@ def test_filters_and_totals() -> None:
     assert str(report) == report.table()
 
 
+def test_a_summary_has_one_row_for_a_kind_and_its_axes() -> None:
+    def layers(x):
+        def layer(x, _):
+            x = jax.lax.psum(x, "model") / 2
+            small = jax.lax.psum((x[:1], x[0, 0]), "model")
+            return x + small[0] + small[1], None
+
+        x = jax.lax.scan(layer, x, length=5)[0]
+        gathered = [jax.lax.all_gather(x[:rows], "fsdp", tiled=True).sum() for rows in (1, 2, 3, 4)]
+        return jax.lax.cond(x[0, 0] > 0, lambda x: jax.lax.psum(x, "data"), lambda x: x, x) + sum(
+            gathered
+        )
+
+    mesh = mesh_of(2, 2, 2)
+    mapped = jax.shard_map(layers, mesh=mesh, in_specs=P("data"), out_specs=P(), check_vma=False)
+    lines = communication(mapped, FLOATS, mesh=mesh).summary().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:5]]
+    assert cells == [
+        [
+            *("all-reduce", "model", "10", "5 x f32[4,16], 5 x f32[1,16], 5 x f32[]"),
+            f"{5 * 4 * (64 + 16 + 1):,}",
+        ],
+        ["all-gather", "fsdp", "4", "1 x f32[4,16], 1 x f32[3,16], 1 x f32[2,16], 1 others", "640"],
+        ["all-reduce", "data", "1*", "1 x f32[4,16]", "256"],
+    ]
+    assert lines[0].startswith("| kind       | axes  | operations | operands per device ")
+    assert lines[-2] == "bytes per device and call: 2,516 (model: 1,620; fsdp: 640; data: 256)"
+    assert lines[-1] == "* in a branch, counted as if taken"
+
+
 def sharded(mesh: Mesh, *spec) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
 
@@ -270,7 +300,7 @@ def test_every_form_of_a_program_is_taken_and_the_current_mesh_is_the_default() 
 def test_one_device_talks_to_nobody() -> None:
     report = communication(lambda x: (x @ x.T).sum(), jnp.ones((4, 4)))
     assert len(report) == report.bytes == 0
-    assert report.table() == "no communication between devices"
+    assert report.table() == report.summary() == "no communication between devices"
 
 
 def test_a_program_for_another_number_of_devices_is_refused() -> None:
