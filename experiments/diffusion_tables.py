@@ -13,6 +13,7 @@ classifier of the same images, so that orderings are what to compare. In the wor
   classifier/                 what samples are judged with
 """
 
+import functools
 import json
 import pathlib
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 
 import jax
 
-from experiments.image_networks import NetworkFlags, make_config
+from experiments.image_networks import NetworkFlags, make_config, make_loss
 from experiments.image_quality import Judge, held_out_figures, make_judge
 from experiments.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.image_training import TrainingFlags, plan_batches, train_denoiser
@@ -126,7 +127,7 @@ def judged_run(
         images,
         folder,
         config.training,
-        weighting_named(weighting),
+        functools.partial(make_loss, model, weighting_named(weighting)),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )

@@ -18,6 +18,7 @@ Started again with the same working folder it goes on; flags of sampling may the
 MNIST and CIFAR-10 are looked for in the folder that the variable JAXGEN_DATA names.
 """
 
+import functools
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from experiments.image_networks import (
     ImageModelConfig,
     NetworkFlags,
     make_config,
+    make_loss,
     parameter_count,
 )
 from experiments.image_plots import plot_images, plot_losses, some_of
@@ -42,7 +44,7 @@ from experiments.image_sampling import (
 )
 from experiments.image_training import (
     VALIDATION_LOSS,
-    TrainedDenoiser,
+    TrainedModel,
     TrainingFlags,
     plan_batches,
     train_denoiser,
@@ -116,7 +118,7 @@ def main(config: Config) -> dict[str, Any]:
         images,
         folder,
         config.training,
-        weighting_named(config.process.weighting),
+        functools.partial(make_loss, model, weighting_named(config.process.weighting)),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )
@@ -149,13 +151,13 @@ def model_for(config: Config, images: ImageSet) -> ImageModelConfig:
     return make_config(config.network, shape, images.classes, config.process.target)
 
 
-def final_losses(trained: TrainedDenoiser) -> dict[str, list[float]]:
+def final_losses(trained: TrainedModel) -> dict[str, list[float]]:
     """The losses that were logged, by name."""
     found = {name: trained.curve(name)[1] for name in ("train/loss", VALIDATION_LOSS)}
     return {name: values for name, values in found.items() if values}
 
 
-def show_losses(folder: pathlib.Path, trained: TrainedDenoiser) -> None:
+def show_losses(folder: pathlib.Path, trained: TrainedModel) -> None:
     """Draws the losses in the course of training."""
     names = {"training batches": "train/loss", "validation, averaged parameters": VALIDATION_LOSS}
     curves = {label: trained.curve(name) for label, name in names.items()}
@@ -175,7 +177,7 @@ def show_losses(folder: pathlib.Path, trained: TrainedDenoiser) -> None:
 
 
 def show_samples(
-    folder: pathlib.Path, trained: TrainedDenoiser, flags: SamplingFlags, key: jax.Array
+    folder: pathlib.Path, trained: TrainedModel, flags: SamplingFlags, key: jax.Array
 ) -> None:
     """Draws samples of every class, and how some of them came out of the noise."""
     model = trained.config
@@ -211,7 +213,7 @@ def show_samples(
 def judge_samples(
     judge: Judge,
     images: ImageSet,
-    trained: TrainedDenoiser,
+    trained: TrainedModel,
     flags: SamplingFlags,
     key: jax.Array,
 ) -> dict[str, dict[str, float]]:

@@ -224,15 +224,15 @@ def make_init(config: ImageModelConfig) -> Callable[[Array], Tree]:
     return init
 
 
-def make_loss(config: ImageModelConfig, layout: Layout, weighting: Weighting) -> LossFn:
+def make_loss(config: ImageModelConfig, weighting: Weighting, layout: Layout) -> LossFn:
     """The mean loss of a batch of ``"image"`` (and ``"label"``), at times spread evenly.
 
     An MDT is trained with all patches and with some of them hidden, and both losses are added.
 
     Args:
       config: the model.
-      layout: of its parameters.
       weighting: the weight of |x - x^|^2.
+      layout: of the parameters.
     """
     model = config.make_model()
 

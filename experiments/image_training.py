@@ -6,18 +6,24 @@ any mesh and any number of processes, to rounding.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.image_networks import ImageModelConfig, make_init, make_loss
+from experiments.image_networks import ImageModelConfig, make_init
 from jaxgen.data import BatchPlan, ImageSet, batch_at, to_unit
-from jaxgen.diffusion.weights import Weighting
 from jaxgen.errors import InputError
-from jaxgen.parallel import Layout, current_mesh, num_batch_shards, put_batch, replicated
+from jaxgen.parallel import (
+    Layout,
+    current_mesh,
+    num_batch_shards,
+    plan_layout,
+    put_batch,
+    replicated,
+)
 from jaxgen.training import (
     Checkpoints,
     LoopConfig,
@@ -28,6 +34,7 @@ from jaxgen.training import (
     compile_step,
     create_state,
     fit,
+    load_config,
     load_params,
     make_optimizer,
     make_train_step,
@@ -100,22 +107,31 @@ class TrainingFlags:
 
 
 @dataclass(frozen=True)
-class TrainedDenoiser:
-    """A denoiser with the moving average of its parameters.
+class ImageModel:
+    """A model of images that can be sampled.
 
     Attributes:
       config: what it is.
-      params: its parameters, as they lie on the mesh.
+      params: its parameters (their moving average), as they lie on the mesh.
       layout: how they lie.
+    """
+
+    config: ImageModelConfig
+    params: Tree
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class TrainedModel(ImageModel):
+    """A model with what is known of its training.
+
+    Attributes:
       records: what the run logged.
       steps: updates done, skipped ones included.
       skipped: updates left out because the loss or its gradient was not finite.
       seconds: time spent training, over all restarts.
     """
 
-    config: ImageModelConfig
-    params: Tree
-    layout: Layout
     records: list[Record]
     steps: int
     skipped: int
@@ -132,14 +148,13 @@ def train_denoiser(
     images: ImageSet,
     folder: pathlib.Path,
     flags: TrainingFlags,
-    weighting: Weighting,
+    make_loss_fn: Callable[[Layout], LossFn],
     *,
     seed: int = 0,
     tensorboard: bool = False,
     progress: bool = True,
     start: Tree | None = None,
-    make_loss_fn: Callable[[Layout], LossFn] | None = None,
-) -> TrainedDenoiser:
+) -> TrainedModel:
     """Trains a denoiser on the training part of a set of images, or goes on.
 
     Args:
@@ -147,12 +162,11 @@ def train_denoiser(
       images: with the part "train" and perhaps "validation".
       folder: the run's; ``metrics.jsonl`` and ``checkpoints/`` are written there.
       flags: how to train it.
-      weighting: the weight of |x - x^|^2.
+      make_loss_fn: the loss for parameters of a layout, such as `make_loss` of the model.
       seed: of the parameters, the order of the images, and noise.
       tensorboard: whether to write event files too.
       progress: whether to show a bar.
       start: parameters to start from; None: new ones.
-      make_loss_fn: another loss than the diffusion loss, for parameters of a layout.
 
     Raises:
       InputError: as `plan_batches`; and where `folder` has another run's checkpoints.
@@ -162,10 +176,8 @@ def train_denoiser(
     state, layout = create_state(make_init(config), jax.random.key(seed), tx=tx, ema=True)
     if start is not None:
         state = dataclasses.replace(state, params=_copy(start, layout), ema=_copy(start, layout))
-    loss_fn = make_loss(config, layout, weighting)
-    loop = flags.loop()
-    training_loss = loss_fn if make_loss_fn is None else make_loss_fn(layout)
-    step = make_train_step(training_loss, tx, ema_decay=flags.ema_decay)
+    loss_fn, loop = make_loss_fn(layout), flags.loop()
+    step = make_train_step(loss_fn, tx, ema_decay=flags.ema_decay)
     if loop.steps_per_call > 1:
         step = scan_steps(step)
     with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
@@ -181,7 +193,7 @@ def train_denoiser(
             progress=progress,
         )
     records = read_records(folder / "metrics.jsonl")
-    return TrainedDenoiser(
+    return TrainedModel(
         config,
         averaged_params(result.state),
         layout,
@@ -192,17 +204,35 @@ def train_denoiser(
     )
 
 
-def load_denoiser(folder: pathlib.Path, config: ImageModelConfig) -> tuple[Tree, Layout]:
-    """The averaged parameters of a run, laid over the current mesh, and their layout.
+def open_model(folder: pathlib.Path) -> ImageModel:
+    """The model of a finished (or interrupted) run, laid over the current mesh.
+
+    Args:
+      folder: the run's.
 
     Raises:
       FileNotFoundError: where there is no checkpoint.
-      InputError: where it does not fit the configuration.
+      InputError: where it is not one of a model of images.
     """
-    from jaxgen.parallel.sharding import plan_layout
-
+    config = load_config(folder / "checkpoints")
+    if not isinstance(config, ImageModelConfig):
+        raise InputError(f"{folder}: expected a model of images, found {type(config).__name__}")
     layout = plan_layout(make_init(config), jax.random.key(0), mesh=current_mesh())
-    return load_params(folder / "checkpoints", layout.abstract), layout
+    return ImageModel(config, load_params(folder / "checkpoints", layout.abstract), layout)
+
+
+def check_fits(model: ImageModelConfig, images: ImageSet) -> None:
+    """Refuses images of another shape or other classes than a model's.
+
+    Raises:
+      InputError: naming both.
+    """
+    shape = tuple(images.images.shape[1:])
+    if shape != tuple(model.image_shape) or images.classes != model.classes:
+        raise InputError(
+            f"{images.name}: images of {shape} with {len(images.classes)} classes; the model has "
+            f"{tuple(model.image_shape)} and {len(model.classes)}"
+        )
 
 
 def plan_batches(images: ImageSet, batch_size: int, seed: int) -> BatchPlan:
@@ -259,8 +289,3 @@ def _copy(params: Tree, layout: Layout) -> Tree:
     """A copy that lies as the layout says: what is donated to a step must not share memory."""
     copy = jax.jit(lambda tree: jax.tree.map(lambda x: x + 0, tree), out_shardings=layout.shardings)
     return copy(params)
-
-
-def last_values(records: Sequence[Record], name: str) -> float | None:
-    """The latest value that was logged of a figure."""
-    return next((record[name] for record in reversed(records) if name in record), None)

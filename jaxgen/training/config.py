@@ -54,13 +54,16 @@ def config_to_json(value: Any) -> Json:
 def config_from_json(data: Json, where: str = "configuration") -> Any:
     """The value that `config_to_json` was given.
 
+    A field that has a default may be missing: what was saved before the field existed is read as it
+    was meant, provided that the default of a new field stands for the old behaviour.
+
     Args:
       data: parsed JSON.
       where: what error messages call the file.
 
     Raises:
-      InputError: where a class does not exist or is no dataclass, or fields are unknown or missing;
-        the message names them. What the classes raise themselves passes through.
+      InputError: where a class does not exist or is no dataclass, or fields are unknown, or missing
+        without a default; the message names them. What the classes raise themselves passes through.
     """
     match data:
         case {"class": str(name), "fields": dict(fields)}:
@@ -142,7 +145,12 @@ def _class_named(name: str, where: str, fits: Callable[[Any], bool], kind: str) 
 
 def _check_fields(cls: Any, fields: Mapping[str, Json], where: str) -> None:
     known = {field.name for field in _fields(cls)}
-    for problem, names in (("unknown", set(fields) - known), ("missing", known - set(fields))):
+    needed = {
+        field.name
+        for field in _fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    for problem, names in (("unknown", set(fields) - known), ("missing", needed - set(fields))):
         if names:
             raise InputError(
                 f"{where}: {problem} fields of {cls.__qualname__}: {', '.join(sorted(names))}"

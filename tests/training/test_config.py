@@ -39,6 +39,13 @@ class Outer:
         x: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Needing:
+    first: int
+    second: int
+    optional: int = 0
+
+
 def through_json(value):
     return config_from_json(json.loads(json.dumps(config_to_json(value), allow_nan=False)))
 
@@ -94,8 +101,8 @@ def test_local_classes_are_refused_when_written():
             "c.json: unknown fields of MLPConfig: clases",
         ),
         (
-            {"class": "mlp:MLPConfig", "fields": {"hidden": 1, "blocks": 1}},
-            "c.json: missing fields of MLPConfig: classes, dropout",
+            {"class": "test_config:Needing", "fields": {"optional": 1}},
+            "c.json: missing fields of Needing: first, second",
         ),
         ({"enum": "test_config:Colour", "member": "GREEN"}, "expected one of RED, BLUE"),
         ({"enum": "mlp:MLPConfig", "member": "RED"}, "no enum 'mlp:MLPConfig'"),
@@ -109,6 +116,11 @@ def test_local_classes_are_refused_when_written():
 def test_unfit_files_are_refused_by_name(data, message):
     with pytest.raises(InputError, match=message):
         config_from_json(data, "c.json")
+
+
+def test_a_field_that_came_later_has_its_default():
+    saved = {"class": "mlp:MLPConfig", "fields": {"hidden": 1, "blocks": 2}}
+    assert config_from_json(saved) == MLPConfig(hidden=1, blocks=2)
 
 
 def test_bad_values_in_files_are_refused_by_the_class_itself():

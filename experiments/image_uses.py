@@ -1,0 +1,287 @@
+"""What a trained diffusion model of images is good for besides samples: guided, known, classified.
+
+``python -m experiments.image_uses --data mnist --model runs/image_diffusion``
+
+Takes a model that ``experiments.image_diffusion`` has trained, and its classifier. In the working
+folder:
+
+  guidance.md         Fréchet distance and accuracy of samples by guidance
+  guidance.png        samples by guidance, the same noise in every row
+  inpainting.png      images with a part made anew: replacement, RePaint, reconstruction guidance
+  upsampling.png      images made from small ones by reconstruction guidance
+  metrics.json        all figures: of the diffusion classifier too, which says for test images under
+                      which class the model tells their noise best
+"""
+
+import functools
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from experiments.image_networks import image_denoiser, make_network
+from experiments.image_plots import plot_images
+from experiments.image_quality import COLUMNS, Judge, make_judge
+from experiments.image_sampling import SAMPLERS, even_labels, make_draw
+from experiments.image_training import ImageModel, check_fits, open_model
+from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.output import format_table, progress_bar, write_text
+from jaxgen.data import ImageSet, load_images, to_unit
+from jaxgen.diffusion import Denoiser, Level, make_denoiser
+from jaxgen.diffusion.classification import classify, even_times
+from jaxgen.diffusion.inpainting import RePaint, Replacement
+from jaxgen.diffusion.masks import box_mask
+from jaxgen.diffusion.reconstruction import masked, reconstruction_guidance
+from jaxgen.diffusion.samplers import DDIM
+from jaxgen.diffusion.sampling import Sampler, initial_noise, sample
+from jaxgen.diffusion.steps import make_steps
+from jaxgen.diffusion.tasks import downsample
+from jaxgen.errors import InputError
+
+SHOWN = 10
+"""Images of a picture's row."""
+
+IMAGES_PER_CALL = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Flags of this experiment.
+
+    Attributes:
+      launch: where to run and on what.
+      model: the folder of a run of ``experiments.image_diffusion``.
+      data: the images that the model was trained on.
+      size: as there.
+      guidances: strengths to compare, w of (1 + w) e(z, c) - w e(z).
+      evaluate: samples of each strength; 0 leaves the comparison out.
+      steps: of all samplers.
+      classify: test images for the diffusion classifier; 0 for none.
+      levels: noise levels that it looks at, at most.
+      inpaint: images whose inpaintings are judged by the classifier; 0 leaves the pictures out.
+      resamplings: of RePaint, how often each stretch is gone through.
+      weight: w of reconstruction guidance.
+      upsampling: by how much the small images are smaller.
+    """
+
+    launch: LaunchConfig = LaunchConfig(workdir="runs/image_uses")
+    model: str
+    data: str = "mnist"
+    size: int | None = None
+    guidances: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)
+    evaluate: int = 1000
+    steps: int = 32
+    classify: int = 500
+    levels: int = 64
+    inpaint: int = 100
+    resamplings: int = 5
+    weight: float = 20.0
+    upsampling: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("evaluate", "classify", "inpaint"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("steps", "levels", "resamplings", "upsampling"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+
+
+def main(config: Config) -> dict[str, Any]:
+    """All that is asked for."""
+    images = load_images(config.data, size=config.size)
+    teacher = pathlib.Path(config.model)
+    model = open_model(teacher)
+    check_fits(model.config, images)
+    for guidance in config.guidances if config.evaluate else ():
+        model.config.check_guidance(guidance)
+    held = images.part("test" if "test" in images.parts else "validation")
+    folder = open_workdir(config)
+    judge = make_judge(images, teacher / "classifier", seed=config.seed)
+    figures: dict[str, Any] = {}
+    if config.evaluate:
+        figures["guidance"] = compare_guidance(config, folder, model, judge)
+    if config.classify:
+        figures["diffusion classifier"] = classify_held_out(config, model, held)
+    if config.inpaint:
+        figures["inpainting"] = show_inpainting(config, folder, model, held, judge)
+        show_upsampling(config, folder, model, held)
+    return figures
+
+
+def compare_guidance(
+    config: Config, folder: pathlib.Path, model: ImageModel, judge: Judge
+) -> dict[str, dict[str, float]]:
+    """Judges samples by guidance, and draws some, from the same noise."""
+    levels = make_steps(model.config.schedule, config.steps)
+    draw = make_draw(model.config, model.layout)
+    labels = even_labels(config.evaluate, len(model.config.classes))
+    key = jax.random.key(config.seed + 1)
+    figures, rows = {}, []
+    for w in config.guidances:
+        x = draw(
+            model.params,
+            SAMPLERS["ddim"],
+            levels,
+            labels,
+            key,
+            guidance=w,
+            count=config.evaluate,
+            name=f"sampling, guidance {w:g}",
+        )
+        figures[f"{w:g}"] = judge.figures(x, labels)
+        rows.append(x[:SHOWN])
+    table = format_table(
+        ("guidance", *COLUMNS),
+        [
+            (w, *(f"{found[c]:.3f}" if c in found else None for c in COLUMNS))
+            for w, found in figures.items()
+        ],
+    )
+    report(f"\n{table}\n")
+    write_text(folder / "guidance.md", table)
+    plot_images(
+        folder / "guidance.png",
+        np.stack(rows),
+        f"The same noise under guidance w (DDIM, {config.steps} steps)",
+        columns=[model.config.classes[label] for label in labels[:SHOWN]],
+        rows=[f"w = {w:g}" for w in config.guidances],
+    )
+    return figures
+
+
+def classify_held_out(config: Config, model: ImageModel, held: ImageSet) -> dict[str, float]:
+    """The accuracy of the diffusion classifier, which drops unlikely classes on the way."""
+    count = min(config.classify, len(held))
+    classes = len(model.config.classes)
+    network = make_network(model.config, model.params)
+
+    def denoiser(z: Array, level: Level, label_B: Array) -> Any:
+        return make_denoiser(lambda z, t: network(z, t, label_B), model.config.target)(z, level)
+
+    levels = even_times(model.config.schedule, config.levels)
+    stages = [(config.levels // 8, min(4, classes)), (config.levels // 2, min(2, classes))]
+    stages = [(until, kept) for until, kept in stages if until]
+    run_batch = jax.jit(
+        lambda x, index_B: (
+            classify(
+                denoiser,
+                x,
+                classes,
+                levels,
+                jax.random.key(config.seed),
+                index_B=index_B,
+                stages=stages,
+                batch=256,
+            ).label_B
+        )
+    )
+    found = []
+    with progress_bar("diffusion classifier", "image", count) as advance:
+        for first in range(0, count, IMAGES_PER_CALL):
+            index_B = np.minimum(np.arange(first, first + IMAGES_PER_CALL), count - 1)
+            found.append(np.asarray(run_batch(to_unit(held.images[index_B]), index_B)))
+            advance(min(IMAGES_PER_CALL, count - first))
+    right = float((np.concatenate(found)[:count] == held.labels[:count]).mean())
+    report(f"diffusion classifier: {right:.1%} of {count} held-out images")
+    return {"images": count, "levels": config.levels, "accuracy": right}
+
+
+def show_inpainting(
+    config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet, judge: Judge
+) -> dict[str, float]:
+    """Draws images with a part made anew; how many keep their class, by method.
+
+    The denoiser is told no class, where it was trained with a null class: what is known has to say
+    it.
+    """
+    x = to_unit(held.images[: config.inpaint])
+    height, width, _ = model.config.image_shape
+    known = box_mask((height, width), (height // 4, height), (width // 4, width - width // 4))
+    unguided = functools.partial(unconditional_denoiser, model)
+    guided = functools.partial(_guided, model, masked(known), known * x, config.weight)
+    methods = {
+        "replacement": (Replacement(DDIM(eta=1.0), known, x), unguided),
+        "RePaint": (
+            RePaint(DDIM(eta=1.0), known, x, jump_length=4, resamplings=config.resamplings),
+            unguided,
+        ),
+        "guidance": (Replacement(DDIM(eta=1.0), known, x), guided),
+    }
+    rows, figures = {"image": x, "known": np.where(known > 0.5, x, 0.0)}, {}
+    for name, (method, make) in methods.items():
+        rows[name] = sample_known(config, model, method, make, len(x), f"inpainting, {name}")
+        found = judge.figures(rows[name], None if held.labels is None else held.labels[: len(x)])
+        figures[name] = found.get("accuracy")
+    plot_images(
+        folder / "inpainting.png",
+        np.stack([row[:SHOWN] for row in rows.values()]),
+        f"Inpainting: {config.steps} steps, no class given",
+        rows=[*rows],
+    )
+    shown = {name: value for name, value in figures.items() if value is not None}
+    report(
+        "inpaintings that keep their class: " + ", ".join(f"{n} {v:.1%}" for n, v in shown.items())
+    )
+    return shown
+
+
+def show_upsampling(
+    config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet
+) -> None:
+    """Draws images made from small ones."""
+    x = to_unit(held.images[:SHOWN])
+    small = downsample(x, config.upsampling)
+    # In units of A A^T, which is 1 / factor^2 for means over blocks.
+    weight = config.weight * config.upsampling**2
+    operator = functools.partial(downsample, factor=config.upsampling)
+    make = functools.partial(_guided, model, operator, small, weight)
+    made = sample_known(config, model, DDIM(eta=1.0), make, len(x), "upsampling")
+    seen = np.repeat(np.repeat(small, config.upsampling, 1), config.upsampling, 2)
+    again = np.asarray(downsample(made, config.upsampling))
+    seen_again = np.repeat(np.repeat(again, config.upsampling, 1), config.upsampling, 2)
+    plot_images(
+        folder / "upsampling.png",
+        np.stack([x, seen, made, seen_again]),
+        f"Reconstruction guidance from images {config.upsampling} times smaller",
+        rows=["image", "given", "made", "made, small"],
+    )
+
+
+def unconditional_denoiser(model: ImageModel, count: int) -> Denoiser:
+    """The denoiser of images of no class in particular."""
+    null = model.config.null_label
+    labels = None if null is None else jnp.full(count, null)
+    return image_denoiser(model.config, model.params, labels)
+
+
+def _guided(
+    model: ImageModel, operator: Any, observed: Float[Array, "B ..."], weight: float, count: int
+) -> Denoiser:
+    return reconstruction_guidance(unconditional_denoiser(model, count), operator, observed, weight)
+
+
+def sample_known(
+    config: Config, model: ImageModel, method: Sampler, make: Any, count: int, name: str
+) -> Float[np.ndarray, "N Y X C"]:
+    """Samples of a method and a denoiser that know a part of the images."""
+    levels = make_steps(model.config.schedule, config.steps)
+    key, index_N = jax.random.key(config.seed + 2), jnp.arange(count)
+
+    @jax.jit
+    def run_all(table: Any) -> Array:
+        z = initial_noise(key, index_N, model.config.image_shape, levels)
+        return sample(method, make(count), z, table, key, index_N)
+
+    with progress_bar(name, "image", count) as advance:
+        made = np.asarray(run_all(method.table(levels)))
+        advance(count)
+    return made
+
+
+if __name__ == "__main__":
+    run(main, Config)
