@@ -64,8 +64,10 @@ def choose(implementation: str, q_BLHK: Array, k_BNHK: Array, biased: bool) -> s
 
 def _cudnn_obstacle(backend: str, q: Array, k: Array, biased: bool) -> str | None:
     """What cuDNN's kernel would need and has not, None where it can run."""
-    if backend not in ("gpu", "cuda"):
+    if backend != "gpu":
         return f"a GPU, and this process runs on {backend}"
+    if not _is_ampere_or_newer():
+        return "an NVIDIA GPU of compute capability 8.0 or more, and this is another one"
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"bfloat16 or float16, and the queries are {q.dtype}"
     if q.shape[-1] not in CUDNN_HEAD_SIZES:
@@ -74,6 +76,13 @@ def _cudnn_obstacle(backend: str, q: Array, k: Array, biased: bool) -> str | Non
     if biased and any(length % 2 for length in lengths):
         return f"even lengths beside a bias or segment ids, and they are {lengths}"
     return None
+
+
+def _is_ampere_or_newer() -> bool:
+    """Whether the first GPU is NVIDIA's, of compute capability 8 or more."""
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
+    major = capability.partition(".")[0]  # other vendors write "gfx90a" and the like
+    return major.isdigit() and int(major) >= 8
 
 
 def cudnn(

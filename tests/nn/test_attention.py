@@ -1,6 +1,7 @@
 """Attention: against numpy, its masks, its implementations, and the layers around it."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -110,39 +111,63 @@ def test_bfloat16_keeps_the_softmax_in_float32():
     assert np.abs(found - expected).max() < 0.02
 
 
-@pytest.mark.parametrize("mesh", [None, "data=2,fsdp=2,model=2"])
-@pytest.mark.parametrize("options", ["plain", "segments", "bias"])
-def test_the_tpu_kernel_pads_masks_and_shards(mesh, options):
-    """The shipped kernel, interpreted: lengths that its blocks do not divide, ids, biases."""
+KERNEL_INPUT = arrays((4, 6, 2, 8), (4, 5, 2, 8), (4, 5, 2, 8), (1, 2, 6, 5))
+
+
+@pytest.fixture
+def tpu_interpreter():
+    """Kernels for TPU run on CPU, slowly."""
     from jax.experimental.pallas import tpu as pltpu
 
-    q, k, v = arrays((4, 6, 2, 8), (4, 5, 2, 8), (4, 5, 2, 8))
-    segments = tuple(np.tile(x, (2, 1)) for x in SEGMENTS) if options == "segments" else None
-    bias = arrays((1, 2, 6, 5), seed=1)[0] if options == "bias" else None
+    with pltpu.force_tpu_interpret_mode():
+        yield
+
+
+def kernel(q, k, v, bias, segments=None):
+    return jax.jit(attention_kernels.pallas)(q, k, v, segments, bias)
+
+
+@pytest.mark.usefixtures("tpu_interpreter")
+@pytest.mark.parametrize("mesh", ["data=1", "data=2,fsdp=2,model=2"])
+def test_the_tpu_kernel_pads_masks_biases_and_shards(mesh):
+    """Lengths that the kernel's blocks do not divide, segment ids, a bias, one device or eight."""
+    segments = tuple(np.tile(x, (2, 1)) for x in SEGMENTS)
+    q, k, v, bias = KERNEL_INPUT
     expected = np.array(plain_attention(q, k, v, segments, bias))
-
-    def run(q, k, v):
-        with pltpu.force_tpu_interpret_mode():
-            return jax.jit(attention_kernels.pallas)(q, k, v, segments, bias)
-
-    if mesh is None:
-        found = np.array(run(q, k, v))
-    else:
-        with jax.set_mesh(make_mesh(mesh)):
-            found = np.array(run(q, k, v))
-    if segments is not None:  # a query without keys sees padding there, the mean of all here
-        found[::2, 5] = expected[::2, 5]
+    with jax.set_mesh(make_mesh(mesh, jax.devices()[:1] if mesh == "data=1" else None)):
+        found = np.array(kernel(q, k, v, bias, segments))
+    found[::2, 5] = expected[::2, 5]  # queries without keys: the mean of the padding there
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("tpu_interpreter")
+def test_gradients_of_the_tpu_kernel():
+    def total(fn, *given):
+        return jnp.sum(fn(*given) ** 2)
+
+    def plain(q, k, v, bias):
+        return plain_attention(q, k, v, None, bias)
+
+    expected = jax.grad(functools.partial(total, plain), (0, 1, 2, 3))(*KERNEL_INPUT)
+    found = jax.grad(functools.partial(total, kernel), (0, 1, 2, 3))(*KERNEL_INPUT)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
-    def chosen(backend, length=1024, size=64, dtype=jnp.bfloat16, biased=False, asked="auto"):
+    def chosen(
+        backend, length=1024, size=64, dtype=jnp.bfloat16, biased=False, asked="auto", gpu="9.0"
+    ):
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=gpu)])
         q = jax.ShapeDtypeStruct((2, length, 4, size), dtype)
         return attention_kernels.choose(asked, q, q, biased)
 
     assert chosen("cpu") == "plain"
     assert chosen("gpu") == "cudnn"
+    assert chosen("gpu", gpu="8.0") == "cudnn"
+    assert chosen("gpu", gpu="7.5") == "plain"
+    assert chosen("gpu", gpu="gfx90a") == "plain"
     assert chosen("gpu", dtype=jnp.float32) == "plain"
     assert chosen("gpu", size=72) == "cudnn"
     assert chosen("gpu", size=12) == "plain"
