@@ -228,10 +228,9 @@ class MDT(nn.Module):
         visible_BLD = jnp.take_along_axis(x_BLD, places_BL[..., None], axis=1)
         for block in self.encoder:
             visible_BLD = block(visible_BLD, condition_BD, places_BL)
-        examples = jnp.arange(x_BLD.shape[0])[:, None]
         filled_BLD = jnp.broadcast_to(self.mask_token, x_BLD.shape)
-        filled_BLD = filled_BLD.at[examples, places_BL].set(visible_BLD) + self.decoder_positions
-        seen_BL = jnp.zeros(x_BLD.shape[:2], bool).at[examples, places_BL].set(True)
+        filled_BLD = _put(filled_BLD, places_BL, visible_BLD) + self.decoder_positions
+        seen_BL = _put(jnp.zeros(x_BLD.shape[:2], bool), places_BL, jnp.ones(places_BL.shape, bool))
         guessed_BLD = self.side(filled_BLD, condition_BD)
         x_BLD = jnp.where(seen_BL[..., None], filled_BLD, guessed_BLD)
         return self._decode(x_BLD, condition_BD)
@@ -241,3 +240,16 @@ class MDT(nn.Module):
             x_BLD = block(x_BLD, condition_BD)
         outputs_BLF = self.final(x_BLD, condition_BD)
         return unpatchify(outputs_BLF, self.config.grid, self.config.patch)
+
+
+def _put(x_BL: Array, places_BL: Array, values_BL: Array) -> Array:
+    """Each example with new values [L', ...] at some of its places [L'], no place named twice.
+
+    Mapped over the examples, and not indexed by them: XLA then sees that none needs another's, and
+    a batch that is spread over devices stays where it is.
+    """
+
+    def put(x: Array, places: Array, values: Array) -> Array:
+        return x.at[places].set(values, unique_indices=True)
+
+    return jax.vmap(put)(x_BL, places_BL, values_BL)

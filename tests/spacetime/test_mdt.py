@@ -11,6 +11,7 @@ from networks import TINY, B, apply, initial, inputs, params_of, shapes
 
 from jaxgen.errors import InputError
 from jaxgen.nn import multiply_adds, parameter_count, sincos_grid
+from jaxgen.parallel import communication, make_mesh, put_batch
 from jaxgen.spacetime import MDTConfig, patchify
 from jaxgen.spacetime.mdt import visible_places
 
@@ -105,6 +106,20 @@ def test_with_nothing_hidden_both_predictions_agree():
     """The side block then fills no place."""
     full, masked = both(params_of(CONFIG), jax.random.key(0), *inputs(), mask_ratio=0.0)
     np.testing.assert_allclose(masked, full, rtol=1e-4, atol=1e-5)
+
+
+def test_hiding_patches_sends_no_example_to_another_device():
+    """What eight devices exchange is the gradient of the parameters, which they share."""
+    params, mesh = params_of(CONFIG), make_mesh("data=8")
+
+    def loss(params, given):
+        return sum((output**2).mean() for output in both(params, jax.random.key(0), *given))
+
+    with jax.set_mesh(mesh):
+        report = communication(jax.jit(jax.grad(loss)), params, put_batch(inputs(), mesh))
+    assert {c.kind for c in report} == {"all-reduce"}, report.table()
+    # Both passes reduce a gradient of their own.
+    assert report.bytes < 2 * 4 * parameter_count(params)
 
 
 def test_visible_tokens_pass_the_side_interpolater_untouched():
