@@ -13,12 +13,14 @@ import pytest
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser, threshold_x
 from jaxgen.diffusion.discrete import DiscreteSchedule
 from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.noise import example_keys, normal, step_keys
 from jaxgen.diffusion.samplers import (
     DDIM,
     Ancestral,
     DPMSolver,
     Euler,
     Heun,
+    LangevinCorrector,
     LearntAncestral,
     StochasticKarras,
 )
@@ -30,12 +32,14 @@ torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not i
 diffusers = pytest.importorskip("diffusers", reason="diffusers (the [parity] extra) is missing")
 
 from diffusers_steps import (  # noqa: E402
+    KEY,
     SIGMAS,
     TABLES,
     TARGETS,
     TOLERANCE,
     assert_same_steps,
     fractional,
+    given_noise,
     in_ve,
     latents,
     make,
@@ -381,3 +385,45 @@ def test_karras_ve():
     finally:
         module.randn_tensor = original
     assert_same_steps(found, wanted)
+
+
+def test_score_sde_ve():
+    """Langevin corrector and reverse diffusion; one example, since they take means over batches."""
+    scheduler = diffusers.ScoreSdeVeScheduler(8, 0.15, sigma_min=0.1, sigma_max=4.0)
+    levels = make_steps(KarrasSchedule(0.1, 4.0), 8, "uniform_log_snr")
+    sampler = LangevinCorrector(Ancestral(1.0), 0.15, count=2)
+    denoiser = make("e", lambda level: level.s)
+    z = latents(4.0)[:1]
+    found, noises = ours(sampler, denoiser, z, levels)
+
+    def score(sample, i):
+        time = np.full(1, levels.s[i], np.float32)
+        output = np.asarray(network(sample.numpy(), time)) / np.float32(-levels.s[i])
+        return torch.from_numpy(output)
+
+    sample, wanted = torch.from_numpy(z.copy()), []
+    keys_B = example_keys(KEY, jnp.arange(1))
+    for i, t in enumerate(scheduler.timesteps):
+        keys = step_keys(keys_B, jnp.asarray(i))
+        drawn = [normal(step_keys(keys, jnp.asarray(j)), z.shape[1:]) for j in range(2)]
+        with given_noise(
+            scheduler, [np.moveaxis(np.asarray(n), 1, -1) for n in (*drawn, noises[i])]
+        ):
+            for _ in range(2):
+                sample = scheduler.step_correct(score(sample, i), sample).prev_sample
+            step = scheduler.step_pred(score(sample, i), t, sample)
+        sample = step.prev_sample
+        wanted.append((sample if i < 7 else step.prev_sample_mean).numpy())
+    assert_same_steps(found, wanted)
+
+
+def test_beta_spaced_sigmas():
+    """Sigmas at the quantiles of a beta distribution (Lee et al. 2024), as steps of one's own."""
+    scheduler = diffusers.EulerDiscreteScheduler(use_beta_sigmas=True)
+    scheduler.set_timesteps(10)
+    table = table_of(scheduler)
+    sigmas = np.asarray(scheduler.sigmas, np.float64)[:-1]
+    levels = steps_at(table, table.time(-2 * np.log(sigmas)))
+    found, _ = ours(DDIM(), make("e", fractional), latents(), levels)
+    wanted = theirs(scheduler, latents() / np.float32(levels.a[0]))
+    assert_same_steps(found, wanted, in_ve(levels))

@@ -16,7 +16,8 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     UniPC,
 )
-from jaxgen.diffusion.steps import make_steps
+from jaxgen.diffusion.schedules import RectifiedFlow
+from jaxgen.diffusion.steps import make_steps, steps_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
@@ -304,3 +305,25 @@ def test_sa_solver(orders, tau, predicts):
     sampler = SASolver(*orders, tau, 0.201, 0.801, predicts)
     found, noises = ours(sampler, make(), latents(), levels)
     assert_same_steps(found, theirs(in_float64(scheduler), latents(), noises))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("DPMSolverMultistep", DPMSolver(2)),
+        ("DPMSolverSinglestep", SingleStepDPMSolver(2)),
+        ("UniPCMultistep", UniPC(2)),
+    ],
+)
+def test_flow_matching(name, sampler, shift):
+    """The same solvers for straight lines: another frame, another table."""
+    scheduler = getattr(diffusers, f"{name}Scheduler")(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift
+    )
+    scheduler.set_timesteps(10)
+    levels = steps_at(RectifiedFlow(), np.asarray(scheduler.sigmas, np.float64)[:-1])
+    # Times are cut to whole numbers there.
+    denoiser = make("flow", lambda level: jnp.floor(1000 * level.s + 1e-3))
+    found, _ = ours(sampler, denoiser, latents(), levels)
+    assert_same_steps(found, theirs(scheduler, latents()))
