@@ -12,7 +12,8 @@ Tables of T steps, with r = T // N whole steps between two visits (index i is th
 ==============  ====================================================================
 
 (Lin et al. 2024, table 2, and the conventions of the diffusers package; see `make_steps` for a
-variant of the first two.) Any schedule:
+variant of the first two. There, DDIM with linspace steps to i - r rather than to the next index,
+and Euler's indices are not rounded.) Any schedule:
 
 ===================  ==========================================================
 ``uniform``          even in t

@@ -81,13 +81,13 @@ class Adams(LinearSampler):
         if self.repeat_first and len(rows) > 1:
             rows.insert(1, self._repeated(now, after))
             asked.insert(1, 1)
-        # The second row of a repeated step ends where the first one did.
-        begins = Level(*(value[asked] for value in now))
-        ends = Level(*(value[asked] for value in after))
+        ends = np.array(asked)
         if len(rows) > len(now.t):
-            for value, there in zip(ends, after, strict=True):
-                value[1] = there[0]
-        return make_table(begins, ends, list(np.stack(rows, -1)))
+            ends[1] = 0  # a step that is repeated ends where it did before
+        begins = Level(*(value[asked] for value in now))
+        return make_table(
+            begins, Level(*(value[ends] for value in after)), list(np.stack(rows, -1))
+        )
 
     def _row(self, step: int, now: Level, after: Level) -> np.ndarray:
         """The weights of the terms in a step."""

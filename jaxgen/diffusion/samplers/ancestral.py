@@ -10,7 +10,8 @@ Symbols: z = a x + s e now, a' and s' at the next level, h = lambda' - lambda, a
 Only the first is needed of x^; the variance lies between the two bounds (Sohl-Dickstein et al.
 2015), and is interpolated in logarithms, by a number or as learnt (Nichol & Dhariwal 2021,
 equation 15), or estimated from the denoiser (Bao et al. 2022, see `AnalyticDPM`). The last step, to
-clean data, returns its mean.
+clean data, returns its mean, as in Ho et al. (2020, algorithm 2); diffusers adds noise there unless
+the step begins at the table's first entry.
 """
 
 from dataclasses import dataclass

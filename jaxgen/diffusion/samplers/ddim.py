@@ -26,7 +26,8 @@ class DDIM(LinearSampler):
 
     Handed levels that go from data to noise (`reverse_steps`), with eta = 0, it encodes: the
     latents that it ends with decode to where it began. Its first row, where the data have no noise
-    that could be estimated, asks at the first level that has some.
+    that could be estimated, asks at the first level that has some. (The network is told the level
+    that the latents are at; diffusers' inverse scheduler tells it the next one.)
 
     Attributes:
       eta: how much of the noise is drawn anew: 0 none, 1 as much as in ancestral sampling with the

@@ -46,11 +46,12 @@ class DPMSolver(LinearSampler):
       variant: ``midpoint`` or ``exact`` (elsewhere called heun) slopes in steps of second order.
       predicts: what is interpolated: ``x`` (DPM-Solver++) or ``e`` (DPM-Solver; with ``exact`` it
         is DEIS in log s/a, Zhang & Chen 2022, equation 15).
-      stochastic: solve the SDE instead of the ODE.
+      stochastic: solve the SDE instead of the ODE. (In diffusers one coefficient of its third order
+        has the wrong sign, and does not vanish with the step; that is not followed.)
       lower_order_final: take the last step in first order and the one before in second at most;
         None for doing so below 15 steps. A last step to clean data is always of first order.
-      halve_curvature: in steps of third order, take half of the second derivative. Doing so leaves
-        second order; the authors' program, k-diffusion and diffusers do it.
+      halve_curvature: in steps of third order, take half of the second derivative, as the authors'
+        program, k-diffusion and diffusers do. What is left is of second order.
 
     Raises:
       InputError: for an unknown order, variant or prediction.
