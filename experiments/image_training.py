@@ -65,7 +65,7 @@ class TrainingFlags:
       flip: mirror each image with probability 1/2 (not for digits).
     """
 
-    training_steps: int = 2000
+    training_steps: int = 1000
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
