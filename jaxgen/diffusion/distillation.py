@@ -168,8 +168,8 @@ def distillation_loss(
 ) -> tuple[Float[Array, "B"], Level]:
     """The loss of a student of N steps under a teacher of 2 N (Salimans & Ho 2022, algorithm 2).
 
-    Only v, x, flow and both make sense for a student of few steps, which has to begin where z says
-    nothing of x. The paper's weights are `TruncatedSNR` and `SNRPlus`.
+    For a student of few steps, which has to begin where z says next to nothing of x, only v, x,
+    flow and both are good targets. The paper's weights are `TruncatedSNR` and `SNRPlus`.
 
     Args:
       student: what is trained, made from its network and target.
@@ -187,9 +187,15 @@ def distillation_loss(
       The losses, [B], and the student's levels at which they were taken.
 
     Raises:
-      InputError: for levels that cannot be halved, or an unknown target.
+      InputError: for levels that cannot be halved, an unknown target, or one that says nothing of x
+        at the first level.
     """
     steps = distillation_steps(levels)
+    if target in ("e", "score") and steps.now.a[0] == 0:
+        raise InputError(
+            f"target={target!r} from zero SNR: the noise says nothing of the data there; expected "
+            "target x, v, flow or both"
+        )
     step_B, x, e = draw_examples(x, key, len(steps.ratio), times, index_B)
     step = pick(steps, step_B)
     z = add_noise(x, e, step.now)

@@ -487,8 +487,14 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_an_unknown_target_is_named():
-    with pytest.raises(InputError, match="target='noise': expected one of"):
-        distillation_loss(
-            EXACT, EXACT, examples(4), jax.random.key(0), make_steps(COSINE, 4), target="noise"
-        )
+@pytest.mark.parametrize(
+    ("schedule", "target", "message"),
+    [
+        (COSINE, "noise", "target='noise': expected one of"),
+        (RectifiedFlow(), "e", "target='e' from zero SNR: the noise says nothing of the data"),
+    ],
+)
+def test_targets_that_will_not_do_are_named(schedule, target, message):
+    levels = make_steps(schedule, 4)
+    with pytest.raises(InputError, match=message):
+        distillation_loss(EXACT, EXACT, examples(4), jax.random.key(0), levels, target=target)

@@ -70,6 +70,16 @@ def test_both_ways_of_drawing_agree_where_they_meet():
     np.testing.assert_allclose(below, above, atol=0.025)
 
 
+@pytest.mark.parametrize("k", [2e4, 1e9])
+def test_the_transform_of_large_shapes(k):
+    """Marsaglia & Tsang's cube in float64, less the mean."""
+    n = np.asarray(jax.random.normal(keys(1)[0], (100,)), np.float64)
+    d = k - 1 / 3
+    expected = (d * (1 + n / np.sqrt(9 * d)) ** 3 - k) / np.sqrt(k)
+    found = gamma_noise(keys(1), (100,), jnp.full(1, k))[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("k", [1e-12, 1e-6, 1e4, 1e30])
 def test_finite_for_all_shapes(k):
     e = many(k)
