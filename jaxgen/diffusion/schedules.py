@@ -167,18 +167,20 @@ class SigmoidSchedule(Schedule):
             raise InputError(f"margin={self.margin}: expected 0 <= margin < 1/2")
 
     @property
-    def _ends(self) -> tuple[float, float]:
-        """g(0) and g(1)."""
-        low, high = sigmoid(np.array([self.start, self.end]) / self.tau)
-        return float(low), float(high)
+    def _ends(self) -> tuple[Any, Any]:
+        """Where on the sigmoid, in units of tau, it begins and ends."""
+        return np.float64(self.start / self.tau), np.float64(self.end / self.tau)
 
     def _shares(self, t: Any) -> tuple[Any, Any]:
-        """a^2 and s^2 at time t."""
-        low, high = self._ends
-        now = sigmoid((t * (self.end - self.start) + self.start) / self.tau)
-        noise = (now - low) / (high - low)
-        inner = 1 - 2 * self.margin
-        return inner * (1 - noise) + self.margin, inner * noise + self.margin
+        """a^2 and s^2 at time t, each without cancellation."""
+        xp = namespace(t)
+        first, last = self._ends
+        now, width, inner = first + t * (last - first), last - first, 1 - 2 * self.margin
+        # g(u) - g(v) = sigmoid(u) sigmoid(-v) (1 - exp(v - u)), over g(1) - g(0) so written.
+        whole = -np.expm1(-width)
+        data = sigmoid(-now) / sigmoid(-first) * (-xp.expm1((t - 1) * width) / whole)
+        noise = sigmoid(now) / sigmoid(last) * (-xp.expm1(-t * width) / whole)
+        return inner * data + self.margin, inner * noise + self.margin
 
     def log_snr(self, t: ArrayLike) -> Any:
         """log a^2 - log s^2."""
@@ -189,23 +191,26 @@ class SigmoidSchedule(Schedule):
             return xp.log(data) - xp.log(noise)
 
     def time(self, log_snr: ArrayLike) -> Any:
-        """Through the share of noise s^2 = sigmoid(-lambda)."""
+        """Through the shares a^2 = sigmoid(lambda) and s^2 = sigmoid(-lambda)."""
         log_snr = as_numbers(log_snr)
         xp = namespace(log_snr)
-        low, high = self._ends
-        noise = (sigmoid(-log_snr) - self.margin) / (1 - 2 * self.margin)
-        now = low + xp.clip(noise, 0.0, 1.0) * (high - low)
-        place = self.tau * (xp.log(now) - xp.log1p(-now))
-        return xp.clip((place - self.start) / (self.end - self.start), 0.0, 1.0)
+        first, last = self._ends
+        low, high, inner = sigmoid(first), sigmoid(last), 1 - 2 * self.margin
+        data = xp.clip((sigmoid(log_snr) - self.margin) / inner, 0.0, 1.0)
+        noise = xp.clip((sigmoid(-log_snr) - self.margin) / inner, 0.0, 1.0)
+        now = low * data + high * noise
+        rest = sigmoid(-first) * data + sigmoid(-last) * noise
+        place = xp.log(now) - xp.log(rest)
+        return xp.clip((place - first) / (last - first), 0.0, 1.0)
 
     def derivative(self, t: ArrayLike) -> Any:
         """-(ds^2/dt) (1/a^2 + 1/s^2)."""
         t = as_numbers(t)
         data, noise = self._shares(t)
-        low, high = self._ends
-        now = (t * (self.end - self.start) + self.start) / self.tau
-        slope = (self.end - self.start) / self.tau * sigmoid(now) * sigmoid(-now)
-        slope = slope * (1 - 2 * self.margin) / (high - low)
+        first, last = self._ends
+        now = first + t * (last - first)
+        slope = (last - first) * sigmoid(now) * sigmoid(-now) / (sigmoid(last) - sigmoid(first))
+        slope = slope * (1 - 2 * self.margin)
         with np.errstate(divide="ignore"):
             return -slope * (1 / data + 1 / noise)
 
