@@ -88,7 +88,8 @@ class TableSchedule(Schedule):
         place = xp.clip(t, 0.0, 1.0) * n - 1
         last = n if np.isfinite(table[-1]) else n - 1
         slopes = xp.asarray(np.diff(table[:last]) * n)
-        interval = xp.clip(xp.ceil(place).astype(int) - 1, 0, last - 2)
+        # Times of steps are seldom exact, in float32 least of all.
+        interval = xp.clip(xp.ceil(place - 1e-3).astype(int) - 1, 0, last - 2)
         # lambda = log((1 - s^2) / s^2):  d lambda / ds = -2 / (s (1 - s^2)), and so for a.
         s_first, a_before_last = self._ends()
         s = xp.clip(place + 1, 0.0, 1.0) * s_first
