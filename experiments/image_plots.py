@@ -99,6 +99,7 @@ def plot_by_steps(
     title: str,
     y_label: str,
     levels: Mapping[str, float] | None = None,
+    x_label: str = "questions to the network",
 ) -> None:
     """A figure of quality against the number of steps, both on logarithmic axes.
 
@@ -108,6 +109,7 @@ def plot_by_steps(
       title: what is shown.
       y_label: what the figure is.
       levels: name -> a value that does not depend on steps, as a dashed line.
+      x_label: what the x axis counts.
     """
     figure, axes = new_figure(title, 8, 5)
     for name, (x, y) in curves.items():
@@ -115,7 +117,7 @@ def plot_by_steps(
     for name, level in (levels or {}).items():
         axes.axhline(level, color="0.45", linestyle="--", linewidth=1, label=name)
     steps = sorted({step for x, _ in curves.values() for step in x})
-    axes.set(xlabel="questions to the network", ylabel=y_label, xscale="log", yscale="log")
+    axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
     axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.minorticks_off()
     axes.legend(frameon=False)
