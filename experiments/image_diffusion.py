@@ -34,7 +34,13 @@ from experiments.image_networks import (
     parameter_count,
 )
 from experiments.image_plots import plot_images, plot_losses, some_of
-from experiments.image_quality import COLUMNS, Judge, held_out_figures, make_judge
+from experiments.image_quality import (
+    COLUMNS,
+    Judge,
+    held_out_figures,
+    make_judge,
+    open_inception,
+)
 from experiments.image_sampling import (
     SAMPLERS,
     SamplingFlags,
@@ -47,6 +53,7 @@ from experiments.image_training import (
     TrainedModel,
     TrainingFlags,
     plan_batches,
+    plan_layout_of,
     train_denoiser,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -111,6 +118,8 @@ def main(config: Config) -> dict[str, Any]:
     model.check_guidance(config.sampling.guidance)
     table = SAMPLERS[config.sampling.sampler].table(config.sampling.levels(model))
     plan_batches(images, config.training.batch_size, config.seed)
+    plan_layout_of(model)
+    inception = open_inception(config.inception)
     folder = open_workdir(config, may_differ=("sampling", "inception"))
     report(images.describe())
     trained = train_denoiser(
@@ -135,7 +144,7 @@ def main(config: Config) -> dict[str, Any]:
     }
     if not config.sampling.evaluate:
         return figures
-    judge = make_judge(images, folder / "classifier", inception=config.inception, seed=config.seed)
+    judge = make_judge(images, folder / "classifier", inception=inception, seed=config.seed)
     judged = judge_samples(judge, images, trained, config.sampling, key)
     write_table(folder, judged)
     return {**figures, **judged}

@@ -102,7 +102,7 @@ def make_judge(
     images: ImageSet,
     folder: pathlib.Path,
     *,
-    inception: str | None = None,
+    inception: Tree | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Judge:
@@ -111,28 +111,33 @@ def make_judge(
     Args:
       images: the set.
       folder: where the classifier and the figures of real features are kept.
-      inception: a weight file (safetensors), if Inception's features are wanted.
+      inception: parameters of Inception (`open_inception`), if its features are wanted.
       seed: of the classifier's training.
       progress: whether to show a bar while it is trained.
-
-    Raises:
-      InputError: for a weight file that is not Inception's.
     """
-    weights = None if inception is None else inception_params(read_safetensors(inception))
     classifier = None
     if len(images.classes) > 1:
         classifier = train_classifier(images, folder, seed, progress)
     features: Features | None = None
-    if weights is not None:
-        features = functools.partial(inception_features, weights)
+    if inception is not None:
+        features = functools.partial(inception_features, inception)
     elif classifier is not None:
         features = functools.partial(_classifier_features, *classifier)
     if features is None:
         return Judge(None, None, None, None)
-    name = "classifier" if weights is None else pathlib.Path(str(inception)).stem
+    name = "classifier" if inception is None else "inception"
     real = cached_arrays(folder / f"{name}_features.npz", lambda: _real_features(features, images))
     train = Moments(int(real["count"]), real["mean"], real["scatter"])
     return Judge(features, classifier, train, real["some"])
+
+
+def open_inception(path: str | None) -> Tree | None:
+    """Inception's parameters from a weight file (safetensors); None without one.
+
+    Raises:
+      InputError: for a file that is not Inception's.
+    """
+    return None if path is None else inception_params(read_safetensors(path))
 
 
 def _classifier_features(

@@ -217,7 +217,7 @@ def open_model(folder: pathlib.Path) -> ImageModel:
     config = load_config(folder / "checkpoints")
     if not isinstance(config, ImageModelConfig):
         raise InputError(f"{folder}: expected a model of images, found {type(config).__name__}")
-    layout = plan_layout(make_init(config), jax.random.key(0), mesh=current_mesh())
+    layout = plan_layout_of(config)
     return ImageModel(config, load_params(folder / "checkpoints", layout.abstract), layout)
 
 
@@ -233,6 +233,15 @@ def check_fits(model: ImageModelConfig, images: ImageSet) -> None:
             f"{images.name}: images of {shape} with {len(images.classes)} classes; the model has "
             f"{tuple(model.image_shape)} and {len(model.classes)}"
         )
+
+
+def plan_layout_of(config: ImageModelConfig) -> Layout:
+    """How the parameters of a model lie over the current mesh; nothing is computed.
+
+    Raises:
+      InputError: for a size that the mesh does not divide.
+    """
+    return plan_layout(make_init(config), jax.random.key(0), mesh=current_mesh())
 
 
 def plan_batches(images: ImageSet, batch_size: int, seed: int) -> BatchPlan:

@@ -1,0 +1,281 @@
+"""The experiment on images from end to end, on a small folder of pictures."""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from PIL import Image
+from processes import run_processes
+
+from experiments import image_diffusion, image_training, launch
+from experiments.image_sampling import SamplingFlags, even_labels, make_draw
+from experiments.image_training import open_model
+from jaxgen.diffusion.samplers import Ancestral
+from jaxgen.diffusion.steps import make_steps
+from jaxgen.parallel import make_mesh
+from jaxgen.training import read_records
+
+STEPS, CLASSES = 16, ("circle", "dot", "stripe", "wall")
+FLAGS = [
+    *("--training-steps", STEPS, "--batch-size", "8", "--width", "64", "--depth", "1"),
+    *("--patch", "4", "--steps", "3", "--evaluate", "24", "--guidance", "1"),
+]
+
+
+def draw_class(name: str, generator: np.random.Generator) -> np.ndarray:
+    image = generator.integers(60, size=(8, 8))
+    y, x = np.indices((8, 8))
+    shape = {
+        "circle": abs((y - 3.5) ** 2 + (x - 3.5) ** 2 - 9) < 4,
+        "dot": (abs(y - 4) < 2) & (abs(x - 4) < 2),
+        "stripe": abs(y - 4) < 1,
+        "wall": x > 4,
+    }[name]
+    return np.where(shape, 230, image).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> pathlib.Path:
+    """80 images of 8 x 8 pixels, a folder for each of four classes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for name in CLASSES:
+        (folder / name).mkdir()
+        for i in range(20):
+            Image.fromarray(draw_class(name, generator)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def run(arguments, monkeypatch, mesh="data=1", devices=1) -> int:
+    """The experiment as a program in this process, on some of its devices."""
+    monkeypatch.setattr(sys, "argv", ["image_diffusion", *map(str, arguments)])
+    monkeypatch.setattr(launch, "_start", lambda _: make_mesh(mesh, jax.devices()[:devices]))
+    with pytest.raises(SystemExit) as stopped:
+        launch.run(image_diffusion.main, image_diffusion.Config)
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def reference(pictures, tmp_path_factory) -> pathlib.Path:
+    """The folder of a run on one device that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run([*FLAGS, "--data", pictures, "--workdir", folder], monkeypatch) == 0
+    return folder
+
+
+def figures(folder: pathlib.Path) -> dict:
+    found = json.loads((folder / "metrics.json").read_text())
+    found.pop("training seconds")
+    return found
+
+
+def losses(folder: pathlib.Path) -> list:
+    return [
+        (record["step"], name, record[name])
+        for record in read_records(folder / "metrics.jsonl")
+        for name in ("train/loss", "validation/loss")
+        if name in record
+    ]
+
+
+def assert_same_losses(folder: pathlib.Path, reference: pathlib.Path) -> None:
+    assert [point[:2] for point in losses(folder)] == [point[:2] for point in losses(reference)]
+    np.testing.assert_allclose(
+        [value for *_, value in losses(folder)],
+        [value for *_, value in losses(reference)],
+        rtol=2e-5,
+    )
+
+
+def test_help_explains_the_flags(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        launch.parse_flags(image_diffusion.Config, ["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in ("data", "network", "target", "weighting", "sampler", "steps", "guidance", "mesh"):
+        explanation = shown.split(f" --{flag} ", 1)[1][:400]
+        assert len(explanation.split()) > 8, flag
+
+
+def test_figures_are_sensible(reference):
+    found = figures(reference)
+    assert found["updates"] == STEPS
+    assert found["skipped updates"] == 0
+    # DDIM asks once a step; guidance doubles the questions.
+    assert found["questions per sample"] == 6
+    rows = ("real, held out", "samples, guidance 0", "samples, guidance 1")
+    for row in rows:
+        assert 0 <= found[row]["accuracy"] <= 1
+        assert 0 <= found[row]["precision"] <= 1
+        assert found[row]["Fréchet distance"] >= 0
+    # The classifier tells such shapes apart; hardly trained samples are far from them.
+    assert found["real, held out"]["accuracy"] > 0.9
+    assert found["real, held out"]["Fréchet distance"] < found[rows[1]]["Fréchet distance"]
+    table = (reference / "table.md").read_text()
+    assert all(f"{found[row]['Fréchet distance']:.3f}" in table for row in rows)
+
+
+def test_the_loss_falls_and_ranges_add_up_to_it(reference):
+    records = [r for r in read_records(reference / "metrics.jsonl") if "train/loss" in r]
+    assert records[-1]["train/loss"] < records[0]["train/loss"]
+    for record in records:
+        parts = [record[f"train/loss_snr_{i}"] for i in range(4)]
+        assert sum(parts) == pytest.approx(record["train/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["samples.png", "denoising.png", "curves.png"])
+def test_pictures_show_something(reference, name):
+    pixels_YXC = imread(reference / name)
+    assert min(pixels_YXC.shape[:2]) > 150
+    assert pixels_YXC[..., :3].std() > 0.05
+
+
+def test_a_checkpoint_suffices_to_sample_and_samples_hang_on_their_index_alone(reference):
+    with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
+        model = open_model(reference)
+        assert model.config.classes == CLASSES
+        assert model.config.null_label == 4
+        draw = make_draw(model.config, model.layout)
+        levels, key = make_steps(model.config.schedule, 2), jax.random.key(0)
+        many = draw(model.params, Ancestral(), levels, even_labels(7, 4), key)
+        few = draw(model.params, Ancestral(), levels, even_labels(3, 4), key)
+    assert many.shape == (7, 8, 8, 1)
+    assert abs(many).max() <= 1
+    np.testing.assert_allclose(few, many[:3], atol=1e-5)
+    assert abs(many[0] - many[4]).max() > 0.1  # of one class, but another index
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_figures(
+    reference, pictures, tmp_path, monkeypatch
+):
+    arguments = [*FLAGS, "--data", pictures, "--workdir", tmp_path, "--evaluate", "0"]
+    fit = image_training.fit
+
+    def stop(record, state):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            image_training, "fit", lambda *a, **k: fit(*a, **k, callbacks=[_after(9, stop)])
+        )
+        assert run(arguments, patched) == 130
+    assert not (tmp_path / "metrics.json").exists()
+    assert len(losses(tmp_path)) < len(losses(reference))
+    assert run(arguments, monkeypatch) == 0
+    assert losses(tmp_path) == losses(reference)
+    assert (tmp_path / "samples.png").read_bytes() == (reference / "samples.png").read_bytes()
+
+
+def _after(step, function):
+    return lambda record, state: function(record, state) if record["step"] >= step else None
+
+
+def test_another_sampler_in_the_same_folder_trains_nothing_anew(
+    reference, pictures, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(reference, tmp_path / "copy")
+    arguments = [*FLAGS, "--data", pictures, "--workdir", folder, "--sampler", "heun"]
+    assert run([*arguments, "--evaluate", "0", "--guidance", "0"], monkeypatch) == 0
+    assert losses(folder) == losses(reference)
+    # Heun asks twice a step, but once in the last one.
+    assert figures(folder)["questions per sample"] == 5
+
+
+def test_the_same_losses_on_a_mesh(reference, pictures, tmp_path, monkeypatch):
+    arguments = [*FLAGS, "--data", pictures, "--workdir", tmp_path, "--evaluate", "0"]
+    assert run(arguments, monkeypatch, "data=2,fsdp=2,model=2", devices=8) == 0
+    assert_same_losses(tmp_path, reference)
+    ours, theirs = (imread(folder / "samples.png") for folder in (tmp_path, reference))
+    np.testing.assert_allclose(ours, theirs, atol=0.02)
+
+
+def test_the_same_losses_as_two_processes(reference, pictures, tmp_path):
+    arguments = [*map(str, FLAGS), "--data", str(pictures), "--workdir", str(tmp_path)]
+    arguments += ["--evaluate", "0", "--mesh", "data=2,fsdp=2"]
+    arguments += ["--num-processes", "2", "--process-id", "{process}"]
+    main, other = run_processes(
+        "experiments.image_diffusion", arguments, devices_per_process=2, timeout=300
+    )
+    assert "80 images of 8x8x1" in main
+    assert all(line.startswith("[Gloo]") for line in other.splitlines())
+    assert_same_losses(tmp_path, reference)
+
+
+@pytest.mark.parametrize("network", ["uvit", "mdt", "diffit", "unet"])
+def test_every_network_gives_a_model_that_can_be_trained(network):
+    flags = image_diffusion.NetworkFlags(
+        network=network,
+        width=64 if network == "unet" else 32,
+        depth={"uvit": 1, "mdt": 3}.get(network, 1),
+    )
+    for target in ("v", "both"):
+        model = image_diffusion.make_config(flags, (8, 8, 1), CLASSES, target)
+        params = jax.eval_shape(image_training.make_init(model), jax.random.key(0))
+        assert jax.tree.leaves(params)
+        assert model.network.out_channels == (2 if target == "both" else 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--patch", "3"], "patch is 3, expected a divisor of both sides of the images (8 x 8)"),
+        (["--sampler", "magic"], "invalid choice 'magic' for argument '--sampler'"),
+        (["--network", "mlp"], "invalid choice 'mlp' for argument '--network'"),
+        (["--target", "y"], "target is 'y', expected one of v, e, x, both"),
+        (["--weighting", "none"], "weighting='none': expected one of"),
+        (["--class-dropout", "0"], "guidance is 1.0, but the network has no null class"),
+        (["--network", "unet"], "patch is 4, but the network is a U-Net"),
+        (["--batch-size", "1000"], "batch_size is 1000, but there are only"),
+        (["--steps", "0"], "steps is 0, expected 1 or more"),
+        (["--evaluate", "-1"], "evaluate is -1, expected 0 or more"),
+        (["--training-steps", "0"], "training_steps is 0, expected 1 or more"),
+        (["--learning-rate", "-1"], "learning_rate"),
+        (["--data", "nowhere"], "nowhere: no such set or folder"),
+        (["--inception", "none.safetensors"], "none.safetensors"),
+        (["--width", "63"], "width is 63"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_2(
+    arguments, message, pictures, tmp_path, monkeypatch, capfd
+):
+    workdir = tmp_path / "run"
+    arguments = [*FLAGS, "--data", pictures, "--workdir", workdir, *arguments]
+    assert run(arguments, monkeypatch) == 2
+    _, err = capfd.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not workdir.exists()
+
+
+def test_images_without_labels_cannot_be_guided(pictures, tmp_path, monkeypatch, capfd):
+    arguments = [*FLAGS, "--data", pictures / "dot", "--workdir", tmp_path / "run"]
+    assert run(arguments, monkeypatch) == 2
+    assert "an unconditional network cannot be guided" in capfd.readouterr()[1]
+
+
+def test_an_unreadable_image_is_named(pictures, tmp_path, monkeypatch, capfd):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "broken.png").write_bytes(b"no picture")
+    arguments = [*FLAGS, "--data", tmp_path, "--workdir", tmp_path / "run"]
+    assert run(arguments, monkeypatch) == 2
+    err = capfd.readouterr()[1]
+    assert "broken.png" in err
+    assert err.count("\n") == 1
+
+
+def test_missing_data_is_said(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("JAXGEN_DATA", raising=False)
+    assert run([*FLAGS, "--data", "mnist", "--workdir", tmp_path / "run"], monkeypatch) == 2
+    assert "JAXGEN_DATA" in capfd.readouterr()[1]
+
+
+def test_sampling_flags_say_what_is_wrong():
+    with pytest.raises(image_diffusion.InputError, match="sampler is 'magic', expected one of"):
+        SamplingFlags(sampler="magic")
