@@ -56,15 +56,20 @@ def published_model(name: str, shape: Shape, classes: int, **changes: Any) -> Im
     return ImageModelConfig(network, shape, tuple(map(str, range(classes))))
 
 
-def training_program(config: ImageModelConfig, layout: Layout, batch_size: int) -> Program:
+def training_program(
+    config: ImageModelConfig,
+    layout: Layout,
+    batch_size: int,
+    flags: TrainingFlags = TrainingFlags(),
+) -> Program:
     """One update: loss, gradient, guard, AdamW with clipping, moving average.
 
     Args:
       config: the model.
       layout: of its parameters.
       batch_size: examples of all devices together.
+      flags: of the optimiser and the average.
     """
-    flags = TrainingFlags()
     tx = make_optimizer(flags.optimizer())
     state = abstract_state(layout, tx, ema=True)
     loss_fn = make_loss(config, SNRPlus(), layout)

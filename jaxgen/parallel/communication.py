@@ -16,8 +16,9 @@ Asynchronous pairs (``-start``, ``-done``) count once. A collective in a loop co
 where XLA states the number of turns, and once, marked, where it does not; one in a branch counts as
 if taken, marked. Groups of a single device exchange nothing and are left out.
 
-XLA may do otherwise than was written: on CPU it sends bfloat16 as float32, and on every platform it
-joins small collectives into one with several operands.
+XLA may do otherwise than was written: on CPU it sends bfloat16 as float32, and an all-reduce where
+a reduce-scatter would do; on every platform it joins small collectives into one with several
+operands.
 """
 
 import math
@@ -59,6 +60,9 @@ UNKNOWN_AXES: tuple[str, ...] = ("?",)
 """The axes of a collective among devices that are not on the mesh."""
 
 _TURNS = r'"known_trip_count":\s*\{"n":\s*"?(\d+)'
+_SCATTERED = "all-reduce-scatter"
+"""The TPU compiler's fusion of an all-reduce with the slice that each device keeps."""
+
 _OP_NAME = r'\bop_name="((?:[^"\\]|\\.)*)"'
 
 
@@ -285,6 +289,8 @@ def _collectives(
         if kind in KINDS:
             groups = _groups(instruction, mesh.size)
             if max(map(len, groups), default=1) > 1:
+                if kind == "all-reduce" and computation.startswith(_SCATTERED):
+                    kind = "reduce-scatter"
                 operands = module.operands(computation, instruction)
                 yield _collective(kind, operands, groups, instruction, place, mesh)
             continue

@@ -52,6 +52,13 @@ TPU = """\
       ROOT %all-reduce.7 = bf16[8,128]{1,0:T(8,128)(2,1)S(1)} all-reduce(%param.0), channel_id=7, replica_groups=[2,4]<=[2,2,2]T(1,0,2), use_global_device_ids=true, to_apply=%sum
     }
 
+    %all-reduce-scatter.3 (input: f32[8,128]) -> f32[4,128] {
+      %input = f32[8,128]{1,0:T(8,128)S(1)} parameter(0)
+      %all-reduce.8 = f32[8,128]{1,0:T(8,128)} all-reduce(%input), channel_id=9, replica_groups={{0,2},{4,6},{1,3},{5,7}}, use_global_device_ids=true, to_apply=%sum
+      %start = s32[] constant(0)
+      ROOT %part = f32[4,128]{1,0:T(8,128)} dynamic-slice(%all-reduce.8, %start, %start), dynamic_slice_sizes={4,128}
+    }
+
     %body (state: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
       %state = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(0)
       %i = s32[]{:T(128)} get-tuple-element(%state), index=0
@@ -68,6 +75,8 @@ TPU = """\
 
     ENTRY %main (x: bf16[8,128]) -> bf16[8,128] {
       %x = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+      %gradient = f32[8,128]{1,0:T(8,128)} convert(%x)
+      %kept = f32[4,128]{1,0:T(8,128)} fusion(%gradient), kind=kCustom, calls=%all-reduce-scatter.3
       %zero = s32[] constant(0)
       %init = (s32[], bf16[8,128]{1,0}) tuple(%zero, %x)
       %loop = (s32[], bf16[8,128]{1,0}) while(%init), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"24"},"estimated_cycles":"12"}, metadata={op_name="jit(step)/while"}
@@ -99,6 +108,7 @@ def test_indented_text_reads_the_same() -> None:
 
 def test_layouts_fusions_and_loops_of_a_tpu() -> None:
     assert rows(communication_of_text(dedent(TPU), MESH)) == [
+        ("reduce-scatter", "fsdp", 2, 1, 8 * 128 * 4),
         ("all-reduce", "data+model", 4, 24, 24 * 8 * 128 * 2),
         ("collective-permute", "model", 2, 24, 24 * 8 * 128 * 2),
     ]
