@@ -62,7 +62,7 @@ from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.weights import weighting_named
 from jaxgen.errors import InputError
 
-GRID_ROWS, STRIP_ROWS, STRIP_COLUMNS, MOST_COLUMNS = 8, 8, 12, 10
+GRID_ROWS, STRIP_ROWS, STRIP_COLUMNS, MOST_COLUMNS = 8, 10, 12, 10
 LEVEL_NAMES = ("log-SNR below -4", "-4 to 0", "0 to 4", "above 4")
 
 

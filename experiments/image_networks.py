@@ -22,14 +22,7 @@ from jaxgen.diffusion.times import LowDiscrepancy
 from jaxgen.diffusion.weights import Weighting
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, gather_fsdp
-from jaxgen.spacetime import (
-    MDT,
-    DiffiTConfig,
-    DiTConfig,
-    MDTConfig,
-    UNetConfig,
-    UViTConfig,
-)
+from jaxgen.spacetime import MDT, DiffiTConfig, DiTConfig, MDTConfig, UNetConfig, UViTConfig
 from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch, LossFn
 
@@ -266,9 +259,7 @@ def make_loss(config: ImageModelConfig, weighting: Weighting, layout: Layout) ->
     return loss_fn
 
 
-def make_network(
-    config: ImageModelConfig, params: Tree
-) -> Callable[[Array, Array, Array | None], Array]:
+def make_network(config: ImageModelConfig, params: Tree) -> Callable[..., Array]:
     """``(z, time, labels) -> prediction``."""
     model = config.make_model()
     return lambda z, time, label_B: model.apply({"params": params}, z, time, label_B)

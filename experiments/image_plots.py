@@ -1,6 +1,7 @@
 """Pictures of the diffusion experiments, written as PNG on the main process."""
 
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,9 +53,10 @@ def plot_images(
     scale = max(1, round(_PIXELS / max(height, width))) / 100
     margin = 0.15 + 0.09 * max(map(len, rows), default=0)
     size = (whole.shape[1] * scale + margin, whole.shape[0] * scale + 0.7)
-    figure = Figure(figsize=(max(size[0], 4.0), size[1]), dpi=100, layout="constrained")
+    figure = Figure(figsize=(max(size[0], 4.0), size[1] + 0.2), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10)
+    letters = int(max(size[0], 4.0) * 14)
+    axes.set_title("\n".join(textwrap.wrap(title, letters)), fontsize=10)
     shown = whole[..., 0] if whole.shape[-1] == 1 else whole
     axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.spines[:].set_visible(False)

@@ -31,11 +31,11 @@ from experiments.image_training import ImageModel, check_fits, open_model
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.output import format_table, progress_bar, write_text
 from jaxgen.data import ImageSet, load_images, to_unit
-from jaxgen.diffusion import Denoiser, Level, make_denoiser
+from jaxgen.diffusion import Denoiser, Level, clip_x, make_denoiser
 from jaxgen.diffusion.classification import classify, even_times
 from jaxgen.diffusion.inpainting import RePaint, Replacement
 from jaxgen.diffusion.masks import box_mask
-from jaxgen.diffusion.reconstruction import masked, reconstruction_guidance
+from jaxgen.diffusion.reconstruction import Operator, masked, reconstruction_guidance
 from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.sampling import Sampler, initial_noise, sample
 from jaxgen.diffusion.steps import make_steps
@@ -79,7 +79,7 @@ class Config(ExperimentConfig):
     levels: int = 64
     inpaint: int = 100
     resamplings: int = 5
-    weight: float = 20.0
+    weight: float = 5.0
     upsampling: int = 4
 
     def __post_init__(self) -> None:
@@ -203,7 +203,7 @@ def show_inpainting(
     height, width, _ = model.config.image_shape
     known = box_mask((height, width), (height // 4, height), (width // 4, width - width // 4))
     unguided = functools.partial(unconditional_denoiser, model)
-    guided = functools.partial(_guided, model, masked(known), known * x, config.weight)
+    guided = functools.partial(guided_denoiser, model, masked(known), known * x, config.weight)
     methods = {
         "replacement": (Replacement(DDIM(eta=1.0), known, x), unguided),
         "RePaint": (
@@ -239,7 +239,7 @@ def show_upsampling(
     # In units of A A^T, which is 1 / factor^2 for means over blocks.
     weight = config.weight * config.upsampling**2
     operator = functools.partial(downsample, factor=config.upsampling)
-    make = functools.partial(_guided, model, operator, small, weight)
+    make = functools.partial(guided_denoiser, model, operator, small, weight)
     made = sample_known(config, model, DDIM(eta=1.0), make, len(x), "upsampling")
     seen = np.repeat(np.repeat(small, config.upsampling, 1), config.upsampling, 2)
     again = np.asarray(downsample(made, config.upsampling))
@@ -252,17 +252,23 @@ def show_upsampling(
     )
 
 
-def unconditional_denoiser(model: ImageModel, count: int) -> Denoiser:
+def unconditional_denoiser(model: ImageModel, count: int, *, clip: bool = True) -> Denoiser:
     """The denoiser of images of no class in particular."""
     null = model.config.null_label
     labels = None if null is None else jnp.full(count, null)
-    return image_denoiser(model.config, model.params, labels)
+    return image_denoiser(model.config, model.params, labels, clip=clip)
 
 
-def _guided(
-    model: ImageModel, operator: Any, observed: Float[Array, "B ..."], weight: float, count: int
+def guided_denoiser(
+    model: ImageModel,
+    operator: Operator,
+    observed: Float[Array, "B ..."],
+    weight: float,
+    count: int,
 ) -> Denoiser:
-    return reconstruction_guidance(unconditional_denoiser(model, count), operator, observed, weight)
+    """The same, led to agree with what is observed; clipped last, for clipping has no gradient."""
+    denoiser = unconditional_denoiser(model, count, clip=False)
+    return clip_x(reconstruction_guidance(denoiser, operator, observed, weight))
 
 
 def sample_known(

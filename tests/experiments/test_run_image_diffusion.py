@@ -3,13 +3,12 @@
 import json
 import pathlib
 import shutil
-import sys
 
 import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from PIL import Image
+from picture_folder import CLASSES, run_here, write_pictures
 from processes import run_processes
 
 from experiments import image_diffusion, image_training, launch
@@ -20,44 +19,20 @@ from jaxgen.diffusion.steps import make_steps
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
 
-STEPS, CLASSES = 16, ("circle", "dot", "stripe", "wall")
+STEPS = 16
 FLAGS = [
     *("--training-steps", STEPS, "--batch-size", "8", "--width", "64", "--depth", "1"),
     *("--patch", "4", "--steps", "3", "--evaluate", "24", "--guidance", "1"),
 ]
 
 
-def draw_class(name: str, generator: np.random.Generator) -> np.ndarray:
-    image = generator.integers(60, size=(8, 8))
-    y, x = np.indices((8, 8))
-    shape = {
-        "circle": abs((y - 3.5) ** 2 + (x - 3.5) ** 2 - 9) < 4,
-        "dot": (abs(y - 4) < 2) & (abs(x - 4) < 2),
-        "stripe": abs(y - 4) < 1,
-        "wall": x > 4,
-    }[name]
-    return np.where(shape, 230, image).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> pathlib.Path:
-    """80 images of 8 x 8 pixels, a folder for each of four classes."""
-    folder = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for name in CLASSES:
-        (folder / name).mkdir()
-        for i in range(20):
-            Image.fromarray(draw_class(name, generator)).save(folder / name / f"{i}.png")
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 def run(arguments, monkeypatch, mesh="data=1", devices=1) -> int:
-    """The experiment as a program in this process, on some of its devices."""
-    monkeypatch.setattr(sys, "argv", ["image_diffusion", *map(str, arguments)])
-    monkeypatch.setattr(launch, "_start", lambda _: make_mesh(mesh, jax.devices()[:devices]))
-    with pytest.raises(SystemExit) as stopped:
-        launch.run(image_diffusion.main, image_diffusion.Config)
-    return stopped.value.code
+    return run_here("image_diffusion", arguments, monkeypatch, mesh, devices)
 
 
 @pytest.fixture(scope="module")

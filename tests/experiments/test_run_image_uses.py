@@ -1,0 +1,125 @@
+"""What is measured with a trained model of images: distillation, targets, other uses; in small."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from picture_folder import run_here, write_pictures
+
+from experiments.image_training import open_model
+from jaxgen.parallel import make_mesh
+from jaxgen.training import read_records
+
+TRAINING = ("--training-steps", "8", "--batch-size", "8")
+NETWORK = ("--width", "32", "--depth", "1", "--patch", "4")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> pathlib.Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def model(pictures, tmp_path_factory) -> pathlib.Path:
+    """The folder of a model that is hardly trained."""
+    folder = tmp_path_factory.mktemp("model")
+    arguments = [*TRAINING, *NETWORK, "--steps", "2", "--evaluate", "0", "--workdir", folder]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run_here("image_diffusion", [*arguments, "--data", pictures], monkeypatch) == 0
+    return folder
+
+
+def figures(folder: pathlib.Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def is_picture(path: pathlib.Path) -> bool:
+    pixels_YXC = imread(path)
+    return min(pixels_YXC.shape[:2]) > 100 and pixels_YXC[..., :3].std() > 0.05
+
+
+def test_distillation_halves_the_steps_and_judges_everyone(model, pictures, tmp_path, monkeypatch):
+    arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, *TRAINING]
+    arguments += ["--start", "4", "--evaluate", "16", "--methods", "ddim", "heun"]
+    arguments += ["--questions", "1", "2"]
+    assert run_here("distil_images", arguments, monkeypatch) == 0
+    found = figures(tmp_path)
+    assert set(found["student"]) == {"2", "1"}
+    # Heun asks twice a step.
+    assert set(found["ddim"]) == {"1", "2"}
+    assert set(found["heun"]) == {"2"}
+    assert all(0 <= f["accuracy"] <= 1 for f in found["student"].values())
+    assert is_picture(tmp_path / "students.png")
+    assert is_picture(tmp_path / "steps.png")
+    assert f"{found['student']['1']['Fréchet distance']:.3f}" in (tmp_path / "table.md").read_text()
+    # Each student starts as its teacher and has moved away from it.
+    import jax
+
+    with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
+        teacher, student = (open_model(folder) for folder in (model, tmp_path / "2"))
+    distance = jax.tree.map(lambda a, b: abs(a - b).max(), teacher.params, student.params)
+    assert 0 < max(jax.tree.leaves(distance)) < 0.1
+    # Run again, nothing is trained anew.
+    before = (tmp_path / "1" / "metrics.jsonl").read_bytes()
+    assert run_here("distil_images", arguments, monkeypatch) == 0
+    assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
+    assert figures(tmp_path)["student"] == found["student"]
+
+
+def test_targets_and_weightings_are_compared_run_by_run(pictures, tmp_path, monkeypatch):
+    arguments = ["--data", pictures, "--workdir", tmp_path, *TRAINING, *NETWORK]
+    arguments += ["--steps", "2", "--evaluate", "16", "--weightings", "snr_plus_one"]
+    assert run_here("diffusion_tables", [*arguments, "--targets", "v"], monkeypatch) == 0
+    first = (tmp_path / "v-snr_plus_one" / "metrics.json").read_bytes()
+    assert run_here("diffusion_tables", [*arguments, "--targets", "v", "both"], monkeypatch) == 0
+    assert (tmp_path / "v-snr_plus_one" / "metrics.json").read_bytes() == first
+    found = figures(tmp_path)
+    assert set(found) == {"real, held out", "v-snr_plus_one", "both-snr_plus_one"}
+    table = (tmp_path / "table.md").read_text()
+    for target in ("v", "both"):
+        distance = found[f"{target}-snr_plus_one"]["ancestral"]["Fréchet distance"]
+        assert f"{distance:.3f}" in table
+    losses = [
+        read_records(tmp_path / f"{t}-snr_plus_one" / "metrics.jsonl")[0]["train/loss"]
+        for t in ("v", "both")
+    ]
+    # Both start by predicting zero: |v|^2 is then about the same as SNR + 1 times |x - x^|^2.
+    assert np.isfinite(losses).all()
+
+
+def test_guided_classified_inpainted_upsampled(model, pictures, tmp_path, monkeypatch):
+    arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, "--steps", "3"]
+    arguments += ["--evaluate", "12", "--guidances", "0", "2", "--classify", "6"]
+    arguments += ["--levels", "8", "--inpaint", "6", "--resamplings", "2", "--upsampling", "2"]
+    assert run_here("image_uses", arguments, monkeypatch) == 0
+    found = figures(tmp_path)
+    assert set(found["guidance"]) == {"0", "2"}
+    assert found["diffusion classifier"]["images"] == 6
+    assert set(found["inpainting"]) == {"replacement", "RePaint", "guidance"}
+    for name in ("guidance.png", "inpainting.png", "upsampling.png"):
+        assert is_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("distil_images", ["--start", "12"], "expected start to be stop times a power of two"),
+        ("distil_images", ["--questions", "0"], "expected numbers of at least 1"),
+        ("image_uses", ["--levels", "0"], "levels is 0, expected 1 or more"),
+        ("image_uses", ["--data", "digits"], "digits: images of (8, 8, 1) with 10 classes"),
+        ("image_uses", ["--model", "nowhere"], "nowhere/checkpoints: no such folder"),
+        ("diffusion_tables", ["--targets", "y"], "target='y': expected one of"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_2(
+    name, arguments, message, model, pictures, tmp_path, monkeypatch, capfd
+):
+    given = ["--data", pictures, "--workdir", tmp_path / "run"]
+    given += [] if name == "diffusion_tables" else ["--model", model]
+    assert run_here(name, [*given, *arguments], monkeypatch) == 2
+    err = capfd.readouterr()[1]
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
