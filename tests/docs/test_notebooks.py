@@ -9,31 +9,47 @@ from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+NUMBER = r"-?[\d.]+(?:e[-+]?\d+)?"
+
+
+def read_notebook(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def printed(notebook: nbformat.NotebookNode, *, pictures: int) -> str:
+    """What its cells printed, after a look at what else they put out."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [o for o in outputs if o.get("name") == "stderr" or o.output_type == "error"]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == pictures
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def numbers_after(text: str, name: str) -> list[float]:
+    """The numbers of the first line that begins with a name and goes on with numbers."""
+    line = re.search(rf"^{re.escape(name)}((?: +{NUMBER}%?)+)", text, re.MULTILINE)
+    assert line is not None, f"no numbers after {name!r}"
+    return [float(number) for number in re.findall(NUMBER, line[1])]
 
 
 @pytest.fixture
 def run_notebook(monkeypatch):
-    """``name -> printed text``: executes a notebook as a reader would, but with fewer epochs."""
+    """``(name, pictures) -> printed text``: executes it as a reader would, with fewer epochs."""
 
-    def run(name: str) -> str:
-        monkeypatch.setenv("JAXGEN_NOTEBOOK_EPOCHS", "0.3")
+    def run(name: str, *, pictures: int, epochs: float) -> str:
+        monkeypatch.setenv("JAXGEN_NOTEBOOK_EPOCHS", str(epochs))
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.delenv("XLA_FLAGS", raising=False)  # it asks for its devices itself
-        path = ROOT / "docs" / "notebooks" / f"{name}.ipynb"
-        notebook = nbformat.read(path, as_version=4)
-        resources = {"metadata": {"path": str(path.parent)}}
+        notebook = read_notebook(name)
+        resources = {"metadata": {"path": str(ROOT / "docs" / "notebooks")}}
         NotebookClient(notebook, timeout=300, resources=resources).execute()
-        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-        assert not [o for o in outputs if o.get("name") == "stderr"]
-        assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
-        return "".join(output.get("text", "") for output in outputs)
+        return printed(notebook, pictures=pictures)
 
     return run
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the Jupyter client
 def test_neural_language_model(run_notebook):
-    text = run_notebook("neural_language_model")
+    text = run_notebook("neural_language_model", pictures=2, epochs=0.3)
     on_eight, on_one = (
         float(re.search(rf"first loss on {devices}\s+(\S+)", text)[1])
         for devices in ("eight devices", "one device")
@@ -47,5 +63,68 @@ def test_neural_language_model(run_notebook):
     assert perplexity["network + Kneser-Ney"] < perplexity["interpolated trigram"]
 
 
+DIFFUSION_PICTURES = 12
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_diffusion(run_notebook):
+    text = run_notebook("diffusion", pictures=DIFFUSION_PICTURES, epochs=2)
+    check_formulas(text)
+    check_devices(text)
+    first, last = map(float, re.search(r"loss (\S+) at first, (\S+) at last", text).groups())
+    assert last < 0.95 * first
+
+
+def test_diffusion_as_committed():
+    """What the prose says of the trained network is what the outputs beside it show."""
+    notebook = read_notebook("diffusion")
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "executed once, from top to bottom"
+    text = printed(notebook, pictures=DIFFUSION_PICTURES)
+    check_formulas(text)
+    check_devices(text)
+    accuracy = {w: numbers_after(text, f"w = {w}")[0] for w in (-1, 0, 1, 4)}
+    assert accuracy[-1] < 25  # ten classes, and none is asked for
+    assert 80 < accuracy[0] <= accuracy[1] <= accuracy[4]
+    distance = {w: numbers_after(text, f"w = {w}")[1] for w in (0, 1, 4)}
+    assert distance[0] < distance[4]
+
+
+def check_formulas(text: str) -> None:
+    """The part without a network: orders, predictions, guidance."""
+    for name, order in {"DDIM": 1, "Euler": 1, "Heun": 2, "DPM-Solver++ 2M": 2}.items():
+        assert numbers_after(text, name)[0] == pytest.approx(order, abs=0.1)
+    posterior, forward = (
+        numbers_after(text, f"ancestral, {variance} variance")
+        for variance in ("posterior", "forward")
+    )
+    assert posterior == sorted(posterior)
+    assert forward == sorted(forward, reverse=True)
+    assert posterior[-1] < 0.5 < forward[-1]
+    factors, errors = text.split("root mean square error")
+    for target, largest in {"x": (1, 2.203e4), "e": (2.203e4, 1), "v": (1, 1)}.items():
+        assert numbers_after(factors, target) == pytest.approx(largest, rel=1e-3)
+    decoding, encoding = zip(*(numbers_after(errors, target) for target in "xev"), strict=True)
+    assert decoding[1] > 100 * decoding[2]
+    assert encoding[0] > 100 * encoding[2]
+    recognised = [numbers_after(text, f"{w:4.0f}") for w in (-1, 0, 1, 4)]
+    assert [row[0] for row in recognised] == sorted(row[0] for row in recognised)
+    assert [row[1] for row in recognised] == sorted((row[1] for row in recognised), reverse=True)
+    mean, variance = numbers_after(text, "moments")
+    assert mean == pytest.approx(1.6, abs=0.04)
+    assert variance == pytest.approx(0.36, abs=0.04)
+    assert numbers_after(text, "replacement")[0] < 1.1
+
+
+def check_devices(text: str) -> None:
+    """A sample depends on its key and number alone."""
+    assert "images lie on 8 devices" in text
+    on_devices, in_batches = map(
+        float, re.findall(r"(?:and one: pixels differ|of 200:) by (\S+) at most", text)
+    )
+    assert on_devices < 1e-3
+    assert in_batches < 1e-3
+
+
 def test_every_notebook_is_tested():
-    assert [path.stem for path in NOTEBOOKS] == ["neural_language_model"]
+    assert [path.stem for path in NOTEBOOKS] == ["diffusion", "neural_language_model"]
