@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxgen.diffusion.decoders import continuous_decoder
 from jaxgen.diffusion.exact import gaussian_denoiser
 from jaxgen.diffusion.learnt_schedule import LearntSchedule, LearntScheduleConfig
+from jaxgen.diffusion.losses import diffusion_loss
 from jaxgen.diffusion.schedules import check_monotone
 from jaxgen.diffusion.steps import make_steps
 from jaxgen.diffusion.times import LowDiscrepancy
@@ -228,6 +229,26 @@ def test_samplers_make_their_steps_of_it():
     levels = make_steps(LearntSchedule(initial(), CONFIG), 6, "uniform_log_snr", final="first")
     assert levels.log_snr.dtype == np.float64
     np.testing.assert_allclose(levels.log_snr, np.linspace(-5, 13.3, 7), rtol=1e-6)
+
+
+def test_it_goes_through_jit_and_trains_with_any_loss_between_fixed_ends():
+    """A pytree; Python numbers too where parameters are traced, and ends that nobody looks at."""
+    config = LearntScheduleConfig(8, -6.0, 6.0, learn_ends=False)
+    schedule = LearntSchedule(initial(config), config)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(schedule):
+        options = {"schedule": schedule, "target": "e"}
+        return diffusion_loss(lambda z, time: 0.5 * z, x, KEY, **options)[0].mean()
+
+    _, slopes = loss(schedule)
+    assert len(jax.tree.leaves(slopes)) == 4
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(slopes))
+    traced = jax.jit(lambda schedule: schedule.at(0.3).log_snr)(schedule)
+    np.testing.assert_allclose(traced, schedule.log_snr(0.3), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,25 @@ def test_bits_of_dequantised_values():
     )
 
 
+def test_limits_say_how_much_the_density_is_smoothed():
+    """From a log-SNR of 2 on the data are known up to noise of variance exp(-2)."""
+    x = data(8)
+    found = compiled(GAUSSIAN, schedule=VP, count=32, trace="exact", limits=(-14, 2))(x, KEY)
+    wanted = multivariate_normal(MEAN, COVARIANCE + math.exp(-2) * np.eye(3)).logpdf(x)
+    np.testing.assert_allclose(found, wanted, atol=3e-3)
+
+
+def test_cells_of_four_values_are_two_thirds_wide():
+    k = np.broadcast_to(np.arange(4), (2000, 4))
+    spread = np.asarray(dequantise(jnp.float32(2 * k / 3 - 1), KEY, count=4), np.float64)
+    place = (spread + 1) * 1.5 - k
+    assert -0.5 - 1e-6 < place.min() < -0.49
+    assert 0.49 < place.max() < 0.5 + 1e-6
+    # Four cells, all alike: two bits for each number.
+    density = jnp.full((1,), 5 * math.log(1 / (4 * 2 / 3)))
+    np.testing.assert_allclose(dequantised_bits(density, 5, count=4), 2, rtol=1e-6)
+
+
 def test_uniform_values_cost_eight_bits():
     density = jnp.full((2,), 12 * math.log(255 / 512))  # uniform from -256/255 to 256/255
     np.testing.assert_allclose(dequantised_bits(density, 12), 8, rtol=1e-6)

@@ -28,7 +28,7 @@ from jaxgen.diffusion.schedules import (
     Reframed,
 )
 from jaxgen.diffusion.steps import CLEAN, make_steps
-from jaxgen.diffusion.times import LowDiscrepancy, Steps, Uniform, UniformLogSNR
+from jaxgen.diffusion.times import LogitNormal, LowDiscrepancy, Steps, Uniform, UniformLogSNR
 from jaxgen.diffusion.variational import (
     Transition,
     bits_per_dimension,
@@ -97,19 +97,37 @@ def test_the_continuous_bound_of_a_gaussian_is_its_entropy(frame):
     assert standard_error(bound.total) < 0.03  # so the line above says something
 
 
-def test_what_the_steps_cost_is_known_for_gaussian_data():
-    """1/2 integral a^2 c^2 / (a^2 c^2 + s^2) d lambda, by quadrature, with a tenth of the noise."""
+NARROW = CosineSchedule(-5, 5)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        Uniform(),
+        LowDiscrepancy(),
+        UniformLogSNR(NARROW),
+        LowDiscrepancy(LogitNormal(0.0, 1.6)),
+        LowDiscrepancy(Steps(400)),
+    ],
+    ids=["independent", "even", "log-SNR", "logit normal", "steps"],
+)
+def test_the_estimate_does_not_depend_on_how_times_are_drawn(times):
+    """1/2 integral of a^2 c^2 / (a^2 c^2 + s^2) d lambda, by quadrature."""
     c = 0.6
-    log_snr = np.linspace(-12, 12, 20001)
+    log_snr = np.linspace(-5, 5, 20001)
     share = c * c / (c * c + np.exp(-log_snr))
     want = 0.5 * np.trapezoid(share, log_snr) / math.log(2)
-    x = c * jax.random.normal(KEY, (20000, 1))
-    denoiser = gaussian_denoiser(np.zeros(1), np.full((1, 1), c * c))
-    for times in (LowDiscrepancy(UniformLogSNR(COSINE)), LowDiscrepancy(Uniform())):
-        bound = continuous_bound(
-            denoiser, x, KEY, schedule=COSINE, decoder=continuous_decoder, times=times
-        )
-        assert within(bound.diffusion, want)
+    x = c * jax.random.normal(KEY, (40000, 1))
+    bound = continuous_bound(
+        gaussian_denoiser(np.zeros(1), np.full((1, 1), c * c)),
+        x,
+        KEY,
+        schedule=NARROW,
+        decoder=continuous_decoder,
+        times=times,
+    )
+    assert within(bound.diffusion, want, slack=0.01)
+    assert standard_error(bound.diffusion) < 0.06
 
 
 def test_the_continuous_bound_of_a_mixture_is_tight():
@@ -269,31 +287,6 @@ def test_decoders_are_distributions():
     np.testing.assert_allclose(np.trapezoid(density, side), 1, rtol=1e-4)
 
 
-def test_masses_of_cells():
-    """Against the cumulative distribution in float64, near and in the open cells."""
-
-    def cumulative(value):
-        return 0.5 * (1 + np.vectorize(math.erf)(value / math.sqrt(2)))
-
-    x, mean, d = np.linspace(-1, 1, 256), 0.2, 0.05
-    upper = np.where(x > 0.999, 1, cumulative((x + 1 / 255 - mean) / d))
-    lower = np.where(x < -0.999, 0, cumulative((x - 1 / 255 - mean) / d))
-    want = upper - lower
-    found = log_cell_mass(jnp.float32(x), jnp.float32(mean), jnp.float32(math.log(d)), 256)
-    sure = want > 1e-12
-    np.testing.assert_allclose(np.exp(found[sure]), want[sure], rtol=2e-3, atol=1e-12)
-
-
-@pytest.mark.parametrize("log_deviation", [-9.0, -3.0, 2.0])
-def test_cells_far_out_have_finite_masses_and_gradients(log_deviation):
-    def mass(mean, log_deviation):
-        return log_cell_mass(jnp.float32([-1, 0, 1]), mean, log_deviation, 256).sum()
-
-    for mean in (-1.0, 0.0, 0.9, 3.0):
-        value, grads = jax.value_and_grad(mass, (0, 1))(mean, log_deviation)
-        assert np.isfinite([value, *grads]).all(), (mean, log_deviation)
-
-
 def test_the_bound_of_a_table_of_ho_et_al():
     """All terms of a table with the cell decoder: the steps' sum in numpy, e^ of one number."""
     schedule = DiscreteSchedule("linear", 10, 1e-3, 0.6)
@@ -313,9 +306,8 @@ def test_the_bound_of_a_table_of_ho_et_al():
     np.testing.assert_allclose(bound.total, bound.prior + bound.diffusion + bound.reconstruction)
 
 
-@pytest.mark.parametrize("shape", [(3, 2, 2), (3, 2, 4, 4, 1)])
-def test_examples_of_any_shape_by_themselves(shape):
-    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+def test_examples_of_any_shape_by_themselves():
+    x = np.random.default_rng(0).normal(size=(3, 2, 4, 4, 1)).astype(np.float32)
     levels = make_steps(COSINE, 4, "uniform_log_snr", final="first")
 
     def denoiser(z, level):
@@ -348,15 +340,6 @@ def test_examples_of_any_shape_by_themselves(shape):
             "expected them to go from noise to a last",
         ),
         (lambda: make_transitions(COSINE.at(np.linspace(0, 1, 4))), "from noise to a last level"),
-        (lambda: cell_decoder(0.0), "low=0.0, high=None: expected 0 < low <= high"),
-        (lambda: cell_decoder(0.2, 0.1), "low=0.2, high=0.1"),
-        (lambda: categorical_decoder(1), "count=1: expected at least 2 values"),
-        (
-            lambda: cell_decoder(0.1, 0.2)(
-                jnp.zeros((1, 1)), jnp.zeros((1, 1)), Estimate(jnp.zeros(1), jnp.zeros(1)), None
-            ),
-            "estimates no fraction",
-        ),
         (
             lambda: discrete_bound(
                 MIXTURE,
