@@ -94,7 +94,7 @@ def test_steps_and_times(zero_terminal_snr):
 
 def test_the_derivative_at_a_step_is_that_of_the_interval_before_it():
     schedule = schedule_of("linear")
-    i = np.array([1, 10, 400, 999])
+    i = np.arange(1, N)
     slope = (schedule.table[i] - schedule.table[i - 1]) * N
     np.testing.assert_allclose(schedule.derivative((i + 1) / N), slope, rtol=1e-9)
     device = schedule.derivative(jnp.asarray((i + 1) / N, jnp.float32))
