@@ -64,8 +64,9 @@ class Config(ExperimentConfig):
       levels: noise levels that it looks at, at most.
       inpaint: images whose inpaintings are judged by the classifier; 0 leaves the pictures out.
       resamplings: of RePaint, how often each stretch is gone through.
-      weight: w of reconstruction guidance.
+      weight: w of reconstruction guidance where a part is known (and replaced besides).
       upsampling: by how much the small images are smaller.
+      upsampling_weight: w of reconstruction guidance from small images.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/image_uses")
@@ -79,8 +80,9 @@ class Config(ExperimentConfig):
     levels: int = 64
     inpaint: int = 100
     resamplings: int = 5
-    weight: float = 5.0
+    weight: float = 20.0
     upsampling: int = 4
+    upsampling_weight: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("evaluate", "classify", "inpaint"):
@@ -194,14 +196,14 @@ def classify_held_out(config: Config, model: ImageModel, held: ImageSet) -> dict
 def show_inpainting(
     config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet, judge: Judge
 ) -> dict[str, float]:
-    """Draws images with a part made anew; how many keep their class, by method.
+    """Draws images with their lower half made anew; how many keep their class, by method.
 
     The denoiser is told no class, where it was trained with a null class: what is known has to say
     it.
     """
     x = to_unit(held.images[: config.inpaint])
     height, width, _ = model.config.image_shape
-    known = box_mask((height, width), (height // 4, height), (width // 4, width - width // 4))
+    known = box_mask((height, width), (height // 2, height), (0, width))
     unguided = functools.partial(unconditional_denoiser, model)
     guided = functools.partial(guided_denoiser, model, masked(known), known * x, config.weight)
     methods = {
@@ -220,7 +222,7 @@ def show_inpainting(
     plot_images(
         folder / "inpainting.png",
         np.stack([row[:SHOWN] for row in rows.values()]),
-        f"Inpainting: {config.steps} steps, no class given",
+        f"The lower half made anew: {config.steps} steps, no class given",
         rows=[*rows],
     )
     shown = {name: value for name, value in figures.items() if value is not None}
@@ -237,7 +239,7 @@ def show_upsampling(
     x = to_unit(held.images[:SHOWN])
     small = downsample(x, config.upsampling)
     # In units of A A^T, which is 1 / factor^2 for means over blocks.
-    weight = config.weight * config.upsampling**2
+    weight = config.upsampling_weight * config.upsampling**2
     operator = functools.partial(downsample, factor=config.upsampling)
     make = functools.partial(guided_denoiser, model, operator, small, weight)
     made = sample_known(config, model, DDIM(eta=1.0), make, len(x), "upsampling")
