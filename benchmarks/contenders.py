@@ -101,6 +101,14 @@ def say_goodbye() -> None:
     send({"peak_megabytes": peak})
 
 
+def write_report(report: dict, table: str, out: pathlib.Path | None) -> None:
+    """Prints the table; writes it and the report beside each other, where a path is given."""
+    print(table)
+    if out:
+        out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        out.with_suffix(".md").write_text(table + "\n")
+
+
 def progress(line: str) -> None:
     """One line that is written over, in a terminal."""
     if sys.stderr.isatty():

@@ -14,11 +14,13 @@ training step counted as three forward passes; utilisation is twice their number
 
 import argparse
 import json
+import multiprocessing
 import pathlib
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from benchmarks.contenders import (
     progress,
     say_goodbye,
     serve_function,
+    write_report,
 )
 
 ALLOCATORS = {"default": {}, "huge pages": HUGE_PAGES}
@@ -40,15 +43,13 @@ def main() -> None:
     """Runs the comparison, prints it and writes it."""
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
-        shape = write_inputs(pathlib.Path(folder), arguments)
+        # In a process of its own: a contender's peak memory would begin at that of its parent.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+            shape = other.submit(write_inputs, pathlib.Path(folder), arguments).result()
         report = measure(arguments, shape, folder)
         if set(arguments.sides) == {"jaxgen", "torch"}:
             report["difference of the samples"] = difference(pathlib.Path(folder))
-    table = to_markdown(report, arguments)
-    print(table)
-    if arguments.out:
-        arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(table + "\n")
+    write_report(report, to_markdown(report, arguments), arguments.out)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -28,6 +28,7 @@ from benchmarks.contenders import (
     progress,
     say_goodbye,
     serve_function,
+    write_report,
 )
 
 ALLOCATORS = {"default": {}, "huge pages": HUGE_PAGES}
@@ -41,11 +42,7 @@ def main() -> None:
     for batch in arguments.batches:
         rows += measure(arguments, batch)
     report = {"shape": shape_of(arguments), "rounds": arguments.rounds, "rows": rows}
-    table = to_markdown(report)
-    print(table)
-    if arguments.out:
-        arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(table + "\n")
+    write_report(report, to_markdown(report), arguments.out)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -14,7 +14,6 @@ classifier of the same images, so that orderings are what to compare. In the wor
 """
 
 import functools
-import json
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,17 @@ from typing import Any
 import jax
 
 from experiments.image_networks import NetworkFlags, make_config, make_loss
-from experiments.image_quality import Judge, held_out_figures, make_judge
+from experiments.image_quality import (
+    ACCURACY,
+    FRECHET,
+    Judge,
+    held_out_figures,
+    make_judge,
+)
 from experiments.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.image_training import TrainingFlags, plan_batches, train_denoiser
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import format_table, write_text
+from experiments.output import cached_figures, format_table, three_decimals, write_text
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import CosineSchedule
 from jaxgen.diffusion.predictions import check_target
@@ -34,9 +39,7 @@ from jaxgen.diffusion.steps import make_steps
 from jaxgen.diffusion.weights import weighting_named
 from jaxgen.errors import InputError
 from jaxgen.training import NonFiniteError
-from jaxgen.training.metrics import write_figures
 
-FRECHET, ACCURACY = "Fréchet distance", "accuracy"
 METHODS = ("ancestral", "ddim")
 
 
@@ -106,15 +109,14 @@ def finished_run(
     weighting: str,
 ) -> dict[str, Any]:
     """The figures of one pair: those in its folder, or else those of training it now."""
-    path = folder / "metrics.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    try:
-        found = judged_run(config, images, judge, folder, target, weighting)
-    except NonFiniteError as error:
-        found = {"diverged": str(error)}
-    write_figures(path, found)
-    return found
+
+    def figures() -> dict[str, Any]:
+        try:
+            return judged_run(config, images, judge, folder, target, weighting)
+        except NonFiniteError as error:
+            return {"diverged": str(error)}
+
+    return cached_figures(folder / "metrics.json", figures)
 
 
 def judged_run(
@@ -168,7 +170,7 @@ def show_table(folder: pathlib.Path, config: Config, figures: dict[str, Any]) ->
         if target not in config.targets:
             continue
         values = [found.get(m, {}).get(what) for what in (FRECHET, ACCURACY) for m in METHODS]
-        rows.append((target, weighting, *(None if v is None else f"{v:.3f}" for v in values)))
+        rows.append((target, weighting, *map(three_decimals, values)))
     table = format_table(header, rows)
     report(f"\n{table}\n")
     write_text(folder / "table.md", table)

@@ -15,11 +15,9 @@ strength: a student then asks once where the teacher asks twice. In the working 
   STEPS/             each student; one that is finished is not trained again
 """
 
-import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +27,13 @@ from jaxtyping import Array
 
 from experiments.image_networks import image_denoiser
 from experiments.image_plots import plot_by_steps, plot_images
-from experiments.image_quality import Judge, held_out_figures, make_judge
+from experiments.image_quality import (
+    ACCURACY,
+    FRECHET,
+    Judge,
+    held_out_figures,
+    make_judge,
+)
 from experiments.image_sampling import SAMPLERS, SamplerName, even_labels, make_draw
 from experiments.image_training import (
     ImageModel,
@@ -40,7 +44,7 @@ from experiments.image_training import (
     train_denoiser,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import format_table, write_text
+from experiments.output import cached_figures, format_table, three_decimals, write_text
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.distillation import distillation_loss, every_second, halving_plan
@@ -50,14 +54,15 @@ from jaxgen.diffusion.times import LowDiscrepancy
 from jaxgen.diffusion.weights import TruncatedSNR
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, gather_fsdp
-from jaxgen.training.metrics import write_figures
 from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch, LossFn
 
-FRECHET, ACCURACY = "Fréchet distance", "accuracy"
 STUDENT = "student"
 SHOWN = 10
 """Samples of each student in the picture."""
+
+Drawing = Callable[..., np.ndarray]
+"""``(model, method, steps, guidance, labels or None, count) -> images``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +121,18 @@ def main(config: Config) -> dict[str, Any]:
     report(images.describe())
     students = distil(config, images, teacher, folder)
     judge = make_judge(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
+    draw = make_drawing(config, teacher)
+    judged = functools.partial(judge_model, config, draw, judge)
     figures = {
         "real, held out": held_out_figures(judge, images, config.evaluate),
-        **judge_teacher(config, teacher, judge, folder),
-        **judge_students(config, students, judge, folder),
+        **judge_teacher(config, teacher, judged, folder),
+        STUDENT: {
+            str(steps): judged(model, "ddim", steps, 0.0, folder / str(steps))
+            for steps, model in students.items()
+        },
     }
     show_figures(config, folder, figures)
-    show_students(config, folder, teacher, students)
+    show_students(config, folder, draw, teacher, students)
     return figures
 
 
@@ -174,10 +184,39 @@ def make_distillation_loss(
     return loss_fn
 
 
+def make_drawing(config: Config, teacher: ImageModel) -> Drawing:
+    """Draws samples of the teacher or of any student; equal samplers and steps compile once."""
+    draw = make_draw(teacher.config, teacher.layout)
+
+    def drawing(
+        model: ImageModel,
+        method: SamplerName,
+        steps: int,
+        guidance: float,
+        labels: np.ndarray | None,
+        count: int,
+    ) -> np.ndarray:
+        return draw(
+            model.params,
+            SAMPLERS[method],
+            make_steps(model.config.schedule, steps),
+            labels,
+            jax.random.key(config.seed + 1),
+            guidance=guidance,
+            count=count,
+            name=f"sampling, {method}, {steps} steps",
+        )
+
+    return drawing
+
+
 def judge_teacher(
-    config: Config, teacher: ImageModel, judge: Judge, folder: pathlib.Path
+    config: Config,
+    teacher: ImageModel,
+    judged: Callable[..., dict[str, Any]],
+    folder: pathlib.Path,
 ) -> dict[str, dict[str, Any]]:
-    """Figures of the first teacher by method and questions; those that a file has are kept."""
+    """Figures of the first teacher by method and questions."""
     figures: dict[str, dict[str, Any]] = {}
     for method in config.methods:
         figures[method] = {}
@@ -185,60 +224,27 @@ def judge_teacher(
             steps = questions // 2 if method == "heun" else questions
             if steps:
                 figures[method][str(questions)] = judged(
-                    config, teacher, method, steps, config.guidance, judge, folder
+                    teacher, method, steps, config.guidance, folder
                 )
     return figures
 
 
-def judge_students(
-    config: Config, students: Mapping[int, ImageModel], judge: Judge, folder: pathlib.Path
-) -> dict[str, dict[str, Any]]:
-    """Figures of the students by their steps."""
-    return {
-        STUDENT: {
-            str(steps): judged(config, model, "ddim", steps, 0.0, judge, folder / str(steps))
-            for steps, model in students.items()
-        }
-    }
-
-
-def judged(
+def judge_model(
     config: Config,
-    model: ImageModel,
-    method: SamplerName,
-    steps: int,
-    guidance: float,
+    draw: Drawing,
     judge: Judge,
-    folder: pathlib.Path,
-) -> dict[str, float]:
-    """The figures of samples, from a file if they are known already."""
-    path = folder / f"{method}_{steps}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    labels = even_labels(config.evaluate, len(model.config.classes))
-    found = judge.figures(draw(config, model, method, steps, guidance, labels), labels)
-    write_figures(path, found)
-    return found
-
-
-def draw(
-    config: Config,
     model: ImageModel,
     method: SamplerName,
     steps: int,
     guidance: float,
-    labels: np.ndarray | None,
-) -> np.ndarray:
-    """Samples of a model by a method."""
-    return make_draw(model.config, model.layout)(
-        model.params,
-        SAMPLERS[method],
-        make_steps(model.config.schedule, steps),
-        labels,
-        jax.random.key(config.seed + 1),
-        guidance=guidance,
-        count=config.evaluate if labels is None else len(labels),
-        name=f"sampling, {method}, {steps} steps",
+    folder: pathlib.Path,
+) -> dict[str, Any]:
+    """The figures of samples, from a file in `folder` if they are known already."""
+    count = config.evaluate
+    labels = even_labels(count, len(model.config.classes))
+    return cached_figures(
+        folder / f"{method}_{steps}.json",
+        lambda: judge.figures(draw(model, method, steps, guidance, labels, count), labels),
     )
 
 
@@ -252,10 +258,7 @@ def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any
         rows = [
             (
                 method,
-                *(
-                    f"{figures[method][str(n)][what]:.3f}" if str(n) in figures[method] else None
-                    for n in columns
-                ),
+                *(three_decimals(figures[method].get(str(n), {}).get(what)) for n in columns),
             )
             for method in methods
         ]
@@ -279,14 +282,17 @@ def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any
 
 
 def show_students(
-    config: Config, folder: pathlib.Path, teacher: ImageModel, students: Mapping[int, ImageModel]
+    config: Config,
+    folder: pathlib.Path,
+    draw: Drawing,
+    teacher: ImageModel,
+    students: Mapping[int, ImageModel],
 ) -> None:
     """Samples of the teacher and of all students, from the same noise."""
     labels = even_labels(SHOWN, len(teacher.config.classes))
-    config = dataclasses.replace(config, evaluate=max(SHOWN, 2))
     rows = {f"teacher, {config.start}": (teacher, config.start, config.guidance)}
     rows |= {f"student, {steps}": (model, steps, 0.0) for steps, model in students.items()}
-    drawn = [draw(config, model, "ddim", steps, w, labels) for model, steps, w in rows.values()]
+    drawn = [draw(model, "ddim", steps, w, labels, SHOWN) for model, steps, w in rows.values()]
     plot_images(
         folder / "students.png",
         np.stack(drawn),

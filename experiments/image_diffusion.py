@@ -31,15 +31,14 @@ from experiments.image_networks import (
     NetworkFlags,
     make_config,
     make_loss,
-    parameter_count,
 )
 from experiments.image_plots import plot_images, plot_losses, some_of
 from experiments.image_quality import (
-    COLUMNS,
     Judge,
     held_out_figures,
     make_judge,
     open_inception,
+    quality_table,
 )
 from experiments.image_sampling import (
     SAMPLERS,
@@ -57,10 +56,11 @@ from experiments.image_training import (
     train_denoiser,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import format_table, write_text
+from experiments.output import write_text
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.weights import weighting_named
 from jaxgen.errors import InputError
+from jaxgen.nn.counting import parameter_count
 
 GRID_ROWS, STRIP_ROWS, STRIP_COLUMNS, MOST_COLUMNS = 8, 10, 12, 10
 LEVEL_NAMES = ("log-SNR below -4", "-4 to 0", "0 to 4", "above 4")
@@ -252,14 +252,9 @@ def judge_samples(
 
 def write_table(folder: pathlib.Path, judged: dict[str, dict[str, float]]) -> None:
     """Prints the figures as a table, and writes it."""
-    rows = [(name, *(_shown(found.get(c)) for c in COLUMNS)) for name, found in judged.items()]
-    table = format_table(("", *COLUMNS), rows)
+    table = quality_table("", judged)
     report(f"\n{table}\n")
     write_text(folder / "table.md", table)
-
-
-def _shown(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

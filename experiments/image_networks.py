@@ -291,8 +291,3 @@ def image_denoiser(
             network, label_B, config.null_label, guidance, target=config.target
         )
     return clip_x(denoiser) if clip else denoiser
-
-
-def parameter_count(params: Tree) -> int:
-    """Numbers in a tree of parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

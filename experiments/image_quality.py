@@ -7,7 +7,7 @@ same figures of real held-out images say what is the best to hope for.
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.launch import report
-from experiments.output import cached_arrays
+from experiments.output import cached_arrays, format_table, three_decimals
 from jaxgen.data import BatchPlan, ImageSet, batch_at, from_unit, to_unit
 from jaxgen.evaluation import (
     ClassifierConfig,
@@ -43,7 +43,8 @@ from jaxgen.training import (
 )
 from jaxgen.training.state import Tree
 
-COLUMNS = ("Fréchet distance", "precision", "recall", "density", "coverage", "accuracy")
+FRECHET, ACCURACY = "Fréchet distance", "accuracy"
+COLUMNS = (FRECHET, "precision", "recall", "density", "coverage", ACCURACY)
 NEIGHBOURS = 3
 MOST_NEIGHBOURS_OF = 2000
 """Images of each side that precision and recall are taken from, at most."""
@@ -85,7 +86,7 @@ class Judge:
         if self.features is not None and self.train is not None and self.real_ND is not None:
             features_ND = self.features(images)
             distance = frechet_distance(self.train, feature_moments([features_ND]))
-            found["Fréchet distance"] = distance
+            found[FRECHET] = distance
             count = min(len(features_ND), len(self.real_ND))
             if count > NEIGHBOURS:
                 covered = precision_recall(
@@ -94,7 +95,7 @@ class Judge:
                 found |= {name: float(value) for name, value in covered._asdict().items()}
         if self.classifier is not None and labels is not None:
             _, p_NV = classify(*self.classifier, images)
-            found["accuracy"] = class_accuracy(p_NV, labels)
+            found[ACCURACY] = class_accuracy(p_NV, labels)
         return found
 
 
@@ -222,3 +223,14 @@ def held_out_figures(judge: Judge, images: ImageSet, count: int) -> dict[str, fl
     held = images.part(part)
     labels = None if held.labels is None else held.labels[:count]
     return judge.figures(to_unit(held.images[:count]), labels)
+
+
+def quality_table(first: str, judged: Mapping[str, Mapping[str, float]]) -> str:
+    """Figures of `Judge.figures` as a table, one row for each name; `first` heads the names."""
+    return format_table(
+        (first, *COLUMNS),
+        [
+            (name, *(three_decimals(found.get(c)) for c in COLUMNS))
+            for name, found in judged.items()
+        ],
+    )

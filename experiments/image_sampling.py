@@ -27,6 +27,7 @@ from jaxgen.parallel import (
     replicated,
 )
 from jaxgen.training.state import Tree
+from jaxgen.training.step import Batch
 
 SamplerName = Literal[
     "ddim", "angular", "ancestral", "euler", "heun", "dpm_solver", "dpm_solver_sde"
@@ -128,11 +129,7 @@ def make_draw(config: ImageModelConfig, layout: Layout, *, clip: bool = True) ->
         with progress_bar(name, "image", total) as advance:
             for first in range(0, total, size):
                 # The last batch repeats the last sample, so that there is one shape to compile.
-                index_B = np.minimum(np.arange(first, first + size), total - 1).astype(np.int32)
-                batch = {"index": index_B}
-                if label_N is not None:
-                    batch["label"] = np.asarray(label_N, np.int32)[index_B]
-                batch = put_batch(batch, current_mesh())
+                batch = put_samples(np.minimum(np.arange(first, first + size), total - 1), label_N)
                 strength = np.float32(guidance) if guidance else None
                 parts.append(
                     np.asarray(run(params, sampler, table, noisiest, batch, key, strength))
@@ -155,15 +152,20 @@ def draw_previews(
     """x^ of every question to the network while samples are made: [questions, N, Y, X, C]."""
     run = compile_sampling(config, layout, clip=flags.clip, previews=True)
     shards = num_batch_shards(current_mesh())
-    index_B = np.minimum(np.arange(shards * math.ceil(count / shards)), count - 1).astype(np.int32)
-    batch = {"index": index_B}
-    if label_N is not None:
-        batch["label"] = np.asarray(label_N, np.int32)[index_B]
+    index_B = np.minimum(np.arange(shards * math.ceil(count / shards)), count - 1)
+    batch = put_samples(index_B, label_N)
     levels, sampler = flags.levels(config), SAMPLERS[flags.sampler]
     strength = np.float32(flags.guidance) if flags.guidance else None
-    batch = put_batch(batch, current_mesh())
     _, xs = run(params, sampler, sampler.table(levels), first_level(levels), batch, key, strength)
     return np.asarray(xs)[:, :count]
+
+
+def put_samples(index_B: Int[np.ndarray, "B"], label_N: Int[np.ndarray, "N"] | None) -> Batch:
+    """The samples of some indices, with their labels if there are any, over the current mesh."""
+    batch = {"index": index_B.astype(np.int32)}
+    if label_N is not None:
+        batch["label"] = np.asarray(label_N, np.int32)[index_B]
+    return put_batch(batch, current_mesh())
 
 
 def compile_sampling(

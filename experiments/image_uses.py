@@ -25,11 +25,11 @@ from jaxtyping import Array, Float
 
 from experiments.image_networks import image_denoiser, make_network
 from experiments.image_plots import plot_images
-from experiments.image_quality import COLUMNS, Judge, make_judge
+from experiments.image_quality import ACCURACY, Judge, make_judge, quality_table
 from experiments.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.image_training import ImageModel, check_fits, open_model
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import format_table, progress_bar, write_text
+from experiments.output import progress_bar, write_text
 from jaxgen.data import ImageSet, load_images, to_unit
 from jaxgen.diffusion import Denoiser, Level, clip_x, make_denoiser
 from jaxgen.diffusion.classification import classify, even_times
@@ -137,13 +137,7 @@ def compare_guidance(
         )
         figures[f"{w:g}"] = judge.figures(x, labels)
         rows.append(x[:SHOWN])
-    table = format_table(
-        ("guidance", *COLUMNS),
-        [
-            (w, *(f"{found[c]:.3f}" if c in found else None for c in COLUMNS))
-            for w, found in figures.items()
-        ],
-    )
+    table = quality_table("guidance", figures)
     report(f"\n{table}\n")
     write_text(folder / "guidance.md", table)
     plot_images(
@@ -218,7 +212,7 @@ def show_inpainting(
     for name, (method, make) in methods.items():
         rows[name] = sample_known(config, model, method, make, len(x), f"inpainting, {name}")
         found = judge.figures(rows[name], None if held.labels is None else held.labels[: len(x)])
-        figures[name] = found.get("accuracy")
+        figures[name] = found.get(ACCURACY)
     plot_images(
         folder / "inpainting.png",
         np.stack([row[:SHOWN] for row in rows.values()]),

@@ -1,6 +1,7 @@
 """What experiments write besides figures: tables, texts, arrays; and progress bars."""
 
 import contextlib
+import json
 import pathlib
 import re
 import sys
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 
 from jaxgen.files import replacing
 from jaxgen.parallel import is_main_process
+from jaxgen.training.metrics import write_figures
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -43,6 +45,11 @@ def _cell(value: Any) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
+def three_decimals(value: float | None) -> str | None:
+    """A cell of `format_table` for figures near one."""
+    return None if value is None else f"{value:.3f}"
+
+
 def _is_number(cell: str) -> bool:
     return not cell or re.fullmatch(r"-?[\d,]+(\.\d+)?", cell) is not None
 
@@ -62,6 +69,14 @@ def cached_arrays(
         save_arrays(path, arrays := dict(compute()))
         return arrays
     return load_arrays(path)
+
+
+def cached_figures(path: pathlib.Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of a ``.json`` file; without it, those that `compute` gives, saved in it."""
+    if not path.exists():
+        write_figures(path, figures := dict(compute()))
+        return figures
+    return json.loads(path.read_text())
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

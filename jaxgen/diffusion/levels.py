@@ -51,7 +51,7 @@ def namespace(*values: Any) -> ModuleType:
 
 
 def as_numbers(value: ArrayLike) -> Any:
-    """The value as an array: JAX arrays as they are, all else in float64; integers become reals."""
+    """The value as an array of its shape: JAX arrays as they are (reals), all else in float64."""
     if isinstance(value, jax.Array):
         return value.astype(jnp.promote_types(value.dtype, jnp.float32))
     return np.asarray(value, np.float64)
@@ -79,7 +79,7 @@ def scales(log_snr: ArrayLike, frame: Frame) -> tuple[Any, Any]:
 
 
 def log_snr_of(a: ArrayLike, s: ArrayLike) -> Any:
-    """lambda = log(a^2 / s^2): infinite where s or a is zero."""
+    """lambda = log(a^2 / s^2), of the shape of a and s: infinite where s or a is zero."""
     a, s = as_numbers(a), as_numbers(s)
     xp = namespace(a, s)
     with np.errstate(divide="ignore"):

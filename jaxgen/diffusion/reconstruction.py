@@ -60,7 +60,7 @@ def white_weight(deviation: float | Array = 1.0) -> Strength:
     """w = 1 + s^2 / (a^2 c^2): exact for masks on white Gaussian data of deviation c.
 
     Args:
-      deviation: c, that of the data; traced.
+      deviation: c, that of the data, [] or [B]; traced.
     """
 
     def weight(level: Level) -> Float[Array, "..."]:

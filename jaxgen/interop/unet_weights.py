@@ -64,7 +64,6 @@ INNER_LAYERS = {
     "output": "to_out.0",
     "conv": "conv",
 }
-PLACE = re.compile(r"(down|middle|up)_(?:(\d+)_)?(block|attention|resample)(?:_(\d+))?/(\w+)")
 PLACES = {"block": "resnets", "attention": "attentions"}
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """How diffusers called the layers of attention before version 0.15."""

@@ -1,7 +1,7 @@
 """What the transformers on patches have in common: their options, and the check of their input."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import get_args
 
 from jaxtyping import Array, Float, Int
@@ -151,16 +151,19 @@ def check_wave_width(width: int) -> None:
         )
 
 
-def read_name(
-    name: str, family: str, sizes: Iterable[str], patches: Iterable[int]
-) -> tuple[str, int]:
-    """Size and patch of a published name such as "DiT-S/2".
+def published_fields(
+    name: str, family: str, sizes: Mapping[str, tuple[int, int, int]], patches: Iterable[int]
+) -> dict[str, int]:
+    """The fields that a published name such as "DiT-S/2" stands for.
 
     Args:
       name: the name.
       family: what it begins with.
-      sizes: the published sizes.
+      sizes: depth, width and heads of the published sizes.
       patches: the published patch sizes.
+
+    Returns:
+      ``depth``, ``width``, ``heads`` and ``patch``.
 
     Raises:
       InputError: for any other name.
@@ -168,4 +171,6 @@ def read_name(
     known = {f"{family}-{size}/{patch}": (size, patch) for size in sizes for patch in patches}
     if name not in known:
         raise InputError(f"network {name!r} is unknown, expected one of {', '.join(known)}")
-    return known[name]
+    size, patch = known[name]
+    depth, width, heads = sizes[size]
+    return {"depth": depth, "width": width, "heads": heads, "patch": patch}

@@ -25,7 +25,7 @@ from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norms import layer_norm
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.nn.relative import RelativeBias
-from jaxgen.spacetime.config import GridConfig, check_wave_width, read_name
+from jaxgen.spacetime.config import GridConfig, check_wave_width, published_fields
 from jaxgen.spacetime.patches import patchify, unpatchify
 
 
@@ -49,9 +49,7 @@ class DiffiTConfig(GridConfig):
         Raises:
           InputError: for any other name.
         """
-        _, patch = read_name(name, "DiffiT", ["XL"], [2])
-        fields = {"depth": 28, "width": 1152, "heads": 16, "patch": patch}
-        return cls(**{**fields, **changes})
+        return cls(**{**published_fields(name, "DiffiT", {"XL": (28, 1152, 16)}, [2]), **changes})
 
     def make_model(self) -> "DiffiT":
         """The network."""

@@ -23,7 +23,7 @@ from jaxgen.nn.embeddings import Condition
 from jaxgen.nn.norms import EPSILON
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.spacetime.blocks import Conditioning, DiTBlock, FinalLayer
-from jaxgen.spacetime.config import TransformerConfig, check_wave_width, read_name
+from jaxgen.spacetime.config import TransformerConfig, check_wave_width, published_fields
 from jaxgen.spacetime.patches import patchify, unpatchify
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -68,10 +68,7 @@ class DiTConfig(TransformerConfig):
         Raises:
           InputError: for any other name.
         """
-        size, patch = read_name(name, "DiT", SIZES, PATCHES)
-        depth, width, heads = SIZES[size]
-        fields = {"depth": depth, "width": width, "heads": heads, "patch": patch}
-        return cls(**{**fields, **changes})
+        return cls(**{**published_fields(name, "DiT", SIZES, PATCHES), **changes})
 
     def make_model(self) -> "DiT":
         """The network."""
@@ -123,14 +120,17 @@ class DiT(nn.Module):
         x_BLD = x_BLD + sincos_grid(grid, c.width)
         time_BD, class_BD = self.condition(time_B, label_B, train=train)
         conditions = [time_BD] if class_BD is None else [time_BD, class_BD]
-        x_BLD = self._blocks(x_BLD, conditions)
-        outputs_BLF = self.final(x_BLD, sum(conditions[1:], conditions[0]))
+        condition_BD = sum(conditions[1:], conditions[0])
+        x_BLD = self._blocks(x_BLD, conditions, condition_BD)
+        outputs_BLF = self.final(x_BLD, condition_BD)
         return unpatchify(outputs_BLF, grid, c.patch)
 
-    def _blocks(self, x_BLD: Array, conditions: list[Array]) -> Float[Array, "B L D"]:
+    def _blocks(
+        self, x_BLD: Array, conditions: list[Array], condition_BD: Array
+    ) -> Float[Array, "B L D"]:
         """All blocks, each with the condition in the form that it takes."""
         length = x_BLD.shape[1]
-        condition: Array | None = sum(conditions[1:], conditions[0])
+        condition: Array | None = condition_BD
         if self.config.conditioning == "cross":
             condition = jnp.stack(conditions, axis=1)
         elif self.config.conditioning == "in_context":

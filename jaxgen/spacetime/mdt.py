@@ -28,7 +28,7 @@ from jaxgen.nn.embeddings import Condition
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.nn.relative import RelativeBias
 from jaxgen.spacetime.blocks import DiTBlock, FinalLayer
-from jaxgen.spacetime.config import GridConfig, check_wave_width, read_name
+from jaxgen.spacetime.config import GridConfig, check_wave_width, published_fields
 from jaxgen.spacetime.dit import SIZES
 from jaxgen.spacetime.patches import patchify, unpatchify
 
@@ -64,10 +64,8 @@ class MDTConfig(GridConfig):
         Raises:
           InputError: for any other name.
         """
-        size, patch = read_name(name, "MDT", ["S", "B", "XL"], [2])
-        depth, width, heads = SIZES[size]
-        fields = {"depth": depth, "width": width, "heads": heads, "patch": patch}
-        return cls(**{**fields, **changes})
+        sizes = {size: SIZES[size] for size in ("S", "B", "XL")}
+        return cls(**{**published_fields(name, "MDT", sizes, [2]), **changes})
 
     def make_model(self) -> "MDT":
         """The network."""

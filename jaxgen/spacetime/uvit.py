@@ -26,7 +26,7 @@ from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import LabelEmbedding, time_frequencies
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norms import LayerNorm
-from jaxgen.spacetime.config import GridConfig, read_name
+from jaxgen.spacetime.config import GridConfig, published_fields
 from jaxgen.spacetime.patches import patchify, unpatchify
 
 SIZES = {
@@ -71,10 +71,7 @@ class UViTConfig(GridConfig):
         Raises:
           InputError: for any other name.
         """
-        size, patch = read_name(name, "U-ViT", SIZES, PATCHES)
-        depth, width, heads = SIZES[size]
-        fields = {"depth": depth, "width": width, "heads": heads, "patch": patch}
-        return cls(**{**fields, **changes})
+        return cls(**{**published_fields(name, "U-ViT", SIZES, PATCHES), **changes})
 
     def make_model(self) -> "UViT":
         """The network."""

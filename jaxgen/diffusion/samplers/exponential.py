@@ -100,7 +100,7 @@ def polynomial_weights(
 
 
 def earlier_nodes(log_snr_N: np.ndarray, i: int, order: int, step: float) -> np.ndarray:
-    """Places of steps i, i - 1, .. (so many), in units of a step of log-SNR that begins at i."""
+    """Places of `order` steps i, i - 1, .., [K], in units of a step of log-SNR that begins at i."""
     with np.errstate(invalid="ignore"):
         nodes = (log_snr_N[i - np.arange(order)] - log_snr_N[i]) / step
     nodes[:1] = 0.0
