@@ -14,7 +14,7 @@ import pytest
 
 from experiments.image_networks import ImageModelConfig, make_init
 from experiments.image_programs import published_model, sampling_program, training_program
-from experiments.image_sampling import SamplingFlags
+from experiments.image_sampling import SamplingFlags, put_samples
 from experiments.image_training import TrainingFlags
 from jaxgen.diffusion.schedules import CosineSchedule
 from jaxgen.errors import InputError
@@ -224,3 +224,12 @@ def test_published_models_by_name():
         published_model("nplm2", SHAPE, 10)
     with pytest.raises(InputError, match="network 'DiT-Q/2' is unknown"):
         published_model("DiT-Q/2", SHAPE, 10)
+
+
+def test_a_sample_has_the_label_of_its_index():
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        batch = put_samples(np.array([2, 0, 3]), np.array([7, 1, 5, 9]))
+        unlabelled = put_samples(np.array([2, 0]), None)
+    np.testing.assert_array_equal(batch["index"], [2, 0, 3])
+    np.testing.assert_array_equal(batch["label"], [5, 7, 9])
+    assert set(unlabelled) == {"index"}
