@@ -49,6 +49,7 @@ from jaxgen.interop.weights import (
     patches,
     same,
     stacked,
+    swapped,
     tensors_from_params,
 )
 
@@ -237,9 +238,11 @@ def _rule_of(naming: str, patch: int, depth: int) -> RuleOf:
 
 def _layer_rule(naming: str, layer: str, name: str, kind: str) -> Rule:
     """The rule of a block's layer."""
-    if layer != QKV or naming == "original":
+    if layer != QKV:
         return _plain_rule(layer, name, kind)
-    return stacked([_plain_rule(layer, name + each, kind) for each in "qkv"], axis=-3)
+    if naming == "original":
+        return swapped(_plain_rule(layer, name, kind), -3, -2)
+    return stacked([_plain_rule(layer, name + each, kind) for each in "qkv"], axis=-2)
 
 
 def _plain_rule(layer: str, name: str, kind: str) -> Rule:

@@ -39,6 +39,7 @@ from jaxgen.interop.weights import (
     params_from_tensors,
     same,
     stacked,
+    swapped,
     tensors_from_params,
 )
 
@@ -268,11 +269,17 @@ def _rule(path: str) -> Rule | None:
     return _layer_rule(f"{block}.{place}.{INNER_LAYERS[inner]}", inner, kind)
 
 
-def _layer_rule(name: str, layer: str, kind: str) -> Rule | None:
+def _layer_rule(name: str, layer: str, kind: str) -> Rule:
     """The rule of a parameter of one layer."""
     if layer == "qkv":
-        rules = [_layer_rule(name + each, "query", kind) for each in "qkv"]
-        return stacked([rule for rule in rules if rule is not None], axis=-3)
+        return stacked([_plain_rule(name + each, "query", kind) for each in "qkv"], axis=-2)
+    if layer == "condition":
+        return swapped(_plain_rule(name, layer, kind), -2, -1)
+    return _plain_rule(name, layer, kind)
+
+
+def _plain_rule(name: str, layer: str, kind: str) -> Rule:
+    """The rule of a parameter that is one tensor."""
     if kind == "bias":
         return bias(f"{name}.bias")
     if kind in ("scale", "table"):

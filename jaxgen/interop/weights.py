@@ -103,6 +103,19 @@ def stacked(rules: Sequence[Rule], axis: int) -> Rule:
     return Rule(tuple(rule.names[0] for rule in rules), split, join)
 
 
+def swapped(rule: Rule, axis: int, other: int) -> Rule:
+    """A parameter of which a tensor holds two axes the other way round."""
+
+    def split(x: np.ndarray) -> Arrays:
+        return rule.split(np.swapaxes(x, axis, other))
+
+    def join(tensors: Arrays, shape: tuple[int, ...]) -> np.ndarray:
+        swapped_shape = np.swapaxes(np.empty(shape, bool), axis, other).shape
+        return np.swapaxes(rule.join(tensors, swapped_shape), axis, other)
+
+    return Rule(rule.names, split, join)
+
+
 def copied(rules: Sequence[Rule]) -> Rule:
     """A parameter that is there several times; the copies must be equal bit by bit."""
     names = tuple(rule.names[0] for rule in rules)

@@ -155,7 +155,7 @@ class SelfAttention(nn.Module):
         *,
         segments_BL: Int[Array, "B L"] | None = None,
         bias: Bias | None = None,
-        added_B3HK: Float[Array, "B 3 H K"] | None = None,
+        added_BH3K: Float[Array, "B H 3 K"] | None = None,
     ) -> Float[Array, "B L D"]:
         """[B, L, D] to [B, L, D] in ``dtype``.
 
@@ -163,15 +163,15 @@ class SelfAttention(nn.Module):
           x_BLD: tokens.
           segments_BL: segment ids; a token sees those of its own segment. None: all.
           bias: added to the logits, see `attention`.
-          added_B3HK: added to q, k and v of every token: what depends on the example alone.
+          added_BH3K: added to q, k and v of every token: what depends on the example alone.
         """
         width = x_BLD.shape[-1]
-        shape = 3, self.heads, width // self.heads
-        axes = "embed", None, "heads", "kv"
+        shape = self.heads, 3, width // self.heads
+        axes = "embed", "heads", None, "kv"
         qkv = Dense(shape, axes, self.dtype, bias=self.qkv_bias, name="qkv")(x_BLD)
-        if added_B3HK is not None:
-            qkv = qkv + added_B3HK[:, None].astype(self.dtype)
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        if added_BH3K is not None:
+            qkv = qkv + added_BH3K[:, None].astype(self.dtype)
+        q, k, v = (qkv[..., i, :] for i in range(3))
         if self.qk_norm:
             q = RMSNorm(name="query_norm")(q).astype(self.dtype)
             k = RMSNorm(name="key_norm")(k).astype(self.dtype)
@@ -211,9 +211,9 @@ class CrossAttention(nn.Module):
         width = x_BLD.shape[-1]
         head = self.heads, width // self.heads
         q = Dense(head, ("embed", "heads", "kv"), self.dtype, name="query")(x_BLD)
-        axes = "embed", None, "heads", "kv"
-        kv = Dense((2, *head), axes, self.dtype, name="key_value")(context_BND)
-        k, v = kv[:, :, 0], kv[:, :, 1]
+        axes = "embed", "heads", None, "kv"
+        kv = Dense((head[0], 2, head[1]), axes, self.dtype, name="key_value")(context_BND)
+        k, v = kv[..., 0, :], kv[..., 1, :]
         if self.qk_norm:
             q = RMSNorm(name="query_norm")(q).astype(self.dtype)
             k = RMSNorm(name="key_norm")(k).astype(self.dtype)

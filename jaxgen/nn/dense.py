@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -28,7 +27,9 @@ class Dense(nn.Module):
     """``y = x W + b`` from the last axes of x to one or several new ones.
 
     W has one axis for each contracted axis of x, then one for each feature axis; an initial value
-    is drawn as for the flat matrix, so fan-in and fan-out do not depend on how axes are split.
+    is drawn as for the flat matrix, so fan-in and fan-out do not depend on how axes are split. The
+    product is that of flat matrices: of several input or feature axes only the first may be cut
+    over a mesh axis, or the cut is lost (gathered) when they are joined.
 
     Attributes:
       features: sizes of the new axes.
@@ -58,8 +59,11 @@ class Dense(nn.Module):
         named = nn.with_logical_partitioning
         kernel = self.param("kernel", named(initial, self.axes), (*inputs, *self.features))
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
-        last = tuple(range(x.ndim - contracted, x.ndim))
-        y = jax.lax.dot_general(x, kernel, ((last, tuple(range(contracted))), ((), ())))
+        leading = x.shape[: x.ndim - contracted]
+        # A plain product of matrices: with more axes XLA on CPU transposes W, and the gradient of
+        # y, in memory on the way back, which takes longer than the products.
+        y = x.reshape(-1, flat[0]) @ kernel.reshape(flat)
+        y = y.reshape(*leading, *self.features)
         if self.bias:
             bias = self.param("bias", named(zeros, self.axes[contracted:]), self.features)
             y = y + jnp.asarray(bias, self.dtype)

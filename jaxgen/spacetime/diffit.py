@@ -76,11 +76,11 @@ class DiffiTBlock(nn.Module):
           condition_BD: the time token.
         """
         c = self.config
-        shape, axes = (3, c.heads, c.width // c.heads), ("embed", None, "heads", "kv")
-        of_time_B3HK = Dense(shape, axes, c.dtype, name="time_qkv")(condition_BD)
+        shape, axes = (c.heads, 3, c.width // c.heads), ("embed", "heads", None, "kv")
+        of_time_BH3K = Dense(shape, axes, c.dtype, name="time_qkv")(condition_BD)
         bias_HLL = RelativeBias(c.heads, c.grid, name="relative")()
         attention = SelfAttention(c.heads, c.dtype, c.qk_norm, c.attention, name="attention")
-        x_BLD = x_BLD + attention(layer_norm(x_BLD), bias=bias_HLL, added_B3HK=of_time_B3HK)
+        x_BLD = x_BLD + attention(layer_norm(x_BLD), bias=bias_HLL, added_BH3K=of_time_BH3K)
         return x_BLD + MLP(c.mlp_units, c.dtype, name="mlp")(layer_norm(x_BLD))
 
 

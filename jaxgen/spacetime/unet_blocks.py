@@ -186,13 +186,13 @@ class ResidualBlock(nn.Module):
         """The second norm with the condition."""
         c = self.config
         parts = 2 if c.adaptive_norm else 1
-        axes = "embed", None, "mlp"
-        layer = Dense((parts, self.features), axes, c.dtype, uniform, name="condition")
-        parts_BNC = layer(c_BD).astype(jnp.float32)[:, :, None, None]
+        axes = "embed", "mlp", None
+        layer = Dense((self.features, parts), axes, c.dtype, uniform, name="condition")
+        parts_BYXCN = layer(c_BD).astype(jnp.float32)[:, None, None]
         norm = group_norm(c, name="norm2", axis="mlp")
         if not c.adaptive_norm:
-            return norm(h + parts_BNC[:, 0])
-        return norm(h) * (1 + parts_BNC[:, 0]) + parts_BNC[:, 1]
+            return norm(h + parts_BYXCN[..., 0])
+        return norm(h) * (1 + parts_BYXCN[..., 0]) + parts_BYXCN[..., 1]
 
 
 class PixelAttention(nn.Module):
@@ -216,9 +216,9 @@ class PixelAttention(nn.Module):
         h = group_norm(c, name="norm", groups=self.groups)(x_BYXC) if self.groups else x_BYXC
         h_BLC = h.reshape(batch, height * width, channels)
         heads = c.heads_at(channels)
-        shape, axes = (3, heads, channels // heads), ("embed", None, "heads", "kv")
+        shape, axes = (heads, 3, channels // heads), ("embed", "heads", None, "kv")
         qkv = Dense(shape, axes, c.dtype, uniform, name="qkv")(h_BLC)
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        q, k, v = (qkv[..., i, :] for i in range(3))
         seen = attention(q, k, v, implementation=c.attention)
         axes_out = "heads", "kv", "embed"
         h_BLC = Dense((channels,), axes_out, c.dtype, zeros, name="output")(seen)

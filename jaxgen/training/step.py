@@ -202,15 +202,20 @@ def _update(
     ema_decay: float | None,
 ) -> TrainState:
     """The state after a step: updated where the gradient is finite, else only counted."""
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema_decay is not None:
-        good_updates = state.step + 1 - state.skipped
-        ema = _average(state.ema, params, ema_decay, good_updates.astype(jnp.float32))
-    new = (params, opt_state, ema)
-    old = (state.params, state.opt_state, state.ema)
-    params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    def updated(params: Tree, opt_state: Tree, ema: Tree) -> tuple[Tree, Tree, Tree]:
+        updates, opt_state = tx.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        if ema_decay is not None:
+            good_updates = state.step + 1 - state.skipped
+            ema = _average(ema, params, ema_decay, good_updates.astype(jnp.float32))
+        return params, opt_state, ema
+
+    # A branch, not a choice between old and new numbers: it updates in place, where choosing keeps
+    # a copy of both (on CPU four times as slow as the update itself).
+    params, opt_state, ema = jax.lax.cond(
+        finite, updated, lambda *old: old, state.params, state.opt_state, state.ema
+    )
     bad = (~finite).astype(jnp.int32)
     return TrainState(
         step=state.step + 1,

@@ -48,7 +48,7 @@ def test_tables_of_a_diffusion_transformer(small, tmp_path, capsys):
     for text in (printed, written):
         assert text.count("### ") == 2
         assert f"model: {figures[f'{name}/model']:,}" in text
-    assert "| 10         | 10 x f32[8,16,16]   | 81,920           |" in printed
+    assert "| 10         | 10 x f32[128,16]    | 81,920           |" in printed
     assert json.loads((tmp_path / "config.json").read_text())
 
 

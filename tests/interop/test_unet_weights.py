@@ -88,14 +88,14 @@ def test_names_and_axes():
     for name, value in names.items():
         np.testing.assert_array_equal(tensors[name], value, err_msg=name)
     scale_and_shift = tensors["up_blocks.0.resnets.1.time_emb_proj.weight"]
-    np.testing.assert_array_equal(scale_and_shift[:16].T, block["condition"]["kernel"][:, 0])
-    np.testing.assert_array_equal(scale_and_shift[16:].T, block["condition"]["kernel"][:, 1])
+    np.testing.assert_array_equal(scale_and_shift[:16].T, block["condition"]["kernel"][..., 0])
+    np.testing.assert_array_equal(scale_and_shift[16:].T, block["condition"]["kernel"][..., 1])
     qkv = params["down_1_attention_0"]["qkv"]
     for i, part in enumerate("qkv"):
         weight = tensors[f"down_blocks.1.attentions.0.to_{part}.weight"]
         for head in range(2):
             rows = slice(8 * head, 8 * head + 8)
-            np.testing.assert_array_equal(weight[rows].T, qkv["kernel"][:, i, head])
+            np.testing.assert_array_equal(weight[rows].T, qkv["kernel"][:, head, i])
     assert len(tensors) == len(jax.tree.leaves(params)) + 2 * 2 * 4  # qkv apart, in 4 layers
 
 

@@ -227,10 +227,10 @@ def layer(module, *inputs, seed=0, **options):
 
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_self_attention_in_numpy(qk_norm):
-    x, added = arrays((B, L, 12), (B, 3, H, K))
-    found, p = layer(SelfAttention(H, qk_norm=qk_norm), x, added_B3HK=added)
-    y = np.einsum("bld,dchk->blchk", x, p["qkv"]["kernel"]) + p["qkv"]["bias"] + added[:, None]
-    q, k, v = (y[:, :, i] for i in range(3))
+    x, added = arrays((B, L, 12), (B, H, 3, K))
+    found, p = layer(SelfAttention(H, qk_norm=qk_norm), x, added_BH3K=added)
+    y = np.einsum("bld,dhck->blhck", x, p["qkv"]["kernel"]) + p["qkv"]["bias"] + added[:, None]
+    q, k, v = (y[..., i, :] for i in range(3))
     if qk_norm:
         norm = lambda x, w: x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * w["scale"]  # noqa: E731
         q, k = norm(q, p["query_norm"]), norm(k, p["key_norm"])
@@ -242,8 +242,8 @@ def test_cross_attention_in_numpy():
     x, context = arrays((B, L, 12), (B, N, 8))
     found, p = layer(CrossAttention(H), x, context, segments=SEGMENTS)
     q = np.einsum("bld,dhk->blhk", x, p["query"]["kernel"]) + p["query"]["bias"]
-    y = np.einsum("bnd,dchk->bnchk", context, p["key_value"]["kernel"]) + p["key_value"]["bias"]
-    seen = reference(q, y[:, :, 0], y[:, :, 1], SEGMENTS)
+    y = np.einsum("bnd,dhck->bnhck", context, p["key_value"]["kernel"]) + p["key_value"]["bias"]
+    seen = reference(q, y[..., 0, :], y[..., 1, :], SEGMENTS)
     expected = np.einsum("blhk,hkd->bld", seen, p["output"]["kernel"]) + p["output"]["bias"]
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found[0, :5], expected[0, :5], rtol=1e-4, atol=1e-4)

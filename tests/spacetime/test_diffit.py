@@ -42,7 +42,7 @@ def test_time_dependent_attention_in_numpy():
     p = params_of(config)["blocks_0"]
     y = layer_norm(x)
     of_tokens, of_time = dense(y, p["attention"]["qkv"]), dense(c, p["time_qkv"])
-    q, k, v = np.moveaxis(of_tokens + of_time[:, None], 2, 0)
+    q, k, v = np.moveaxis(of_tokens + of_time[:, None], 3, 0)
     bias = p["relative"]["table"][relative_index((2, 4))].transpose(2, 0, 1)
     logits = np.einsum("blhk,bnhk->bhln", q, k) / np.sqrt(8) + bias
     weights = np.exp(logits - logits.max(-1, keepdims=True))

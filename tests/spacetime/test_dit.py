@@ -72,7 +72,7 @@ def dense(x, p):
 
 
 def numpy_attention(x, p):
-    q, k, v = np.moveaxis(dense(x, p["qkv"]), 2, 0)
+    q, k, v = np.moveaxis(dense(x, p["qkv"]), 3, 0)
     logits = np.einsum("blhk,bnhk->bhln", q, k) / np.sqrt(q.shape[-1])
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)

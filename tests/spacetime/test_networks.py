@@ -176,7 +176,7 @@ def test_a_sharded_network_is_the_unsharded_one(family):
     qkv = [spec for path, spec in specs.items() if path.endswith("/qkv/kernel")]
     hidden = [spec for path, spec in specs.items() if path.endswith("mlp/hidden/kernel")]
     assert len(qkv) == len(hidden) == config.depth + (family == "mdt")
-    assert set(qkv) == {("fsdp", None, "model", None)}
+    assert set(qkv) == {("fsdp", "model", None, None)}
     assert set(hidden) == {("fsdp", "model")}
 
 

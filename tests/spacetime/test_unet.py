@@ -133,12 +133,12 @@ def test_the_residual_block_in_numpy(resample, adaptive):
     found = block.apply({"params": p}, jnp.asarray(x), jnp.asarray(c), False)
 
     h = convolved(resampled(silu(group_norm(x, p["norm1"], 4)), resample), p["conv1"])
-    condition = np.einsum("bd,dnc->bnc", silu(c), p["condition"]["kernel"]) + p["condition"]["bias"]
-    condition = condition[:, :, None, None]
+    condition = np.einsum("bd,dcn->nbc", silu(c), p["condition"]["kernel"])
+    condition = (condition + p["condition"]["bias"].T[:, None])[:, :, None, None]
     if adaptive:
-        h = group_norm(h, p["norm2"], 4) * (1 + condition[:, 0]) + condition[:, 1]
+        h = group_norm(h, p["norm2"], 4) * (1 + condition[0]) + condition[1]
     else:
-        h = group_norm(h + condition[:, 0], p["norm2"], 4)
+        h = group_norm(h + condition[0], p["norm2"], 4)
     h = convolved(silu(h), p["conv2"])
     expected = (convolved(resampled(x, resample), p["skip"]) + h) / 1.5
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
@@ -151,8 +151,8 @@ def test_attention_over_pixels_in_numpy():
     found = layer.apply({"params": p}, jnp.asarray(x))
 
     tokens = group_norm(x, p["norm"], 2).reshape(2, 6, 16)
-    q, k, v = np.einsum("bld,dnhk->nbhlk", tokens, p["qkv"]["kernel"]) + np.expand_dims(
-        p["qkv"]["bias"], (1, 3)
+    q, k, v = np.einsum("bld,dhnk->nbhlk", tokens, p["qkv"]["kernel"]) + np.expand_dims(
+        p["qkv"]["bias"].swapaxes(0, 1), (1, 3)
     )
     logits = np.einsum("bhlk,bhnk->bhln", q, k) / np.sqrt(8)
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
