@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+PAUSE = 0.5
 HUGE_PAGES = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
     ":glibc.malloc.trim_threshold=8589934592"
@@ -63,7 +64,11 @@ class Contender:
         self.process.stdin.flush()
 
     def run(self) -> float:
-        """Seconds of one run."""
+        """Seconds of one run, after a pause in which the threads of the last contender go to sleep.
+
+        OpenMP's (PyTorch's) wait for more work in a loop that takes a core, for some 0.2 s.
+        """
+        time.sleep(PAUSE)
         self.say("run")
         return self.receive()["seconds"]
 
