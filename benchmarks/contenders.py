@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 PAUSE = 0.5
 HUGE_PAGES = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
-    ":glibc.malloc.trim_threshold=8589934592"
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+    ":glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
 }
 """Keeps freed memory and backs it by huge pages: on CPU much time otherwise goes to page faults."""
 

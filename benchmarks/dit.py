@@ -239,8 +239,10 @@ def make_jaxgen_run(task: dict, arrays: dict) -> Callable[[], object]:
 
     from jaxgen.interop.dit_weights import dit_params
     from jaxgen.interop.safetensors import read_safetensors
+    from jaxgen.parallel import keep_freed_memory
     from jaxgen.spacetime.dit import DiTConfig
 
+    keep_freed_memory()  # as experiments do
     if task["form"] == "product":
         left = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT), task["dtype"])
         product = jax.jit(lambda x: x @ x)

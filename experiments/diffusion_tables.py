@@ -67,9 +67,9 @@ class Config(ExperimentConfig):
     weightings: tuple[str, ...] = ("snr", "truncated_snr", "snr_plus_one")
     log_snr_max: float = 6.0
     steps: int = 32
-    evaluate: int = 1000
-    network: NetworkFlags = NetworkFlags(width=96, depth=4)
-    training: TrainingFlags = TrainingFlags(training_steps=2000, batch_size=64)
+    evaluate: int = 500
+    network: NetworkFlags = NetworkFlags(width=128, depth=4)
+    training: TrainingFlags = TrainingFlags(training_steps=3000, batch_size=64)
 
     def __post_init__(self) -> None:
         for target in self.targets:

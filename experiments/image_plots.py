@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from experiments.plots import Curve, new_figure, save_figure
 from jaxgen.data import from_unit
@@ -122,6 +123,10 @@ def plot_by_steps(
     axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
     axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.minorticks_off()
+    lowest, highest = axes.get_ylim()
+    if highest < 100 * lowest:  # powers of ten alone would leave one number on the axis
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False)
     save_figure(figure, path)
 

@@ -38,7 +38,7 @@ import tyro
 
 from jaxgen.errors import InputError
 from jaxgen.files import replacing
-from jaxgen.parallel import is_main_process, make_mesh, start
+from jaxgen.parallel import is_main_process, keep_freed_memory, make_mesh, start
 from jaxgen.training.config import config_differences, config_from_json, config_to_json
 from jaxgen.training.loop import NonFiniteError
 from jaxgen.training.metrics import write_figures
@@ -164,7 +164,8 @@ def report(text: str = "") -> None:
 
 
 def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
-    """Devices, processes and mesh, in the order in which JAX wants to be told."""
+    """Memory, devices, processes and mesh, in the order in which they want to be told."""
+    keep_freed_memory()
     if launch.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", launch.devices)

@@ -25,6 +25,7 @@ from jaxgen.parallel.communication import (
 )
 from jaxgen.parallel.communication_hlo import Operand
 from jaxgen.parallel.distributed import barrier, is_main_process, on_main_process, start
+from jaxgen.parallel.host_memory import keep_freed_memory
 from jaxgen.parallel.mesh import current_mesh, make_mesh, parse_mesh
 from jaxgen.parallel.sharding import (
     Layout,
@@ -52,6 +53,7 @@ __all__ = [
     "init_optimiser",
     "init_sharded",
     "is_main_process",
+    "keep_freed_memory",
     "make_mesh",
     "num_batch_shards",
     "on_main_process",
