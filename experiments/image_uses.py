@@ -7,14 +7,16 @@ folder:
 
   guidance.md         Fréchet distance and accuracy of samples by guidance
   guidance.png        samples by guidance, the same noise in every row
-  inpainting.png      images with a part made anew: replacement, RePaint, reconstruction guidance
-  upsampling.png      images made from small ones by reconstruction guidance
+  inpainting.png      images with a part made anew: by replacement, RePaint, and reconstruction
+                      guidance of two kinds
+  upsampling.png      images made from small ones by the same guidance
   metrics.json        all figures: of the diffusion classifier too, which says for test images under
                       which class the model tells their noise best
 """
 
 import functools
 import pathlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +37,12 @@ from jaxgen.diffusion import Denoiser, Level, clip_x, make_denoiser
 from jaxgen.diffusion.classification import classify, even_times
 from jaxgen.diffusion.inpainting import RePaint, Replacement
 from jaxgen.diffusion.masks import box_mask
-from jaxgen.diffusion.reconstruction import Operator, masked, reconstruction_guidance
+from jaxgen.diffusion.reconstruction import (
+    Operator,
+    masked,
+    moment_guidance,
+    reconstruction_guidance,
+)
 from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.sampling import Sampler, initial_noise, sample
 from jaxgen.diffusion.steps import make_steps
@@ -46,6 +53,9 @@ SHOWN = 10
 """Images of a picture's row."""
 
 IMAGES_PER_CALL = 50
+
+MakeDenoiser = Callable[[int], Denoiser]
+"""A denoiser for so many images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +76,9 @@ class Config(ExperimentConfig):
       resamplings: of RePaint, how often each stretch is gone through.
       weight: w of reconstruction guidance where a part is known (and replaced besides).
       upsampling: by how much the small images are smaller.
-      upsampling_weight: w of reconstruction guidance from small images.
+      upsampling_weight: w of reconstruction guidance from small images, which nothing else holds:
+        above 2 it drives samples away from them.
+      iterations: of moment guidance, each costs a backward pass.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/image_uses")
@@ -80,15 +92,16 @@ class Config(ExperimentConfig):
     levels: int = 64
     inpaint: int = 100
     resamplings: int = 5
-    weight: float = 20.0
+    weight: float = 5.0
     upsampling: int = 4
-    upsampling_weight: float = 5.0
+    upsampling_weight: float = 1.0
+    iterations: int = 5
 
     def __post_init__(self) -> None:
         for name in ("evaluate", "classify", "inpaint"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        for name in ("steps", "levels", "resamplings", "upsampling"):
+        for name in ("steps", "levels", "resamplings", "upsampling", "iterations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
 
@@ -102,6 +115,8 @@ def main(config: Config) -> dict[str, Any]:
     for guidance in config.guidances if config.evaluate else ():
         model.config.check_guidance(guidance)
     held = images.part("test" if "test" in images.parts else "validation")
+    if config.classify and (held.labels is None or not model.config.classes):
+        raise InputError(f"classify is {config.classify}, expected 0 for images without classes")
     folder = open_workdir(config)
     judge = make_judge(images, teacher / "classifier", seed=config.seed)
     figures: dict[str, Any] = {}
@@ -111,7 +126,7 @@ def main(config: Config) -> dict[str, Any]:
         figures["diffusion classifier"] = classify_held_out(config, model, held)
     if config.inpaint:
         figures["inpainting"] = show_inpainting(config, folder, model, held, judge)
-        show_upsampling(config, folder, model, held)
+        figures["upsampling"] = show_upsampling(config, folder, model, held)
     return figures
 
 
@@ -144,7 +159,7 @@ def compare_guidance(
         folder / "guidance.png",
         np.stack(rows),
         f"The same noise under guidance w (DDIM, {config.steps} steps)",
-        columns=[model.config.classes[label] for label in labels[:SHOWN]],
+        columns=[] if labels is None else [model.config.classes[label] for label in labels[:SHOWN]],
         rows=[f"w = {w:g}" for w in config.guidances],
     )
     return figures
@@ -199,15 +214,16 @@ def show_inpainting(
     height, width, _ = model.config.image_shape
     known = box_mask((height, width), (height // 2, height), (0, width))
     unguided = functools.partial(unconditional_denoiser, model)
-    guided = functools.partial(guided_denoiser, model, masked(known), known * x, config.weight)
-    methods = {
-        "replacement": (Replacement(DDIM(eta=1.0), known, x), unguided),
+    replacement = Replacement(DDIM(eta=1.0), known, x)
+    methods: dict[str, tuple[Sampler, MakeDenoiser]] = {
+        "replacement": (replacement, unguided),
         "RePaint": (
             RePaint(DDIM(eta=1.0), known, x, jump_length=4, resamplings=config.resamplings),
             unguided,
         ),
-        "guidance": (Replacement(DDIM(eta=1.0), known, x), guided),
     }
+    for name, make in guided_denoisers(config, model, masked(known), known * x, config.weight):
+        methods[name] = (replacement, make)
     rows, figures = {"image": x, "known": np.where(known > 0.5, x, 0.0)}, {}
     for name, (method, make) in methods.items():
         rows[name] = sample_known(config, model, method, make, len(x), f"inpainting, {name}")
@@ -228,24 +244,30 @@ def show_inpainting(
 
 def show_upsampling(
     config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet
-) -> None:
-    """Draws images made from small ones."""
+) -> dict[str, float]:
+    """Draws images made from small ones; how far from these they are, made small, by method."""
     x = to_unit(held.images[:SHOWN])
-    small = downsample(x, config.upsampling)
+    factor = config.upsampling
+    operator = functools.partial(downsample, factor=factor)
+    small = downsample(x, factor)
     # In units of A A^T, which is 1 / factor^2 for means over blocks.
-    weight = config.upsampling_weight * config.upsampling**2
-    operator = functools.partial(downsample, factor=config.upsampling)
-    make = functools.partial(guided_denoiser, model, operator, small, weight)
-    made = sample_known(config, model, DDIM(eta=1.0), make, len(x), "upsampling")
-    seen = np.repeat(np.repeat(small, config.upsampling, 1), config.upsampling, 2)
-    again = np.asarray(downsample(made, config.upsampling))
-    seen_again = np.repeat(np.repeat(again, config.upsampling, 1), config.upsampling, 2)
+    weight = config.upsampling_weight * factor**2
+    rows, figures = {"image": x, "given": np.repeat(np.repeat(small, factor, 1), factor, 2)}, {}
+    for name, make in guided_denoisers(config, model, operator, small, weight):
+        made = sample_known(config, model, DDIM(eta=1.0), make, len(x), f"upsampling, {name}")
+        figures[name] = float(np.sqrt(np.mean((operator(made) - small) ** 2)))
+        rows[name] = made
     plot_images(
         folder / "upsampling.png",
-        np.stack([x, seen, made, seen_again]),
-        f"Reconstruction guidance from images {config.upsampling} times smaller",
-        rows=["image", "given", "made", "made, small"],
+        np.stack([*rows.values()]),
+        f"Made from images {factor} times smaller: {config.steps} steps, no class given",
+        rows=[*rows],
     )
+    report(
+        "made small again, they differ from what was given by "
+        + ", ".join(f"{error:.4f} ({name})" for name, error in figures.items())
+    )
+    return figures
 
 
 def unconditional_denoiser(model: ImageModel, count: int, *, clip: bool = True) -> Denoiser:
@@ -255,20 +277,36 @@ def unconditional_denoiser(model: ImageModel, count: int, *, clip: bool = True) 
     return image_denoiser(model.config, model.params, labels, clip=clip)
 
 
-def guided_denoiser(
+def guided_denoisers(
+    config: Config,
     model: ImageModel,
     operator: Operator,
     observed: Float[Array, "B ..."],
     weight: float,
-    count: int,
-) -> Denoiser:
-    """The same, led to agree with what is observed; clipped last, for clipping has no gradient."""
-    denoiser = unconditional_denoiser(model, count, clip=False)
-    return clip_x(reconstruction_guidance(denoiser, operator, observed, weight))
+) -> list[tuple[str, MakeDenoiser]]:
+    """The same, led to agree with what is observed, in two ways.
+
+    They are clipped last, for clipping has no gradient.
+    """
+
+    def by_weight(count: int) -> Denoiser:
+        denoiser = unconditional_denoiser(model, count, clip=False)
+        return clip_x(reconstruction_guidance(denoiser, operator, observed, weight))
+
+    def by_moments(count: int) -> Denoiser:
+        denoiser = unconditional_denoiser(model, count, clip=False)
+        return clip_x(moment_guidance(denoiser, operator, observed, iterations=config.iterations))
+
+    return [("guidance", by_weight), ("moment guidance", by_moments)]
 
 
 def sample_known(
-    config: Config, model: ImageModel, method: Sampler, make: Any, count: int, name: str
+    config: Config,
+    model: ImageModel,
+    method: Sampler,
+    make: MakeDenoiser,
+    count: int,
+    name: str,
 ) -> Float[np.ndarray, "N Y X C"]:
     """Samples of a method and a denoiser that know a part of the images."""
     levels = make_steps(model.config.schedule, config.steps)

@@ -22,6 +22,18 @@ observed number with the w that its variance asks for. That w is never below one
 with s, which is why w > 1 is often best. For other data both are approximations, good at little
 noise.
 
+**How strong it may be.** Where the data vary much more than the noise, x^ = z / a = u in the observed
+directions and J = I / a, so that the first says ``u + w (y - u)``. A step of DDIM to the next
+level, h = lambda' - lambda, goes a part of that way::
+
+    u' - y = (1 - q w) (u - y),    q = 1 - e^(-h / 2) without noise, 1 - e^-h with eta = 1
+
+With w < 1/q the sample approaches what is observed, with w > 1/q it oscillates around it, and with
+w > 2/q it leaves it, further with every step. A last step to clean data has q = 1: w = 1 ends on
+the observation, and w > 2 is right only where a clip of x^ or the replacement of what is known
+holds the samples. The second kind is its own right strength. (w >> 1 in papers goes with many
+steps and with the replacement, where what is guided is the unknown part.)
+
 At a = 0 the latent says nothing of x and J = 0: there nothing is guided.
 
 The plain *replacement* of the known part of z by noisy data is `inpainting.Replacement`. Alone it
@@ -81,7 +93,8 @@ def reconstruction_guidance(
       denoiser: what is guided.
       operator: A; it need not be linear.
       observed: y, of the shape of A x; for `masked` A applied to the known data.
-      w: weight w_r; for other operators than masks it is in units of A A^T.
+      w: weight w_r; for other operators than masks it is in units of A A^T. Too large ones (see
+        the module) send samples away from y.
 
     Returns:
       The guided denoiser.

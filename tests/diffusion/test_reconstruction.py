@@ -120,6 +120,27 @@ def test_reconstruction_guidance_is_exact_for_one_number_of_correlated_data():
         assert_same(guided(z, level), wanted(z, level), 1e-3)
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("w", [0.5, 1.0, 1.8, 2.5, 6.0])
+def test_a_step_leaves_one_minus_q_w_of_what_is_missing(eta, w):
+    """In directions where the data vary much; so w > 2 / q drives samples away from y."""
+    levels = make_steps(CosineSchedule(), 10)
+    now, after = (Level(*(value[i] for value in levels)) for i in (6, 7))
+    h = after.log_snr - now.log_snr
+    q = -np.expm1(-h if eta else -h / 2)
+    deviation, y = 300.0, jnp.full((2000, 1), 40.0)
+    denoiser = gaussian_denoiser(np.zeros(1), np.array([[deviation**2]]))
+    guided = reconstruction_guidance(denoiser, lambda x: x, y, w)
+    z = now.a * jnp.full((2000, 1), 90.0)
+    row = jax.tree.map(lambda value: value[6], DDIM(eta).table(levels))
+    keys = jax.random.split(jax.random.key(0), 2000)
+    sampler = DDIM(eta)
+    state = jax.jit(lambda z: sampler.step(guided, sampler.start(z), row, keys).z)(z)
+    missing = float((state / after.a - y).mean())
+    noise = float(row.noise / after.a / np.sqrt(2000))
+    assert abs(missing - (1 - q * w) * 50) < 0.02 + 5 * noise
+
+
 def test_the_exact_weight_tends_to_one_with_the_noise():
     weights = white_weight(0.5)(level_at(CosineSchedule(), [0.5, 0.1, 0.01, 0.0]))
     np.testing.assert_allclose(weights[0], 5, rtol=1e-4)

@@ -97,9 +97,34 @@ def test_guided_classified_inpainted_upsampled(model, pictures, tmp_path, monkey
     found = figures(tmp_path)
     assert set(found["guidance"]) == {"0", "2"}
     assert found["diffusion classifier"]["images"] == 6
-    assert set(found["inpainting"]) == {"replacement", "RePaint", "guidance"}
+    assert set(found["inpainting"]) == {"replacement", "RePaint", "guidance", "moment guidance"}
+    assert set(found["upsampling"]) == {"guidance", "moment guidance"}
     for name in ("guidance.png", "inpainting.png", "upsampling.png"):
         assert is_picture(tmp_path / name)
+
+
+def test_images_without_classes(pictures, tmp_path, monkeypatch, capfd):
+    """What needs no class works, what needs one says so."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in pictures.glob("*/*.png"):
+        (flat / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    common = ["--data", flat]
+    training = [*common, *TRAINING, *NETWORK, "--steps", "2", "--evaluate", "0"]
+    training += ["--workdir", tmp_path / "model", "--guidance", "0"]
+    assert run_here("image_diffusion", training, monkeypatch) == 0
+    common += ["--model", tmp_path / "model", "--workdir", tmp_path / "uses", "--steps", "2"]
+    common += ["--evaluate", "4", "--inpaint", "2", "--resamplings", "1", "--upsampling", "2"]
+    assert run_here("image_uses", [*common, "--guidances", "0"], monkeypatch) == 2
+    assert "classify is 500, expected 0 for images without classes" in capfd.readouterr()[1]
+    assert not (tmp_path / "uses").exists()
+    common += ["--classify", "0"]
+    assert run_here("image_uses", [*common, "--guidances", "1"], monkeypatch) == 2
+    assert "the images have no labels" in capfd.readouterr()[1]
+    assert run_here("image_uses", [*common, "--guidances", "0"], monkeypatch) == 0
+    found = figures(tmp_path / "uses")
+    assert "accuracy" not in found["guidance"]["0"]
+    assert found["inpainting"] == {}
 
 
 @pytest.mark.parametrize(
