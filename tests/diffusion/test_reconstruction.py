@@ -21,7 +21,7 @@ from jaxgen.diffusion.reconstruction import (
     white_weight,
 )
 from jaxgen.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, LangevinCorrector
-from jaxgen.diffusion.sampling import sample
+from jaxgen.diffusion.sampling import initial_noise, sample
 from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.steps import make_steps
 from jaxgen.diffusion.tasks import downsample
@@ -139,6 +139,41 @@ def test_a_step_leaves_one_minus_q_w_of_what_is_missing(eta, w):
     missing = float((state / after.a - y).mean())
     noise = float(row.noise / after.a / np.sqrt(2000))
     assert abs(missing - (1 - q * w) * 50) < 0.02 + 5 * noise
+
+
+def test_a_smooth_field_from_its_block_means_by_weight_of_guidance():
+    """32 steps, as in docs: w = 1 ends on the means, w = 5 far away; moments are exact."""
+    places = np.stack(np.indices((8, 8)), -1).reshape(64, 2)
+    distance = np.linalg.norm(places[:, None] - places, axis=-1)
+    covariance = 0.25 * np.exp(-distance / 3) + 1e-4 * np.eye(64)
+    blocks = 2 * (places[:, 0] // 4) + places[:, 1] // 4
+    matrix = np.eye(4)[blocks].T / 16
+    truth = np.linalg.cholesky(covariance) @ np.random.default_rng(0).normal(size=64)
+    means = matrix @ truth
+    mean, wanted = conditional(np.zeros(64), covariance, matrix, means)
+    count = 400
+    y = jnp.broadcast_to(jnp.asarray(means, jnp.float32), (count, 4))
+    operator = lambda x: x @ jnp.asarray(matrix.T, jnp.float32)  # noqa: E731
+    denoiser = gaussian_denoiser(np.zeros(64), covariance)
+
+    def run_all(guided):
+        index_B, key = jnp.arange(count), jax.random.key(0)
+        levels, method = make_steps(CosineSchedule(), 32), DDIM(eta=1.0)
+        z = initial_noise(key, index_B, (64,), levels)
+        table = method.table(levels)
+        x = np.asarray(jax.jit(lambda z: sample(method, guided, z, table, key, index_B))(z))
+        missing = np.sqrt(np.mean((x @ matrix.T - means) ** 2))
+        return missing, np.sqrt(np.mean((x.mean(0) - mean) ** 2)), x.var(0).mean()
+
+    found = {w: run_all(reconstruction_guidance(denoiser, operator, y, 16 * w)) for w in (1, 5)}
+    found["moments"] = run_all(moment_guidance(denoiser, operator, y))
+    noise = np.sqrt(np.diag(wanted).mean() / count)
+    assert found[1][0] < 1e-3 < 0.2 < found[5][0]
+    assert found["moments"][0] < 1e-5
+    for name in (1, "moments"):
+        assert found[name][1] < 2 * noise
+        assert 0.7 < found[name][2] / np.diag(wanted).mean() < 1
+    assert found[5][2] / np.diag(wanted).mean() > 5
 
 
 def test_the_exact_weight_tends_to_one_with_the_noise():
