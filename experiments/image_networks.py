@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 
 from jaxgen.diffusion import CosineSchedule, Denoiser, Schedule, Target, clip_x, make_denoiser
 from jaxgen.diffusion.denoiser import check_target_fits, thousandths
+from jaxgen.diffusion.distillation import with_strength
 from jaxgen.diffusion.guidance import Strength, guide_network
 from jaxgen.diffusion.losses import draw_noised, loss_by_level, prediction_loss
 from jaxgen.diffusion.predictions import channels_of
@@ -146,6 +147,8 @@ class ImageModelConfig:
       classes: names of the classes; empty for a model without labels.
       target: what the network predicts.
       schedule: the noise schedule.
+      strength_channels: of the network's input, which tell it a strength of guidance (see
+        `jaxgen.diffusion.distillation.with_strength`); 0 for a network that is told none.
 
     Raises:
       InputError: for a target that the schedule does not allow.
@@ -156,6 +159,7 @@ class ImageModelConfig:
     classes: tuple[str, ...]
     target: Target = "v"
     schedule: Schedule = CosineSchedule()
+    strength_channels: int = 0
 
     def __post_init__(self) -> None:
         check_target_fits(self.schedule, self.target)
@@ -207,7 +211,8 @@ def make_config(
 def make_init(config: ImageModelConfig) -> Callable[[Array], Tree]:
     """``key -> parameters`` with logical axes."""
     model = config.make_model()
-    z_1YXC = jnp.zeros((1, *config.image_shape))
+    height, width, channels = config.image_shape
+    z_1YXC = jnp.zeros((1, height, width, channels + config.strength_channels))
     label_1 = jnp.zeros((1,), jnp.int32) if config.classes else None
 
     def init(key: Array) -> Tree:
@@ -260,9 +265,15 @@ def make_loss(config: ImageModelConfig, weighting: Weighting, layout: Layout) ->
 
 
 def make_network(config: ImageModelConfig, params: Tree) -> Callable[..., Array]:
-    """``(z, time, labels) -> prediction``."""
+    """``(z, time, labels) -> prediction``, or ``(z, time, w, labels)`` where it is told w."""
     model = config.make_model()
-    return lambda z, time, label_B: model.apply({"params": params}, z, time, label_B)
+
+    def network(z: Array, time: Array, label_B: Array | None) -> Array:
+        return model.apply({"params": params}, z, time, label_B)
+
+    if config.strength_channels:
+        return with_strength(network, config.strength_channels)
+    return network
 
 
 def image_denoiser(
@@ -280,11 +291,16 @@ def image_denoiser(
       params: its parameters.
       label_B: a class each, or the null label; None for a model without labels.
       guidance: w of ``(1 + w) e(z, c) - w e(z)``; None: the conditional model alone, at half the
-        cost of w = 0.
+        cost of w = 0. A network that has learnt to be guided is told it, a number or [B].
       clip: whether x^ is kept within [-1, 1], and e^ made anew from it.
     """
     network = make_network(config, params)
-    if guidance is None:
+    if config.strength_channels:
+        w = jnp.asarray(0.0 if guidance is None else guidance, jnp.float32)
+        denoiser = make_denoiser(
+            lambda z, time: network(z, time, jnp.broadcast_to(w, len(z)), label_B), config.target
+        )
+    elif guidance is None:
         denoiser = make_denoiser(lambda z, time: network(z, time, label_B), config.target)
     else:
         denoiser = guide_network(

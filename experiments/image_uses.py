@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.image_networks import image_denoiser, make_network
+from experiments.image_networks import image_denoiser
 from experiments.image_plots import plot_images
 from experiments.image_quality import ACCURACY, Judge, make_judge, quality_table
 from experiments.image_sampling import SAMPLERS, even_labels, make_draw
@@ -33,7 +33,7 @@ from experiments.image_training import ImageModel, check_fits, open_model
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.output import progress_bar, write_text
 from jaxgen.data import ImageSet, load_images, to_unit
-from jaxgen.diffusion import Denoiser, Level, clip_x, make_denoiser
+from jaxgen.diffusion import Denoiser, Estimate, Level, clip_x
 from jaxgen.diffusion.classification import classify, even_times
 from jaxgen.diffusion.inpainting import RePaint, Replacement
 from jaxgen.diffusion.masks import box_mask
@@ -169,10 +169,9 @@ def classify_held_out(config: Config, model: ImageModel, held: ImageSet) -> dict
     """The accuracy of the diffusion classifier, which drops unlikely classes on the way."""
     count = min(config.classify, len(held))
     classes = len(model.config.classes)
-    network = make_network(model.config, model.params)
 
-    def denoiser(z: Array, level: Level, label_B: Array) -> Any:
-        return make_denoiser(lambda z, t: network(z, t, label_B), model.config.target)(z, level)
+    def denoiser(z: Array, level: Level, label_B: Array) -> Estimate:
+        return image_denoiser(model.config, model.params, label_B, clip=False)(z, level)
 
     levels = even_times(model.config.schedule, config.levels)
     stages = [(config.levels // 8, min(4, classes)), (config.levels // 2, min(2, classes))]

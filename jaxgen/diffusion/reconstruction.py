@@ -22,9 +22,9 @@ observed number with the w that its variance asks for. That w is never below one
 with s, which is why w > 1 is often best. For other data both are approximations, good at little
 noise.
 
-**How strong it may be.** Where the data vary much more than the noise, x^ = z / a = u in the observed
-directions and J = I / a, so that the first says ``u + w (y - u)``. A step of DDIM to the next
-level, h = lambda' - lambda, goes a part of that way::
+**How strong it may be.** Where the data vary much more than the noise, x^ = z / a = u in the
+observed directions and J = I / a, so that the first says ``u + w (y - u)``. A step of DDIM to the
+next level, h = lambda' - lambda, goes a part of that way::
 
     u' - y = (1 - q w) (u - y),    q = 1 - e^(-h / 2) without noise, 1 - e^-h with eta = 1
 

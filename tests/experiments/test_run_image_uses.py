@@ -8,6 +8,8 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import run_here, write_pictures
 
+from experiments.distil_guided import widened
+from experiments.image_networks import image_denoiser
 from experiments.image_training import open_model
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
@@ -66,6 +68,35 @@ def test_distillation_halves_the_steps_and_judges_everyone(model, pictures, tmp_
     assert run_here("distil_images", arguments, monkeypatch) == 0
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
     assert figures(tmp_path)["student"] == found["student"]
+
+
+def test_one_student_for_every_strength(model, pictures, tmp_path, monkeypatch):
+    arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, *TRAINING]
+    arguments += ["--start", "4", "--stop", "2", "--strengths", "0", "3", "--evaluate", "16"]
+    assert run_here("distil_guided", arguments, monkeypatch) == 0
+    found = figures(tmp_path)
+    assert set(found) == {"real, held out", "teacher", "matched", "2"}
+    assert all(set(found[name]) == {"0", "3"} for name in ("teacher", "matched", "2"))
+    assert is_picture(tmp_path / "strengths.png")
+    assert f"{found['2']['3']['Fréchet distance']:.3f}" in (tmp_path / "table.md").read_text()
+    # The student of stage one is the teacher's network and has begun to listen to w.
+    import jax
+
+    with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
+        teacher, told = open_model(model), open_model(tmp_path / "matched")
+        label_B, z = jax.numpy.array([0, 1]), jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+        level = jax.tree.map(jax.numpy.float32, teacher.config.schedule.at(np.float64(0.5)))
+        start = widened(teacher, told.config)
+        ask = lambda config, params, w: image_denoiser(config, params, label_B, w)(z, level).x  # noqa: E731
+        plain = ask(teacher.config, teacher.params, None)
+        for w in (0.0, 3.0):
+            np.testing.assert_allclose(ask(told.config, start, w), plain, atol=1e-6)
+        heard = ask(told.config, told.params, 3.0) - ask(told.config, told.params, 0.0)
+        assert abs(heard).max() > 1e-4
+    before = (tmp_path / "2" / "metrics.jsonl").read_bytes()
+    assert run_here("distil_guided", arguments, monkeypatch) == 0
+    assert (tmp_path / "2" / "metrics.jsonl").read_bytes() == before
+    assert figures(tmp_path) == found
 
 
 def test_targets_and_weightings_are_compared_run_by_run(pictures, tmp_path, monkeypatch):
@@ -132,6 +163,8 @@ def test_images_without_classes(pictures, tmp_path, monkeypatch, capfd):
     [
         ("distil_images", ["--start", "12"], "expected start to be stop times a power of two"),
         ("distil_images", ["--questions", "0"], "expected numbers of at least 1"),
+        ("distil_guided", ["--strongest", "0"], "strongest is 0.0, expected more than 0"),
+        ("distil_guided", ["--start", "6"], "expected start to be stop times a power of two"),
         ("image_uses", ["--levels", "0"], "levels is 0, expected 1 or more"),
         ("image_uses", ["--data", "digits"], "digits: images of (8, 8, 1) with 10 classes"),
         ("image_uses", ["--model", "nowhere"], "nowhere/checkpoints: no such folder"),
