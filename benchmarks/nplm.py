@@ -179,10 +179,12 @@ def serve_training(shape: dict, batch: int, steps: int, rate: float) -> None:
     import numpy as np
 
     from jaxgen.lm.nplm import NPLMConfig
-    from jaxgen.parallel import make_mesh, put_batch
+    from jaxgen.parallel import keep_freed_memory, make_mesh, put_batch
     from jaxgen.training.optimizers import OptimizerConfig, make_optimizer
     from jaxgen.training.state import create_state
     from jaxgen.training.step import compile_step, make_train_step, scan_steps
+
+    keep_freed_memory()  # as experiments do
 
     config = NPLMConfig(
         vocabulary_size=shape["vocabulary"],

@@ -308,7 +308,7 @@ def show_samples(
     plot_images(
         folder / "strengths.png",
         np.stack([draw(name, w, labels) for name, w in rows]),
-        f"The same noise by {describe(TEACHER, config)}, and by the {describe(last, config)}",
+        f"The same noise by DDIM: {describe(TEACHER, config)}; {describe(last, config)}",
         columns=[classes[label] for label in labels],
         rows=[f"{'teacher' if name == TEACHER else 'student'}, w = {w:g}" for name, w in rows],
     )
