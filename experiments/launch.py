@@ -86,6 +86,9 @@ class ExperimentConfig:
 
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
 
+SEEDS = 2**31
+"""How many seeds there are: numpy takes none below zero, JAX cuts them to 32 bits."""
+
 
 def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT]) -> NoReturn:
     """Runs an experiment as a program: flags in, ``metrics.json`` and an exit code out.
@@ -113,6 +116,15 @@ def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = N
     Raises:
       InputError: for an unknown flag or a bad value, in one line.
     """
+    config = _parse(config_class, arguments)
+    seed = getattr(config, "seed", 0)
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"seed is {seed}, expected 0 to {SEEDS - 1:,}")
+    return config
+
+
+def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> ConfigT:
+    """What tyro makes of flags; its box of complaints becomes one line."""
     program = sys.modules["__main__"]
     captured = io.StringIO()
     try:

@@ -24,8 +24,18 @@ def keep_known(
       known: a mask that broadcasts against both.
       x: of which the known part is taken; the rest may be anything, even nan.
       made: of the same shape.
+
+    Raises:
+      InputError: for a mask that does not broadcast against the data.
     """
-    return jnp.where(known > 0.5, x, made)
+    shape = jnp.shape(known)
+    sizes = zip(reversed(shape), reversed(jnp.shape(made)), strict=False)
+    if len(shape) > jnp.ndim(made) or any(size not in (1, whole) for size, whole in sizes):
+        raise InputError(
+            f"known of shape {shape} for data of shape {jnp.shape(made)}: expected a mask that "
+            "broadcasts against them"
+        )
+    return jnp.where(jnp.asarray(known) > 0.5, x, made)
 
 
 def box_mask(

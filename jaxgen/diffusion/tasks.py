@@ -94,7 +94,7 @@ class Inpaint(Task):
       masks: "strokes" (free-form), "boxes", or "both", one or the other with equal chance.
 
     Raises:
-      InputError: for other masks.
+      InputError: for other masks; when called, for what is not [B, Y, X, C].
     """
 
     masks: Masks = "both"
@@ -105,8 +105,7 @@ class Inpaint(Task):
 
     def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The images with noise in the holes."""
-        _, height, width, _ = x_BYXC.shape
-        size = (height, width)
+        size = _sides(x_BYXC)
         choice_B, mask_B, noise_B = (step_keys(keys_B, i) for i in range(3))
         if self.masks == "boxes":
             known = random_boxes(mask_B, size)
@@ -126,7 +125,7 @@ class Uncrop(Task):
       share: of the area that is to be made.
 
     Raises:
-      InputError: unless 0 < share < 1.
+      InputError: unless 0 < share < 1; when called, for what is not [B, Y, X, C].
     """
 
     share: float = 0.5
@@ -137,9 +136,8 @@ class Uncrop(Task):
 
     def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The images with noise at the border."""
-        _, height, width, _ = x_BYXC.shape
         mask_B, noise_B = (step_keys(keys_B, i) for i in range(2))
-        return _with_holes(x_BYXC, random_borders(mask_B, (height, width), self.share), noise_B)
+        return _with_holes(x_BYXC, random_borders(mask_B, _sides(x_BYXC), self.share), noise_B)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +223,13 @@ def upsample(x: Float[Array, "*B Y X C"], factor: int) -> Float[Array, "*B Y2 X2
     *lead, height, width, channels = x.shape
     shape = (*lead, height * factor, width * factor, channels)
     return jax.image.resize(x, shape, "bilinear")
+
+
+def _sides(x_BYXC: Array) -> tuple[int, int]:
+    """Height and width of images, and of nothing else."""
+    if x_BYXC.ndim != 4:
+        raise InputError(f"images of shape {x_BYXC.shape}: expected [B, Y, X, C]")
+    return x_BYXC.shape[1], x_BYXC.shape[2]
 
 
 def _with_holes(x_BYXC: Array, known_BYX1: Array, keys_B: Key[Array, "B"]) -> Given:

@@ -106,6 +106,14 @@ def test_unknown_pixels_may_hold_anything():
             r"rows=\(2, 2\): expected 0 <= first < last <= 4",
         ),
         (lambda: box_mask((4, 4), (0, 1), (3, 5)), r"columns=\(3, 5\): expected .* <= 4"),
+        (
+            lambda: keep_known(jnp.ones((5, 1)), jnp.ones((3, 2)), jnp.ones((3, 2))),
+            r"known of shape \(5, 1\) for data of shape \(3, 2\): expected a mask that broadcasts",
+        ),
+        (
+            lambda: keep_known(jnp.ones((2, 3, 2)), jnp.ones((3, 2)), jnp.ones((3, 2))),
+            r"known of shape \(2, 3, 2\) for data of shape \(3, 2\)",
+        ),
         (lambda: frame_mask(3, (3,)), "known frame 3: expected 0 to 2"),
         (lambda: random_boxes(KEYS, SIZE, 0.0, 1.0), r"least=0\.0, most=1\.0: expected 0 < least"),
         (lambda: random_strokes(KEYS, SIZE, strokes=0), "strokes=0: expected at least 1"),

@@ -165,6 +165,8 @@ def test_known_pixels_come_out_as_they_are():
         (lambda: Uncrop(0.0), r"share=0\.0: expected 0 < share < 1"),
         (lambda: Upsample(1), "factor=1: expected at least 2"),
         (lambda: Colourise()(images(channels=1), KEYS), r"expected three channels, RGB"),
+        (lambda: Inpaint()(images()[None], KEYS), r"expected \[B, Y, X, C\]"),
+        (lambda: Uncrop()(images()[None], KEYS), r"images of shape \(1, .*expected \[B, Y, X, C\]"),
         (lambda: Upsample(5)(images(), KEYS), "images of 16 x 24: factor=5 does not divide both"),
         (
             lambda: with_condition(lambda z, time: z, images(4))(images(3), None),

@@ -106,6 +106,8 @@ def test_flags_make_the_configuration():
         (["--count"], "Missing value for argument '--count'"),
         (["stray"], "stray"),
         (["--count", "0"], "count is 0, expected 1 or more, as everybody will know"),
+        (["--seed", "-1"], "seed is -1, expected 0 to 2,147,483,647"),
+        (["--seed", "2147483648"], "seed is 2147483648, expected 0 to 2,147,483,647"),
         (["--devices", "-1"], "devices is -1, expected 0 or more"),
         (["--mesh", "data=3"], "mesh 'data=3' has 3 places but there are 8 devices"),
         (["--mesh", "rows=8"], "unknown axis 'rows'"),
