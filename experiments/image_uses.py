@@ -214,10 +214,13 @@ def show_inpainting(
     known = box_mask((height, width), (height // 2, height), (0, width))
     unguided = functools.partial(unconditional_denoiser, model)
     replacement = Replacement(DDIM(eta=1.0), known, x)
+    jump, resamplings = max(1, min(4, config.steps - 1)), config.resamplings
+    if config.steps == 1:
+        resamplings = 1  # there is no way back
     methods: dict[str, tuple[Sampler, MakeDenoiser]] = {
         "replacement": (replacement, unguided),
         "RePaint": (
-            RePaint(DDIM(eta=1.0), known, x, jump_length=4, resamplings=config.resamplings),
+            RePaint(DDIM(eta=1.0), known, x, jump_length=jump, resamplings=resamplings),
             unguided,
         ),
     }

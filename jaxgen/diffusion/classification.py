@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.diffusion.denoiser import Estimate
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.losses import add_noise, mean_square
-from jaxgen.diffusion.noise import example_keys, normal, step_keys
+from jaxgen.diffusion.noise import example_indices, example_keys, normal, step_keys
 from jaxgen.diffusion.predictions import make_target
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.weights import SNR, Weighting
@@ -115,7 +115,7 @@ def classify(
     """
     count = np.size(levels.t)
     _check(classes, levels, stages, batch)
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     keys_B, order_N = example_keys(key, index_B), spread(count)
     label_BM = jnp.broadcast_to(jnp.arange(classes), (len(x), classes))
     rows_B1 = jnp.arange(len(x))[:, None]

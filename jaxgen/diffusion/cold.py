@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.levels import expand
 from jaxgen.diffusion.losses import UNIFORM
+from jaxgen.diffusion.noise import example_indices
 from jaxgen.diffusion.tasks import downsample
 from jaxgen.diffusion.times import Times
 from jaxgen.errors import InputError
@@ -61,7 +62,7 @@ def cold_loss(
       The losses, [B], and the times, [B].
     """
     x = x.astype(jnp.float32)
-    t_B = times.draw(key, jnp.arange(len(x)) if index_B is None else index_B)
+    t_B = times.draw(key, example_indices(index_B, len(x)))
     error = jnp.abs(restorer(degradation(x, t_B), t_B) - x)
     return error.mean(tuple(range(1, x.ndim))), t_B
 
@@ -130,7 +131,7 @@ class Blur:
         _, height, width, _ = x_BYXC.shape
         rows_Y, columns_X = np.fft.fftfreq(height), np.fft.rfftfreq(width)
         square_YX = (2 * np.pi) ** 2 * (rows_Y[:, None] ** 2 + columns_X**2)
-        variance = expand((self.largest * t_B) ** 2, x_BYXC)
+        variance = expand((self.largest * jnp.asarray(t_B, jnp.float32)) ** 2, x_BYXC)
         kept = jnp.exp(-variance * square_YX[..., None].astype(np.float32) / 2)
         waves = jnp.fft.rfft2(x_BYXC.astype(jnp.float32), axes=(1, 2))
         return jnp.fft.irfft2(kept * waves, s=(height, width), axes=(1, 2))

@@ -120,7 +120,7 @@ class DiscreteSchedule(TableSchedule):
         targets e and score (`jaxgen.diffusion.denoiser`).
 
     Raises:
-      InputError: for an unknown kind, fewer than 2 steps, or betas outside of (0, 1).
+      InputError: for an unknown kind, fewer than 3 steps, or betas outside of (0, 1).
     """
 
     kind: TableKind = "linear"
@@ -176,6 +176,7 @@ class CustomTable(TableSchedule):
     log_snrs: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "log_snrs", tuple(float(value) for value in self.log_snrs))
         if len(self.log_snrs) < 3:
             raise InputError(f"log_snrs has {len(self.log_snrs)} entries: expected at least 3")
         rising = ~(np.diff(self.log_snrs) < 0)
@@ -188,20 +189,23 @@ class CustomTable(TableSchedule):
 
     @classmethod
     def from_betas(cls, betas: Any) -> "CustomTable":
-        """The table of betas, [N] numbers in (0, 1).
+        """The table of betas, [N] numbers in (0, 1); the last may be 1, for zero terminal SNR.
 
         Raises:
           InputError: for a beta outside of (0, 1), naming it.
         """
         betas = np.asarray(betas, np.float64)
         outside = ~((betas > 0) & (betas < 1))
+        if betas.ndim == 1 and len(betas):
+            outside[-1] &= betas[-1] != 1
         if betas.ndim != 1 or outside.any():
             i = int(outside.argmax()) if betas.ndim == 1 else 0
             found = f"betas[{i}] = {betas[i]}" if betas.ndim == 1 else f"shape {betas.shape}"
             raise InputError(
                 f"{found}: expected numbers in (0, 1), [N], or the schedule is not monotone"
             )
-        log_a2 = np.cumsum(np.log1p(-betas))
+        with np.errstate(divide="ignore"):
+            log_a2 = np.cumsum(np.log1p(-betas))
         return cls(tuple((log_a2 - np.log(-np.expm1(log_a2))).tolist()))
 
     @property

@@ -35,11 +35,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion.denoiser import Denoiser, noise_given
+from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, noise_given
 from jaxgen.diffusion.levels import Level, expand
 from jaxgen.diffusion.losses import UNIFORM, V_LOSS, add_noise, draw_noised, prediction_loss
-from jaxgen.diffusion.noise import example_keys, uniform
-from jaxgen.diffusion.predictions import Target, make_target
+from jaxgen.diffusion.noise import example_indices, example_keys, uniform
+from jaxgen.diffusion.predictions import Target, check_target, make_target
 from jaxgen.diffusion.samplers.ddim import DDIM
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.single_steps import (
@@ -235,8 +235,9 @@ def matching_loss(
       The losses, [B], and the levels at which they were taken.
 
     Raises:
-      InputError: for strengths out of order, or an unknown target.
+      InputError: for strengths out of order, or a target that the schedule does not allow.
     """
+    check_target_fits(schedule, check_target(target))
     strength_key, key = jax.random.split(key)
     w_B = draw_strengths(strength_key, len(x), strengths, index_B)
     noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)
@@ -307,7 +308,7 @@ def draw_strengths(
     low, high = strengths
     if not low <= high:
         raise InputError(f"strengths={strengths}: expected low <= high")
-    index_B = jnp.arange(batch) if index_B is None else index_B
+    index_B = example_indices(index_B, batch)
     return low + (high - low) * uniform(example_keys(key, index_B))
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.losses import add_noise
-from jaxgen.diffusion.noise import example_keys, normal
+from jaxgen.diffusion.noise import example_indices, example_keys, normal
 from jaxgen.diffusion.predictions import divide
 from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.sampling import Sampler, Table, sample
@@ -74,7 +74,7 @@ def sdedit(
     Returns:
       Edited images, [B, ...].
     """
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     first = jax.tree.map(lambda value: jnp.asarray(value)[0], table.now)
     e = normal(example_keys(key, index_B), x.shape[1:])
     z = add_noise(x, e, broadcast_level(first, len(x)))

@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion.denoiser import Denoiser, Network, TimeInput, thousandths
+from jaxgen.diffusion.denoiser import Denoiser, Network, TimeInput, check_target_fits, thousandths
 from jaxgen.diffusion.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.losses import UNIFORM, V_LOSS, Noised, add_noise, prediction_loss
-from jaxgen.diffusion.noise import example_keys
-from jaxgen.diffusion.predictions import Target
+from jaxgen.diffusion.noise import example_indices, example_keys
+from jaxgen.diffusion.predictions import Target, check_target
 from jaxgen.diffusion.samplers.ancestral import Ancestral
 from jaxgen.diffusion.samplers.linear import LinearRow
 from jaxgen.diffusion.sampling import SampleState
@@ -72,9 +72,9 @@ def gamma_noise(
 
     def one(key: Key[Array, ""], k: Float[Array, ""]) -> Float[Array, "..."]:
         small = jnp.minimum(k, LARGE_SHAPE)
-        exact = (jax.random.gamma(key, small, shape) - small) / jnp.sqrt(small)
+        exact = (jax.random.gamma(key, small, shape, jnp.float32) - small) / jnp.sqrt(small)
         large = jnp.maximum(k, LARGE_SHAPE)
-        d, n = large - 1 / 3, jax.random.normal(key, shape)
+        d, n = large - 1 / 3, jax.random.normal(key, shape, jnp.float32)
         cube = jnp.sqrt(d) * n + (n * n - 1) / 3 + n**3 / (27 * jnp.sqrt(d))
         return jnp.where(k < LARGE_SHAPE, exact, cube / jnp.sqrt(large))
 
@@ -108,7 +108,7 @@ def draw_gamma_noised(
     """
     check_theta(theta)
     x = x.astype(jnp.float32)
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
     level = jax.tree.map(jnp.asarray, schedule.at(times.draw(time_key, index_B)))
     e = gamma_noise(example_keys(noise_key, index_B), x.shape[1:], gamma_shape(level, theta))
@@ -175,8 +175,9 @@ def gamma_noise_loss(
       The losses, [B], and the levels at which they were taken.
 
     Raises:
-      InputError: unless theta > 0, and for an unknown target or a prediction of another shape.
+      InputError: unless theta > 0, and as `jaxgen.diffusion.losses.diffusion_loss`.
     """
+    check_target_fits(schedule, check_target(target))
     noised = draw_gamma_noised(x, key, schedule=schedule, theta=theta, times=times, index_B=index_B)
     prediction = network(noised.z, time_input(noised.level))
     loss_B = prediction_loss(
@@ -203,7 +204,11 @@ def initial_gamma_noise(
 
     Returns:
       [B, *shape].
+
+    Raises:
+      InputError: unless theta > 0.
     """
+    check_theta(theta)
     first = Level(*(jnp.ravel(jnp.asarray(value, jnp.float32))[0] for value in level))
     k_B = jnp.broadcast_to(gamma_shape(first, theta), index_B.shape)
     return jnp.hypot(first.a, first.s) * gamma_noise(example_keys(key, index_B), shape, k_B)
@@ -236,7 +241,7 @@ class GammaAncestral(Ancestral):
     ) -> SampleState:
         """See `jaxgen.diffusion.sampling.Sampler`."""
         state = super().step(denoiser, state, row, keys_B)
-        k_B = jnp.broadcast_to(gamma_shape(row.next, self.theta), keys_B.shape)
+        k_B = jnp.broadcast_to(gamma_shape(row.next, self.theta), len(keys_B))
         e = gamma_noise(keys_B, state.z.shape[1:], k_B)
         return state._replace(z=state.z + row.noise * e)
 

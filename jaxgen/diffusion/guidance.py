@@ -209,6 +209,8 @@ def check_labels(labels_B: Any, null_label: int | None) -> tuple[Int[Array, "B"]
         )
     if _known(labels_B, null_label):
         labels_B = np.asarray(labels_B)
+        if null_label < 1:
+            raise InputError(f"null_label={null_label}: expected one after the classes, at least 1")
     if labels_B.ndim != 1 or not jnp.issubdtype(labels_B.dtype, jnp.integer):
         raise InputError(
             f"labels of shape {labels_B.shape} and type {labels_B.dtype}: expected [B] integers"
@@ -221,7 +223,8 @@ def check_labels(labels_B: Any, null_label: int | None) -> tuple[Int[Array, "B"]
                 f"labels[{i}] = {labels_B[i]}: expected a class, 0 to {null_label - 1} "
                 f"(null_label={null_label})"
             )
-    return jnp.asarray(labels_B), jnp.full_like(labels_B, null_label)
+    labels_B = jnp.asarray(labels_B, jnp.int32)  # the null label may be beyond a type of bytes
+    return labels_B, jnp.full_like(labels_B, null_label)
 
 
 def compose_conditions(

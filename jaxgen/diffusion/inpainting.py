@@ -151,7 +151,8 @@ class RePaint(Replacement):
         """The sampler's rows in the order in which they are visited, and the ways back.
 
         Raises:
-          InputError: for a sampler with several rows per step, or as the sampler's table.
+          InputError: for a sampler with several rows per step, for jumps as long as all steps
+            together, which never happen, or as the sampler's table.
         """
         rows = self.sampler.table(levels)
         count = len(np.asarray(levels.t)) - 1
@@ -159,6 +160,11 @@ class RePaint(Replacement):
             raise InputError(
                 f"{type(self.sampler).__name__} has several rows per step: RePaint expects a "
                 "sampler that asks once per step and remembers nothing, such as DDIM"
+            )
+        if self.resamplings > 1 and self.jump_length >= count:
+            raise InputError(
+                f"jump_length={self.jump_length} for {count} steps: nothing would be resampled; "
+                f"expected less than {count}, or resamplings=1"
             )
         order = np.array(visits(count, self.jump_length, self.resamplings))
         left = np.concatenate([[0], order[:-1] + 1])  # the level that the row before ended at

@@ -29,7 +29,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.diffusion.levels import ArrayLike, Frame, as_numbers, namespace, sigmoid, softplus
-from jaxgen.diffusion.schedules import Schedule, check_falling
+from jaxgen.diffusion.schedules import Schedule, check_falling, check_frame
 from jaxgen.errors import InputError
 
 
@@ -45,7 +45,7 @@ class LearntScheduleConfig:
       frame: how latents are scaled.
 
     Raises:
-      InputError: for no features, or ends that are not finite and falling.
+      InputError: for no features, ends that are not finite and falling, or an unknown frame.
     """
 
     features: int = 1024
@@ -58,6 +58,7 @@ class LearntScheduleConfig:
         if self.features < 1:
             raise InputError(f"features is {self.features}, expected 1 or more")
         check_falling(self.log_snr_max, self.log_snr_min)
+        check_frame(self.frame)
         if not math.isfinite(self.log_snr_max - self.log_snr_min):
             raise InputError(
                 f"log_snr_min={self.log_snr_min}, log_snr_max={self.log_snr_max}: expected finite "

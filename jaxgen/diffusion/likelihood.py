@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.diffusion.decoders import total
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.levels import Level, broadcast_level, scales
-from jaxgen.diffusion.noise import example_keys, normal, uniform
+from jaxgen.diffusion.noise import example_indices, example_keys, normal, uniform
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.errors import InputError
 
@@ -66,7 +66,8 @@ def log_likelihood(
       [B], float32.
 
     Raises:
-      InputError: for an unknown method or trace, or fewer than one step.
+      InputError: for an unknown method or trace, fewer than one step, or limits that leave nothing
+        of the schedule.
     """
     if method not in _STAGES:
         raise InputError(f"method={method!r}: expected one of {', '.join(_STAGES)}")
@@ -75,7 +76,7 @@ def log_likelihood(
     if count < 1:
         raise InputError(f"count={count}: expected at least 1 step")
     x = x.astype(jnp.float32)
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     slope = _make_slope(denoiser, trace, _probe(trace, key, index_B, x.shape[1:]))
     levels, sizes_N = _steps(schedule, count, method, limits)
     places, weights = _STAGES[method]
@@ -93,7 +94,7 @@ def log_likelihood(
 
     first = levels.log_snr[0, 0]
     log_a = jnp.log(scales(jnp.asarray(first, jnp.float32), "vp")[0])
-    start = jnp.exp(log_a) * x, jnp.zeros(len(x))
+    start = jnp.exp(log_a) * x, jnp.zeros(len(x), x.dtype)
     (y, integral_B), _ = jax.lax.scan(step, start, (levels, sizes_N))
     size = x[0].size
     log_prior_B = -total(y**2) / 2 - size / 2 * math.log(2 * math.pi)
@@ -120,7 +121,7 @@ def dequantise(
     Returns:
       x + (u - 1/2) width with width = 2 / (count - 1).
     """
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     u = uniform(example_keys(key, index_B), x.shape[1:])
     return x + (u - 0.5) * 2 / (count - 1)
 
@@ -147,6 +148,10 @@ def _steps(
     """Levels of all evaluations [N, stages], and the steps' sizes in log-SNR, [N]; data first."""
     high = schedule.log_snr(0.0).clip(*limits)
     low = schedule.log_snr(1.0).clip(*limits)
+    if not low < high:
+        raise InputError(
+            f"limits={limits}: expected a range of log-SNR that the schedule has a part of"
+        )
     size = (low - high) / count
     place = np.arange(count)[:, None] + np.array(_STAGES[method][0])
     levels = schedule.at_log_snr(high + size * place)
@@ -170,7 +175,7 @@ def _make_slope(
 
     def exact(y: Float[Array, "B ..."], level: Level) -> tuple[Array, Array]:
         found, push = jax.linearize(lambda y: velocity(y, level), y)
-        basis = jnp.eye(y[0].size).reshape(-1, *y.shape[1:])
+        basis = jnp.eye(y[0].size, dtype=y.dtype).reshape(-1, *y.shape[1:])
 
         def diagonal(direction: Array) -> Float[Array, "B"]:
             return total(direction * push(jnp.broadcast_to(direction, y.shape)))
@@ -187,4 +192,4 @@ def _probe(
     keys_B = example_keys(key, index_B)
     if trace == "gaussian":
         return normal(keys_B, shape)
-    return jnp.where(uniform(keys_B, shape) < 0.5, -1.0, 1.0)
+    return jnp.where(uniform(keys_B, shape) < 0.5, jnp.float32(-1), jnp.float32(1))

@@ -27,7 +27,7 @@ from jaxgen.diffusion.denoiser import (
     thousandths,
 )
 from jaxgen.diffusion.levels import Level, expand
-from jaxgen.diffusion.noise import example_keys, normal
+from jaxgen.diffusion.noise import example_indices, example_keys, normal
 from jaxgen.diffusion.predictions import Target, channels_of, check_target, make_target
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.times import Times, Uniform
@@ -80,7 +80,7 @@ def draw_noised(
       The latents, in float32.
     """
     x = x.astype(jnp.float32)
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
     level = jax.tree.map(jnp.asarray, schedule.at(times.draw(time_key, index_B)))
     e = normal(example_keys(noise_key, index_B), x.shape[1:])
@@ -210,7 +210,11 @@ def denoiser_loss(
 
     Returns:
       The losses, [B], and the levels at which they were taken.
+
+    Raises:
+      InputError: for a target that the schedule does not allow.
     """
+    check_target_fits(schedule, check_target(target))
     noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)
     estimate = denoiser(noised.z, noised.level)
     prediction = make_target(target, estimate.x, estimate.e, noised.level)

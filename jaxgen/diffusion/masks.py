@@ -1,7 +1,8 @@
 """Masks: which pixels are known (1) and which are to be made (0), float32.
 
-They broadcast against images [B, Y, X, C] and videos [B, T, Y, X, C]. Random ones take the keys of
-the examples, so a mask depends on its example alone.
+Boxes and frames broadcast against images [B, Y, X, C] and videos [B, T, Y, X, C]. Random ones take
+the keys of the examples, so a mask depends on its example alone; they are for images, and for all
+frames of a video with an axis more: ``mask_BYX1[:, None]``.
 """
 
 import math

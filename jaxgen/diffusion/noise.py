@@ -5,7 +5,25 @@ alone: not on the batch that it is part of, nor on the mesh or the number of dev
 """
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.errors import InputError
+
+
+def example_indices(index_B: Int[Array, "B"] | None, count: int) -> Int[Array, "B"]:
+    """The examples' indices, or their places in the batch where none are given.
+
+    Raises:
+      InputError: unless there is one for each example: randomness is not to be shared unawares.
+    """
+    if index_B is None:
+        return jnp.arange(count)
+    if jnp.shape(index_B) != (count,):
+        raise InputError(
+            f"index_B of shape {jnp.shape(index_B)} for {count} examples: expected ({count},)"
+        )
+    return jnp.asarray(index_B)
 
 
 def example_keys(key: Key[Array, ""], index_B: Int[Array, "B"]) -> Key[Array, "B"]:
@@ -28,9 +46,9 @@ def normal(keys_B: Key[Array, "B"], shape: tuple[int, ...]) -> Float[Array, "B .
     Returns:
       [B, *shape].
     """
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys_B)
 
 
 def uniform(keys_B: Key[Array, "B"], shape: tuple[int, ...] = ()) -> Float[Array, "B ..."]:
     """Uniform numbers in [0, 1), float32, [B, *shape]."""
-    return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys_B)
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys_B)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.levels import Level
-from jaxgen.diffusion.noise import example_keys, normal, step_keys
+from jaxgen.diffusion.noise import example_indices, example_keys, normal, step_keys
 
 Table = Any
 """A tree of arrays with leading axis N; its rows have the fields `now` and `next`, levels."""
@@ -84,7 +84,7 @@ def sample(
     Returns:
       The latents at the last level, [B, ...]; with previews a pair of them and [N, B, ...].
     """
-    keys_B = example_keys(key, jnp.arange(len(z)) if index_B is None else index_B)
+    keys_B = example_keys(key, example_indices(index_B, len(z)))
     count = len(jax.tree.leaves(table)[0])
 
     def step(state: SampleState, numbered: tuple[Array, Any]) -> tuple[SampleState, Any]:

@@ -20,7 +20,7 @@ Tables of betas are in `jaxgen.diffusion.discrete`, learnt schedules in
 import abc
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -156,13 +156,13 @@ class SigmoidSchedule(Schedule):
     margin: float = 1e-9
 
     def __post_init__(self) -> None:
-        if not self.start < self.end:
+        if not -math.inf < self.start < self.end < math.inf:
             raise InputError(
                 f"start={self.start}, end={self.end}: expected start < end, or the schedule is not "
                 "monotone"
             )
-        if not self.tau > 0:
-            raise InputError(f"tau={self.tau}: expected a number > 0")
+        if not 0 < self.tau < math.inf:
+            raise InputError(f"tau={self.tau}: expected a finite number > 0")
         if not 0 <= self.margin < 0.5:
             raise InputError(f"margin={self.margin}: expected 0 <= margin < 1/2")
 
@@ -240,8 +240,8 @@ class KarrasSchedule(Schedule):
                 f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: expected "
                 "0 < sigma_min < sigma_max, or the schedule is not monotone"
             )
-        if not self.rho > 0:
-            raise InputError(f"rho={self.rho}: expected a number > 0")
+        if not 0 < self.rho < math.inf:
+            raise InputError(f"rho={self.rho}: expected a finite number > 0")
 
     @property
     def frame(self) -> Frame:
@@ -353,10 +353,16 @@ class Reframed(Schedule):
     Attributes:
       schedule: whose log-SNR it is.
       scaling: the frame.
+
+    Raises:
+      InputError: for an unknown frame.
     """
 
     schedule: Schedule
     scaling: Frame = "vp"
+
+    def __post_init__(self) -> None:
+        check_frame(self.scaling)
 
     @property
     def frame(self) -> Frame:
@@ -374,6 +380,31 @@ class Reframed(Schedule):
     def derivative(self, t: ArrayLike) -> Any:
         """The schedule's."""
         return self.schedule.derivative(t)
+
+
+def check_frame(frame: str) -> None:
+    """Raises InputError for an unknown frame."""
+    if frame not in get_args(Frame):
+        raise InputError(f"frame={frame!r}: expected one of {', '.join(get_args(Frame))}")
+
+
+def check_ends(schedule: Schedule, what: str) -> None:
+    """Refuses a schedule that ends at clean data or pure noise, as far as that is known.
+
+    Args:
+      schedule: what is looked at; ends that are learnt are finite, and not known while tracing.
+      what: what needs finite ends.
+
+    Raises:
+      InputError: for an infinite log-SNR at t = 0 or t = 1.
+    """
+    for t in (0.0, 1.0):
+        end = schedule.log_snr(t)
+        if not isinstance(end, jax.core.Tracer) and not np.isfinite(end):
+            raise InputError(
+                f"{what} with {type(schedule).__name__}: log-SNR {float(end)} at t={t:g}; expected "
+                "a schedule between finite ones"
+            )
 
 
 def check_falling(first: float, last: float) -> None:

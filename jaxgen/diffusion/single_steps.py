@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.levels import Level, expand
-from jaxgen.diffusion.noise import example_keys, normal
+from jaxgen.diffusion.noise import example_indices, example_keys, normal
 from jaxgen.diffusion.samplers.ddim import DDIM, AngularDDIM
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
@@ -187,7 +187,7 @@ def draw_examples(
       The steps [B], the data in float32, and noise of their shape.
     """
     x = x.astype(jnp.float32)
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
     step_B = draw_steps(times.draw(time_key, index_B), count)
     return step_B, x, normal(example_keys(noise_key, index_B), x.shape[1:])

@@ -127,6 +127,28 @@ def reverse_steps(levels: Level) -> Level:
     return Level(*(np.asarray(value)[::-1] for value in levels))
 
 
+def insert_middles(levels: Level, schedule: Schedule) -> Level:
+    """The levels, and between every two of them one with the mean log-SNR.
+
+    So `SingleStepDPMSolver` of second order steps from level to level and asks half way as well
+    (with ``stochastic=True`` it is the DPM-Solver++ (SDE) of k-diffusion). Steps from pure noise
+    and to clean data have no middle, and get none.
+
+    Args:
+      levels: [N + 1].
+      schedule: theirs; says at what time the new ones are.
+
+    Returns:
+      Level of numpy float64 arrays, [2 N + 1] at most.
+    """
+    now, after = pair_levels(levels)
+    mean = (now.log_snr + after.log_snr) / 2
+    finite = np.isfinite(mean)
+    new = schedule.at_log_snr(mean[finite])
+    places = np.flatnonzero(finite) + 1
+    return Level(*(np.insert(old, places, more) for old, more in zip(levels, new, strict=True)))
+
+
 def pair_levels(levels: Level) -> tuple[Level, Level]:
     """Where each of N steps begins and where it ends, [N] each, in float64.
 

@@ -34,8 +34,8 @@ from jaxgen.diffusion.decoders import Decoder, total
 from jaxgen.diffusion.denoiser import Denoiser, Estimate
 from jaxgen.diffusion.levels import Level, broadcast_level, expand, softplus
 from jaxgen.diffusion.losses import add_noise
-from jaxgen.diffusion.noise import example_keys, normal, step_keys
-from jaxgen.diffusion.schedules import Schedule
+from jaxgen.diffusion.noise import example_indices, example_keys, normal, step_keys
+from jaxgen.diffusion.schedules import Schedule, check_ends
 from jaxgen.diffusion.steps import pair_levels
 from jaxgen.diffusion.times import LowDiscrepancy, Steps, Times
 from jaxgen.errors import InputError
@@ -174,7 +174,7 @@ def discrete_bound(
     if steps is not None and steps.count != count:
         raise InputError(f"steps.count={steps.count}: expected {count}, as the levels have")
     x = x.astype(jnp.float32)
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     time_key, noise_key, last_key = jax.random.split(key, 3)
     keys_B = example_keys(noise_key, index_B)
 
@@ -221,9 +221,13 @@ def continuous_bound(
 
     Returns:
       The terms, [B] each; differentiable by what a learnt schedule has learnt.
+
+    Raises:
+      InputError: for a schedule that ends at clean data or pure noise.
     """
+    check_ends(schedule, "a bound in continuous time")
     x = x.astype(jnp.float32)
-    index_B = jnp.arange(len(x)) if index_B is None else index_B
+    index_B = example_indices(index_B, len(x))
     time_key, noise_key, last_key = jax.random.split(key, 3)
     t_B = times.draw(time_key, index_B)
     level = schedule.at(t_B)

@@ -20,6 +20,7 @@ from jaxgen.diffusion.consistency import (
     ConsistencySampler,
     consistency_distillation_loss,
     consistency_training_loss,
+    hold_boundary,
     inverse_gap,
     make_consistency_function,
     pseudo_huber,
@@ -99,6 +100,23 @@ def test_the_scales_of_the_paper():
     out = d * (sigma - least) / np.sqrt(sigma**2 + d**2)
     np.testing.assert_allclose(found, skip[:, None] * z + out[:, None], rtol=1e-5)
     np.testing.assert_allclose(seen["z"], z / np.sqrt(sigma**2 + d**2)[:, None], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_boundary_held_by_time(name):
+    """Latent consistency models: z itself where their time is zero, x^ where it is large."""
+    z = examples(3)
+    f = hold_boundary(EXACT, sigma_data=0.5, time_input=lambda level: 3 * level.t)
+    level = level_at(SCHEDULES[name], [0.0, 0.2, 1.0])
+    found, x = f(z, level), np.asarray(EXACT(z, level).x)
+    skip = 0.25 / (9 * np.array([0.0, 0.04, 1.0]) + 0.25)[:, None]
+    wanted = skip * np.asarray(z) + np.sqrt(1 - skip) * x
+    np.testing.assert_allclose(found.x, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found.x[0], z[0])
+    np.testing.assert_allclose(found.e, noise_given(found.x, z, level), rtol=1e-5)
+    # By default ten times what networks are told: x^ after a few thousandths.
+    late = level_at(SCHEDULES[name], 0.5)
+    np.testing.assert_allclose(hold_boundary(EXACT)(z, late).x, EXACT(z, late).x, rtol=1e-5)
 
 
 def test_a_v_prediction_is_a_consistency_function():
@@ -346,6 +364,7 @@ def test_an_example_depends_on_its_index_alone_and_not_on_devices():
     [
         (lambda: make_consistency_function(None, sigma_min=-1.0), "expected sigma_min >= 0"),
         (lambda: make_consistency_function(None, sigma_data=0.0), "sigma_data=0.0: expected"),
+        (lambda: hold_boundary(None, sigma_data=0.0), "sigma_data=0.0: expected a finite number"),
         (lambda: ConsistencySampler(-0.1), "sigma_min=-0.1: expected a finite number >= 0"),
         (lambda: steps_in_training(5, 4), "update=5 of 4"),
         (lambda: steps_in_training(0, 4, 3, 2), "expected 0 <= update <= updates and 1 <= first"),

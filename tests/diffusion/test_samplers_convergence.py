@@ -29,6 +29,7 @@ from jaxgen.diffusion.samplers.convergence import (
 from jaxgen.diffusion.schedules import CosineSchedule, Reframed
 
 COSINE = CosineSchedule(-8, 8)
+COSINE_VE = Reframed(CosineSchedule(-3, 3), "ve")
 
 FIRST = {"DDIM": DDIM(), "angular": AngularDDIM(), "Euler": Euler(), "Euler vp": Euler("vp")}
 SECOND = {
@@ -42,6 +43,7 @@ SECOND = {
     "Karras": StochasticKarras(COSINE, churn=0.0),
     "midpoint": Midpoint(COSINE),
     "LMS": Adams(2),
+    "LMS after a step of Runge and Kutta": Adams(2, runge_kutta=COSINE),
     "UniPC of first order": UniPC(1, lower_order_final=False),
     "SA-Solver": SASolver(1, 2, tau=0.0, lower_order_final=False),
 }
@@ -76,6 +78,16 @@ def test_third_order():
         assert fitted_order((1, 2, 4), errors[name][part]) == pytest.approx(3, abs=0.35), name
     for name in ("3M", "3M of e", "UniPC", "UniPC bh1", "SA-Solver"):
         assert fitted_order((1, 2, 4), errors[name][:3]) > 2.8, name
+
+
+def test_a_start_of_fourth_order():
+    """Runge and Kutta's first steps keep the order that LMS loses in its first one."""
+    counts = (24, 48, 96)
+    samplers = {"LMS": Adams(4), "Runge-Kutta": Adams(4, runge_kutta=COSINE_VE)}
+    errors = ode_errors(samplers, COSINE_VE, counts, "karras")
+    orders = {name: fitted_order(counts, values) for name, values in errors.items()}
+    assert orders["Runge-Kutta"] > 3.6
+    assert errors["Runge-Kutta"][1] < errors["LMS"][1] / 5
 
 
 def test_half_of_the_curvature_is_of_second_order():

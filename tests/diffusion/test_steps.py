@@ -17,6 +17,7 @@ from jaxgen.diffusion.schedules import (
 )
 from jaxgen.diffusion.steps import (
     SPACINGS,
+    insert_middles,
     make_steps,
     pair_levels,
     reverse_steps,
@@ -177,3 +178,19 @@ def test_all_steps_of_a_table():
     levels = make_steps(TABLE, 1000, "leading")
     assert indices(levels) == list(range(999, -1, -1))
     np.testing.assert_allclose(levels.log_snr[:-1], TABLE.table[::-1])
+
+
+def test_middles_are_half_way_in_log_snr():
+    """And where a step is infinite there is none."""
+    schedule = CosineSchedule(-math.inf, math.inf)
+    levels = make_steps(schedule, 5)
+    found = insert_middles(levels, schedule)
+    assert len(found.t) == 6 + 3
+    kept = [0, 1, 3, 5, 7, 8]
+    for old, new in zip(levels, found, strict=True):
+        np.testing.assert_array_equal(new[kept], old)
+    middle = (levels.log_snr[1:4] + levels.log_snr[2:5]) / 2
+    np.testing.assert_allclose(found.log_snr[[2, 4, 6]], middle)
+    np.testing.assert_allclose(schedule.log_snr(found.t[[2, 4, 6]]), middle, atol=1e-9)
+    ratio = found.a[[2, 4, 6]] / found.s[[2, 4, 6]]
+    np.testing.assert_allclose(2 * np.log(ratio), middle, atol=1e-9)

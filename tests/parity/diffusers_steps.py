@@ -78,12 +78,12 @@ def given_noise(scheduler, noises):
         module.randn_tensor = original
 
 
-def theirs(scheduler, z, noises=(), net=network, **step):
-    """Latents after every step, channels last."""
+def theirs(scheduler, z, noises=(), net=network, times=None, **step):
+    """Latents after every step (at their times, or those given), channels last."""
     sample = torch.from_numpy(swap(z).copy())
     zs = []
     with given_noise(scheduler, noises):
-        for t in scheduler.timesteps:
+        for t in scheduler.timesteps if times is None else times:
             scaled = getattr(scheduler, "scale_model_input", lambda z, _: z)(sample, t).numpy()
             time = np.full(len(z), float(t), np.float32)
             output = np.asarray(net(np.moveaxis(scaled, 1, -1), time))
@@ -119,6 +119,25 @@ def fractional(level):
 
 def make(target="e", time=rounded, **kwargs):
     return make_denoiser(network, target, time_input=time, **kwargs)
+
+
+def log_sigma(level):
+    """What the networks of Karras et al. (2022) are told."""
+    return jnp.log(level.s) / 4
+
+
+def edm_denoiser(sigma_data, prediction, time=log_sigma):
+    """The preconditioning of Karras et al. (2022, table 1), for latents in the frame "ve"."""
+
+    def denoiser(z, level):
+        sigma = level.s.reshape(-1, 1, 1, 1)
+        total = jnp.sqrt(sigma**2 + sigma_data**2)
+        sign = 1 if prediction == "epsilon" else -1
+        output = network(z / total, time(level))
+        x = sigma_data**2 / total**2 * z + sign * sigma * sigma_data / total * output
+        return make_denoiser(lambda *_: x, "x")(z, level)
+
+    return denoiser
 
 
 def table_of(scheduler):

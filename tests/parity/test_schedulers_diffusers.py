@@ -38,6 +38,7 @@ from diffusers_steps import (  # noqa: E402
     TARGETS,
     TOLERANCE,
     assert_same_steps,
+    edm_denoiser,
     fractional,
     given_noise,
     in_ve,
@@ -298,20 +299,6 @@ def test_flow_matching_stochastic():
     denoiser = make("flow", lambda level: 1000 * level.s)
     found, noises = ours(DDIM(1e9), denoiser, latents(), levels)
     assert_same_steps(found, theirs(scheduler, latents(), noises))
-
-
-def edm_denoiser(sigma_data, prediction):
-    """The preconditioning of Karras et al. (2022, table 1), for latents in the frame "ve"."""
-
-    def denoiser(z, level):
-        sigma = level.s.reshape(-1, 1, 1, 1)
-        total = jnp.sqrt(sigma**2 + sigma_data**2)
-        sign = 1 if prediction == "epsilon" else -1
-        output = network(z / total, jnp.log(level.s) / 4)
-        x = sigma_data**2 / total**2 * z + sign * sigma * sigma_data / total * output
-        return make_denoiser(lambda *_: x, "x")(z, level)
-
-    return denoiser
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

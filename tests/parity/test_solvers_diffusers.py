@@ -236,6 +236,23 @@ def test_pndm(one):
     assert_same_steps(found, wanted)
 
 
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("count", [4, 10, 20])
+@pytest.mark.parametrize("kind", TABLES)
+def test_pndm_with_steps_of_runge_kutta(kind, count, one):
+    """(Their middle is half of 1000 // N entries of the table away: whole numbers here.)"""
+    scheduler = scheduler_of(
+        "PNDMScheduler", kind, skip_prk_steps=False, set_alpha_to_one=one, steps_offset=1
+    )
+    scheduler.set_timesteps(count)
+    table, final = table_of(scheduler), "clean" if one else "first"
+    levels = make_steps(table, count, "leading", offset=1, final=final)
+    found, _ = ours(Adams(4, "steps", runge_kutta=table), make(), latents(), levels)
+    wanted = theirs(scheduler, latents())
+    assert len(found) == count + 9
+    assert_same_steps(found, wanted)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])

@@ -5,20 +5,25 @@ from jaxgen.diffusion.samplers.analytic import AnalyticDPM, unknown_variance
 from jaxgen.diffusion.samplers.ancestral import Ancestral, LearntAncestral
 from jaxgen.diffusion.samplers.ddim import DDIM, AngularDDIM
 from jaxgen.diffusion.samplers.dpm_solver import DPMSolver, SingleStepDPMSolver
+from jaxgen.diffusion.samplers.euler_maruyama import EulerMaruyama
 from jaxgen.diffusion.samplers.langevin import LangevinCorrector
 from jaxgen.diffusion.samplers.midpoint import Midpoint
 from jaxgen.diffusion.samplers.ode import Euler, Heun
 from jaxgen.diffusion.samplers.predictor_corrector import SASolver, UniPC
+from jaxgen.diffusion.samplers.renoising import TCD, FlowAncestral
 from jaxgen.diffusion.samplers.stochastic import StochasticKarras
 
 __all__ = [
     "DDIM",
+    "TCD",
     "Adams",
     "AnalyticDPM",
     "Ancestral",
     "AngularDDIM",
     "DPMSolver",
     "Euler",
+    "EulerMaruyama",
+    "FlowAncestral",
     "Heun",
     "LangevinCorrector",
     "LearntAncestral",

@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -62,7 +63,8 @@ class LangevinCorrector:
       rule: ``snr`` or ``fixed``.
 
     Raises:
-      InputError: unless size > 0 and count >= 1, or for an unknown rule or a predictor with memory.
+      InputError: unless size > 0 and count >= 1, or for an unknown rule, a predictor with memory,
+        or one that is a corrector itself (and would draw the same noise).
     """
 
     predictor: Sampler
@@ -77,11 +79,13 @@ class LangevinCorrector:
             raise InputError(f"count={self.count}: expected at least 1")
         if self.rule not in ("snr", "fixed"):
             raise InputError(f"rule={self.rule!r}: expected snr or fixed")
-        if any(lag for _, lag in getattr(self.predictor, "terms", ())):
+        if isinstance(self.predictor, LangevinCorrector):
             raise InputError(
-                f"predictor={type(self.predictor).__name__}: expected one without memory of "
-                "earlier rows, since the corrector moves the latents in between"
+                "predictor=LangevinCorrector: expected a sampler that is no corrector; more steps "
+                "are asked for by count"
             )
+        if any(lag for _, lag in getattr(self.predictor, "terms", ())):
+            raise self._remembers()
 
     def table(self, levels: Level) -> CorrectedRow:
         """See `jaxgen.diffusion.sampling.Sampler`."""
@@ -89,8 +93,15 @@ class LangevinCorrector:
         return CorrectedRow(rows, np.full(len(rows.now.t), self.size, np.float32))
 
     def start(self, z: Float[Array, "B ..."]) -> SampleState:
-        """That of the predictor."""
-        return self.predictor.start(z)
+        """That of the predictor.
+
+        Raises:
+          InputError: for a predictor with memory.
+        """
+        state = self.predictor.start(z)
+        if jax.tree.leaves(state.history):
+            raise self._remembers()
+        return state
 
     def step(
         self, denoiser: Denoiser, state: SampleState, row: Any, keys_B: Key[Array, "B"]
@@ -100,6 +111,13 @@ class LangevinCorrector:
         for i in range(self.count):
             z = self._correct(denoiser, z, row, step_keys(keys_B, jnp.asarray(i)))
         return self.predictor.step(denoiser, state._replace(z=z), row.row, keys_B)
+
+    def _remembers(self) -> InputError:
+        """What is wrong with a predictor that remembers."""
+        return InputError(
+            f"predictor={type(self.predictor).__name__}: expected one without memory of earlier "
+            "rows, since the corrector moves the latents in between"
+        )
 
     def _correct(
         self,

@@ -1,0 +1,68 @@
+"""Euler and Maruyama's method for the SDE in reversed time (Song et al. 2021b, section 4.1).
+
+Symbols: z = a x + s e at time t, D = t - t' the step, lambda. = d lambda / dt < 0. Latents follow
+``dz = f z dt + g dw`` with f = d log a / dt and g^2 = -s^2 lambda., backwards in time therefore
+(equation 6 there, with the score -e/s) ::
+
+    z' = z - D (f z - s lambda. e^) + sqrt(-D lambda.) s noise
+
+    "vp"   f = s^2 lambda. / 2        (-beta / 2, where g^2 = beta)
+    "ve"   f = 0
+    "flow" f = s lambda. / 2
+
+`Ancestral` steps have the same limit and are exact in more, for any length of the step.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.samplers.linear import (
+    LinearRow,
+    LinearSampler,
+    Term,
+    from_noise_to_data,
+    make_table,
+)
+from jaxgen.diffusion.schedules import Schedule
+from jaxgen.errors import InputError
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(LinearSampler):
+    """Steps in the schedule's own time; a last step to clean data returns its mean.
+
+    Attributes:
+      schedule: that of the levels; its time and its derivative matter.
+    """
+
+    schedule: Schedule
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """See `LinearSampler`."""
+        return ("z", 0), ("e", 0)
+
+    @property
+    def noisy(self) -> bool:
+        """Always."""
+        return True
+
+    def table(self, levels: Level) -> LinearRow:
+        """See `jaxgen.diffusion.sampling.Sampler`.
+
+        Raises:
+          InputError: where the log-SNR has an infinite slope.
+        """
+        now, after = from_noise_to_data(levels)
+        step, slope = now.t - after.t, np.asarray(self.schedule.derivative(now.t), np.float64)
+        if not np.isfinite(slope).all():
+            i = int((~np.isfinite(slope)).argmax())
+            raise InputError(
+                f"level {i} at t={now.t[i]:.6g}, where the log-SNR of "
+                f"{type(self.schedule).__name__} has an infinite slope: expected finite ones"
+            )
+        share = {"vp": now.s**2 / 2, "ve": 0.0, "flow": now.s / 2}[self.schedule.frame]
+        noise = np.where(after.s == 0, 0.0, now.s * np.sqrt(-step * slope))
+        return make_table(now, after, [1 - step * slope * share, step * slope * now.s], noise)

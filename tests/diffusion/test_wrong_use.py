@@ -1,0 +1,204 @@
+"""What cannot be meant is refused in one line; what can, works: with float64 enabled too."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.diffusion.cold import Blur, cold_sample
+from jaxgen.diffusion.decoders import continuous_decoder
+from jaxgen.diffusion.discrete import CustomTable, DiscreteSchedule
+from jaxgen.diffusion.distillation import matching_loss
+from jaxgen.diffusion.exact import gaussian_denoiser
+from jaxgen.diffusion.gamma_noise import GammaAncestral, gamma_noise_loss, initial_gamma_noise
+from jaxgen.diffusion.guidance import check_labels
+from jaxgen.diffusion.inpainting import RePaint, Replacement
+from jaxgen.diffusion.learnt_schedule import LearntScheduleConfig
+from jaxgen.diffusion.likelihood import log_likelihood
+from jaxgen.diffusion.losses import denoiser_loss, diffusion_loss
+from jaxgen.diffusion.reconstruction import masked
+from jaxgen.diffusion.samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolver,
+    Heun,
+    LangevinCorrector,
+    SASolver,
+    StochasticKarras,
+    UniPC,
+)
+from jaxgen.diffusion.sampling import initial_noise, sample
+from jaxgen.diffusion.schedules import (
+    CosineSchedule,
+    KarrasSchedule,
+    RectifiedFlow,
+    Reframed,
+    SigmoidSchedule,
+)
+from jaxgen.diffusion.steps import make_steps
+from jaxgen.diffusion.tasks import with_known
+from jaxgen.diffusion.variational import continuous_bound
+from jaxgen.errors import InputError
+
+COSINE, KEY = CosineSchedule(), jax.random.key(0)
+ZERO = DiscreteSchedule(zero_terminal_snr=True)
+DENOISER = gaussian_denoiser(np.zeros(2), np.array([[1.0, 0.8], [0.8, 1.0]]))
+X = jnp.array([[0.1, 0.2], [0.3, -0.4], [0.0, 1.0]])
+LEVELS = make_steps(COSINE, 6)
+
+
+def run(sampler, z, index_B=None, levels=LEVELS):
+    return sample(sampler, DENOISER, z, sampler.table(levels), KEY, index_B)
+
+
+def network(z, time):
+    return jnp.zeros_like(z)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: run(LangevinCorrector(UniPC()), X),
+            "predictor=UniPC: expected one without memory",
+        ),
+        (
+            lambda: run(LangevinCorrector(Replacement(DPMSolver(2), X * 0, X)), X),
+            "predictor=Replacement: expected one without memory",
+        ),
+        (
+            lambda: LangevinCorrector(LangevinCorrector(DDIM())),
+            "expected a sampler that is no corrector",
+        ),
+        (
+            lambda: masked(jnp.ones((4, 4)))(jnp.ones((2, 4, 4, 1))),
+            r"known of shape \(4, 4\) for data of shape \(2, 4, 4, 1\)",
+        ),
+        (
+            lambda: with_known(DENOISER, jnp.ones((3,)), X)(X, COSINE.at(0.5)),
+            r"known of shape \(3,\) for data of shape \(3, 2\)",
+        ),
+        (
+            lambda: run(Ancestral(), X, jnp.array([0])),
+            r"index_B of shape \(1,\) for 3 examples: expected \(3,\)",
+        ),
+        (
+            lambda: diffusion_loss(network, X, KEY, schedule=COSINE, index_B=jnp.arange(2)),
+            r"index_B of shape \(2,\) for 3 examples",
+        ),
+        (
+            lambda: RePaint(DDIM(), X, X).table(LEVELS),
+            "jump_length=10 for 6 steps: nothing would be resampled; expected less than 6",
+        ),
+        (
+            lambda: log_likelihood(DENOISER, X, KEY, schedule=COSINE, limits=(20.0, -20.0)),
+            r"limits=\(20\.0, -20\.0\): expected a range",
+        ),
+        (
+            lambda: log_likelihood(DENOISER, X, KEY, schedule=COSINE, limits=(5.0, 5.0)),
+            r"limits=\(5\.0, 5\.0\): expected a range",
+        ),
+        (
+            lambda: initial_gamma_noise(KEY, jnp.arange(2), (3,), LEVELS, theta=-1.0),
+            r"theta=-1\.0: expected a finite number > 0",
+        ),
+        (lambda: SigmoidSchedule(tau=np.inf), "tau=inf: expected a finite number > 0"),
+        (lambda: SigmoidSchedule(start=-np.inf), "start=-inf, end=3.0: expected start < end"),
+        (lambda: KarrasSchedule(rho=np.inf), "rho=inf: expected a finite number > 0"),
+        (lambda: Reframed(COSINE, "vpp"), "frame='vpp': expected one of vp, ve, flow"),
+        (lambda: LearntScheduleConfig(frame="xx"), "frame='xx': expected one of vp, ve, flow"),
+        (lambda: check_labels(np.array([0]), 0), "null_label=0: expected one after the classes"),
+    ],
+)
+def test_what_cannot_be_meant(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("schedule", [RectifiedFlow(), DiscreteSchedule()])
+def test_a_bound_needs_finite_ends(schedule):
+    bound = functools.partial(continuous_bound, decoder=continuous_decoder)
+    with pytest.raises(InputError, match="expected a schedule between finite ones"):
+        bound(DENOISER, X, KEY, schedule=schedule)
+    with pytest.raises(InputError, match="log-SNR inf at t=0"):
+        jax.jit(lambda x: bound(DENOISER, x, KEY, schedule=schedule))(X)
+
+
+@pytest.mark.parametrize("target", ["e", "score"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda target: gamma_noise_loss(network, X, KEY, schedule=ZERO, target=target),
+        lambda target: denoiser_loss(DENOISER, X, KEY, schedule=ZERO, target=target),
+        lambda target: matching_loss(
+            lambda w: DENOISER, lambda w: DENOISER, X, KEY, schedule=ZERO, target=target
+        ),
+    ],
+)
+def test_no_loss_predicts_noise_at_zero_snr(loss, target):
+    with pytest.raises(InputError, match="at zero SNR the noise says nothing of the data"):
+        loss(target)
+
+
+def test_null_labels_beyond_a_type_of_bytes():
+    labels_B, nulls_B = check_labels(np.array([0, 255], np.uint8), 256)
+    assert nulls_B.tolist() == [256, 256]
+    assert labels_B.tolist() == [0, 255]
+
+
+def test_tables_are_hashable_and_may_end_without_data():
+    betas = [0.1, 0.2, 0.5, 1.0]
+    table = CustomTable.from_betas(betas)
+    assert table.log_snrs[-1] == -np.inf
+    assert hash(CustomTable([3.0, 2.0, 1.0])) == hash(CustomTable((3.0, 2.0, 1.0)))
+    np.testing.assert_allclose(table.at(1.0).a, 0)
+    with pytest.raises(InputError, match=r"betas\[1\] = 1\.0"):
+        CustomTable.from_betas([0.1, 1.0, 0.2])
+
+
+SAMPLERS = {
+    "ddim": DDIM(0.5),
+    "karras": StochasticKarras(COSINE, churn=3.0),
+    "sa": SASolver(),
+    "gamma": GammaAncestral(),
+    "heun": Heun(),
+    "langevin": LangevinCorrector(Ancestral()),
+    "replacement": Replacement(DDIM(1.0), jnp.array([1.0, 0.0]), X),
+    "repaint": RePaint(DDIM(1.0), jnp.array([1.0, 0.0]), X, jump_length=2, resamplings=2),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samples_are_the_same_with_float64_enabled(name):
+    """Noise is float32 whatever the default type is, so a key means the same numbers."""
+    levels = make_steps(COSINE, 6, final="first")
+
+    def draw():
+        z = initial_noise(KEY, jnp.arange(3), (2,), levels)
+        return run(SAMPLERS[name], z, jnp.arange(3), levels)
+
+    found = draw()
+    with jax.enable_x64(True):
+        again = draw()
+    assert again.dtype == jnp.float32
+    np.testing.assert_allclose(found, again, atol=1e-5)
+
+
+def test_likelihood_losses_and_blur_with_float64_enabled():
+    def figures():
+        likelihoods = [
+            log_likelihood(DENOISER, X, KEY, schedule=COSINE, trace=trace)
+            for trace in ("rademacher", "gaussian", "exact")
+        ]
+        images = jax.random.normal(KEY, (2, 8, 8, 1), jnp.float32)
+        blurred = cold_sample(lambda z, t: z, Blur(), images, 3)
+        loss_B, _ = diffusion_loss(network, X, KEY, schedule=COSINE)
+        return [*likelihoods, blurred, loss_B]
+
+    before = figures()
+    with jax.enable_x64(True):
+        after = figures()
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
