@@ -92,7 +92,7 @@ class Config(ExperimentConfig):
     levels: int = 64
     inpaint: int = 100
     resamplings: int = 5
-    weight: float = 5.0
+    weight: float = 20.0
     upsampling: int = 4
     upsampling_weight: float = 1.0
     iterations: int = 5
@@ -117,6 +117,11 @@ def main(config: Config) -> dict[str, Any]:
     held = images.part("test" if "test" in images.parts else "validation")
     if config.classify and (held.labels is None or not model.config.classes):
         raise InputError(f"classify is {config.classify}, expected 0 for images without classes")
+    if config.inpaint and model.config.classes and model.config.null_label is None:
+        raise InputError(
+            f"inpaint is {config.inpaint}, but the network has no null class (class_dropout is 0), "
+            "and is told no class here; expected inpaint 0"
+        )
     folder = open_workdir(config)
     judge = make_judge(images, teacher / "classifier", seed=config.seed)
     figures: dict[str, Any] = {}
@@ -238,9 +243,9 @@ def show_inpainting(
         rows=[*rows],
     )
     shown = {name: value for name, value in figures.items() if value is not None}
-    report(
-        "inpaintings that keep their class: " + ", ".join(f"{n} {v:.1%}" for n, v in shown.items())
-    )
+    if shown:
+        kept = ", ".join(f"{name} {value:.1%}" for name, value in shown.items())
+        report(f"inpaintings that keep their class: {kept}")
     return shown
 
 

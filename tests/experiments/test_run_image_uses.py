@@ -158,6 +158,17 @@ def test_images_without_classes(pictures, tmp_path, monkeypatch, capfd):
     assert found["inpainting"] == {}
 
 
+def test_no_inpainting_without_a_null_class(pictures, tmp_path, monkeypatch, capfd):
+    training = ["--data", pictures, *TRAINING, *NETWORK, "--steps", "2", "--evaluate", "0"]
+    training += ["--workdir", tmp_path / "model", "--guidance", "0", "--class-dropout", "0"]
+    assert run_here("image_diffusion", training, monkeypatch) == 0
+    arguments = ["--data", pictures, "--model", tmp_path / "model", "--workdir", tmp_path / "uses"]
+    arguments += ["--guidances", "0", "--inpaint", "5"]
+    assert run_here("image_uses", arguments, monkeypatch) == 2
+    assert "inpaint is 5, but the network has no null class" in capfd.readouterr()[1]
+    assert not (tmp_path / "uses").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
