@@ -210,11 +210,7 @@ def denoiser_loss(
 
     Returns:
       The losses, [B], and the levels at which they were taken.
-
-    Raises:
-      InputError: for a target that the schedule does not allow.
     """
-    check_target_fits(schedule, check_target(target))
     noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)
     estimate = denoiser(noised.z, noised.level)
     prediction = make_target(target, estimate.x, estimate.e, noised.level)

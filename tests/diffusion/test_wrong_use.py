@@ -17,7 +17,7 @@ from jaxgen.diffusion.guidance import check_labels
 from jaxgen.diffusion.inpainting import RePaint, Replacement
 from jaxgen.diffusion.learnt_schedule import LearntScheduleConfig
 from jaxgen.diffusion.likelihood import log_likelihood
-from jaxgen.diffusion.losses import denoiser_loss, diffusion_loss
+from jaxgen.diffusion.losses import diffusion_loss
 from jaxgen.diffusion.reconstruction import masked
 from jaxgen.diffusion.samplers import (
     DDIM,
@@ -131,7 +131,6 @@ def test_a_bound_needs_finite_ends(schedule):
     "loss",
     [
         lambda target: gamma_noise_loss(network, X, KEY, schedule=ZERO, target=target),
-        lambda target: denoiser_loss(DENOISER, X, KEY, schedule=ZERO, target=target),
         lambda target: matching_loss(
             lambda w: DENOISER, lambda w: DENOISER, X, KEY, schedule=ZERO, target=target
         ),
