@@ -44,7 +44,8 @@ class NetworkFlags:
     Attributes:
       network: "dit", "uvit", "mdt", "diffit" (transformers on patches) or "unet".
       width: numbers in a token; for the U-Net, channels at the lowest resolution.
-      depth: transformer blocks; for the U-Net, residual blocks of a level.
+      depth: transformer blocks (of a U-ViT one more, its middle, where the number is even); for the
+        U-Net, residual blocks of a level.
       patch: pixels along the side of a patch; None: so that an image has some 50. (Not for the
         U-Net.)
       class_dropout: how often the class is withheld in training; 0 leaves no unconditional model,
@@ -93,6 +94,7 @@ class NetworkFlags:
             case "dit":
                 return DiTConfig(**common)
             case "uvit":
+                common["depth"] += 1 - self.depth % 2  # two halves and a block in the middle
                 return UViTConfig(**common, input_size=shape[:2])
             case "mdt":
                 return MDTConfig(**common, input_size=shape[:2])

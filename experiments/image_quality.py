@@ -83,7 +83,8 @@ class Judge:
         """
         images = to_unit(from_unit(images))
         found: dict[str, float] = {}
-        if self.features is not None and self.train is not None and self.real_ND is not None:
+        known = self.features is not None and self.train is not None and self.real_ND is not None
+        if known and len(images) > 1:  # one image has no covariance
             features_ND = self.features(images)
             distance = frechet_distance(self.train, feature_moments([features_ND]))
             found[FRECHET] = distance

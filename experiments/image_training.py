@@ -75,6 +75,8 @@ class TrainingFlags:
     def __post_init__(self) -> None:
         if self.training_steps < 1:
             raise InputError(f"training_steps is {self.training_steps}, expected 1 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay is {self.ema_decay}, expected 0 <= ema_decay < 1")
         self.optimizer()
 
     def optimizer(self) -> OptimizerConfig:

@@ -117,6 +117,12 @@ def main(config: Config) -> dict[str, Any]:
     held = images.part("test" if "test" in images.parts else "validation")
     if config.classify and (held.labels is None or not model.config.classes):
         raise InputError(f"classify is {config.classify}, expected 0 for images without classes")
+    if config.inpaint and any(side % config.upsampling for side in model.config.image_shape[:2]):
+        height, width, _ = model.config.image_shape
+        raise InputError(
+            f"upsampling is {config.upsampling}, expected a divisor of both sides of the images "
+            f"({height} x {width})"
+        )
     if config.inpaint and model.config.classes and model.config.null_label is None:
         raise InputError(
             f"inpaint is {config.inpaint}, but the network has no null class (class_dropout is 0), "

@@ -176,6 +176,8 @@ def test_no_inpainting_without_a_null_class(pictures, tmp_path, monkeypatch, cap
         ("distil_images", ["--questions", "0"], "expected numbers of at least 1"),
         ("distil_guided", ["--strongest", "0"], "strongest is 0.0, expected more than 0"),
         ("distil_guided", ["--start", "6"], "expected start to be stop times a power of two"),
+        ("image_uses", ["--upsampling", "3"], "expected a divisor of both sides of the images"),
+        ("diffusion_tables", ["--ema-decay", "1.5"], "ema_decay is 1.5, expected 0 <= ema_decay"),
         ("image_uses", ["--levels", "0"], "levels is 0, expected 1 or more"),
         ("image_uses", ["--data", "digits"], "digits: images of (8, 8, 1) with 10 classes"),
         ("image_uses", ["--model", "nowhere"], "nowhere/checkpoints: no such folder"),
