@@ -12,6 +12,7 @@ from picture_folder import CLASSES, run_here, write_pictures
 from processes import run_processes
 
 from experiments import image_diffusion, image_training, launch
+from experiments.image_networks import NetworkFlags
 from experiments.image_sampling import SamplingFlags, even_labels, make_draw
 from experiments.image_training import open_model
 from jaxgen.diffusion.samplers import Ancestral
@@ -180,6 +181,12 @@ def test_the_same_losses_as_two_processes(reference, pictures, tmp_path):
     assert "80 images of 8x8x1" in main
     assert all(line.startswith("[Gloo]") for line in other.splitlines())
     assert_same_losses(tmp_path, reference)
+
+
+@pytest.mark.parametrize(("asked", "built"), [(6, 7), (5, 5)])
+def test_a_u_vit_has_a_middle_block_whatever_is_asked_for(asked, built):
+    config = NetworkFlags(network="uvit", depth=asked).config((8, 8, 1), 10, 1)
+    assert config.depth == built
 
 
 @pytest.mark.parametrize("network", ["uvit", "mdt", "diffit", "unet"])
