@@ -29,7 +29,7 @@ from jaxtyping import Array
 
 from experiments.image_networks import ImageModelConfig, image_denoiser
 from experiments.image_plots import plot_images
-from experiments.image_quality import ACCURACY, FRECHET, held_out_figures, make_judge
+from experiments.image_quality import held_out_figures, make_judge, write_tables
 from experiments.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.image_training import (
     ImageModel,
@@ -41,7 +41,7 @@ from experiments.image_training import (
     train_denoiser,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import cached_figures, format_table, three_decimals, write_text
+from experiments.output import cached_figures
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.distillation import (
@@ -70,6 +70,9 @@ TEACHER, MATCHED = "teacher", "matched"
 
 Drawing = Callable[[str, float, Any], np.ndarray]
 """``(model, w, labels) -> images``."""
+
+Stage = Callable[[GuidedDenoiser, GuidedDenoiser, Array, Array], tuple[Array, Level]]
+"""``(student, teacher, images, key) -> losses [B] and their levels``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +142,8 @@ def main(config: Config) -> dict[str, Any]:
             )
             for w in config.strengths
         }
-    show_figures(config, folder, figures)
+    columns = {f"{w:g}": f"w = {w:g}" for w in config.strengths}
+    write_tables(folder, columns, {describe(name, config): figures[name] for name in models})
     show_samples(config, folder, teacher.config.classes, draw, list(models)[-1])
     return figures
 
@@ -149,6 +153,12 @@ def distil(
 ) -> dict[str, ImageModel]:
     """The students by the names of their folders: that of stage one, then by steps."""
     told = told_config(teacher.config)
+    shared: dict[str, Any] = {
+        "strengths": (0.0, config.strongest),
+        "target": told.target,
+        "weighting": TruncatedSNR(),
+        "times": LowDiscrepancy(),
+    }
     train = functools.partial(
         train_denoiser,
         told,
@@ -160,7 +170,12 @@ def distil(
     report(f"stage one: {config.start} steps, with guidance from 0 to {config.strongest:g}")
     student: ImageModel = train(
         folder / MATCHED,
-        make_loss_fn=functools.partial(make_matching_loss, teacher, config.strongest),
+        make_loss_fn=functools.partial(
+            make_stage_loss,
+            functools.partial(matching_loss, schedule=told.schedule, **shared),
+            told,
+            teacher,
+        ),
         seed=config.seed,
         start=widened(teacher, told),
     )
@@ -169,7 +184,12 @@ def distil(
         report(f"stage two: {steps} steps")
         students[str(steps)] = student = train(
             folder / str(steps),
-            make_loss_fn=functools.partial(make_halving_loss, student, levels, config.strongest),
+            make_loss_fn=functools.partial(
+                make_stage_loss,
+                functools.partial(guided_distillation_loss, levels=levels, **shared),
+                told,
+                student,
+            ),
             seed=config.seed + steps,
             start=student.params,
         )
@@ -207,46 +227,25 @@ def guided_denoiser(
     return lambda w_B: image_denoiser(config, whole, label_B, w_B, clip=clip)
 
 
-def make_matching_loss(teacher: ImageModel, strongest: float, layout: Layout) -> LossFn:
-    """Stage one, for a student's parameters of a layout."""
-    told = told_config(teacher.config)
+def make_stage_loss(
+    stage: Stage, told: ImageModelConfig, teacher: ImageModel, layout: Layout
+) -> LossFn:
+    """The loss of a student that is told w, for its parameters of a layout.
+
+    Args:
+      stage: which loss.
+      told: the student.
+      teacher: guided, or told w as well.
+      layout: of the student's parameters.
+    """
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         label_B = batch["label"]
-        loss_B, level = matching_loss(
+        loss_B, level = stage(
             guided_denoiser(told, params, layout, label_B, clip=False),
             guided_denoiser(teacher.config, teacher.params, teacher.layout, label_B, clip=True),
             batch["image"],
             key,
-            schedule=told.schedule,
-            strengths=(0.0, strongest),
-            target=told.target,
-            weighting=TruncatedSNR(),
-            times=LowDiscrepancy(),
-        )
-        return loss_B.mean(), loss_by_level(loss_B, level)
-
-    return loss_fn
-
-
-def make_halving_loss(
-    teacher: ImageModel, levels: Level, strongest: float, layout: Layout
-) -> LossFn:
-    """Stage two, for a student's parameters of a layout; levels are its teacher's."""
-    told = teacher.config
-
-    def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        label_B = batch["label"]
-        loss_B, level = guided_distillation_loss(
-            guided_denoiser(told, params, layout, label_B, clip=False),
-            guided_denoiser(told, teacher.params, teacher.layout, label_B, clip=True),
-            batch["image"],
-            key,
-            levels,
-            strengths=(0.0, strongest),
-            target=told.target,
-            weighting=TruncatedSNR(),
-            times=LowDiscrepancy(),
         )
         return loss_B.mean(), loss_by_level(loss_B, level)
 
@@ -275,24 +274,6 @@ def make_drawing(config: Config, models: Mapping[str, ImageModel]) -> Drawing:
 def steps_of(name: str, config: Config) -> int:
     """The steps in which a model samples."""
     return int(name) if name.isdecimal() else config.start
-
-
-def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any]) -> None:
-    """A table with a row for each model and a column for each strength."""
-    strengths = [f"{w:g}" for w in config.strengths]
-    models = [name for name in figures if name != "real, held out"]
-    for what, suffix in ((FRECHET, ""), (ACCURACY, "_accuracy")):
-        if any(what in found for name in models for found in figures[name].values()):
-            rows = [
-                (
-                    describe(name, config),
-                    *(three_decimals(figures[name][w].get(what)) for w in strengths),
-                )
-                for name in models
-            ]
-            table = format_table((what, *(f"w = {w}" for w in strengths)), rows)
-            report(f"\n{table}\n")
-            write_text(folder / f"table{suffix}.md", table)
 
 
 def show_samples(

@@ -28,11 +28,11 @@ from jaxtyping import Array
 from experiments.image_networks import image_denoiser
 from experiments.image_plots import plot_by_steps, plot_images
 from experiments.image_quality import (
-    ACCURACY,
     FRECHET,
     Judge,
     held_out_figures,
     make_judge,
+    write_tables,
 )
 from experiments.image_sampling import SAMPLERS, SamplerName, even_labels, make_draw
 from experiments.image_training import (
@@ -44,7 +44,7 @@ from experiments.image_training import (
     train_denoiser,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import cached_figures, format_table, three_decimals, write_text
+from experiments.output import cached_figures
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.distillation import distillation_loss, every_second, halving_plan
@@ -251,20 +251,9 @@ def judge_model(
 def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any]) -> None:
     """A table with a row for each method, and a picture."""
     methods = (*config.methods, STUDENT)
-    for what, suffix in ((FRECHET, ""), (ACCURACY, "_accuracy")):
-        if not any(what in found for method in methods for found in figures[method].values()):
-            continue
-        columns = sorted({int(n) for method in methods for n in figures[method]})
-        rows = [
-            (
-                method,
-                *(three_decimals(figures[method].get(str(n), {}).get(what)) for n in columns),
-            )
-            for method in methods
-        ]
-        table = format_table((what, *map(str, columns)), rows)
-        report(f"\n{table}\n")
-        write_text(folder / f"table{suffix}.md", table)
+    judged = {method: figures[method] for method in methods}
+    questions = sorted({int(n) for row in judged.values() for n in row})
+    write_tables(folder, {str(n): str(n) for n in questions}, judged)
     if any(FRECHET in found for found in figures[STUDENT].values()):
         plot_by_steps(
             folder / "steps.png",

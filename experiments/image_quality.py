@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.launch import report
-from experiments.output import cached_arrays, format_table, three_decimals
+from experiments.output import cached_arrays, format_table, three_decimals, write_text
 from jaxgen.data import BatchPlan, ImageSet, batch_at, from_unit, to_unit
 from jaxgen.evaluation import (
     ClassifierConfig,
@@ -224,6 +224,29 @@ def held_out_figures(judge: Judge, images: ImageSet, count: int) -> dict[str, fl
     held = images.part(part)
     labels = None if held.labels is None else held.labels[:count]
     return judge.figures(to_unit(held.images[:count]), labels)
+
+
+def write_tables(
+    folder: pathlib.Path,
+    columns: Mapping[str, str],
+    judged: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> None:
+    """Writes (and reports) ``table.md``, distances, and ``table_accuracy.md``, if there are any.
+
+    Args:
+      folder: where to.
+      columns: what heads each column, by its key in `judged`.
+      judged: figures of `Judge.figures` by row and column; a row may lack some columns.
+    """
+    for what, suffix in ((FRECHET, ""), (ACCURACY, "_accuracy")):
+        if any(what in found for row in judged.values() for found in row.values()):
+            rows = [
+                (name, *(three_decimals(row.get(column, {}).get(what)) for column in columns))
+                for name, row in judged.items()
+            ]
+            table = format_table((what, *columns.values()), rows)
+            report(f"\n{table}\n")
+            write_text(folder / f"table{suffix}.md", table)
 
 
 def quality_table(first: str, judged: Mapping[str, Mapping[str, float]]) -> str:

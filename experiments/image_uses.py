@@ -16,7 +16,6 @@ folder:
 
 import functools
 import pathlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +52,6 @@ SHOWN = 10
 """Images of a picture's row."""
 
 IMAGES_PER_CALL = 50
-
-MakeDenoiser = Callable[[int], Denoiser]
-"""A denoiser for so many images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,23 +219,20 @@ def show_inpainting(
     x = to_unit(held.images[: config.inpaint])
     height, width, _ = model.config.image_shape
     known = box_mask((height, width), (height // 2, height), (0, width))
-    unguided = functools.partial(unconditional_denoiser, model)
+    unguided = unconditional_denoiser(model, len(x))
     replacement = Replacement(DDIM(eta=1.0), known, x)
-    jump, resamplings = max(1, min(4, config.steps - 1)), config.resamplings
-    if config.steps == 1:
-        resamplings = 1  # there is no way back
-    methods: dict[str, tuple[Sampler, MakeDenoiser]] = {
+    jump = min(4, config.steps - 1)  # of one step there is no way back
+    resamplings = config.resamplings if jump else 1
+    repaint = RePaint(DDIM(eta=1.0), known, x, jump_length=max(jump, 1), resamplings=resamplings)
+    guided = guided_denoisers(config, model, masked(known), known * x, config.weight)
+    methods: dict[str, tuple[Sampler, Denoiser]] = {
         "replacement": (replacement, unguided),
-        "RePaint": (
-            RePaint(DDIM(eta=1.0), known, x, jump_length=jump, resamplings=resamplings),
-            unguided,
-        ),
+        "RePaint": (repaint, unguided),
+        **{name: (replacement, denoiser) for name, denoiser in guided.items()},
     }
-    for name, make in guided_denoisers(config, model, masked(known), known * x, config.weight):
-        methods[name] = (replacement, make)
     rows, figures = {"image": x, "known": np.where(known > 0.5, x, 0.0)}, {}
-    for name, (method, make) in methods.items():
-        rows[name] = sample_known(config, model, method, make, len(x), f"inpainting, {name}")
+    for name, (method, denoiser) in methods.items():
+        rows[name] = sample_known(config, model, method, denoiser, len(x), f"inpainting, {name}")
         found = judge.figures(rows[name], None if held.labels is None else held.labels[: len(x)])
         figures[name] = found.get(ACCURACY)
     plot_images(
@@ -266,8 +259,8 @@ def show_upsampling(
     # In units of A A^T, which is 1 / factor^2 for means over blocks.
     weight = config.upsampling_weight * factor**2
     rows, figures = {"image": x, "given": np.repeat(np.repeat(small, factor, 1), factor, 2)}, {}
-    for name, make in guided_denoisers(config, model, operator, small, weight):
-        made = sample_known(config, model, DDIM(eta=1.0), make, len(x), f"upsampling, {name}")
+    for name, denoiser in guided_denoisers(config, model, operator, small, weight).items():
+        made = sample_known(config, model, DDIM(eta=1.0), denoiser, len(x), f"upsampling, {name}")
         figures[name] = float(np.sqrt(np.mean((operator(made) - small) ** 2)))
         rows[name] = made
     plot_images(
@@ -296,28 +289,24 @@ def guided_denoisers(
     operator: Operator,
     observed: Float[Array, "B ..."],
     weight: float,
-) -> list[tuple[str, MakeDenoiser]]:
+) -> dict[str, Denoiser]:
     """The same, led to agree with what is observed, in two ways.
 
     They are clipped last, for clipping has no gradient.
     """
-
-    def by_weight(count: int) -> Denoiser:
-        denoiser = unconditional_denoiser(model, count, clip=False)
-        return clip_x(reconstruction_guidance(denoiser, operator, observed, weight))
-
-    def by_moments(count: int) -> Denoiser:
-        denoiser = unconditional_denoiser(model, count, clip=False)
-        return clip_x(moment_guidance(denoiser, operator, observed, iterations=config.iterations))
-
-    return [("guidance", by_weight), ("moment guidance", by_moments)]
+    plain = unconditional_denoiser(model, len(observed), clip=False)
+    by_moments = moment_guidance(plain, operator, observed, iterations=config.iterations)
+    return {
+        "guidance": clip_x(reconstruction_guidance(plain, operator, observed, weight)),
+        "moment guidance": clip_x(by_moments),
+    }
 
 
 def sample_known(
     config: Config,
     model: ImageModel,
     method: Sampler,
-    make: MakeDenoiser,
+    denoiser: Denoiser,
     count: int,
     name: str,
 ) -> Float[np.ndarray, "N Y X C"]:
@@ -328,7 +317,7 @@ def sample_known(
     @jax.jit
     def run_all(table: Any) -> Array:
         z = initial_noise(key, index_N, model.config.image_shape, levels)
-        return sample(method, make(count), z, table, key, index_N)
+        return sample(method, denoiser, z, table, key, index_N)
 
     with progress_bar(name, "image", count) as advance:
         made = np.asarray(run_all(method.table(levels)))

@@ -117,9 +117,8 @@ def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = N
       InputError: for an unknown flag or a bad value, in one line.
     """
     config = _parse(config_class, arguments)
-    seed = getattr(config, "seed", 0)
-    if not 0 <= seed < SEEDS:
-        raise InputError(f"seed is {seed}, expected 0 to {SEEDS - 1:,}")
+    if not 0 <= config.seed < SEEDS:
+        raise InputError(f"seed is {config.seed}, expected 0 to {SEEDS - 1:,}")
     return config
 
 

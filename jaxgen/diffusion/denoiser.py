@@ -119,9 +119,10 @@ def check_target_fits(schedule: Schedule, target: Target) -> None:
     2024): only x, v, flow and both make sense.
 
     Raises:
-      InputError: for the targets e and score under a schedule whose log-SNR ends at -inf.
+      InputError: for the targets e and score under a schedule whose log-SNR ends at -inf, and for
+        an unknown target.
     """
-    if target not in ("e", "score"):
+    if check_target(target) not in ("e", "score"):
         return
     end = schedule.at(1.0).log_snr
     # A learnt schedule's end is a parameter, which is finite and not known while tracing.

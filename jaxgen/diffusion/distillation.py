@@ -39,7 +39,7 @@ from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, noise_given
 from jaxgen.diffusion.levels import Level, expand
 from jaxgen.diffusion.losses import UNIFORM, V_LOSS, add_noise, draw_noised, prediction_loss
 from jaxgen.diffusion.noise import example_indices, example_keys, uniform
-from jaxgen.diffusion.predictions import Target, check_target, make_target
+from jaxgen.diffusion.predictions import Target, make_target
 from jaxgen.diffusion.samplers.ddim import DDIM
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.single_steps import (
@@ -237,7 +237,7 @@ def matching_loss(
     Raises:
       InputError: for strengths out of order, or a target that the schedule does not allow.
     """
-    check_target_fits(schedule, check_target(target))
+    check_target_fits(schedule, target)
     strength_key, key = jax.random.split(key)
     w_B = draw_strengths(strength_key, len(x), strengths, index_B)
     noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)

@@ -28,7 +28,7 @@ from jaxgen.diffusion.denoiser import Denoiser, Network, TimeInput, check_target
 from jaxgen.diffusion.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.losses import UNIFORM, V_LOSS, Noised, add_noise, prediction_loss
 from jaxgen.diffusion.noise import example_indices, example_keys
-from jaxgen.diffusion.predictions import Target, check_target
+from jaxgen.diffusion.predictions import Target
 from jaxgen.diffusion.samplers.ancestral import Ancestral
 from jaxgen.diffusion.samplers.linear import LinearRow
 from jaxgen.diffusion.sampling import SampleState
@@ -177,7 +177,7 @@ def gamma_noise_loss(
     Raises:
       InputError: unless theta > 0, and as `jaxgen.diffusion.losses.diffusion_loss`.
     """
-    check_target_fits(schedule, check_target(target))
+    check_target_fits(schedule, target)
     noised = draw_gamma_noised(x, key, schedule=schedule, theta=theta, times=times, index_B=index_B)
     prediction = network(noised.z, time_input(noised.level))
     loss_B = prediction_loss(

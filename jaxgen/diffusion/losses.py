@@ -175,7 +175,7 @@ def diffusion_loss(
     Raises:
       InputError: for a target that the schedule does not allow, or a prediction of another shape.
     """
-    check_target_fits(schedule, check_target(target))
+    check_target_fits(schedule, target)
     noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)
     prediction = network(noised.z, time_input(noised.level))
     loss_B = prediction_loss(
