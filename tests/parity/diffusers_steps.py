@@ -78,17 +78,32 @@ def given_noise(scheduler, noises):
         module.randn_tensor = original
 
 
-def theirs(scheduler, z, noises=(), net=network, times=None, **step):
+def theirs(scheduler, z, noises=(), net=network, times=None, **options):
     """Latents after every step (at their times, or those given), channels last."""
-    sample = torch.from_numpy(swap(z).copy())
-    zs = []
+    return loop(
+        scheduler,
+        z,
+        scheduler.timesteps if times is None else times,
+        lambda i, output, t, sample: scheduler.step(output, t, sample, **options).prev_sample,
+        noises,
+        net,
+        getattr(scheduler, "scale_model_input", as_it_is),
+    )
+
+
+def as_it_is(sample, time):
+    """What the network sees of the latents, unless something else is asked for."""
+    return sample
+
+
+def loop(scheduler, z, times, step, noises=(), net=network, see=as_it_is):
+    """As `theirs`, for schedulers whose steps want more: ``step(i, output, t, sample)``."""
+    sample, zs = torch.from_numpy(swap(z).copy()), []
     with given_noise(scheduler, noises):
-        for t in scheduler.timesteps if times is None else times:
-            scaled = getattr(scheduler, "scale_model_input", lambda z, _: z)(sample, t).numpy()
-            time = np.full(len(z), float(t), np.float32)
-            output = np.asarray(net(np.moveaxis(scaled, 1, -1), time))
-            output = torch.from_numpy(swap(output).copy())
-            sample = scheduler.step(output, t, sample, **step).prev_sample
+        for i, t in enumerate(times):
+            now = np.moveaxis(see(sample, t).float().numpy(), 1, -1)
+            output = np.asarray(net(now, np.full(len(z), float(t), np.float32)))
+            sample = step(i, torch.from_numpy(swap(output).copy()), t, sample)
             zs.append(np.moveaxis(sample.numpy(), 1, -1))
     return zs
 

@@ -46,6 +46,7 @@ from diffusers_steps import (  # noqa: E402
     given_noise,
     in_float64,
     latents,
+    loop,
     make,
     network,
     ours,
@@ -55,19 +56,6 @@ from diffusers_steps import (  # noqa: E402
     theirs,
     twice,
 )
-
-
-def loop(scheduler, z, times, step, noises=(), net=network):
-    """As `theirs`, for schedulers whose steps want more: ``step(i, output, t, sample)``."""
-    sample, zs = torch.from_numpy(swap(z).copy()), []
-    with given_noise(scheduler, noises):
-        for i, t in enumerate(times):
-            now = np.moveaxis(sample.float().numpy(), 1, -1)
-            output = np.asarray(net(now, np.full(len(z), float(t), np.float32)))
-            sample = step(i, torch.from_numpy(swap(output).copy()), t, sample)
-            zs.append(np.moveaxis(sample.numpy(), 1, -1))
-    return zs
-
 
 # --- encoders ---
 
