@@ -24,14 +24,13 @@ PALLAS_LENGTH = 512
 """Keys from which `auto` takes the kernel: below, one fused softmax fits the memory beside it."""
 
 
-def choose(implementation: str, q_BLHK: Array, k_BNHK: Array, biased: bool) -> str:
+def choose(implementation: str, q_BLHK: Array, k_BNHK: Array) -> str:
     """The implementation to use: "plain", "cudnn" or "pallas".
 
     Args:
       implementation: one of these, which is then checked, or "auto".
       q_BLHK: queries; their shape and type decide.
       k_BNHK: keys.
-      biased: whether anything is added to the logits, or masks them.
 
     Raises:
       InputError: if a fused implementation was asked for where it cannot run.
@@ -45,7 +44,7 @@ def choose(implementation: str, q_BLHK: Array, k_BNHK: Array, biased: bool) -> s
         )
     backend = jax.default_backend()
     obstacles = {
-        "cudnn": _cudnn_obstacle(backend, q_BLHK, k_BNHK, biased),
+        "cudnn": _cudnn_obstacle(backend, q_BLHK, k_BNHK),
         "pallas": None if backend == "tpu" else f"a TPU, and this process runs on {backend}",
     }
     if implementation != "auto":
@@ -62,7 +61,7 @@ def choose(implementation: str, q_BLHK: Array, k_BNHK: Array, biased: bool) -> s
     return "plain"
 
 
-def _cudnn_obstacle(backend: str, q: Array, k: Array, biased: bool) -> str | None:
+def _cudnn_obstacle(backend: str, q: Array, k: Array) -> str | None:
     """What cuDNN's kernel would need and has not, None where it can run."""
     if backend != "gpu":
         return f"a GPU, and this process runs on {backend}"
@@ -73,8 +72,8 @@ def _cudnn_obstacle(backend: str, q: Array, k: Array, biased: bool) -> str | Non
     if q.shape[-1] not in CUDNN_HEAD_SIZES:
         return f"a head size that is a multiple of 8 up to 128, and it is {q.shape[-1]}"
     lengths = q.shape[1], k.shape[1]
-    if biased and any(length % 2 for length in lengths):
-        return f"even lengths beside a bias or segment ids, and they are {lengths}"
+    if any(length % 2 for length in lengths):  # JAX has no gradient for them, biased or not
+        return f"even lengths, and they are {lengths}"
     return None
 
 

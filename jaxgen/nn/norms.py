@@ -6,6 +6,7 @@ the condition's embedding; adaLN-Zero adds a gate on the residual branch and sta
 zero, so that a block starts as the identity. Statistics and modulation are computed in float32.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -20,10 +21,36 @@ EPSILON = 1e-6
 
 def layer_norm(x: Float[Array, "*B D"], epsilon: float = EPSILON) -> Float[Array, "*B D"]:
     """``(x - mean) / sqrt(variance + epsilon)`` over the last axis, in float32."""
-    x = x.astype(jnp.float32)
+    return _normalise(x.astype(jnp.float32), epsilon)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _normalise(x: Array, epsilon: float) -> Array:
+    """`layer_norm` of float32 numbers."""
+    return _normalised_and_scale(x, epsilon)[0]
+
+
+@_normalise.defjvp
+def _normalise_jvp(
+    epsilon: float, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    """``dy = t - mean(t) - y mean(y t)`` with ``t = dx / sqrt(variance + epsilon)``.
+
+    So written, both means of the way back come of one pass over memory; derived step by step, the
+    second waits for the first.
+    """
+    y, scale = _normalised_and_scale(primals[0], epsilon)
+    t = tangents[0] * scale
+    mean = functools.partial(jnp.mean, axis=-1, keepdims=True)
+    return y, t - mean(t) - y * mean(y * t)
+
+
+def _normalised_and_scale(x: Array, epsilon: float) -> tuple[Array, Array]:
+    """`layer_norm` of float32 numbers, and what it multiplied the centred ones by."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + epsilon)
+    scale = jax.lax.rsqrt(variance + epsilon)
+    return centred * scale, scale
 
 
 def modulate(

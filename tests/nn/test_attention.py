@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxgen.errors import InputError
 from jaxgen.nn import CrossAttention, SelfAttention, attention, attention_kernels
-from jaxgen.nn.attention import plain_attention
+from jaxgen.nn.attention import plain_attention, split_parts
 from jaxgen.parallel import make_mesh
 
 B, L, N, H, K = 2, 6, 5, 3, 4
@@ -155,13 +155,11 @@ def test_gradients_of_the_tpu_kernel():
 
 
 def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
-    def chosen(
-        backend, length=1024, size=64, dtype=jnp.bfloat16, biased=False, asked="auto", gpu="9.0"
-    ):
+    def chosen(backend, length=1024, size=64, dtype=jnp.bfloat16, asked="auto", gpu="9.0"):
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
         monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=gpu)])
         q = jax.ShapeDtypeStruct((2, length, 4, size), dtype)
-        return attention_kernels.choose(asked, q, q, biased)
+        return attention_kernels.choose(asked, q, q)
 
     assert chosen("cpu") == "plain"
     assert chosen("gpu") == "cudnn"
@@ -171,8 +169,7 @@ def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
     assert chosen("gpu", dtype=jnp.float32) == "plain"
     assert chosen("gpu", size=72) == "cudnn"
     assert chosen("gpu", size=12) == "plain"
-    assert chosen("gpu", length=1023) == "cudnn"
-    assert chosen("gpu", length=1023, biased=True) == "plain"
+    assert chosen("gpu", length=1023) == "plain"
     assert chosen("tpu") == "pallas"
     assert chosen("tpu", length=64) == "plain"
     assert chosen("tpu", length=64, asked="pallas") == "pallas"
@@ -182,8 +179,10 @@ def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
         chosen("gpu", size=12, asked="cudnn")
     with pytest.raises(InputError, match=r"'cudnn' needs bfloat16 or float16, .* are float32"):
         chosen("gpu", dtype=jnp.float32, asked="cudnn")
-    with pytest.raises(InputError, match=r"'cudnn' needs even lengths .* \(1023, 1023\)"):
-        chosen("gpu", length=1023, biased=True, asked="cudnn")
+    with pytest.raises(
+        InputError, match=r"'cudnn' needs even lengths, and they are \(1023, 1023\)"
+    ):
+        chosen("gpu", length=1023, asked="cudnn")
 
 
 @pytest.mark.parametrize(
@@ -236,6 +235,22 @@ def test_self_attention_in_numpy(qk_norm):
         q, k = norm(q, p["query_norm"]), norm(k, p["key_norm"])
     expected = np.einsum("blhk,hkd->bld", reference(q, k, v), p["output"]["kernel"])
     np.testing.assert_allclose(found, expected + p["output"]["bias"], rtol=1e-4, atol=1e-4)
+
+
+def test_parts_of_a_joint_projection_and_the_way_back():
+    (x,) = arrays((B, L, H, 3, K))
+    q, k, v = split_parts(x)
+    for i, part in enumerate((q, k, v)):
+        np.testing.assert_array_equal(part, x[..., i, :])
+
+    def total(x):
+        return sum(jnp.sum(part**power) for power, part in enumerate(split_parts(x), start=1))
+
+    gradient = jax.grad(total)(x)
+    expected = np.stack([np.ones((B, L, H, K)), 2 * x[..., 1, :], 3 * x[..., 2, :] ** 2], axis=-2)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    assert "concatenate" in str(jax.make_jaxpr(jax.grad(total))(x))
+    assert "pad[" not in str(jax.make_jaxpr(jax.grad(total))(x))
 
 
 def test_cross_attention_in_numpy():

@@ -20,6 +20,7 @@ from jaxgen.nn import (
 )
 from jaxgen.nn.dense import check_dtype
 from jaxgen.nn.embeddings import check_condition
+from jaxgen.nn.mlp import gelu_tanh
 
 TIME = np.array([0.0, 0.5, 1.0, 999.0], np.float32)
 
@@ -117,6 +118,51 @@ def test_layer_norm_of_bfloat16_is_float32():
     x = jnp.asarray(100 + np.arange(8.0), jnp.bfloat16)
     assert layer_norm(x).dtype == jnp.float32
     np.testing.assert_allclose(np.std(layer_norm(x)), 1, rtol=1e-5)
+
+
+def plain_layer_norm(x):
+    """Its formula, to be derived step by step."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [(layer_norm, plain_layer_norm), (gelu_tanh, lambda x: jax.nn.gelu(x, approximate=True))],
+    ids=["layer norm", "gelu"],
+)
+def test_derivatives_written_by_hand(found, expected):
+    """Backward, forward, and twice, against those that JAX derives."""
+    rng = np.random.default_rng(0)
+    x, g, t = (rng.normal(0.5, 2, (3, 5, 8)).astype(np.float32) for _ in range(3))
+
+    def backward(fn):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(fn(x)) * g))
+
+    def forward(fn):
+        return lambda x: jax.jvp(fn, (x,), (t,))[1]
+
+    for derivative in (backward, forward, lambda fn: forward(backward(fn))):
+        np.testing.assert_allclose(
+            derivative(found)(x), derivative(expected)(x), rtol=1e-4, atol=2e-5
+        )
+
+
+def test_gelu_of_bfloat16_is_computed_in_float32():
+    x = jnp.linspace(-4, 4, 101, dtype=jnp.bfloat16)
+    y = np.asarray(x, np.float64)
+    u = np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)
+    exact, slope = y * (1 + np.tanh(u)) / 2, jax.grad(lambda x: jnp.sum(gelu_tanh(x)))(x)
+    np.testing.assert_allclose(np.asarray(gelu_tanh(x), np.float64), exact, rtol=2**-8)
+    assert slope.dtype == gelu_tanh(x).dtype == jnp.bfloat16
+    step = 1e-6
+    ahead, behind = (
+        z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))) / 2
+        for z in (y + step, y - step)
+    )
+    np.testing.assert_allclose(
+        np.asarray(slope, np.float64), (ahead - behind) / (2 * step), rtol=2**-8, atol=1e-4
+    )
 
 
 def test_mlp_in_numpy():
