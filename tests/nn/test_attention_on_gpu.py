@@ -1,6 +1,8 @@
-"""cuDNN's fused attention on a real GPU: ``JAX_PLATFORMS=cuda pytest tests/nn/test_attention_on_gpu.py``.
+"""cuDNN's fused attention on a real GPU; skipped where there is none.
 
-Skipped where there is none. Both implementations in bfloat16 are measured against the plain one in
+    JAX_PLATFORMS=cuda pytest -n 0 tests/nn/test_attention_on_gpu.py
+
+Both implementations in bfloat16 are measured against the plain one in
 float32 on the same numbers, which 8 bits hold exactly.
 """
 
