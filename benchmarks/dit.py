@@ -2,14 +2,16 @@
 
     python -m benchmarks.dit                           # DiT-S/2 on 32 x 32 x 4, float32, CPU
     python -m benchmarks.dit --steps 10 25 50 100      # is the cost of a step constant?
-    python -m benchmarks.dit --network DiT-XL/2 --dtype bfloat16 --batch 64 --sides jaxgen \\
-        --peak-tflops 989                              # model FLOP utilisation on a GPU
+    python -m benchmarks.dit --network DiT-XL/2 --dtype bfloat16 --batch 128 --product 16384 \\
+        --sides jaxgen torch torch.compile --peak-tflops 989   # utilisation of a GPU (H100, H200)
 
 The rival is diffusers' DiT in PyTorch (`benchmarks/dit_torch.py`) with the same weights, labels and
-noise; before anything is timed the two samples are compared. Contenders are processes that take
-turns (`benchmarks/contenders.py`); "product" is a square matrix product of the same framework, the
-limit that the machine sets. Multiply-adds are those of the network (`jaxgen.nn.counting`), a
-training step counted as three forward passes; utilisation is twice their number over time and peak.
+noise; before anything is timed the two samples are compared. Both run on a GPU where there is one.
+In bfloat16 weights are cast once for sampling, and kept in float32 in training (torch: autocast).
+Contenders are processes that take turns (`benchmarks/contenders.py`); "product" is a square matrix
+product of the same framework, the limit that the machine sets. Multiply-adds are those of the
+network (`jaxgen.nn.counting`), a training step counted as three forward passes; utilisation is
+twice their number over time and peak.
 """
 
 import argparse
@@ -34,9 +36,12 @@ from benchmarks.contenders import (
 )
 
 ALLOCATORS = {"default": {}, "huge pages": HUGE_PAGES}
+SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""Else the first contender would take three quarters of a GPU's memory for itself."""
+SIDES = ("jaxgen", "torch", "torch.compile")
 SIDE, CHANNELS, CLASSES = 32, 4, 1000
 AS_IN_DIFFUSERS = {"frequency_shift": 1.0, "mlp_norm_epsilon": 1e-5}
-GUIDANCE, LEARNING_RATE, PRODUCT = 4.0, 1e-4, 2048
+GUIDANCE, LEARNING_RATE = 4.0, 1e-4
 UPDATES = 5
 """Of a training run: one alone would be timed while memory and clock are still those of others."""
 
@@ -49,7 +54,7 @@ def main() -> None:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
             shape = other.submit(write_inputs, pathlib.Path(folder), arguments).result()
         report = measure(arguments, shape, folder)
-        if set(arguments.sides) == {"jaxgen", "torch"}:
+        if {"jaxgen", "torch"} <= set(arguments.sides):
             report["difference of the samples"] = difference(pathlib.Path(folder))
     write_report(report, to_markdown(report, arguments), arguments.out)
 
@@ -64,10 +69,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="images (guidance doubles them)")
     parser.add_argument("--steps", type=int, nargs="+", default=[50], help="sampling steps")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender")
-    parser.add_argument("--sides", nargs="+", default=["jaxgen", "torch"])
+    parser.add_argument("--sides", nargs="+", default=["jaxgen", "torch"], choices=SIDES)
     parser.add_argument("--allocators", nargs="+", default=["default"], choices=[*ALLOCATORS])
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--remat", action="store_true", help="rematerialise blocks in training")
+    parser.add_argument("--product", type=int, default=2048, help="rows of the matrix product")
     parser.add_argument("--peak-tflops", type=float, help="of the device; else the product's rate")
     parser.add_argument("--out", type=pathlib.Path, help="path without suffix for .md and .json")
     return parser.parse_args()
@@ -111,18 +117,22 @@ def example_input(batch: int) -> tuple:
 
 
 def random_params(config, example: tuple) -> dict:
-    """Parameters with small random numbers where training starts at zero, so that all matters."""
+    """Small random numbers for every parameter: none is zero, as some are where training starts."""
+    import jax
+
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes(config, example)
+    )
+
+
+def shapes(config, example: tuple) -> dict:
+    """The parameters' shapes and types."""
     import jax
     from flax import linen as nn
 
-    params = nn.meta.unbox(jax.jit(config.make_model().init)(jax.random.key(0), *example)["params"])
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        leaf + 0.02 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, noisy)
+    init = config.make_model().init
+    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), *example))["params"]
 
 
 def measure(arguments: argparse.Namespace, shape: dict, folder: str) -> dict:
@@ -130,7 +140,7 @@ def measure(arguments: argparse.Namespace, shape: dict, folder: str) -> dict:
     forms = [*(f"sample {n}" for n in arguments.steps), "train", "product"]
     contenders = {}
     for side in arguments.sides:
-        python = arguments.torch_python if side == "torch" else sys.executable
+        python = sys.executable if side == "jaxgen" else arguments.torch_python
         for allocator in arguments.allocators:
             for form in forms:
                 task = {
@@ -141,8 +151,10 @@ def measure(arguments: argparse.Namespace, shape: dict, folder: str) -> dict:
                     "network": arguments.network,
                     "dtype": arguments.dtype,
                     "remat": arguments.remat,
+                    "product": arguments.product,
                 }
-                contender = Contender.start(python, "benchmarks.dit", task, ALLOCATORS[allocator])
+                variables = {**SHARED_GPU, **ALLOCATORS[allocator]}
+                contender = Contender.start(python, "benchmarks.dit", task, variables)
                 if contender is not None:
                     contenders[form, allocator, side] = contender
     seconds: dict[tuple, list[float]] = {name: [] for name in contenders}
@@ -173,7 +185,7 @@ def difference(folder: pathlib.Path) -> float:
 def to_markdown(report: dict, arguments: argparse.Namespace) -> str:
     """The table that a person reads."""
     rows = report["rows"]
-    product = max(2 * PRODUCT**3 / r["seconds"] for r in rows if r["form"] == "product")
+    product = max(2 * arguments.product**3 / r["seconds"] for r in rows if r["form"] == "product")
     peak = arguments.peak_tflops * 1e12 if arguments.peak_tflops else product
     limit = "of the device's peak" if arguments.peak_tflops else "of the best matrix product"
     lines = [
@@ -213,7 +225,7 @@ def serve(task: dict) -> None:
     """The life of a contender."""
     folder = pathlib.Path(task["folder"])
     arrays = dict(np.load(folder / "inputs.npz"))
-    make = make_torch_run if task["side"] == "torch" else make_jaxgen_run
+    make = make_jaxgen_run if task["side"] == "jaxgen" else make_torch_run
     run = make(task, arrays)
     if task["form"].startswith("sample"):
         np.save(folder / f"sample_{task['side']}.npy", run())
@@ -226,11 +238,15 @@ def make_torch_run(task: dict, arrays: dict) -> Callable[[], object]:
     from benchmarks import dit_torch
 
     if task["form"] == "product":
-        return dit_torch.make_product(PRODUCT)
+        return dit_torch.make_product(task["product"], task["dtype"])
     network = dit_torch.make_network(task["shape"], f"{task['folder']}/weights.safetensors")
+    compiled = task["side"] == "torch.compile"
     if task["form"] == "train":
-        return dit_torch.make_training(network, arrays, UPDATES, LEARNING_RATE)
-    return dit_torch.make_sampling(network, arrays, int(task["form"].split()[1]), GUIDANCE)
+        return dit_torch.make_training(
+            network, arrays, UPDATES, LEARNING_RATE, task["dtype"], compiled
+        )
+    steps = int(task["form"].split()[1])
+    return dit_torch.make_sampling(network, arrays, steps, GUIDANCE, task["dtype"], compiled)
 
 
 def make_jaxgen_run(task: dict, arrays: dict) -> Callable[[], object]:
@@ -244,7 +260,7 @@ def make_jaxgen_run(task: dict, arrays: dict) -> Callable[[], object]:
 
     keep_freed_memory()  # as experiments do
     if task["form"] == "product":
-        left = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT), task["dtype"])
+        left = jax.random.normal(jax.random.key(0), (task["product"],) * 2, task["dtype"])
         product = jax.jit(lambda x: x @ x)
         return lambda: jax.block_until_ready(product(left))
     config = DiTConfig.named(
@@ -252,10 +268,11 @@ def make_jaxgen_run(task: dict, arrays: dict) -> Callable[[], object]:
     )
     model = config.make_model()
     tensors = read_safetensors(pathlib.Path(task["folder"]) / "weights.safetensors")
-    like = jax.eval_shape(lambda: random_params(config, example_input(1)))
+    like = shapes(config, example_input(1))
     params = jax.device_put(dit_params(tensors, like, config.patch))
     if task["form"] == "train":
         return make_training(model, params, arrays)
+    params = jax.tree.map(lambda x: x.astype(task["dtype"]), params)
     return make_sampling(model, params, arrays, int(task["form"].split()[1]))
 
 

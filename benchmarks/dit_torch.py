@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHANNELS = 4
 """Channels of a latent; the network says twice as many: the noise, and its variance."""
 
@@ -33,16 +34,26 @@ def make_network(shape: dict, weights: str) -> DiTTransformer2DModel:
 
 
 def channels_first(images: np.ndarray) -> torch.Tensor:
-    """[B, Y, X, C] as [B, C, Y, X]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    """[B, Y, X, C] as [B, C, Y, X], on the device."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(DEVICE)
 
 
-def make_sampling(network: torch.nn.Module, arrays: dict, steps: int, guidance: float):
+def make_sampling(
+    network: torch.nn.Module,
+    arrays: dict,
+    steps: int,
+    guidance: float,
+    dtype: str,
+    compiled: bool,
+):
     """``run() -> latents``: guided DDIM as diffusers' DiTPipeline does it, on one doubled batch."""
-    network.eval()
+    network = network.eval().to(DEVICE, getattr(torch, dtype))
+    classes = network.config.num_embeds_ada_norm
+    if compiled:
+        network = torch.compile(network)
     noise = channels_first(arrays["noise"])
-    labels = torch.from_numpy(arrays["labels"]).long()
-    both = torch.cat([labels, torch.full_like(labels, network.config.num_embeds_ada_norm)])
+    labels = torch.from_numpy(arrays["labels"]).long().to(DEVICE)
+    both = torch.cat([labels, torch.full_like(labels, classes)])
     scheduler = DDIMScheduler(clip_sample=False)  # linear betas, 1000 steps, as DiT's
 
     @torch.inference_mode()
@@ -50,33 +61,44 @@ def make_sampling(network: torch.nn.Module, arrays: dict, steps: int, guidance: 
         scheduler.set_timesteps(steps)
         latents = noise
         for t in scheduler.timesteps:
-            twice = torch.cat([latents, latents])
-            times = t.expand(len(twice))
+            twice = torch.cat([latents, latents]).to(getattr(torch, dtype))
+            times = t.expand(len(twice)).to(DEVICE)
             output = network(twice, timestep=times, class_labels=both).sample[:, :CHANNELS]
-            conditional, unconditional = output.chunk(2)
+            conditional, unconditional = output.float().chunk(2)
             noise_estimate = unconditional + guidance * (conditional - unconditional)
             latents = scheduler.step(noise_estimate, t, latents).prev_sample
-        return latents.permute(0, 2, 3, 1).numpy()
+        return latents.permute(0, 2, 3, 1).cpu().numpy()
 
     return run
 
 
-def make_training(network: torch.nn.Module, arrays: dict, steps: int, learning_rate: float):
+def make_training(
+    network: torch.nn.Module,
+    arrays: dict,
+    steps: int,
+    learning_rate: float,
+    dtype: str,
+    compiled: bool,
+):
     """``run()``: `steps` updates of AdamW on the squared error of the noise."""
-    network.train()
+    network = network.train().to(DEVICE)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
     )
+    if compiled:
+        network = torch.compile(network)
     latents, noise = channels_first(arrays["latents"]), channels_first(arrays["noise"])
-    labels = torch.from_numpy(arrays["labels"]).long()
+    labels = torch.from_numpy(arrays["labels"]).long().to(DEVICE)
     scheduler = DDIMScheduler()
+    lower = torch.autocast(DEVICE, getattr(torch, dtype), enabled=dtype != "float32")
 
     def run() -> float:
         for _ in range(steps):
-            times = torch.randint(1000, (len(latents),))
+            times = torch.randint(1000, (len(latents),), device=DEVICE)
             z = scheduler.add_noise(latents, noise, times)
-            output = network(z, timestep=times, class_labels=labels).sample[:, :CHANNELS]
-            loss = torch.nn.functional.mse_loss(output, noise)
+            with lower:
+                output = network(z, timestep=times, class_labels=labels).sample[:, :CHANNELS]
+            loss = torch.nn.functional.mse_loss(output.float(), noise)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -85,8 +107,15 @@ def make_training(network: torch.nn.Module, arrays: dict, steps: int, learning_r
     return run
 
 
-def make_product(size: int):
+def make_product(size: int, dtype: str):
     """``run()``: one [size, size] matrix product."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    out = torch.empty(size, size)
-    return lambda: torch.mm(left, right, out=out)
+    options = {"dtype": getattr(torch, dtype), "device": DEVICE}
+    left, right = torch.randn(size, size, **options), torch.randn(size, size, **options)
+    out = torch.empty(size, size, **options)
+
+    def run() -> None:
+        torch.mm(left, right, out=out)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    return run
