@@ -44,6 +44,7 @@ from jaxgen.interop.weights import (
     bias,
     copied,
     linear,
+    name_of,
     numbers,
     params_from_tensors,
     patches,
@@ -98,8 +99,12 @@ POSITIONS = {"original": "pos_embed", "diffusers": "pos_embed.pos_embed"}
 """The fixed positions; diffusers has written them in earlier versions only."""
 
 
-def dit_naming(tensors: Mapping[str, Any]) -> Naming:
+def dit_naming(tensors: Mapping[str, Any], name: str | None = None) -> Naming:
     """Whose names a DiT checkpoint has.
+
+    Args:
+        tensors: Arrays by name.
+        name: What errors call them; None: the path of a `TensorFile`, else "checkpoint".
 
     Raises:
         InputError: If they are nobody's.
@@ -108,13 +113,16 @@ def dit_naming(tensors: Mapping[str, Any]) -> Naming:
         if f"{LAYERS[naming]['patch_embedding']}.weight" in tensors:
             return naming
     raise InputError(
-        f"{_where(tensors)}: no weights of a DiT; expected a tensor 'x_embedder.proj.weight' "
-        "(original names) or 'pos_embed.proj.weight' (diffusers)"
+        f"{name_of(tensors, name)}: no weights of a DiT; expected a tensor "
+        "'x_embedder.proj.weight' (original names) or 'pos_embed.proj.weight' (diffusers)"
     )
 
 
 def dit_options(
-    tensors: Mapping[str, np.ndarray], heads: int | None = None, null_class: bool = True
+    tensors: Mapping[str, np.ndarray],
+    heads: int | None = None,
+    null_class: bool = True,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """The fields of `jaxgen.spacetime.DiTConfig` that a checkpoint's shapes tell.
 
@@ -124,18 +132,20 @@ def dit_options(
             width 1152 and one for each 64 numbers of width elsewhere.
         null_class: Whether the last row of the table of classes is the null class, which no shape
             tells either.
+        name: See `dit_naming`.
 
     Raises:
         InputError: If these are no weights of a DiT, or a tensor is missing that tells.
     """
-    naming = dit_naming(tensors)
+    naming = dit_naming(tensors, name)
     layers, block = LAYERS[naming], f"{BLOCKS[naming]}.0."
 
-    def shape(name: str, axes: int) -> tuple[int, ...]:
-        found = tensors[name].shape if name in tensors else None
+    def shape(tensor: str, axes: int) -> tuple[int, ...]:
+        found = tensors[tensor].shape if tensor in tensors else None
         if found is None or len(found) != axes:
             what = "no tensor" if found is None else f"shape {found} of tensor"
-            raise InputError(f"{_where(tensors)}: {what} {name!r}, expected one of {axes} axes")
+            where = name_of(tensors, name)
+            raise InputError(f"{where}: {what} {tensor!r}, expected one of {axes} axes")
         return found
 
     width, channels, patch, _ = shape(f"{layers['patch_embedding']}.weight", 4)
@@ -157,7 +167,11 @@ def dit_options(
 
 
 def dit_params(
-    tensors: Mapping[str, np.ndarray], like: Tree, patch: int, dtype: str | None = "float32"
+    tensors: Mapping[str, np.ndarray],
+    like: Tree,
+    patch: int,
+    dtype: str | None = "float32",
+    name: str | None = None,
 ) -> Tree:
     """The parameters of `jaxgen.spacetime.DiT` from a checkpoint in either naming.
 
@@ -166,6 +180,7 @@ def dit_params(
         like: The model's parameters, or their abstract values.
         patch: P of the model.
         dtype: The type of the parameters; None: that of the tensors.
+        name: See `dit_naming`.
 
     Returns:
         A tree of numpy arrays with the structure of ``like``.
@@ -175,12 +190,14 @@ def dit_params(
             model; if diffusers' copies of the embeddings differ between blocks (one network here
             has one embedding); or if the positions are not the fixed ones.
     """
-    naming = dit_naming(tensors)
+    naming = dit_naming(tensors, name)
     positions = POSITIONS[naming]
+    rule_of = _rule_of(naming, patch, numbers(like.keys(), r"blocks_(\d+)"))
+    params = params_from_tensors(tensors, like, rule_of, {positions}, dtype, name)
     if positions in tensors:
-        _check_positions(_where(tensors), positions, tensors[positions])
-    depth = numbers(like.keys(), r"blocks_(\d+)")
-    return params_from_tensors(tensors, like, _rule_of(naming, patch, depth), {positions}, dtype)
+        width = params["patch_embedding"]["bias"].shape[0]
+        _check_positions(name_of(tensors, name), positions, tensors[positions], width)
+    return params
 
 
 def dit_tensors(
@@ -193,7 +210,8 @@ def dit_tensors(
     """The tensors of a checkpoint in either naming; the inverse of `dit_params`.
 
     Args:
-        params: Parameters of a `jaxgen.spacetime.DiT` with adaLN-Zero blocks and classes.
+        params: Parameters of a `jaxgen.spacetime.DiT` with adaLN-Zero blocks and classes; no
+            reader of DiT's checkpoints knows another.
         naming: "original" or "diffusers".
         patch: P of the model.
         grid: Patches along the side of an image; the original code expects the positions of such a
@@ -201,17 +219,34 @@ def dit_tensors(
         dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
 
     Raises:
-        InputError: For another naming, or a parameter that DiT's checkpoints do not have.
+        InputError: For another naming, a parameter that DiT's checkpoints do not have, blocks
+            without gates, or a network without classes.
     """
     if naming not in LAYERS:
         raise InputError(f"naming is {naming!r}, expected one of {', '.join(LAYERS)}")
     depth = numbers(params.keys(), r"blocks_(\d+)")
     tensors = tensors_from_params(params, _rule_of(naming, patch, depth), dtype)
+    _check_published(params)
     if grid is not None:
         width = params["patch_embedding"]["bias"].shape[0]
         some = next(iter(tensors.values()))
         tensors[POSITIONS[naming]] = _positions(grid, width).astype(some.dtype)[None]
     return tensors
+
+
+def _check_published(params: Tree) -> None:
+    """Refuses networks whose parameters all have names in DiT's checkpoints, but are no DiT's."""
+    parts = params["blocks_0"]["modulation"]["bias"].shape[0]
+    if parts != 6:
+        raise InputError(
+            f"parameter blocks_0/modulation/bias has {parts} vectors; expected shift, scale and "
+            "gate twice (conditioning 'adaln_zero'), which DiT's checkpoints hold"
+        )
+    if "label" not in params["condition"]:
+        raise InputError(
+            "no parameter condition/label/table; expected a network with classes (num_classes of 1 "
+            "or more), whose table DiT's checkpoints hold"
+        )
 
 
 def _rule_of(naming: str, patch: int, depth: int) -> RuleOf:
@@ -266,20 +301,19 @@ def _positions(grid: int, width: int) -> np.ndarray:
     return np.concatenate(both, axis=1).astype(np.float32)
 
 
-def _check_positions(where: Any, name: str, found: np.ndarray) -> None:
+def _check_positions(where: str, name: str, found: np.ndarray, width: int) -> None:
     """Refuses positions that are not the fixed ones: the model here would use others."""
     grid = math.isqrt(found.shape[1]) if found.ndim == 3 else 0
-    if found.ndim != 3 or found.shape[0] != 1 or grid**2 != found.shape[1]:
-        raise InputError(f"{where}: tensor {name!r} has shape {found.shape}, expected [1, L, D]")
+    if found.shape != (1, grid**2, width):
+        raise InputError(
+            f"{where}: tensor {name!r} has shape {found.shape}, expected [1, L, D] with a square "
+            f"number L and D = {width}"
+        )
     exact = found.dtype.itemsize >= 4
-    expected = _positions(grid, found.shape[2])
+    expected = _positions(grid, width)
     difference = np.abs(found[0].astype(np.float32) - expected).max(initial=0)
-    if difference > (1e-5 if exact else 1e-2):
+    if not difference <= (1e-5 if exact else 1e-2):  # which nan is not either
         raise InputError(
             f"{where}: tensor {name!r} differs by {difference:.2g} from the sines and cosines of a "
             f"{grid} x {grid} grid, which the model has instead of parameters"
         )
-
-
-def _where(tensors: Mapping[str, Any]) -> Any:
-    return getattr(tensors, "path", "checkpoint")

@@ -152,7 +152,10 @@ def unet_options(config: Mapping[str, Any], null_class: bool = False) -> dict[st
 
 
 def unet_params(
-    tensors: Mapping[str, np.ndarray], like: Tree, dtype: str | None = "float32"
+    tensors: Mapping[str, np.ndarray],
+    like: Tree,
+    dtype: str | None = "float32",
+    name: str | None = None,
 ) -> Tree:
     """The parameters of `jaxgen.spacetime.UNet` from the weights of a ``UNet2DModel``.
 
@@ -160,6 +163,7 @@ def unet_params(
         tensors: Arrays by name, for instance a `TensorFile`; older names of attention, too.
         like: The model's parameters, or their abstract values.
         dtype: The type of the parameters; None: that of the tensors.
+        name: What errors call the tensors; None: the path of a `TensorFile`, else "checkpoint".
 
     Returns:
         A tree of numpy arrays with the structure of ``like``.
@@ -167,7 +171,7 @@ def unet_params(
     Raises:
         InputError: For the first tensor that does not fit the model.
     """
-    return params_from_tensors(_Renamed(tensors), like, _rule, dtype=dtype)
+    return params_from_tensors(_Renamed(tensors), like, _rule, dtype=dtype, name=name)
 
 
 def unet_tensors(params: Tree, dtype: str | None = None) -> dict[str, np.ndarray]:

@@ -138,6 +138,7 @@ def params_from_tensors(
     rule_of: RuleOf,
     ignored: Collection[str] = (),
     dtype: str | None = "float32",
+    name: str | None = None,
 ) -> Tree:
     """The parameters that tensors hold.
 
@@ -147,6 +148,7 @@ def params_from_tensors(
         rule_of: The rules.
         ignored: Names that may be there and are not used.
         dtype: The type of the parameters; None: that of the tensors.
+        name: See `name_of`.
 
     Returns:
         A tree of numpy arrays with the structure and the shapes of ``like``.
@@ -156,7 +158,7 @@ def params_from_tensors(
             another shape, or is not of floating-point numbers; then for the first that the model
             has not.
     """
-    where = getattr(tensors, "path", "checkpoint")
+    where = name_of(tensors, name)
     rules = _rules(like, rule_of)
     found = {
         path: _read(where, tensors, path, rule, shape, dtype)
@@ -193,6 +195,11 @@ def tensors_from_params(
     return tensors
 
 
+def name_of(tensors: Mapping[str, Any], name: str | None) -> str:
+    """What errors call a checkpoint: a name that is given, the path of a `TensorFile`, or that."""
+    return name or str(getattr(tensors, "path", "checkpoint"))
+
+
 def numbers(names: Collection[str], pattern: str) -> int:
     """One more than the largest number that a pattern's group matches among names; 0 for none."""
     found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
@@ -224,7 +231,7 @@ def _rules(like: Tree, rule_of: RuleOf) -> dict[str, tuple[Rule, tuple[int, ...]
 
 
 def _read(
-    where: Any,
+    where: str,
     tensors: Mapping[str, np.ndarray],
     path: str,
     rule: Rule,

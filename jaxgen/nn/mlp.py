@@ -17,24 +17,34 @@ SLOPE, CUBIC = math.sqrt(2 / math.pi), 0.044715
 def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``x (1 + tanh(u)) / 2`` with ``u = sqrt(2/pi) (x + 0.044715 x^3)``, in float32.
 
-    The hyperbolic form of the Gaussian error linear unit (Hendrycks & Gimpel 2016, section 2).
+    The hyperbolic form of the Gaussian error linear unit (Hendrycks & Gimpel 2016, section 2). As
+    ``x / (1 + exp(-2u))`` it is the same number without a difference of nearly equal ones.
     """
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return (y * (1 + jnp.tanh(SLOPE * (y + CUBIC * y**3))) / 2).astype(x.dtype)
+    y = _at_least_float32(x)
+    return (y / (1 + jnp.exp(-2 * _argument(y)))).astype(x.dtype)
 
 
 @gelu_tanh.defjvp
 def _gelu_tanh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """``x s`` has the derivative ``s + x s (1 - s) 2 u'`` with s = sigmoid(2 u).
+    """``x (1 - c)`` has the derivative ``1 - c + x c (1 - c) 2 u'`` with ``c = 1 / (1 + exp(2u))``.
 
-    Written by sigmoid, not tanh, so that the compiler makes it anew from x on the way back: a tanh
-    in both it would compute once and keep, one more array of F numbers a token to write and read.
+    Another exponential than the value's, so that the compiler makes it from x on the way back: one
+    that both share it would compute once and keep, F more numbers a token to write and read.
     """
     (x,), (dx,) = primals, tangents
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    gate = jax.nn.sigmoid(2 * SLOPE * (y + CUBIC * y**3))
-    slope = gate + y * gate * (1 - gate) * 2 * SLOPE * (1 + 3 * CUBIC * y**2)
+    y = _at_least_float32(x)
+    closed = 1 / (1 + jnp.exp(2 * _argument(y)))
+    slope = 1 - closed + y * closed * (1 - closed) * 2 * SLOPE * (1 + 3 * CUBIC * y**2)
     return gelu_tanh(x), (slope * dx).astype(x.dtype)
+
+
+def _argument(y: Array) -> Array:
+    """u."""
+    return SLOPE * (y + CUBIC * y**3)
+
+
+def _at_least_float32(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class MLP(nn.Module):

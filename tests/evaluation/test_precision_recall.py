@@ -100,6 +100,94 @@ def test_scale_shift_and_turn_change_nothing():
         assert precision_recall(change(real), change(generated)) == pytest.approx(plain)
 
 
+def whole_numbers(count, size, seed, most=2):
+    return np.random.default_rng(seed).integers(0, most + 1, (count, size)).astype(float)
+
+
+def twice_over(count, size, seed):
+    """Points of any kind, each of them several times."""
+    return np.repeat(normal(-(-count // 4), size, seed), 4, axis=0)[:count]
+
+
+def one_hot(count, size, seed):
+    return np.eye(size)[np.random.default_rng(seed).integers(0, size, count)]
+
+
+def exactly(real, generated, k) -> Coverage:
+    """The definitions, on squared distances of whole numbers."""
+    real, generated = real.astype(int), generated.astype(int)
+
+    def squares(first, second):
+        return ((first[:, None] - second) ** 2).sum(-1)
+
+    def radii(points):
+        others = squares(points, points) + 10**9 * np.eye(len(points), dtype=int)
+        return np.sort(others, axis=1)[:, k - 1]
+
+    d_MN = squares(generated, real)
+    inside, recalled = d_MN <= radii(real), d_MN <= radii(generated)[:, None]
+    return Coverage(
+        inside.any(1).mean(),
+        recalled.any(0).mean(),
+        inside.sum() / (k * len(d_MN)),
+        inside.any(0).mean(),
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1024])
+@pytest.mark.parametrize("size", [3, 16, 200])
+@pytest.mark.parametrize("k", [1, 3])
+def test_whole_numbers_are_exact(k, size, chunk):
+    """Many distances are equal, and the boundary belongs to the ball."""
+    real, generated = whole_numbers(90, size, 0), whole_numbers(75, size, 1)
+    assert precision_recall(real, generated, neighbours=k, chunk=chunk) == exactly(
+        real, generated, k
+    )
+    far = 1e6 + np.arange(size) ** 2
+    found = precision_recall(real + far, generated + far, neighbours=k, chunk=chunk)
+    assert found == exactly(real, generated, k)
+
+
+@pytest.mark.parametrize("make", [whole_numbers, twice_over, one_hot])
+@pytest.mark.parametrize("size", [3, 16, 200])
+def test_nothing_depends_on_the_chunk(make, size):
+    real, generated = make(90, size, 0) / 3 + 0.1, make(75, size, 1) / 3 + 0.1
+    found = {precision_recall(real, generated, chunk=n) for n in (1, 2, 7, 64, 75, 89, 1024)}
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1024])
+def test_every_point_twice_is_on_a_boundary(chunk):
+    """A point's nearest neighbour is its copy; its second is where two others are."""
+    points = np.repeat(normal(40, 33) + 5, 2, axis=0)
+    copies = points[np.random.default_rng(2).permutation(len(points))]
+    found = precision_recall(points, copies, neighbours=1, chunk=chunk)
+    assert found == (1, 1, 2, 1)  # a ball of radius zero holds both copies
+    found = precision_recall(points, copies, neighbours=2, chunk=chunk)
+    assert found == (1, 1, 2, 1)  # it holds the copies and the two of the next
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1024])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_distances_are_exact_far_from_the_centre(times, chunk):
+    """Two clusters, each with duplicates, where squares of norms have no digits left for them."""
+    sides = np.where(np.arange(60) % 2, 1.0, -1.0)[:, None] * 2.0**26
+    real, generated = (np.repeat(whole_numbers(60, 8, i) + sides, times, axis=0) for i in (0, 1))
+    expected = exactly(real, generated, 3)
+    assert precision_recall(real, generated, chunk=chunk) == expected
+    assert 0 < expected.precision < 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 3.0, 1e8 + 0.3])
+@pytest.mark.parametrize("chunk", [1, 7, 1024])
+def test_all_points_equal(value, chunk):
+    real, generated = np.full((50, 24), value), np.full((41, 24), value)
+    found = precision_recall(real, generated, chunk=chunk)
+    assert found == (1, 1, pytest.approx(50 / 3), 1)  # every sample is in all 50 balls
+    apart = precision_recall(real, np.nextafter(generated, np.inf), chunk=chunk)
+    assert apart == ((0, 0, 0, 0) if value else (1, 1, pytest.approx(50 / 3), 1))
+
+
 def test_equal_points_have_balls_of_radius_zero():
     same = np.repeat(normal(6, 64), 5, axis=0)
     found = precision_recall(same, same + 0)

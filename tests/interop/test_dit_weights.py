@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,8 @@ def numpy_dit(t, z_CYX, time, label, heads):
 @functools.cache
 def like(config=SMALL):
     """The abstract parameters of the model."""
-    inputs = jnp.zeros((1, 6, 6, config.in_channels)), jnp.zeros(1), jnp.zeros(1, int)
+    label = jnp.zeros(1, int) if config.num_classes else None
+    inputs = jnp.zeros((1, 6, 6, config.in_channels)), jnp.zeros(1), label
     boxed = jax.eval_shape(config.make_model().init, jax.random.key(0), *inputs)["params"]
     return jax.tree.map(
         lambda x: x.value, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata)
@@ -215,8 +217,16 @@ def test_positions_are_written_and_checked():
         dit_params(tensors | {"pos_embed": positions.astype(dtype)}, like(), P)
     with pytest.raises(InputError, match=r"'pos_embed' differs by 0\.01 from the sines"):
         dit_params(tensors | {"pos_embed": positions + np.float32(0.01)}, like(), P)
-    with pytest.raises(InputError, match=r"'pos_embed' has shape \(1, 8, 24\), expected \[1, L, D"):
-        dit_params(tensors | {"pos_embed": positions[:, :8]}, like(), P)
+    with pytest.raises(InputError, match=r"'pos_embed' differs by nan from the sines"):
+        dit_params(tensors | {"pos_embed": positions * np.float32(np.nan)}, like(), P)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 24), (2, 9, 24), (9, 24), (1, 9, 26), (1, 9, 28)])
+def test_positions_of_another_shape(shape):
+    tensors = original_tensors() | {"pos_embed": np.zeros(shape, np.float32)}
+    fault = rf"'pos_embed' has shape {re.escape(str(shape))}, expected \[1, L, D\] .* D = 24"
+    with pytest.raises(InputError, match=fault):
+        dit_params(tensors, like(), P)
 
 
 def without(name):
@@ -260,13 +270,15 @@ def without(name):
 def test_a_checkpoint_that_does_not_fit(tensors, fault, tmp_path):
     """The first differing tensor in the order of the model is named, and the file."""
     write_safetensors(tmp_path / "m.safetensors", tensors)
-    for given, where in (
-        (tensors, "checkpoint: "),
-        (TensorFile(tmp_path / "m.safetensors"), str(tmp_path)),
+    for given, name, where in (
+        (tensors, None, "checkpoint: "),
+        (TensorFile(tmp_path / "m.safetensors"), None, f"{tmp_path}/m.safetensors: "),
+        (read_safetensors(tmp_path / "m.safetensors"), "m.safetensors", "m.safetensors: "),
     ):
         with pytest.raises(InputError, match=fault) as error:
-            dit_params(given, like(), P)
+            dit_params(given, like(), P, name=name)
         assert str(error.value).startswith(where)
+        assert "\n" not in str(error.value)
 
 
 def test_blocks_with_embeddings_of_their_own_are_refused():
@@ -288,8 +300,79 @@ def test_what_has_no_place_in_dits_checkpoints():
         dit_options(without("final_layer.linear.weight"))
 
 
+@pytest.mark.parametrize("naming", ["original", "diffusers"])
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"conditioning": "adaln"},
+            "blocks_0/modulation/bias has 4 vectors; expected shift, scale",
+        ),
+        ({"num_classes": 0}, "no parameter condition/label/table; expected a network with classes"),
+        ({"conditioning": "cross"}, "parameter blocks_0/attention_norm/bias has no counterpart"),
+        ({"conditioning": "in_context"}, "parameter blocks_0/attention_norm/bias has no counter"),
+    ],
+    ids=str,
+)
+def test_networks_that_no_reader_knows_are_not_written(changes, fault, naming):
+    config = dataclasses.replace(SMALL, **changes)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like(config))
+    with pytest.raises(InputError, match=fault):
+        dit_tensors(zeros, naming, P)
+
+
+def damaged(file, damage):
+    """A file of weights with something done to its bytes."""
+    write_safetensors(file, original_tensors())
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    file.write_bytes(
+        {
+            "empty": b"",
+            "in its length": data[:5],
+            "in its header": data[: length // 2],
+            "in its data": data[:-1],
+            "pickle": b"PK\x03\x04" + bytes(100),
+            "text": b"version https://git-lfs.github.com/spec/v1\n",
+        }[damage]
+    )
+
+
+@pytest.mark.parametrize("read", [read_safetensors, TensorFile])
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        ("empty", "not a safetensors file"),
+        ("in its length", "not a safetensors file"),
+        ("in its header", "truncated in its header"),
+        ("in its data", "truncated: [0-9]+ bytes, tensor"),
+        ("pickle", "not a safetensors file"),
+        ("text", "not a safetensors file"),
+    ],
+)
+def test_files_that_are_cut_off_or_foreign(damage, fault, read, tmp_path):
+    damaged(tmp_path / "m.safetensors", damage)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/m\.safetensors: {fault}") as error:
+        dit_options(read(tmp_path / "m.safetensors"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_cut_off_after_it_was_opened(tmp_path):
+    file = tmp_path / "m.safetensors"
+    write_safetensors(file, original_tensors())
+    tensors = TensorFile(file)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match=rf"^{file}: cut off in tensor '.*' since it was opened"):
+        dit_params(tensors, like(), P)
+
+
 def test_a_file_of_another_type_is_named(tmp_path):
     write_safetensors(tmp_path / "m.safetensors", {"a": np.zeros(3, np.float32)})
     with pytest.raises(InputError, match=r"m\.safetensors: no weights of a DiT"):
         dit_options(TensorFile(tmp_path / "m.safetensors"))
+    for function in (dit_naming, dit_options):
+        with pytest.raises(InputError, match=r"^m\.safetensors: no weights of a DiT"):
+            function(read_safetensors(tmp_path / "m.safetensors"), name="m.safetensors")
+    with pytest.raises(InputError, match=r"^f: no tensor 'final_layer.linear.weight', expected"):
+        dit_options(without("final_layer.linear.weight"), name="f")
     assert list(read_safetensors(tmp_path / "m.safetensors")) == ["a"]

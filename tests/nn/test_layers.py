@@ -148,6 +148,16 @@ def test_derivatives_written_by_hand(found, expected):
         )
 
 
+def test_gelu_far_out():
+    """Exact to rounding where 1 + tanh(u) would be nothing but rounding, and finite beyond."""
+    x = np.array([-3e9, -30, -5, -4, 4, 30, 3e9], np.float32)
+    y = x.astype(np.float64)
+    expected = y / (1 + np.exp(np.minimum(-2 * np.sqrt(2 / np.pi) * (y + 0.044715 * y**3), 700)))
+    np.testing.assert_allclose(gelu_tanh(x), expected, rtol=1e-5, atol=1e-37)
+    slope = jax.vmap(jax.grad(gelu_tanh))(x)
+    np.testing.assert_allclose(slope[jnp.array([0, 1, 5, 6])], [0, 0, 1, 1], atol=1e-6)
+
+
 def test_gelu_of_bfloat16_is_computed_in_float32():
     x = jnp.linspace(-4, 4, 101, dtype=jnp.bfloat16)
     y = np.asarray(x, np.float64)

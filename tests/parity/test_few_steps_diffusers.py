@@ -1,5 +1,6 @@
 """Samplers of models that need few steps against diffusers' schedulers: consistency, LCM, TCD."""
 
+import importlib
 import math
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxgen.diffusion.consistency import (
     hold_boundary,
     make_consistency_function,
 )
-from jaxgen.diffusion.denoiser import clip_x, threshold_x
+from jaxgen.diffusion.denoiser import Estimate, clip_x, threshold_x
 from jaxgen.diffusion.discrete import CustomTable
 from jaxgen.diffusion.samplers import DDIM, TCD
 from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
@@ -26,11 +27,13 @@ from diffusers_steps import (  # noqa: E402
     TARGETS,
     assert_same_steps,
     latents,
+    loop,
     make,
     network,
     ours,
     rounded,
     scheduler_of,
+    swap,
     table_of,
     theirs,
 )
@@ -108,10 +111,77 @@ def test_flow_matching_lcm(config, shift):
         assert_same_steps(found, theirs(scheduler, latents(), noises))
 
 
+def helios_dmd(count, stages=1, stage=0, **config):
+    """The scheduler, and its levels: those of a stage lie between the stage's own ends."""
+    module = importlib.import_module("diffusers.schedulers.scheduling_helios_dmd")
+    ranges = np.linspace(0, 1, stages + 1).tolist()
+    scheduler = module.HeliosDMDScheduler(stages=stages, stage_range=ranges, **config)
+    mu = 2.5 if config.get("use_dynamic_shifting") else None
+    scheduler.set_timesteps(count, stage_index=stage, mu=mu)
+    sigmas = scheduler.sigmas.double().numpy()
+    assert sigmas[-1] == 0
+    return scheduler, steps_at(RectifiedFlow(), sigmas[:-1])
+
+
+def helios_dmd_steps(scheduler, noises):
+    """Their latents after every step, with the noise of each; theirs have an axis of frames."""
+    times = scheduler.timesteps
+
+    def step(i, output, t, sample):
+        noise = torch.from_numpy(swap(noises[i]).copy())
+        output, sample, noise = (array[:, :, None] for array in (output, sample, noise))
+        return scheduler.step(
+            output,
+            t,
+            sample,
+            cur_sampling_step=i,
+            dmd_noisy_tensor=noise,
+            dmd_sigmas=scheduler.sigmas,
+            dmd_timesteps=times,
+            all_timesteps=times,
+        ).prev_sample[:, :, 0]
+
+    return loop(scheduler, latents(), times, step)
+
+
+HELIOS_DMD = [
+    {},
+    {"shift": 3.0},
+    {"use_dynamic_shifting": True},
+    {"use_dynamic_shifting": True, "time_shift_type": "exponential"},
+    {"stages": 3},
+    {"stages": 3, "stage": 1},
+    {"stages": 3, "stage": 2, "use_dynamic_shifting": True},
+]
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("config", HELIOS_DMD, ids=str)
+def test_helios_dmd(config, count):
+    """x^ with new noise, or in the pipeline with the noise that the stage began with, each time."""
+    scheduler, levels = helios_dmd(count, **config)
+    times = jnp.asarray(scheduler.timesteps.numpy(), jnp.float32)
+
+    def told(level):
+        return times[jnp.abs(levels.s - level.s[:, None]).argmin(axis=1)]
+
+    denoiser = make("flow", told)
+    found, noises = ours(ConsistencySampler(), denoiser, latents(), levels)
+    assert_same_steps(found, helios_dmd_steps(scheduler, noises))
+
+    def from_the_beginning(z, level):
+        return Estimate(denoiser(z, level).x, jnp.asarray(latents()))
+
+    found, _ = ours(DDIM(), from_the_beginning, latents(), levels)
+    assert_same_steps(found, helios_dmd_steps(scheduler, [latents()] * count))
+
+
+@pytest.mark.parametrize("s_noise", [1.0, 0.8])
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_consistency_model(count, clip):
-    scheduler = diffusers.CMStochasticIterativeScheduler(clip_denoised=clip)
+def test_consistency_model(count, clip, s_noise):
+    scheduler = diffusers.CMStochasticIterativeScheduler(clip_denoised=clip, s_noise=s_noise)
     scheduler.set_timesteps(count)
     schedule = KarrasSchedule(0.002, 80.0)
     times = schedule.time(-2 * np.log(scheduler.sigmas.double().numpy()[:-1]))
@@ -120,7 +190,10 @@ def test_consistency_model(count, clip):
         network, sigma_min=0.002, time_input=lambda level: 250 * jnp.log(level.s)
     )
     denoiser = clip_x(denoiser) if clip else denoiser
-    found, noises = ours(ConsistencySampler(0.002), denoiser, latents(80.0), levels)
+    sampler = ConsistencySampler(0.002)
+    table = sampler.table(levels)
+    table = table._replace(noise=s_noise * table.noise)
+    found, noises = ours(sampler, denoiser, latents(80.0), levels, table)
     assert_same_steps(found, theirs(scheduler, latents(80.0), noises))
 
 

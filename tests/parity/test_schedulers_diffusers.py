@@ -237,6 +237,31 @@ def test_euler_sigmas(config, spacing, final):
     assert_same_steps(found, wanted, in_ve(levels))
 
 
+@pytest.mark.parametrize("times", ["discrete", "continuous"])
+def test_euler_log_linear_sigmas(times):
+    """Even in log-SNR: N steps down to the first level, or one more from there to clean data."""
+    scheduler = diffusers.EulerDiscreteScheduler(
+        interpolation_type="log_linear",
+        prediction_type="v_prediction",
+        timestep_type=times,
+        timestep_spacing="linspace",
+    )
+    scheduler.set_timesteps(10)
+    count, final = {"discrete": (10, "first"), "continuous": (11, "clean")}[times]
+    levels = make_steps(table_of(scheduler), count, "uniform_log_snr", final=final)
+    their_times = jnp.asarray(scheduler.timesteps.numpy())
+
+    def told(level):
+        """Discrete times are even where the levels are not: those of other levels."""
+        return their_times[jnp.abs(levels.log_snr[:-1] - level.log_snr[:, None]).argmin(axis=1)]
+
+    if times == "continuous":
+        np.testing.assert_allclose(their_times, -levels.log_snr[:-1] / 8, rtol=1e-5, atol=1e-6)
+    found, _ = ours(Euler("ve"), make("v", told), latents(), levels)
+    wanted = theirs(scheduler, latents() / np.float32(levels.a[0]))
+    assert_same_steps(found, wanted, in_ve(levels))
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_euler_ancestral(prediction, spacing):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.denoiser import threshold_x
+from jaxgen.diffusion.discrete import CustomTable
 from jaxgen.diffusion.samplers import (
     Adams,
     DPMSolver,
@@ -97,6 +98,49 @@ def test_dpm_solver_multistep(config, spacing, count):
     assert list(np.round(1000 * levels.t[:-1] - 1)) == scheduler.timesteps.tolist()
     found, noises = ours(solver_of(config)(), make(), latents(), levels)
     assert_same_steps(found, theirs(scheduler, latents(), noises))
+
+
+CLIPPED = {
+    "DPMSolverMultistep": (DPMSolver(), "clean", {}),
+    "DPMSolverSinglestep": (SingleStepDPMSolver(), "clean", {}),
+    "SASolver": (
+        SASolver(tau=0.6, low=0.0, high=1.0),
+        "first",
+        {"tau_func": lambda t: torch.tensor(0.6)},
+    ),
+}
+
+
+@pytest.mark.parametrize("lowest", [-5.1, -2.0])
+@pytest.mark.parametrize(
+    ("name", "spacing"),
+    [(name, "linspace") for name in CLIPPED]
+    + [("DPMSolverMultistep", "leading"), ("DPMSolverMultistep", "trailing")],
+)
+def test_lambda_min_clipped(name, spacing, lowest):
+    """The table without its noisiest entries; of the others each keeps its index."""
+    sampler, final, config = CLIPPED[name]
+    if spacing != "linspace":
+        config = {**config, "timestep_spacing": spacing}
+    scheduler = scheduler_of(
+        f"{name}Scheduler",
+        "squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        lambda_min_clipped=lowest,
+        **config,
+    )
+    scheduler.set_timesteps(10)
+    log_snr = table_of(scheduler).table
+    table = CustomTable(tuple(log_snr[log_snr >= 2 * lowest].tolist()))
+    assert 500 < table.steps < 1000
+    if spacing == "trailing":  # with steps as long as those of the whole table
+        levels = steps_at(table, np.arange(table.steps, 0, -100) / table.steps)
+    else:
+        levels = make_steps(table, 10, spacing, without_first=True, final=final)
+    assert list(np.round(table.index(levels.t[:-1]))) == scheduler.timesteps.tolist()
+    denoiser = make("v", lambda level: jnp.round(table.index(level.t)))
+    found, noises = ours(sampler, denoiser, latents(), levels)
+    assert_same_steps(found, theirs(in_float64(scheduler), latents(), noises))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

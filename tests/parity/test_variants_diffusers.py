@@ -96,6 +96,7 @@ INVERSE = [
     {"solver_order": 3},
     {"solver_order": 2, "algorithm_type": "dpmsolver"},
     {"solver_order": 3, "algorithm_type": "dpmsolver"},
+    {"solver_order": 2, "lambda_min_clipped": -2.0},
 ]
 
 
@@ -103,12 +104,12 @@ INVERSE = [
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("config", INVERSE, ids=lambda config: "-".join(map(str, config.values())))
 def test_dpm_solver_inverse(config, spacing):
-    """The solvers of the ODE with levels from data to noise."""
+    """The solvers of the ODE with levels from data to noise (the noisiest may be left out)."""
     scheduler = diffusers.DPMSolverMultistepInverseScheduler(timestep_spacing=spacing, **config)
     scheduler.set_timesteps(10)
     index = scheduler.timesteps.numpy()
-    if index[-1] != 999:  # else their last step goes nowhere
-        index = np.append(index, 999)
+    if index[-1] != scheduler.noisiest_timestep:  # else their last step goes nowhere
+        index = np.append(index, scheduler.noisiest_timestep)
     levels = Level(*(np.asarray(value) for value in table_of(scheduler).at_index(index)))
     sampler = DPMSolver(
         config["solver_order"],
@@ -280,9 +281,10 @@ def brownian(monkeypatch):
     return load
 
 
+@pytest.mark.parametrize("s_noise", [1.0, 0.8])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "karras"])
-def test_dpm_solver_sde(prediction, spacing, brownian):
+def test_dpm_solver_sde(prediction, spacing, s_noise, brownian):
     """Single steps of second order that ask half way. (Their two noises are of one path.)"""
     noises: list[np.ndarray] = []
     kind = brownian("scheduling_dpmsolver_sde", "DPMSolverSDEScheduler", noises)
@@ -301,9 +303,11 @@ def test_dpm_solver_sde(prediction, spacing, brownian):
         whole = steps_at(table, (np.linspace(0, 999, 10)[::-1] + 1) / 1000)
         levels = insert_middles(whole, table)
     sampler = SingleStepDPMSolver(2, stochastic=True)
-    found, drawn = ours(sampler, make(TARGETS[prediction], fractional), latents(), levels)
+    rows = sampler.table(levels)
+    rows = rows._replace(noise=s_noise * rows.noise)
+    found, drawn = ours(sampler, make(TARGETS[prediction], fractional), latents(), levels, rows)
     noises += drawn
-    wanted = theirs(scheduler, latents() / np.float32(levels.a[0]))
+    wanted = theirs(scheduler, latents() / np.float32(levels.a[0]), s_noise=s_noise)
     assert_same_steps(found, wanted, levels.a[1:])
 
 
@@ -342,13 +346,18 @@ def test_ipndm(count):
     assert_same_steps(found, theirs(scheduler, latents()))
 
 
+@pytest.mark.parametrize("s_noise", [1.0, 0.7, 1.2])
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_ancestral_flow(eta):
-    scheduler = diffusers.LTXEulerAncestralRFScheduler(eta=eta)
+def test_ancestral_flow(eta, s_noise):
+    """A factor on the noise is one on the table's, whatever the sampler."""
+    scheduler = diffusers.LTXEulerAncestralRFScheduler(eta=eta, s_noise=s_noise)
     scheduler.set_timesteps(sigmas=[1.0, 0.95, 0.8, 0.6, 0.3, 0.1, 0.0])
     levels = steps_at(RectifiedFlow(), scheduler.sigmas.double().numpy()[:-1])
     denoiser = make("flow", lambda level: 1000 * level.s)
-    found, noises = ours(FlowAncestral(eta), denoiser, latents(), levels)
+    sampler = FlowAncestral(eta)
+    table = sampler.table(levels)
+    table = table._replace(noise=s_noise * table.noise)
+    found, noises = ours(sampler, denoiser, latents(), levels, table)
     assert_same_steps(found, theirs(scheduler, latents(), noises, times=scheduler.timesteps[:-1]))
 
 
@@ -367,6 +376,21 @@ def test_flows_in_other_words(name, shift):
     wanted = theirs(
         scheduler, latents(), net=lambda z, time: -network(z, time) if turned else network(z, time)
     )
+    for sampler in (Euler(), DDIM()):
+        found, _ = ours(sampler, denoiser, latents(), levels)
+        assert_same_steps(found, wanted)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_inverted_sigmas(shift):
+    """As Mochi is made: times are the share of the data, velocities lead to them."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift, invert_sigmas=True)
+    scheduler.set_timesteps(10)
+    levels = steps_at(RectifiedFlow(), 1 - scheduler.sigmas.double().numpy()[:-1])
+    denoiser = make_denoiser(
+        lambda z, time: -network(z, time), "flow", time_input=lambda level: 1000 * level.a
+    )
+    wanted = theirs(scheduler, latents())
     for sampler in (Euler(), DDIM()):
         found, _ = ours(sampler, denoiser, latents(), levels)
         assert_same_steps(found, wanted)

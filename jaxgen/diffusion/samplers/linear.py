@@ -36,7 +36,8 @@ class LinearRow(NamedTuple):
       now: where the denoiser is asked.
       next: where the row ends.
       weights: of the sampler's terms, [T].
-      noise: the deviation of the noise that is added, [].
+      noise: the deviation of the noise that is added, []. A factor on it (s_noise in k-diffusion
+        and diffusers) is one on the table: ``table._replace(noise=factor * table.noise)``.
     """
 
     now: Level
