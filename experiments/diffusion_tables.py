@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from experiments.image_networks import NetworkFlags, make_config, make_loss
+from experiments.image_networks import ImageModelConfig, NetworkFlags, make_config, make_loss
 from experiments.image_quality import (
     ACCURACY,
     FRECHET,
@@ -49,7 +49,8 @@ class Config(ExperimentConfig):
 
     Attributes:
       launch: where to run and on what.
-      data: as for ``experiments.image_diffusion``.
+      data: as for ``experiments.image_diffusion``, with two classes or more.
+      size: as there.
       targets: what networks predict.
       weightings: of the error of the data.
       log_snr_max: of the schedule, where it begins at the data. The paper has 20; there a network
@@ -63,6 +64,7 @@ class Config(ExperimentConfig):
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/diffusion_tables")
     data: str = "mnist"
+    size: int | None = None
     targets: tuple[str, ...] = ("x", "e", "v", "both")
     weightings: tuple[str, ...] = ("snr", "truncated_snr", "snr_plus_one")
     log_snr_max: float = 6.0
@@ -85,8 +87,15 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Trains and judges every pair; prints the table."""
-    images = load_images(config.data)
+    images = load_images(config.data, size=config.size)
+    if len(images.classes) < 2:
+        raise InputError(
+            f"{images.name}: images of {len(images.classes)} classes; expected at least two, for "
+            "samples are judged by the features of a classifier"
+        )
     plan_batches(images, config.training.batch_size, config.seed)
+    for target in config.targets:
+        model_for(config, images, target)
     folder = open_workdir(config, may_differ=("targets", "weightings"))
     report(images.describe())
     judge = make_judge(images, folder / "classifier", seed=config.seed)
@@ -128,9 +137,7 @@ def judged_run(
     weighting: str,
 ) -> dict[str, Any]:
     """Trains with one target and weighting; the figures of samples by both methods."""
-    shape = tuple(images.images.shape[1:])
-    schedule = CosineSchedule(log_snr_max=config.log_snr_max)
-    model = make_config(config.network, shape, images.classes, check_target(target), schedule)
+    model = model_for(config, images, target)
     trained = train_denoiser(
         model,
         images,
@@ -155,6 +162,17 @@ def judged_run(
         )
         found[method] = judge.figures(x, labels)
     return found
+
+
+def model_for(config: Config, images: ImageSet, target: str) -> ImageModelConfig:
+    """The model that predicts a target.
+
+    Raises:
+      InputError: as `make_config`.
+    """
+    shape = tuple(images.images.shape[1:])
+    schedule = CosineSchedule(log_snr_max=config.log_snr_max)
+    return make_config(config.network, shape, images.classes, check_target(target), schedule)
 
 
 def show_table(folder: pathlib.Path, config: Config, figures: dict[str, Any]) -> None:

@@ -57,7 +57,9 @@ from jaxgen.parallel import Layout, gather_fsdp
 from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch, LossFn
 
-STUDENT = "student"
+REAL, STUDENT = "real, held out", "student"
+"""Names of rows besides the teacher's methods."""
+
 SHOWN = 10
 """Samples of each student in the picture."""
 
@@ -124,7 +126,7 @@ def main(config: Config) -> dict[str, Any]:
     draw = make_drawing(config, teacher)
     judged = functools.partial(judge_model, config, draw, judge)
     figures = {
-        "real, held out": held_out_figures(judge, images, config.evaluate),
+        REAL: held_out_figures(judge, images, config.evaluate),
         **judge_teacher(config, teacher, judged, folder),
         STUDENT: {
             str(steps): judged(model, "ddim", steps, 0.0, folder / str(steps))
@@ -266,7 +268,7 @@ def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any
             },
             f"{FRECHET} of samples by questions to the network",
             FRECHET,
-            {"real, held out": figures["real, held out"][FRECHET]},
+            {name: figures[name][FRECHET] for name in (REAL,) if FRECHET in figures[name]},
         )
 
 

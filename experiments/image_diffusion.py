@@ -4,12 +4,13 @@
 
 Trains a class-conditional denoiser, by default a transformer that predicts v on the digits that
 scikit-learn carries; samples it with classifier-free guidance; and judges the samples by the
-features of a small classifier that it trains on the same images. In the working folder:
+features of a small classifier that it trains on the same images (of two classes or more; others
+are judged with ``--inception`` alone, without accuracy). In the working folder:
 
   samples.png        samples of every class
   denoising.png      what the network sees in the noise, step by step
   curves.png         losses in the course of training, and by noise level
-  table.md           Fréchet distance, precision, recall, accuracy
+  table.md           Fréchet distance, precision, recall, accuracy; or why there are none
   metrics.json       the same and more, by name
   checkpoints/       the network (jaxgen.training.load_model opens it)
   classifier/        the classifier, and features of real images
@@ -34,11 +35,14 @@ from experiments.image_networks import (
 )
 from experiments.image_plots import plot_images, plot_losses, some_of
 from experiments.image_quality import (
+    UNJUDGED,
     Judge,
     held_out_figures,
     make_judge,
     open_inception,
     quality_table,
+    remove_table,
+    show_text,
 )
 from experiments.image_sampling import (
     SAMPLERS,
@@ -56,7 +60,6 @@ from experiments.image_training import (
     train_denoiser,
 )
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import write_text
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.weights import weighting_named
 from jaxgen.errors import InputError
@@ -92,7 +95,7 @@ class Config(ExperimentConfig):
     Attributes:
       launch: where to run and on what.
       data: "digits", "mnist", "cifar10", "tfds:NAME", or a folder of images whose subfolders are
-        classes.
+        classes. Grey images among others in colour count as colour.
       size: resize and crop images to so many pixels; None keeps them as they are.
       inception: a file (safetensors) with Inception's weights, to judge samples by its features.
       network: the network.
@@ -143,10 +146,14 @@ def main(config: Config) -> dict[str, Any]:
         **{name: values[-1] for name, values in final_losses(trained).items()},
     }
     if not config.sampling.evaluate:
+        remove_table(folder / "table.md")  # it would be of other samples than the pictures show
         return figures
     judge = make_judge(images, folder / "classifier", inception=inception, seed=config.seed)
+    if judge.features is None:
+        show_text(folder / "table.md", f"{UNJUDGED}, or from Inception: --inception FILE.")
+        return figures
     judged = judge_samples(judge, images, trained, config.sampling, key)
-    write_table(folder, judged)
+    show_text(folder / "table.md", quality_table("", judged))
     return {**figures, **judged}
 
 
@@ -248,13 +255,6 @@ def judge_samples(
     for guidance in dict.fromkeys((0.0, flags.guidance)):
         judged[f"samples, guidance {guidance:g}"] = figures(guidance)
     return judged
-
-
-def write_table(folder: pathlib.Path, judged: dict[str, dict[str, float]]) -> None:
-    """Prints the figures as a table, and writes it."""
-    table = quality_table("", judged)
-    report(f"\n{table}\n")
-    write_text(folder / "table.md", table)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from jaxgen.evaluation import (
     precision_recall,
 )
 from jaxgen.evaluation.inception import inception_features, inception_params
-from jaxgen.interop.safetensors import read_safetensors
-from jaxgen.parallel import current_mesh, num_batch_shards
+from jaxgen.interop.safetensors import TensorFile
+from jaxgen.parallel import current_mesh, is_main_process, num_batch_shards
 from jaxgen.training import (
     Checkpoints,
     LoopConfig,
@@ -45,6 +45,12 @@ from jaxgen.training.state import Tree
 
 FRECHET, ACCURACY = "Fréchet distance", "accuracy"
 COLUMNS = (FRECHET, "precision", "recall", "density", "coverage", ACCURACY)
+UNJUDGED = (
+    "Samples are not judged: features come from a classifier of the images, which needs at least"
+    " two classes"
+)
+"""What stands where figures would, without a full stop."""
+
 NEIGHBOURS = 3
 MOST_NEIGHBOURS_OF = 2000
 """Images of each side that precision and recall are taken from, at most."""
@@ -84,7 +90,7 @@ class Judge:
         images = to_unit(from_unit(images))
         found: dict[str, float] = {}
         known = self.features is not None and self.train is not None and self.real_ND is not None
-        if known and len(images) > 1:  # one image has no covariance
+        if known and min(len(images), self.train.count) > 1:  # one image has no covariance
             features_ND = self.features(images)
             distance = frechet_distance(self.train, feature_moments([features_ND]))
             found[FRECHET] = distance
@@ -137,9 +143,9 @@ def open_inception(path: str | None) -> Tree | None:
     """Inception's parameters from a weight file (safetensors); None without one.
 
     Raises:
-      InputError: for a file that is not Inception's.
+      InputError: for a file that is not Inception's; the message names it.
     """
-    return None if path is None else inception_params(read_safetensors(path))
+    return None if path is None else inception_params(TensorFile(path), path)
 
 
 def _classifier_features(
@@ -233,20 +239,37 @@ def write_tables(
 ) -> None:
     """Writes (and reports) ``table.md``, distances, and ``table_accuracy.md``, if there are any.
 
+    Without any figures ``table.md`` says why.
+
     Args:
       folder: where to.
       columns: what heads each column, by its key in `judged`.
       judged: figures of `Judge.figures` by row and column; a row may lack some columns.
     """
+    known = {what for row in judged.values() for found in row.values() for what in found}
+    if not known:
+        show_text(folder / "table.md", f"{UNJUDGED}.")
     for what, suffix in ((FRECHET, ""), (ACCURACY, "_accuracy")):
-        if any(what in found for row in judged.values() for found in row.values()):
+        if what in known:
             rows = [
                 (name, *(three_decimals(row.get(column, {}).get(what)) for column in columns))
                 for name, row in judged.items()
             ]
-            table = format_table((what, *columns.values()), rows)
-            report(f"\n{table}\n")
-            write_text(folder / f"table{suffix}.md", table)
+            show_text(folder / f"table{suffix}.md", format_table((what, *columns.values()), rows))
+
+
+def show_text(path: pathlib.Path, text: str) -> None:
+    """Prints a table, or what stands in its place, and writes it."""
+    report(f"\n{text}\n")
+    write_text(path, text)
+
+
+def remove_table(path: pathlib.Path) -> None:
+    """Removes a `quality_table`, or what stands in its place, of an earlier run; nothing else."""
+    if is_main_process() and path.is_file():
+        first, *_ = path.read_text(errors="replace").split("\n")
+        if first.startswith(UNJUDGED) or all(column in first for column in COLUMNS):
+            path.unlink()
 
 
 def quality_table(first: str, judged: Mapping[str, Mapping[str, float]]) -> str:

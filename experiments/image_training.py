@@ -250,9 +250,15 @@ def plan_batches(images: ImageSet, batch_size: int, seed: int) -> BatchPlan:
     """Which images of the training part each update sees.
 
     Raises:
-      InputError: the batch is larger than the training part, or the current mesh cannot share it
-        equally.
+      InputError: there is no training part, the batch is larger than it, or the current mesh cannot
+        share it equally.
     """
+    count = len(images.part("train"))
+    if batch_size > count:
+        raise InputError(
+            f"{images.name}: batch_size is {batch_size}, expected at most the number of images to "
+            f"train on, {count}"
+        )
     plan = BatchPlan(*images.parts["train"], batch_size, seed=seed)
     shards = num_batch_shards(current_mesh())
     if batch_size % shards:

@@ -5,7 +5,7 @@
 Takes a model that ``experiments.image_diffusion`` has trained, and its classifier. In the working
 folder:
 
-  guidance.md         Fréchet distance and accuracy of samples by guidance
+  guidance.md         Fréchet distance and accuracy of samples by guidance; or why there are none
   guidance.png        samples by guidance, the same noise in every row
   inpainting.png      images with a part made anew: by replacement, RePaint, and reconstruction
                       guidance of two kinds
@@ -26,11 +26,18 @@ from jaxtyping import Array, Float
 
 from experiments.image_networks import image_denoiser
 from experiments.image_plots import plot_images
-from experiments.image_quality import ACCURACY, Judge, make_judge, quality_table
+from experiments.image_quality import (
+    ACCURACY,
+    UNJUDGED,
+    Judge,
+    make_judge,
+    quality_table,
+    show_text,
+)
 from experiments.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.image_training import ImageModel, check_fits, open_model
 from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.output import progress_bar, write_text
+from experiments.output import progress_bar
 from jaxgen.data import ImageSet, load_images, to_unit
 from jaxgen.diffusion import Denoiser, Estimate, Level, clip_x
 from jaxgen.diffusion.classification import classify, even_times
@@ -140,10 +147,12 @@ def main(config: Config) -> dict[str, Any]:
 def compare_guidance(
     config: Config, folder: pathlib.Path, model: ImageModel, judge: Judge
 ) -> dict[str, dict[str, float]]:
-    """Judges samples by guidance, and draws some, from the same noise."""
+    """Judges samples by guidance, if they can be, and draws some, from the same noise."""
+    judged = judge.features is not None
+    count = config.evaluate if judged else min(config.evaluate, SHOWN)
     levels = make_steps(model.config.schedule, config.steps)
     draw = make_draw(model.config, model.layout)
-    labels = even_labels(config.evaluate, len(model.config.classes))
+    labels = even_labels(count, len(model.config.classes))
     key = jax.random.key(config.seed + 1)
     figures, rows = {}, []
     for w in config.guidances:
@@ -154,14 +163,13 @@ def compare_guidance(
             labels,
             key,
             guidance=w,
-            count=config.evaluate,
+            count=count,
             name=f"sampling, guidance {w:g}",
         )
         figures[f"{w:g}"] = judge.figures(x, labels)
         rows.append(x[:SHOWN])
-    table = quality_table("guidance", figures)
-    report(f"\n{table}\n")
-    write_text(folder / "guidance.md", table)
+    table = quality_table("guidance", figures) if judged else f"{UNJUDGED}."
+    show_text(folder / "guidance.md", table)
     plot_images(
         folder / "guidance.png",
         np.stack(rows),

@@ -3,10 +3,11 @@
 The one module that imports Pillow (extra ``jaxgen[data]``).
 """
 
+import contextlib
 import pathlib
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,15 +67,26 @@ def read_image(
         installed. The message names the file.
     """
     check_target(size, channels)
+    with _opened(path) as opened:
+        image = _import_pillow(str(path)).ImageOps.exif_transpose(opened)
+        return _to_array(fit_image(_plain(image, channels), size))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file as Pillow opens it: its header is read, its pixels are not.
+
+    Raises:
+      InputError: As `read_image`, for faults that the block finds as well.
+    """
     pil = _import_pillow(str(path))
     try:
-        with pil.Image.open(path) as opened:
-            if opened.mode in REFUSED_MODES:
+        with pil.Image.open(path) as image:
+            if image.mode in REFUSED_MODES:
                 raise InputError(
-                    f"{path}: pixels of 32 bits (mode {opened.mode}); expected 8 or 16 bits"
+                    f"{path}: pixels of 32 bits (mode {image.mode}); expected 8 or 16 bits"
                 )
-            image = pil.ImageOps.exif_transpose(opened)
-            return _to_array(fit_image(_plain(image, channels), size))
+            yield image
     except InputError:
         raise
     except (
@@ -143,7 +155,7 @@ class ImageFolder:
       classes: The names of the subfolders; empty where images lie in the folder itself.
       parts: "train" and where there are any "validation" and "test" -> (start, stop) in N.
       size: Y and X of the images, or None for their own.
-      channels: 1, 3, or None for what the first file has.
+      channels: 1, 3, or None for what each file has; `open_image_folder` sets 1 or 3.
     """
 
     name: str
@@ -198,20 +210,22 @@ def check_same_shape(names: Sequence[str], images: Sequence[UInt8[np.ndarray, "Y
     """Refuses images of different shapes.
 
     Raises:
-      InputError: Names the first image that differs from image 0, and both shapes.
+      InputError: Names the first image that differs from image 0, both shapes, and what to give.
     """
     for name, image in zip(names, images, strict=True):
         if image.shape != images[0].shape:
+            alike = image.shape[:2] == images[0].shape[:2]
             raise InputError(
                 f"{name}: an image of shape {list(image.shape)}, but {names[0]} has"
-                f" {list(images[0].shape)}; give size and channels (1 or 3) to make them alike"
+                f" {list(images[0].shape)}; give {'channels (1 or 3)' if alike else 'size'} to make"
+                " them alike"
             )
 
 
 def open_image_folder(
     folder: Path, *, size: int | None = None, channels: int | None = None
 ) -> ImageFolder:
-    """Finds the images of a folder, without reading them.
+    """Finds the images of a folder, without reading their pixels.
 
     Args:
       folder: Images lie in it, or in its subfolders at any depth; the first-level subfolders are
@@ -220,7 +234,8 @@ def open_image_folder(
         Files that are no images by their suffix are left out, and so are files and folders whose
         name begins with a dot.
       size: Y and X to resize and crop the images to (`read_image`), or None.
-      channels: 1 or 3 to convert the images to, or None.
+      channels: 1 or 3 to convert the images to. None looks at the files' headers, up to the first
+        in colour: 3 for all if any is, grey images then having three equal channels, else 1.
 
     Returns:
       The folder; where it has no parts, divided by `shuffled_parts`: a fixed random tenth each for
@@ -229,8 +244,10 @@ def open_image_folder(
     Raises:
       FileNotFoundError: There is no such folder.
       InputError: No images are there, some are in classes and others in none, or the parts have
-        different classes. The message names the folder or a file.
+        different classes; or, without `channels`, a file is no image. The message names the
+        folder or a file.
     """
+    check_target(size, channels)
     root = pathlib.Path(folder)
     if not root.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
@@ -245,9 +262,15 @@ def open_image_folder(
         names = [_class_name(root, file) for file in files]
         order, parts = shuffled_parts(len(files))
     labels, classes = _label(str(folder), files, names)
+    channels = channels or (1 if all(map(_is_grey, files)) else 3)
     files = tuple(files[i] for i in order)
     labels = None if labels is None else labels[order]
     return ImageFolder(str(folder), files, labels, classes, parts, size, channels)
+
+
+def _is_grey(path: pathlib.Path) -> bool:
+    with _opened(path) as image:
+        return image.mode in GREY_MODES
 
 
 def _parts_by_name(part_of: Sequence[str]) -> tuple[np.ndarray, Spans]:

@@ -51,7 +51,8 @@ def load_images(
         (`jaxgen.data.images_cifar`), or with images (`open_image_folder`).
       size: Y and X to resize and crop the images to (`jaxgen.data.images_files.read_image`). None
         keeps their own size, which must then be the same for all.
-      channels: 1 or 3 to convert the images to; None keeps what they have.
+      channels: 1 or 3 to convert the images to. None keeps what they have; of a folder with grey
+        images and others in colour, all in colour.
       data_dir: Where "mnist" and "cifar10" are looked for, by default the folder that the
         environment variable JAXGEN_DATA names; and where prepared tfds sets lie.
 

@@ -166,16 +166,19 @@ def inception_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def inception_params(tensors: Mapping[str, Float[np.ndarray, "..."]]) -> Tree:
+def inception_params(
+    tensors: Mapping[str, Float[np.ndarray, "..."]], source: str = "Inception weights"
+) -> Tree:
     """The parameters of `Inception` from tensors under PyTorch's names.
 
     Args:
       tensors: Name -> array. Classifiers (``fc``, ``AuxLogits``) and counters of batches are
         ignored.
+      source: What the tensors are called in an error, say their file.
 
     Raises:
       InputError: A tensor is missing, not expected, has another shape or is not finite, or a
-        variance is negative; the message names it.
+        variance is negative; the message names it and `source`.
     """
     shapes = inception_shapes()
     given = {
@@ -186,24 +189,22 @@ def inception_params(tensors: Mapping[str, Float[np.ndarray, "..."]]) -> Tree:
     for name in [*sorted(shapes.keys() - given), *sorted(given - shapes.keys())]:
         fault = "missing" if name in shapes else "not part of Inception-v3"
         raise InputError(
-            f"Inception weights: {name} is {fault}; expected the {len(shapes)} tensors of"
+            f"{source}: {name} is {fault}; expected the {len(shapes)} tensors of"
             " pytorch-fid's or torchvision's inception_v3"
         )
-    arrays = {name: _checked(name, tensors[name], shape) for name, shape in shapes.items()}
+    arrays = {name: _checked(source, name, tensors[name], shape) for name, shape in shapes.items()}
     names = [name.removesuffix(".conv.weight") for name in shapes if name.endswith(".conv.weight")]
     return {name: _fold(name, arrays) for name in names}
 
 
 def _checked(
-    name: str, tensor: Float[np.ndarray, "..."], shape: tuple[int, ...]
+    source: str, name: str, tensor: Float[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Float[np.ndarray, "..."]:
     array = np.asarray(tensor, np.float64)
     if array.shape != shape:
-        raise InputError(
-            f"Inception weights: {name} has shape {list(array.shape)}; expected {list(shape)}"
-        )
+        raise InputError(f"{source}: {name} has shape {list(array.shape)}; expected {list(shape)}")
     if not np.isfinite(array).all() or (name.endswith("running_var") and array.min() < 0):
-        raise InputError(f"Inception weights: {name} holds numbers that are NaN or out of range")
+        raise InputError(f"{source}: {name} holds numbers that are NaN or out of range")
     return array
 
 

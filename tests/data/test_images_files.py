@@ -8,6 +8,7 @@ from image_files import random_images, write_image
 from PIL import Image
 
 from jaxgen.data import open_image_folder, read_image
+from jaxgen.data.images_files import check_same_shape
 from jaxgen.errors import InputError
 
 COLOUR = random_images(6, 9, 3)
@@ -225,9 +226,36 @@ def test_faults_of_folders(tmp_path):
         open_image_folder(tmp_path)
 
 
-@pytest.mark.parametrize("odd", [COLOUR[..., 0], COLOUR[:5]], ids=["grey", "smaller"])
-def test_mixed_images_are_named(tmp_path, odd):
-    for name, array in (("a", COLOUR), ("b", COLOUR), ("odd", odd)):
+@pytest.mark.parametrize("odd", ["a/00", "a/05", "b/09"])
+def test_grey_images_among_others_in_colour_are_in_colour(tmp_path, odd):
+    """All parts and single records, wherever the one in colour is, without loss."""
+    for name in ("a", "b"):
+        for i in range(10):
+            write_image(tmp_path / name / f"{i:02}.png", COLOUR[..., 0])
+    grey = open_image_folder(tmp_path)
+    assert (grey.channels, grey[0]["image"].shape) == (1, (6, 9, 1))
+    write_image(tmp_path / f"{odd}.png", COLOUR)
+    folder = open_image_folder(tmp_path)
+    file = folder.files.index(tmp_path / f"{odd}.png")
+    expected = np.repeat(COLOUR[..., :1], 3, axis=-1)
+    for i, image in enumerate(folder.read_all().images):
+        np.testing.assert_array_equal(image, COLOUR if i == file else expected)
+        np.testing.assert_array_equal(folder[i]["image"], image)
+    for part in folder.parts:
+        assert folder.part(part).read_all().images.shape[1:] == (6, 9, 3)
+    np.testing.assert_array_equal(open_image_folder(tmp_path, channels=1)[0]["image"].shape[-1], 1)
+
+
+def test_what_makes_images_alike_is_said():
+    """Only what is needed: experiments have a flag for the size, and none for channels."""
+    with pytest.raises(InputError, match=r"b: .* give size to make them alike"):
+        check_same_shape(["a", "b"], [COLOUR, COLOUR[:5]])
+    with pytest.raises(InputError, match=r"b: .* give channels \(1 or 3\) to make them alike"):
+        check_same_shape(["a", "b"], [COLOUR, COLOUR[..., :1]])
+
+
+def test_mixed_images_are_named(tmp_path):
+    for name, array in (("a", COLOUR), ("b", COLOUR), ("odd", COLOUR[:5, :, 0])):
         write_image(tmp_path / f"{name}.png", array)
     with pytest.raises(InputError, match=r"odd\.png: an image of shape .*a\.png has \[6, 9, 3\]"):
         open_image_folder(tmp_path).read_all()
@@ -243,3 +271,5 @@ def test_targets_that_no_image_can_have(tmp_path):
         read_image(file, size=0)
     with pytest.raises(InputError, match="channels is 2; expected 1"):
         open_image_folder(tmp_path, channels=2)
+    with pytest.raises(InputError, match="channels is 0; expected 1"):
+        open_image_folder(tmp_path, channels=0)

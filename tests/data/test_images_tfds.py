@@ -48,7 +48,7 @@ def test_images_without_labels(answer):
 
 def test_images_of_many_sizes(answer):
     assert answer["uneven"]["shape"] == [4, 4, 1]
-    assert "give size and channels" in answer["faults"]["uneven"]
+    assert "give size to make them alike" in answer["faults"]["uneven"]
     assert answer["faults"]["uneven"].startswith("tfds:uneven: train record ")
 
 

@@ -133,6 +133,8 @@ def test_weights_of_something_else(change, fault):
     given = {name: value for name, value in (tensors() | change).items() if value is not None}
     with pytest.raises(InputError, match=f"Inception weights: .*{fault}"):
         inception_params(given)
+    with pytest.raises(InputError, match=rf"^a\.safetensors: .*{fault}"):
+        inception_params(given, "a.safetensors")
 
 
 def test_images_that_do_not_fit():

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
-from processes import run_processes
+from processes import run_processes, without_gloo
 
-from experiments import image_diffusion, image_training, launch
+from experiments import image_diffusion, image_quality, image_training, launch
 from experiments.image_networks import NetworkFlags
 from experiments.image_sampling import SamplingFlags, even_labels, make_draw
 from experiments.image_training import open_model
+from jaxgen.data import ImageSet, to_unit
 from jaxgen.diffusion.samplers import Ancestral
 from jaxgen.diffusion.steps import make_steps
+from jaxgen.interop.safetensors import write_safetensors
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
 
@@ -161,6 +163,9 @@ def test_another_sampler_in_the_same_folder_trains_nothing_anew(
     assert losses(folder) == losses(reference)
     # Heun asks twice a step, but once in the last one.
     assert figures(folder)["questions per sample"] == 5
+    # Nothing was judged, and the old table is not of these samples.
+    assert (folder / "samples.png").read_bytes() != (reference / "samples.png").read_bytes()
+    assert not (folder / "table.md").exists()
 
 
 def test_the_same_losses_on_a_mesh(reference, pictures, tmp_path, monkeypatch):
@@ -179,7 +184,7 @@ def test_the_same_losses_as_two_processes(reference, pictures, tmp_path):
         "experiments.image_diffusion", arguments, devices_per_process=2, timeout=300
     )
     assert "80 images of 8x8x1" in main
-    assert all(line.startswith("[Gloo]") for line in other.splitlines())
+    assert without_gloo(other) == ""
     assert_same_losses(tmp_path, reference)
 
 
@@ -213,7 +218,7 @@ def test_every_network_gives_a_model_that_can_be_trained(network):
         (["--weighting", "none"], "weighting='none': expected one of"),
         (["--class-dropout", "0"], "guidance is 1.0, but the network has no null class"),
         (["--network", "unet"], "patch is 4, but the network is a U-Net"),
-        (["--batch-size", "1000"], "batch_size is 1000, but there are only"),
+        (["--batch-size", "1000"], "pictures0: batch_size is 1000, expected at most the number"),
         (["--steps", "0"], "steps is 0, expected 1 or more"),
         (["--evaluate", "-1"], "evaluate is -1, expected 0 or more"),
         (["--training-steps", "0"], "training_steps is 0, expected 1 or more"),
@@ -250,6 +255,83 @@ def test_an_unreadable_image_is_named(pictures, tmp_path, monkeypatch, capfd):
     err = capfd.readouterr()[1]
     assert "broken.png" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a safetensors file"),
+        (b"PK\x03\x04 as torch writes", "not a safetensors file"),
+        (b"\x40\0\0\0\0\0\0\0{", "truncated in its header"),
+        (None, "Conv2d_1a_3x3.bn.bias is missing; expected the 470 tensors of pytorch-fid's"),
+    ],
+    ids=["empty", "torch", "cut", "another network"],
+)
+def test_a_file_without_the_weights_of_inception_is_named(
+    content, message, pictures, tmp_path, monkeypatch, capfd
+):
+    file = tmp_path / "weights.safetensors"
+    if content is None:
+        write_safetensors(file, {"blocks.0.weight": np.zeros(3, np.float32)})
+    else:
+        file.write_bytes(content)
+    arguments = [*FLAGS, "--data", pictures, "--workdir", tmp_path / "run", "--inception", file]
+    assert run(arguments, monkeypatch) == 2
+    err = capfd.readouterr()[1]
+    assert err.startswith(f"error: {file}: {message}")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_images_to_train_on_is_named(pictures, tmp_path, monkeypatch, capfd):
+    shutil.copytree(pictures / "dot", tmp_path / "set" / "test")
+    arguments = [*FLAGS, "--data", tmp_path / "set", "--guidance", "0"]
+    assert run([*arguments, "--workdir", tmp_path / "run"], monkeypatch) == 2
+    assert capfd.readouterr()[1] == f"error: {tmp_path / 'set'}: no part 'train'; it has test\n"
+
+
+def test_why_images_of_one_class_are_not_judged_is_said(pictures, tmp_path, monkeypatch, capfd):
+    shutil.copytree(pictures / "dot", tmp_path / "set" / "dot")
+    arguments = [*FLAGS, "--data", tmp_path / "set", "--workdir", tmp_path / "run"]
+    assert run(arguments, monkeypatch) == 0
+    said = (tmp_path / "run" / "table.md").read_text()
+    assert said.count("\n") == 1
+    assert "at least two classes, or from Inception: --inception FILE." in said
+    assert said in capfd.readouterr()[0]
+    assert not any(name.startswith(("real", "samples")) for name in figures(tmp_path / "run"))
+    assert run([*arguments, "--evaluate", "0"], monkeypatch) == 0
+    assert not (tmp_path / "run" / "table.md").exists()
+
+
+@pytest.mark.parametrize("classes", [(), ("dot",)])
+def test_with_inception_images_need_no_classes(classes, tmp_path, monkeypatch):
+    """Distances, precision and recall; a stand-in takes the features."""
+    monkeypatch.setattr(
+        image_quality, "inception_features", lambda params, x: x.reshape(len(x), -1)[:, :5]
+    )
+    bytes_NYXC = np.random.default_rng(0).integers(256, size=(30, 8, 8, 1), dtype=np.uint8)
+    labels = np.zeros(30, np.int32) if classes else None
+    parts = {"train": (0, 20), "test": (20, 30)}
+    images = ImageSet("some", bytes_NYXC, labels, classes, parts)
+    judge = image_quality.make_judge(images, tmp_path, inception={})
+    found = image_quality.held_out_figures(judge, images, 10)
+    assert set(found) == set(image_quality.COLUMNS) - {"accuracy"}
+    alone = image_quality.make_judge(
+        ImageSet("one", bytes_NYXC[:1], None, (), {"train": (0, 1)}), tmp_path / "1", inception={}
+    )
+    assert alone.figures(to_unit(bytes_NYXC), None) == {}
+
+
+@pytest.mark.parametrize("text", ["| my | own |\n", "", "\n", "\xff\xfe notes"])
+def test_no_table_is_removed_that_an_experiment_did_not_write(text, tmp_path):
+    path = tmp_path / "table.md"
+    path.write_bytes(text.encode("latin-1"))
+    image_quality.remove_table(path)
+    assert path.read_bytes() == text.encode("latin-1")
+    path.write_text(image_quality.quality_table("", {"real": {}, "a name, long": {}}))
+    image_quality.remove_table(path)
+    image_quality.remove_table(path)
+    assert not path.exists()
 
 
 def test_missing_data_is_said(tmp_path, monkeypatch, capfd):

@@ -8,8 +8,10 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import run_here, write_pictures
 
+from experiments import distil_images
 from experiments.distil_guided import widened
 from experiments.image_networks import image_denoiser
+from experiments.image_quality import FRECHET, UNJUDGED
 from experiments.image_training import open_model
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
@@ -156,6 +158,34 @@ def test_images_without_classes(pictures, tmp_path, monkeypatch, capfd):
     found = figures(tmp_path / "uses")
     assert "accuracy" not in found["guidance"]["0"]
     assert found["inpainting"] == {}
+    said = (tmp_path / "uses" / "guidance.md").read_text()
+    assert said.startswith(UNJUDGED)
+    assert said in capfd.readouterr()[0]
+    assert is_picture(tmp_path / "uses" / "guidance.png")
+    compared = ["--data", flat, "--workdir", tmp_path / "tables", *TRAINING, *NETWORK]
+    assert run_here("diffusion_tables", compared, monkeypatch) == 2
+    assert f"{flat}: images of 0 classes; expected at least two" in capfd.readouterr()[1]
+    assert not (tmp_path / "tables").exists()
+
+
+def test_students_of_images_that_cannot_be_judged(tmp_path):
+    """Without features there is a sentence, without held-out images a picture all the same."""
+    config = distil_images.Config(model="none", methods=("ddim",), questions=(1, 2))
+    rows = {"ddim": {"1": {}, "2": {}}, "student": {"1": {}}}
+    distil_images.show_figures(config, tmp_path, {"real, held out": {}, **rows})
+    assert (tmp_path / "table.md").read_text() == f"{UNJUDGED}.\n"
+    assert not (tmp_path / "steps.png").exists()
+    known = {name: {n: {FRECHET: 2.0 + int(n)} for n in row} for name, row in rows.items()}
+    distil_images.show_figures(config, tmp_path, {"real, held out": {"accuracy": 1.0}, **known})
+    assert "3.000" in (tmp_path / "table.md").read_text()
+    assert is_picture(tmp_path / "steps.png")
+
+
+def test_targets_are_compared_on_images_of_one_size(pictures, tmp_path, monkeypatch, capfd):
+    arguments = ["--data", pictures, "--workdir", tmp_path / "run", *NETWORK, "--size", "6"]
+    assert run_here("diffusion_tables", arguments, monkeypatch) == 2
+    assert "expected a divisor of both sides of the images (6 x 6)" in capfd.readouterr()[1]
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_inpainting_without_a_null_class(pictures, tmp_path, monkeypatch, capfd):
