@@ -6,6 +6,7 @@ same figures of real held-out images say what is the best to hope for.
 """
 
 import functools
+import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ def make_judge(
         features = functools.partial(_classifier_features, *classifier)
     if features is None:
         return Judge(None, None, None, None)
-    name = "classifier" if inception is None else "inception"
+    # By the weights: features of another file's network are other numbers.
+    name = "classifier" if inception is None else f"inception_{_digest(inception)}"
     real = cached_arrays(folder / f"{name}_features.npz", lambda: _real_features(features, images))
     train = Moments(int(real["count"]), real["mean"], real["scatter"])
     return Judge(features, classifier, train, real["some"])
@@ -146,6 +148,15 @@ def open_inception(path: str | None) -> Tree | None:
       InputError: for a file that is not Inception's; the message names it.
     """
     return None if path is None else inception_params(TensorFile(path), path)
+
+
+def _digest(params: Tree) -> str:
+    """Twelve letters that tell parameters apart."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _classifier_features(

@@ -322,6 +322,27 @@ def test_with_inception_images_need_no_classes(classes, tmp_path, monkeypatch):
     assert alone.figures(to_unit(bytes_NYXC), None) == {}
 
 
+def test_features_of_other_weights_of_inception_are_taken_anew(tmp_path, monkeypatch):
+    """Kept features would be compared with samples' features of another network, in silence."""
+    monkeypatch.setattr(
+        image_quality,
+        "inception_features",
+        lambda params, x: params["stem"]["kernel"] * x.reshape(len(x), -1)[:, :5],
+    )
+    bytes_NYXC = np.random.default_rng(0).integers(256, size=(30, 8, 8, 1), dtype=np.uint8)
+    images = ImageSet("some", bytes_NYXC, None, (), {"train": (0, 20), "test": (20, 30)})
+
+    def distance(weight):
+        params = {"stem": {"kernel": np.float32(weight)}}
+        judge = image_quality.make_judge(images, tmp_path, inception=params)
+        return image_quality.held_out_figures(judge, images, 10)["Fréchet distance"]
+
+    once = distance(1)
+    np.testing.assert_allclose(distance(3), 9 * once, rtol=1e-4)
+    assert distance(1) == once
+    assert len(list(tmp_path.glob("inception_*_features.npz"))) == 2
+
+
 @pytest.mark.parametrize("text", ["| my | own |\n", "", "\n", "\xff\xfe notes"])
 def test_no_table_is_removed_that_an_experiment_did_not_write(text, tmp_path):
     path = tmp_path / "table.md"
