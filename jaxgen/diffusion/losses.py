@@ -78,7 +78,12 @@ def draw_noised(
 
     Returns:
       The latents, in float32.
+
+    Raises:
+      InputError: for names where a schedule or times are wanted.
     """
+    _check_kind("schedule", schedule, Schedule, "CosineSchedule()")
+    _check_kind("times", times, Times, "Uniform()")
     x = x.astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
@@ -113,8 +118,10 @@ def prediction_loss(
       [B], float32.
 
     Raises:
-      InputError: for an unknown target, or a prediction that has not the target's shape.
+      InputError: for an unknown target, a weighting that is none, or a prediction that has not the
+        target's shape.
     """
+    _check_kind("weighting", weighting, Weighting, 'SNR(), or weighting_named("snr")')
     shape = (*x.shape[:-1], channels_of(check_target(target), x.shape[-1]))
     if prediction.shape != shape:
         raise InputError(
@@ -125,6 +132,12 @@ def prediction_loss(
     if target == "both":
         error = both_error(error, level)
     return weighting.weight(level, target) * mean_square(error)
+
+
+def _check_kind(name: str, value: object, kind: type, example: str) -> None:
+    """Refuses a name, say, where an object is wanted."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name}={value!r}: expected a {kind.__name__}, such as {example}")
 
 
 def both_error(error: Float[Array, "B ... C2"], level: Level) -> Float[Array, "B ... C"]:

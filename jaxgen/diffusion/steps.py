@@ -173,7 +173,7 @@ def _check(schedule: Schedule, count: int, spacing: str, final: str, rho: float)
         raise InputError(f"spacing={spacing!r}: expected one of {', '.join(SPACINGS)}")
     if final not in get_args(Final):
         raise InputError(f"final={final!r}: expected clean or first")
-    if count != int(count) or count < 1:
+    if not isinstance(count, int | np.integer) or count < 1:
         raise InputError(f"count={count}: expected a whole number of steps, at least 1")
     if not rho > 0:
         raise InputError(f"rho={rho}: expected a number > 0")

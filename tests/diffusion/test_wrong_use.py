@@ -69,6 +69,21 @@ def network(z, time):
             "predictor=Replacement: expected one without memory",
         ),
         (
+            lambda: diffusion_loss(network, X, KEY, schedule=COSINE, weighting="snr"),
+            r"weighting='snr': expected a Weighting, such as SNR\(\), or weighting_named",
+        ),
+        (
+            lambda: diffusion_loss(network, X, KEY, schedule=COSINE, times="uniform"),
+            r"times='uniform': expected a Times, such as Uniform\(\)",
+        ),
+        (
+            lambda: diffusion_loss(network, X, KEY, schedule="cosine"),
+            r"schedule='cosine': expected a Schedule, such as CosineSchedule\(\)",
+        ),
+        (lambda: make_steps(COSINE, float("nan")), "count=nan: expected a whole number of steps"),
+        (lambda: make_steps(COSINE, float("inf")), "count=inf: expected a whole number of steps"),
+        (lambda: make_steps(COSINE, "10"), "count=10: expected a whole number of steps"),
+        (
             lambda: LangevinCorrector(LangevinCorrector(DDIM())),
             "expected a sampler that is no corrector",
         ),
