@@ -24,6 +24,10 @@ HUGE_PAGES = {
 """Keeps freed memory and backs it by huge pages: on CPU much time otherwise goes to page faults."""
 
 
+SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""Else the first contender that runs JAX would take three quarters of a GPU's memory for itself."""
+
+
 class Contender:
     """The benchmark's end of a contender: tells it to run, reads what it says."""
 
@@ -41,7 +45,7 @@ class Contender:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, **variables},
+            env={**os.environ, **SHARED_GPU, **variables},
         )
         contender = cls(process)
         try:

@@ -38,8 +38,6 @@ from benchmarks.contenders import (
 )
 
 ALLOCATORS = {"default": {}, "huge pages": HUGE_PAGES}
-SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""Else the first contender would take three quarters of a GPU's memory for itself."""
 SIDES = ("jaxgen", "torch", "torch.compile")
 SIDE, CHANNELS, CLASSES = 32, 4, 1000
 AS_IN_DIFFUSERS = {"frequency_shift": 1.0, "mlp_norm_epsilon": 1e-5}
@@ -157,8 +155,7 @@ def measure(arguments: argparse.Namespace, shape: dict, folder: str) -> dict:
                     "remat": arguments.remat,
                     "product": arguments.product,
                 }
-                variables = {**SHARED_GPU, **ALLOCATORS[allocator]}
-                contender = Contender.start(python, "benchmarks.dit", task, variables)
+                contender = Contender.start(python, "benchmarks.dit", task, ALLOCATORS[allocator])
                 if contender is not None:
                     contenders[form, allocator, side] = contender
     seconds: dict[tuple, list[float]] = {name: [] for name in contenders}

@@ -8,3 +8,19 @@ it into that line on the terminal and exit code 2; programs catch it as a ``Valu
 
 class InputError(ValueError):
     """What the caller gave cannot be used; the message names it and says what was expected."""
+
+
+def check_kind(name: str, value: object, kind: type, example: str) -> None:
+    """Refuses a name, say, where an object is wanted.
+
+    Args:
+      name: of the argument.
+      value: what was given for it.
+      kind: the class that it has to be of.
+      example: how one is written.
+
+    Raises:
+      InputError: if it is of another class.
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{name}={value!r}: expected a {kind.__name__}, such as {example}")

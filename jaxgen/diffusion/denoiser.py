@@ -22,7 +22,7 @@ from jaxgen.diffusion.discrete import DiscreteSchedule, TableSchedule
 from jaxgen.diffusion.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.predictions import Target, check_target, divide, to_x_and_e
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_kind
 
 
 class Estimate(NamedTuple):
@@ -119,9 +119,10 @@ def check_target_fits(schedule: Schedule, target: Target) -> None:
     2024): only x, v, flow and both make sense.
 
     Raises:
-      InputError: for the targets e and score under a schedule whose log-SNR ends at -inf, and for
-        an unknown target.
+      InputError: for the targets e and score under a schedule whose log-SNR ends at -inf, for an
+        unknown target, and for a schedule that is none.
     """
+    check_kind("schedule", schedule, Schedule, "CosineSchedule()")
     if check_target(target) not in ("e", "score"):
         return
     end = schedule.at(1.0).log_snr

@@ -26,7 +26,14 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.denoiser import Denoiser, Network, TimeInput, check_target_fits, thousandths
 from jaxgen.diffusion.levels import Level, broadcast_level, expand
-from jaxgen.diffusion.losses import UNIFORM, V_LOSS, Noised, add_noise, prediction_loss
+from jaxgen.diffusion.losses import (
+    UNIFORM,
+    V_LOSS,
+    Noised,
+    add_noise,
+    draw_level,
+    prediction_loss,
+)
 from jaxgen.diffusion.noise import example_indices, example_keys
 from jaxgen.diffusion.predictions import Target
 from jaxgen.diffusion.samplers.ancestral import Ancestral
@@ -104,13 +111,13 @@ def draw_gamma_noised(
       The latents, in float32.
 
     Raises:
-      InputError: unless theta > 0.
+      InputError: unless theta > 0, and as `jaxgen.diffusion.losses.draw_level`.
     """
     check_theta(theta)
     x = x.astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
-    level = jax.tree.map(jnp.asarray, schedule.at(times.draw(time_key, index_B)))
+    level = draw_level(time_key, index_B, schedule, times)
     e = gamma_noise(example_keys(noise_key, index_B), x.shape[1:], gamma_shape(level, theta))
     return Noised(add_noise(x, e, level), e, level)
 

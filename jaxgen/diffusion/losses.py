@@ -32,7 +32,7 @@ from jaxgen.diffusion.predictions import Target, channels_of, check_target, make
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.diffusion.weights import SNRPlus, Weighting
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_kind
 
 UNIFORM = Uniform()
 V_LOSS = SNRPlus()
@@ -59,6 +59,19 @@ def add_noise(
     return expand(level.a, x) * x + expand(level.s, x) * e
 
 
+def draw_level(
+    key: Key[Array, ""], index_B: Int[Array, "B"], schedule: Schedule, times: Times
+) -> Level:
+    """A schedule's level at a time drawn for every example, [B].
+
+    Raises:
+      InputError: for names where a schedule or times are wanted.
+    """
+    check_kind("schedule", schedule, Schedule, "CosineSchedule()")
+    check_kind("times", times, Times, "Uniform()")
+    return jax.tree.map(jnp.asarray, schedule.at(times.draw(key, index_B)))
+
+
 def draw_noised(
     x: Float[Array, "B ..."],
     key: Key[Array, ""],
@@ -80,14 +93,12 @@ def draw_noised(
       The latents, in float32.
 
     Raises:
-      InputError: for names where a schedule or times are wanted.
+      InputError: as `draw_level`.
     """
-    _check_kind("schedule", schedule, Schedule, "CosineSchedule()")
-    _check_kind("times", times, Times, "Uniform()")
     x = x.astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
-    level = jax.tree.map(jnp.asarray, schedule.at(times.draw(time_key, index_B)))
+    level = draw_level(time_key, index_B, schedule, times)
     e = normal(example_keys(noise_key, index_B), x.shape[1:])
     return Noised(add_noise(x, e, level), e, level)
 
@@ -121,7 +132,7 @@ def prediction_loss(
       InputError: for an unknown target, a weighting that is none, or a prediction that has not the
         target's shape.
     """
-    _check_kind("weighting", weighting, Weighting, 'SNR(), or weighting_named("snr")')
+    check_kind("weighting", weighting, Weighting, 'SNR(), or weighting_named("snr")')
     shape = (*x.shape[:-1], channels_of(check_target(target), x.shape[-1]))
     if prediction.shape != shape:
         raise InputError(
@@ -132,12 +143,6 @@ def prediction_loss(
     if target == "both":
         error = both_error(error, level)
     return weighting.weight(level, target) * mean_square(error)
-
-
-def _check_kind(name: str, value: object, kind: type, example: str) -> None:
-    """Refuses a name, say, where an object is wanted."""
-    if not isinstance(value, kind):
-        raise InputError(f"{name}={value!r}: expected a {kind.__name__}, such as {example}")
 
 
 def both_error(error: Float[Array, "B ... C2"], level: Level) -> Float[Array, "B ... C"]:

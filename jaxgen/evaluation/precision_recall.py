@@ -76,7 +76,7 @@ def precision_recall(
     covered_N = np.zeros(len(real_ND), bool)
     for start in range(0, len(generated_MD), chunk):
         rows = slice(start, start + chunk)
-        some = _Points(*(value[rows] for value in samples))
+        some = _some(samples, rows)
         bounds = _bounds(some, examples)
         inside_BN = _within(some, examples, bounds, real_radius_N)
         precise += int(inside_BN.any(axis=1).sum())
@@ -110,6 +110,10 @@ class _Bounds(NamedTuple):
 def _points(features_ND: Float64[np.ndarray, "N D"], centre_D: np.ndarray) -> _Points:
     centred_ND = features_ND - centre_D
     return _Points(features_ND, centred_ND, np.sum(centred_ND**2, axis=1))
+
+
+def _some(points: _Points, rows: slice) -> _Points:
+    return _Points(*(value[rows] for value in points))
 
 
 def _bounds(first: _Points, second: _Points) -> _Bounds:
@@ -155,7 +159,7 @@ def _radii(points: _Points, neighbours: int, chunk: int) -> Float64[np.ndarray, 
     """The squared distance from each feature to its k-th nearest neighbour but itself."""
     radii = []
     for start in range(0, len(points.exact), chunk):
-        some = _Points(*(value[start : start + chunk] for value in points))
+        some = _some(points, slice(start, start + chunk))
         own = np.arange(len(some.exact))
         low_BN, high_BN = _bounds(some, points)
         low_BN[own, own + start] = high_BN[own, own + start] = np.inf

@@ -77,6 +77,14 @@ def network(z, time):
             r"times='uniform': expected a Times, such as Uniform\(\)",
         ),
         (
+            lambda: diffusion_loss(network, X, KEY, schedule="cosine", target="e"),
+            r"schedule='cosine': expected a Schedule, such as CosineSchedule\(\)",
+        ),
+        (
+            lambda: gamma_noise_loss(network, X, KEY, schedule=COSINE, times="uniform"),
+            r"times='uniform': expected a Times, such as Uniform\(\)",
+        ),
+        (
             lambda: diffusion_loss(network, X, KEY, schedule="cosine"),
             r"schedule='cosine': expected a Schedule, such as CosineSchedule\(\)",
         ),

@@ -74,9 +74,12 @@ def same_bits(a: Any, b: Any) -> bool:
 
 
 def same_draws(a: Any, b: Any) -> bool:
-    """Equal to the rounding of what turns bits into numbers, compiled for parts of another size."""
-    close = partial(np.allclose, rtol=1e-6, atol=1e-7)
-    return all(jax.tree.leaves(jax.tree.map(close, as_numpy(a), as_numpy(b))))
+    """Equal but for roundings of what turns bits into numbers, compiled for parts of another size.
+
+    With jax 0.10 all bits are equal, with 0.12 a few numbers are one or two steps of float32 away.
+    """
+    jax.tree.map(partial(np.testing.assert_array_max_ulp, maxulp=2), as_numpy(a), as_numpy(b))
+    return True
 
 
 def layout_of(names: tuple[str | None, ...], shape: tuple[int, ...], mesh=None, rules=None) -> Any:
