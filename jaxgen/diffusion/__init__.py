@@ -11,6 +11,7 @@ The network comes in as a callable (`jaxgen.diffusion.denoiser`). Sampling in sh
 
 from jaxgen.diffusion.classification import classify
 from jaxgen.diffusion.denoiser import Denoiser, Estimate, clip_x, make_denoiser, threshold_x
+from jaxgen.diffusion.derived_schedules import Blended, Bounded, Reframed, Shifted
 from jaxgen.diffusion.discrete import CustomTable, DiscreteSchedule, TableSchedule
 from jaxgen.diffusion.distillation import distillation_loss, every_second, halving_plan
 from jaxgen.diffusion.guidance import (
@@ -35,19 +36,21 @@ from jaxgen.diffusion.samplers import (
 from jaxgen.diffusion.sampling import Sampler, initial_noise, sample
 from jaxgen.diffusion.schedules import (
     CosineSchedule,
+    InverseCosineSchedule,
     KarrasSchedule,
     RectifiedFlow,
-    Reframed,
     Schedule,
-    Shifted,
     SigmoidSchedule,
 )
+from jaxgen.diffusion.sde_schedules import GeometricSchedule, LinearBetaSchedule
 from jaxgen.diffusion.steps import make_steps
 
 __all__ = [
     "DDIM",
     "Ancestral",
     "AngularDDIM",
+    "Blended",
+    "Bounded",
     "CosineSchedule",
     "CustomTable",
     "DPMSolver",
@@ -55,9 +58,12 @@ __all__ = [
     "DiscreteSchedule",
     "Estimate",
     "Euler",
+    "GeometricSchedule",
     "Heun",
+    "InverseCosineSchedule",
     "KarrasSchedule",
     "Level",
+    "LinearBetaSchedule",
     "RePaint",
     "RectifiedFlow",
     "Reframed",

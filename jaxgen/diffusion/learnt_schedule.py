@@ -29,7 +29,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.diffusion.levels import ArrayLike, Frame, as_numbers, namespace, sigmoid, softplus
-from jaxgen.diffusion.schedules import Schedule, check_falling, check_frame
+from jaxgen.diffusion.schedules import Schedule, bisect_time, check_falling, check_frame
 from jaxgen.errors import InputError
 
 
@@ -141,7 +141,8 @@ class LearntSchedule(Schedule):
         top, fall = self._ends(params)
         log_snr = namespace(log_snr, top).clip(log_snr, top - fall, top)
         held = self if isinstance(log_snr, np.ndarray) else _without_gradient(self)
-        t = _bisect(held, log_snr if held is self else jax.lax.stop_gradient(log_snr))
+        wanted = log_snr if held is self else jax.lax.stop_gradient(log_snr)
+        t = bisect_time(held.log_snr, wanted)
         t = t - (self.log_snr(t) - log_snr) / held.derivative(t)
         return namespace(t).clip(t, 0.0, 1.0)
 
@@ -179,26 +180,6 @@ def _slope(params: Mapping[str, Any], t: Any) -> Any:
 def _height(params: Mapping[str, Any], zero: Any) -> Any:
     """g(1) - g(0)."""
     return _rise(params, zero + 1) - _rise(params, zero)
-
-
-def _bisect(schedule: LearntSchedule, log_snr: Any) -> Any:
-    """The time at which a falling log-SNR has a value, to 2^-30."""
-    xp = namespace(log_snr)
-
-    def halve(_: Any, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
-        low, high = bounds
-        middle = (low + high) / 2
-        later = schedule.log_snr(middle) > log_snr
-        return xp.where(later, middle, low), xp.where(later, high, middle)
-
-    bounds = xp.zeros_like(log_snr), xp.ones_like(log_snr)
-    if xp is jnp:
-        low, high = jax.lax.fori_loop(0, 30, halve, bounds)
-    else:
-        for i in range(30):
-            bounds = halve(i, bounds)
-        low, high = bounds
-    return (low + high) / 2
 
 
 def _without_gradient(schedule: LearntSchedule) -> LearntSchedule:

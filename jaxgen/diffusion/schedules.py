@@ -2,27 +2,30 @@
 
 Symbols as in `jaxgen.diffusion.levels`: t in [0, 1], z_t = a_t x + s_t e, lambda_t = log a^2/s^2.
 
-==================  =====  ==================================================  =====================
-schedule            frame  lambda(t)                                           source
-==================  =====  ==================================================  =====================
-`CosineSchedule`    vp     -2 log tan(A t + B)                                 Salimans & Ho 2022, B
-`SigmoidSchedule`   vp     logit of a sigmoid, rescaled to [0, 1]              Jabri et al. 2022
-`KarrasSchedule`    ve     -2 log s, s = (s1 + t (s2 - s1))^rho in powers      Karras et al. 2022
-`RectifiedFlow`     flow   2 log((1 - t) / t)                                  Liu et al. 2022
-`Shifted`           any    another schedule's lambda + 2 log(factor)           Hoogeboom et al. 2023
-==================  =====  ==================================================  =====================
+=======================  =====  ===========================================  =====================
+schedule                 frame  lambda(t)                                    source
+=======================  =====  ===========================================  =====================
+`CosineSchedule`         vp     -2 log tan(A t + B)                          Salimans & Ho 2022, B
+`InverseCosineSchedule`  vp     logit of acos(2 t - 1) / pi                  Hudson et al. 2023
+`SigmoidSchedule`        vp     logit of a sigmoid, rescaled to [0, 1]       Jabri et al. 2022
+`KarrasSchedule`         ve     -2 log s, s = (s1 + t (s2 - s1))^rho         Karras et al. 2022
+`RectifiedFlow`          flow   2 log((1 - t) / t)                           Liu et al. 2022
+=======================  =====  ===========================================  =====================
 
-Tables of betas are in `jaxgen.diffusion.discrete`, learnt schedules in
-`jaxgen.diffusion.learnt_schedule`. A schedule is a frozen, hashable dataclass; a new one defines
-`log_snr`, `time` and `derivative`.
+Those of continuous SDEs are in `jaxgen.diffusion.sde_schedules`, tables of betas in
+`jaxgen.diffusion.discrete`, learnt ones in `jaxgen.diffusion.learnt_schedule`, and those made of
+others in `jaxgen.diffusion.derived_schedules`. A schedule is a frozen, hashable dataclass; a new
+one defines `log_snr`, `time` and `derivative`.
 """
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.diffusion.levels import (
@@ -131,6 +134,36 @@ class CosineSchedule(Schedule):
         angle, complement = self._angle(t)
         with np.errstate(divide="ignore"):
             return -2 * self._angles[0] / (xp.sin(angle) * xp.sin(complement))
+
+
+@dataclass(frozen=True)
+class InverseCosineSchedule(Schedule):
+    """a_t^2 = acos(2 t - 1) / pi: most of the time at middling noise (Hudson et al. 2023, "SODA").
+
+    With time and power of the noise exchanged it is the cosine schedule without bounds, where
+    ``s^2 = (1 - cos(pi t)) / 2``; here ``t = (1 - cos(pi s^2)) / 2``. Clean data at t = 0, pure
+    noise at t = 1.
+    """
+
+    def log_snr(self, t: ArrayLike) -> Any:
+        """log a^2 - log s^2, with a^2 = 2/pi asin(sqrt(1 - t)) and s^2 = 2/pi asin(sqrt(t))."""
+        t = as_numbers(t)
+        xp = namespace(t)
+        with np.errstate(divide="ignore"):
+            return xp.log(xp.arcsin(xp.sqrt(1 - t))) - xp.log(xp.arcsin(xp.sqrt(t)))
+
+    def time(self, log_snr: ArrayLike) -> Any:
+        """sin(pi/2 s^2)^2."""
+        log_snr = as_numbers(log_snr)
+        return namespace(log_snr).sin(math.pi / 2 * sigmoid(-log_snr)) ** 2
+
+    def derivative(self, t: ArrayLike) -> Any:
+        """-(ds^2/dt) (1/a^2 + 1/s^2), with ds^2/dt = 1 / (pi sqrt(t (1 - t)))."""
+        t = as_numbers(t)
+        xp = namespace(t)
+        root, rest = xp.sqrt(t), xp.sqrt(1 - t)
+        with np.errstate(divide="ignore"):
+            return -math.pi / 4 / (root * rest * xp.arcsin(root) * xp.arcsin(rest))
 
 
 @dataclass(frozen=True)
@@ -302,84 +335,24 @@ class RectifiedFlow(Schedule):
         return Level(t, self.log_snr(t), 1 - t, t)
 
 
-@dataclass(frozen=True)
-class Shifted(Schedule):
-    """Another schedule with its log-SNR moved by a constant: ``lambda(t) + 2 log(factor)``.
+def bisect_time(log_snr_of_time: Callable[[Any], Any], log_snr: Any) -> Any:
+    """The time in [0, 1] at which a falling log-SNR has a value, to 2^-31, of the value's shape."""
+    xp = namespace(log_snr)
 
-    Larger images need more noise for the same loss of information. For images of d x d trained with
-    a schedule found good at d0 x d0 the factor is d0 / d (Hoogeboom et al. 2023, equation 5; as
-    ``64 / d`` there). In the frame of flows it is the warp of time by Esser et al. (2024, equation
-    23) with m/n = (1 / factor)^2.
+    def halve(_: Any, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+        low, high = bounds
+        middle = (low + high) / 2
+        later = log_snr_of_time(middle) > log_snr
+        return xp.where(later, middle, low), xp.where(later, high, middle)
 
-    Attributes:
-      schedule: the one to move.
-      factor: what a / s is multiplied by; below one for more noise.
-
-    Raises:
-      InputError: unless factor > 0.
-    """
-
-    schedule: Schedule
-    factor: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.factor < math.inf:
-            raise InputError(f"factor={self.factor}: expected a finite number > 0")
-
-    @property
-    def frame(self) -> Frame:
-        """That of the schedule."""
-        return self.schedule.frame
-
-    def log_snr(self, t: ArrayLike) -> Any:
-        """The schedule's, plus 2 log(factor)."""
-        return self.schedule.log_snr(t) + 2 * math.log(self.factor)
-
-    def time(self, log_snr: ArrayLike) -> Any:
-        """The schedule's, of log_snr - 2 log(factor)."""
-        return self.schedule.time(as_numbers(log_snr) - 2 * math.log(self.factor))
-
-    def derivative(self, t: ArrayLike) -> Any:
-        """The schedule's."""
-        return self.schedule.derivative(t)
-
-
-@dataclass(frozen=True)
-class Reframed(Schedule):
-    """Another schedule's log-SNR with latents scaled otherwise.
-
-    The same denoising problem at every t, in other units: z' = (a' / a) z.
-
-    Attributes:
-      schedule: whose log-SNR it is.
-      scaling: the frame.
-
-    Raises:
-      InputError: for an unknown frame.
-    """
-
-    schedule: Schedule
-    scaling: Frame = "vp"
-
-    def __post_init__(self) -> None:
-        check_frame(self.scaling)
-
-    @property
-    def frame(self) -> Frame:
-        """How latents are scaled."""
-        return self.scaling
-
-    def log_snr(self, t: ArrayLike) -> Any:
-        """The schedule's."""
-        return self.schedule.log_snr(t)
-
-    def time(self, log_snr: ArrayLike) -> Any:
-        """The schedule's."""
-        return self.schedule.time(log_snr)
-
-    def derivative(self, t: ArrayLike) -> Any:
-        """The schedule's."""
-        return self.schedule.derivative(t)
+    bounds = xp.zeros_like(log_snr), xp.ones_like(log_snr)
+    if xp is jnp:
+        low, high = jax.lax.fori_loop(0, 30, halve, bounds)
+    else:
+        for i in range(30):
+            bounds = halve(i, bounds)
+        low, high = bounds
+    return (low + high) / 2
 
 
 def check_frame(frame: str) -> None:

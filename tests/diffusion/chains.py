@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.diffusion.derived_schedules import Reframed
 from jaxgen.diffusion.exact import gaussian_denoiser, gaussian_mixture_denoiser
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.noise import example_keys, step_keys
 from jaxgen.diffusion.sampling import initial_noise, sample
-from jaxgen.diffusion.schedules import CosineSchedule, Reframed
+from jaxgen.diffusion.schedules import CosineSchedule
 
 COSINE = CosineSchedule(-12, 12)
 FRAMES = {frame: Reframed(COSINE, frame) for frame in ("vp", "ve", "flow")}

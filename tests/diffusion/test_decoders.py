@@ -16,8 +16,8 @@ from jaxgen.diffusion.decoders import (
     log_cell_mass,
     total,
 )
+from jaxgen.diffusion.derived_schedules import Reframed
 from jaxgen.diffusion.levels import broadcast_level
-from jaxgen.diffusion.schedules import Reframed
 from jaxgen.errors import InputError
 
 VALUES = np.linspace(-1, 1, 256)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.derived_schedules import Reframed
 from jaxgen.diffusion.exact import gaussian_denoiser
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.samplers import (
@@ -26,7 +27,7 @@ from jaxgen.diffusion.samplers.convergence import (
     ode_errors,
     ode_solution,
 )
-from jaxgen.diffusion.schedules import CosineSchedule, Reframed
+from jaxgen.diffusion.schedules import CosineSchedule
 
 COSINE = CosineSchedule(-8, 8)
 COSINE_VE = Reframed(CosineSchedule(-3, 3), "ve")

@@ -16,21 +16,19 @@ from chains import (
 )
 
 from jaxgen.diffusion.consistency import ConsistencySampler
+from jaxgen.diffusion.derived_schedules import Reframed
 from jaxgen.diffusion.levels import scales
 from jaxgen.diffusion.noise import example_keys, normal
-from jaxgen.diffusion.samplers import DDIM, TCD, EulerMaruyama, FlowAncestral
-from jaxgen.diffusion.schedules import (
-    CosineSchedule,
-    KarrasSchedule,
-    RectifiedFlow,
-    Reframed,
-)
+from jaxgen.diffusion.samplers import DDIM, TCD, BlendedDDIM, Euler, EulerMaruyama, FlowAncestral
+from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.steps import make_steps, reverse_steps, steps_at
 from jaxgen.errors import InputError
 
 ENDS = {
     "no noise, TCD": (TCD(COSINE, 0.0), DDIM()),
     "no noise, flow": (FlowAncestral(0.0), DDIM()),
+    "no noise, blended": (BlendedDDIM(0.0), DDIM()),
+    "blended, all": (BlendedDDIM(1.0), DDIM(1.0)),
     "all noise": (TCD(COSINE, 1.0), ConsistencySampler()),
 }
 
@@ -95,6 +93,9 @@ CONVERGENT = {
     "flow": FlowAncestral(0.5),
     "flow, all": FlowAncestral(),
     "Euler-Maruyama": EulerMaruyama(SHORT),
+    "Euler-Maruyama, more": EulerMaruyama(SHORT, 1.3),
+    "Euler-Maruyama, none": EulerMaruyama(SHORT, 0.0),
+    "blended": BlendedDDIM(0.5),
 }
 
 
@@ -122,21 +123,41 @@ def test_moments_of_many_samples(sampler):
     assert x.var() == pytest.approx(variance, rel=0.04)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize(
     "schedule",
     [CosineSchedule(-6, 8), KarrasSchedule(0.01, 20.0), Reframed(CosineSchedule(-6, 8), "flow")],
     ids=["vp", "ve", "flow"],
 )
-def test_euler_maruyama_follows_the_sde(schedule):
+def test_euler_maruyama_follows_the_sde(schedule, eta):
     """One step against f and g^2 by differences: f = d log a / dt, g^2 = d s^2 / dt - 2 f s^2."""
     levels = steps_at(schedule, [0.6, 0.5], final="first")
-    table = EulerMaruyama(schedule).table(levels)
+    table = EulerMaruyama(schedule, eta).table(levels)
     for i, (t, d) in enumerate([(0.6, 0.1), (0.5, 0.5)]):
         low, here, high = (schedule.at(t + shift) for shift in (-1e-5, 0.0, 1e-5))
         f = (np.log(high.a) - np.log(low.a)) / 2e-5
         g2 = (high.s**2 - low.s**2) / 2e-5 - 2 * f * here.s**2
-        wanted = [1 - d * f, -d * g2 / here.s, np.sqrt(d * g2)]
+        wanted = [1 - d * f, -d * (1 + eta**2) / 2 * g2 / here.s, eta * np.sqrt(d * g2)]
         np.testing.assert_allclose([*table.weights[i], table.noise[i]], wanted, rtol=1e-4)
+
+
+def test_without_noise_it_is_euler_on_the_velocity():
+    """Of straight lines, whose time is the one that Euler's method steps in."""
+    schedule = RectifiedFlow()
+    levels = steps_at(schedule, [0.9, 0.6, 0.35, 0.1], final="clean")
+    found = run(EulerMaruyama(schedule, 0.0), levels)
+    np.testing.assert_allclose(found, run(Euler("flow"), levels), rtol=1e-5, atol=1e-6)
+
+
+def test_blended_ddim_by_the_letter():
+    """The mean of the two means of z', and noise that makes up for what e^ is short of."""
+    share, levels = 0.3, make_steps(COSINE, 5, final="first")
+    table = BlendedDDIM(share).table(levels)
+    one, other = (DDIM(eta).table(levels).weights[:, 2] for eta in (0.0, 1.0))
+    np.testing.assert_allclose(table.weights[:, 0], levels.a[1:], rtol=1e-6)
+    np.testing.assert_allclose(table.weights[:, 1], (1 - share) * one + share * other, rtol=1e-5)
+    total = np.hypot(table.weights[:, 1], table.noise)
+    np.testing.assert_allclose(total, levels.s[1:], rtol=1e-6)
 
 
 def test_other_options_compile_nothing():
@@ -161,6 +182,8 @@ def test_other_options_compile_nothing():
     [
         (lambda: TCD(COSINE, 1.5), "gamma=1.5: expected 0 <= gamma <= 1"),
         (lambda: FlowAncestral(-0.1), "eta=-0.1: expected 0 <= eta <= 1"),
+        (lambda: EulerMaruyama(COSINE, -0.5), "eta=-0.5: expected a finite number >= 0"),
+        (lambda: BlendedDDIM(1.5), "share=1.5: expected 0 <= share <= 1"),
         (
             lambda: TCD(COSINE).table(reverse_steps(make_steps(COSINE, 3))),
             "levels from data to noise",

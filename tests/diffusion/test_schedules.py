@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.derived_schedules import Blended, Bounded, Reframed, Shifted
 from jaxgen.diffusion.discrete import DiscreteSchedule
 from jaxgen.diffusion.schedules import (
     CosineSchedule,
+    InverseCosineSchedule,
     KarrasSchedule,
     RectifiedFlow,
-    Reframed,
     Schedule,
-    Shifted,
     SigmoidSchedule,
     check_monotone,
 )
+from jaxgen.diffusion.sde_schedules import GeometricSchedule, LinearBetaSchedule
 from jaxgen.errors import InputError
 
 INFINITE = CosineSchedule(-math.inf, math.inf)
@@ -33,6 +34,14 @@ SCHEDULES = {
     "shifted": Shifted(CosineSchedule(), 0.25),
     "shifted flow": Shifted(RectifiedFlow(), 1 / 3),
     "reframed": Reframed(CosineSchedule(), "flow"),
+    "inverse cosine": InverseCosineSchedule(),
+    "linear beta": LinearBetaSchedule(),
+    "constant beta": LinearBetaSchedule(5.0, 5.0),
+    "geometric": GeometricSchedule(),
+    "bounded": Bounded(InverseCosineSchedule(), -12, 9),
+    "bounded flow": Bounded(RectifiedFlow(), -20, 20),
+    "blended": Blended(CosineSchedule(), Shifted(CosineSchedule(), 1 / 8)),
+    "blended, infinite ends": Blended(RectifiedFlow(), Shifted(RectifiedFlow(), 1 / 3)),
     "table": DiscreteSchedule(),
     "zero terminal": DiscreteSchedule("scaled_linear", 20, 0.01, 0.2, zero_terminal_snr=True),
 }
@@ -168,6 +177,76 @@ def test_a_shift_moves_the_log_snr_by_twice_the_logarithm():
     assert Shifted(KarrasSchedule(), 2.0).frame == "ve"
 
 
+def test_linear_betas_in_continuous_time():
+    """Song et al. 2021b, equation 33: dlog a^2/dt = -beta; and the limit of tables of N steps."""
+    schedule = LinearBetaSchedule(0.2, 12.0)
+    width, beta = 1e-6, 0.2 + 11.8 * INNER
+    fall = np.log(schedule.at(INNER - width).a) - np.log(schedule.at(INNER + width).a)
+    np.testing.assert_allclose(fall / width, beta, rtol=1e-6)
+    assert (schedule.log_snr(0.0), schedule.log_snr(1.0)) == (
+        np.inf,
+        pytest.approx(-np.log(np.expm1(6.1))),
+    )
+    gaps = []
+    for count in (100, 1000):
+        table = DiscreteSchedule("linear", count, 0.2 / count, 12.0 / count)
+        gaps.append(np.abs(table.at(INNER).log_snr - schedule.log_snr(INNER)).max())
+    assert gaps[1] < gaps[0] / 5
+    assert gaps[1] < 0.03
+
+
+def test_very_large_betas_do_not_overflow():
+    log_snr = LinearBetaSchedule(1.0, 4000.0).log_snr(np.array([0.5, 1.0]))
+    np.testing.assert_allclose(log_snr, [-0.5 - 3999 / 8, -1 - 3999 / 2])
+
+
+def test_geometric_sigmas():
+    """Song et al. 2021b, equation 31, which Karras' powers tend to."""
+    schedule = GeometricSchedule(0.02, 50.0)
+    np.testing.assert_allclose(schedule.at(INNER).s, 0.02 * 2500**INNER, rtol=1e-12)
+    near = KarrasSchedule(0.02, 50.0, rho=1e6).at(INNER)
+    np.testing.assert_allclose(schedule.at(INNER).s, near.s, rtol=1e-4)
+
+
+def test_inverse_cosine_exchanges_time_and_noise():
+    """a^2 = acos(2 t - 1) / pi: where the cosine schedule is at power t, this one is at time t."""
+    level = InverseCosineSchedule().at(TIMES)
+    np.testing.assert_allclose(level.a**2, np.arccos(2 * TIMES - 1) / np.pi, atol=1e-15)
+    np.testing.assert_allclose(INFINITE.at(level.s**2).s ** 2, TIMES, atol=1e-14)
+
+
+def test_bounds_make_the_bounded_cosine():
+    bounded, cosine = Bounded(INFINITE, -20, 20), CosineSchedule(-20, 20)
+    np.testing.assert_allclose(bounded.log_snr(TIMES), cosine.log_snr(TIMES), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(bounded.derivative(TIMES), cosine.derivative(TIMES), rtol=1e-6)
+    wide = Bounded(CosineSchedule(), -60, 60)
+    np.testing.assert_allclose(wide.log_snr(TIMES), CosineSchedule().log_snr(TIMES), rtol=1e-12)
+
+
+@pytest.mark.parametrize("of", [InverseCosineSchedule(), RectifiedFlow(), INFINITE], ids=str)
+def test_bounds_hold_in_float32(of):
+    log_snr = Bounded(of, -15, 15).log_snr(jnp.linspace(0, 1, 101))
+    assert (jnp.abs(log_snr) <= 15).all()
+    np.testing.assert_allclose(log_snr[jnp.array([0, 100])], [15, -15], rtol=1e-4)
+
+
+def test_a_blend_goes_from_one_to_the_other():
+    one, other = CosineSchedule(), Shifted(CosineSchedule(), 1 / 8)
+    blended = Blended(one, other)
+    wanted = one.log_snr(TIMES) - 2 * np.log(8) * TIMES
+    np.testing.assert_allclose(blended.log_snr(TIMES), wanted, rtol=1e-12)
+    slope = jax.grad(lambda value: blended.time(value))(jnp.float32(1.0))
+    time = blended.time(1.0)
+    np.testing.assert_allclose(slope, 1 / blended.derivative(time), rtol=1e-4)
+
+
+def test_derived_schedules_compose():
+    schedule = Shifted(Bounded(InverseCosineSchedule(), -15, 15), 1 / 4)
+    ends = 2 * np.log(1 / 4) + np.array([15, -15])
+    # In float64 1 - t_1 = 1e-13 has three digits.
+    np.testing.assert_allclose(schedule.log_snr(np.array([0, 1])), ends, rtol=1e-5)
+
+
 def test_another_frame_is_the_same_denoising_problem():
     level, same = CosineSchedule().at(INNER), Reframed(CosineSchedule(), "ve").at(INNER)
     np.testing.assert_allclose(same.log_snr, level.log_snr)
@@ -213,6 +292,19 @@ class Wavy(Schedule):
         (lambda: KarrasSchedule(rho=-1), "rho=-1: expected a finite number > 0"),
         (lambda: Shifted(CosineSchedule(), 0), "factor=0: expected a finite number > 0"),
         (lambda: Shifted(CosineSchedule(), math.inf), "factor=inf"),
+        (lambda: LinearBetaSchedule(0.0), "beta_min=0.0, beta_max=20.0: expected finite numbers"),
+        (lambda: LinearBetaSchedule(3.0, 2.0), "beta_min=3.0, beta_max=2.0"),
+        (lambda: GeometricSchedule(50.0, 0.01), "sigma_min=50.0, .* not monotone"),
+        (lambda: Bounded(CosineSchedule(), 5, -5), "from -5 at t=0 to 5 at t=1: .* not monotone"),
+        (
+            lambda: Bounded(CosineSchedule(), 30, 40),
+            "log_snr_min=30, log_snr_max=40: expected bounds that leave .*, from 20 to -20",
+        ),
+        (lambda: Blended(CosineSchedule(), RectifiedFlow()), "frames 'vp' and 'flow'"),
+        (
+            lambda: Blended(CosineSchedule(-1, 1), Shifted(CosineSchedule(-1, 1), 100)),
+            "Blended is not monotone",
+        ),
         (lambda: check_monotone(Wavy()), "Wavy is not monotone: log-SNR .* at t=0.23"),
     ],
 )

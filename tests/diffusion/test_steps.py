@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.derived_schedules import Reframed, Shifted
 from jaxgen.diffusion.discrete import DiscreteSchedule
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.schedules import (
     CosineSchedule,
     KarrasSchedule,
     RectifiedFlow,
-    Reframed,
-    Shifted,
     SigmoidSchedule,
 )
 from jaxgen.diffusion.steps import (

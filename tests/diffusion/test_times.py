@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow, Shifted
+from jaxgen.diffusion.derived_schedules import Shifted
+from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.times import (
     LogitNormal,
     LowDiscrepancy,

@@ -14,6 +14,7 @@ from jaxgen.diffusion.decoders import (
     log_cell_mass,
 )
 from jaxgen.diffusion.denoiser import Estimate
+from jaxgen.diffusion.derived_schedules import Reframed
 from jaxgen.diffusion.discrete import DiscreteSchedule
 from jaxgen.diffusion.exact import (
     gaussian_denoiser,
@@ -21,12 +22,7 @@ from jaxgen.diffusion.exact import (
     gaussian_mixture_log_density,
 )
 from jaxgen.diffusion.levels import Level
-from jaxgen.diffusion.schedules import (
-    CosineSchedule,
-    KarrasSchedule,
-    RectifiedFlow,
-    Reframed,
-)
+from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.steps import CLEAN, make_steps
 from jaxgen.diffusion.times import LogitNormal, LowDiscrepancy, Steps, Uniform, UniformLogSNR
 from jaxgen.diffusion.variational import (

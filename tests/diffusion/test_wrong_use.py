@@ -9,6 +9,7 @@ import pytest
 
 from jaxgen.diffusion.cold import Blur, cold_sample
 from jaxgen.diffusion.decoders import continuous_decoder
+from jaxgen.diffusion.derived_schedules import Reframed
 from jaxgen.diffusion.discrete import CustomTable, DiscreteSchedule
 from jaxgen.diffusion.distillation import matching_loss
 from jaxgen.diffusion.exact import gaussian_denoiser
@@ -34,7 +35,6 @@ from jaxgen.diffusion.schedules import (
     CosineSchedule,
     KarrasSchedule,
     RectifiedFlow,
-    Reframed,
     SigmoidSchedule,
 )
 from jaxgen.diffusion.steps import make_steps

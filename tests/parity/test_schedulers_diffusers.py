@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser, threshold_x
+from jaxgen.diffusion.derived_schedules import Shifted
 from jaxgen.diffusion.discrete import DiscreteSchedule
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.noise import example_keys, normal, step_keys
@@ -24,7 +25,7 @@ from jaxgen.diffusion.samplers import (
     LearntAncestral,
     StochasticKarras,
 )
-from jaxgen.diffusion.schedules import KarrasSchedule, RectifiedFlow, Shifted
+from jaxgen.diffusion.schedules import KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.steps import make_steps, steps_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

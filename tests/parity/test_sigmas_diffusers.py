@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.denoiser import make_denoiser
+from jaxgen.diffusion.derived_schedules import Shifted
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.samplers import (
     Adams,
@@ -20,7 +21,7 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     UniPC,
 )
-from jaxgen.diffusion.schedules import RectifiedFlow, Shifted
+from jaxgen.diffusion.schedules import RectifiedFlow
 from jaxgen.diffusion.steps import CLEAN
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -14,7 +14,7 @@ import pytest
 
 from jaxgen.diffusion import inpainting
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser
-from jaxgen.diffusion.levels import Level, log_snr_of, namespace
+from jaxgen.diffusion.levels import Level, log_snr_of
 from jaxgen.diffusion.noise import example_keys, normal, step_keys
 from jaxgen.diffusion.samplers import (
     DDIM,
@@ -28,7 +28,8 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     UniPC,
 )
-from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow, Schedule
+from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
+from jaxgen.diffusion.sde_schedules import LinearBetaSchedule
 from jaxgen.diffusion.steps import insert_middles, make_steps, reverse_steps, steps_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -227,32 +228,15 @@ def test_ddpm_wuerstchen(scaler):
     assert_same_steps(found, loop(scheduler, latents(), times[:-1], step, noises))
 
 
-class LinearBeta(Schedule):
-    """beta(t) from 0.1 to 20 (Song et al. 2021b): log a^2 = -t / 10 - 19.9 t^2 / 2."""
-
-    def log_snr(self, t):
-        t, xp = np.asarray(t, np.float64), namespace(t)
-        log_a2 = -0.1 * t - 9.95 * t**2
-        with np.errstate(divide="ignore"):
-            return log_a2 - xp.log(-xp.expm1(log_a2))
-
-    def time(self, log_snr):
-        raise NotImplementedError
-
-    def derivative(self, t):
-        t = np.asarray(t, np.float64)
-        return -(0.1 + 19.9 * t) / -np.expm1(-0.1 * t - 9.95 * t**2)
-
-
 def test_score_sde_vp():
     """Euler-Maruyama. (Their steps are 1 / N long, whatever lies between their times.)"""
     from diffusers.schedulers.deprecated import ScoreSdeVpScheduler
 
     scheduler = ScoreSdeVpScheduler(sampling_eps=1 / 8)
     scheduler.set_timesteps(8)
-    levels = steps_at(LinearBeta(), scheduler.timesteps.double().numpy())
+    levels = steps_at(LinearBetaSchedule(), scheduler.timesteps.double().numpy())
     denoiser = make("e", lambda level: level.t)
-    found, noises = ours(EulerMaruyama(LinearBeta()), denoiser, latents(), levels)
+    found, noises = ours(EulerMaruyama(LinearBetaSchedule()), denoiser, latents(), levels)
 
     def step(i, output, t, sample):
         return scheduler.step_pred(output, sample, t)[i == 7]

@@ -1,9 +1,10 @@
 """Samplers: how estimates of a denoiser become samples. See `jaxgen.diffusion.sampling`."""
 
 from jaxgen.diffusion.samplers.adams import Adams
+from jaxgen.diffusion.samplers.adjusted import AdjustedDDIM
 from jaxgen.diffusion.samplers.analytic import AnalyticDPM, unknown_variance
 from jaxgen.diffusion.samplers.ancestral import Ancestral, LearntAncestral
-from jaxgen.diffusion.samplers.ddim import DDIM, AngularDDIM
+from jaxgen.diffusion.samplers.ddim import DDIM, AngularDDIM, BlendedDDIM
 from jaxgen.diffusion.samplers.dpm_solver import DPMSolver, SingleStepDPMSolver
 from jaxgen.diffusion.samplers.euler_maruyama import EulerMaruyama
 from jaxgen.diffusion.samplers.langevin import LangevinCorrector
@@ -17,9 +18,11 @@ __all__ = [
     "DDIM",
     "TCD",
     "Adams",
+    "AdjustedDDIM",
     "AnalyticDPM",
     "Ancestral",
     "AngularDDIM",
+    "BlendedDDIM",
     "DPMSolver",
     "Euler",
     "EulerMaruyama",

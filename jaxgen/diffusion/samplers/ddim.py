@@ -9,13 +9,19 @@ d at eta = 1 is the deviation of z' given z and x. Without noise the same line g
 noise and encodes; it is the exponential Euler step of the probability-flow ODE (Lu et al. 2022).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxgen.diffusion.levels import Level
-from jaxgen.diffusion.samplers.linear import LinearRow, LinearSampler, Term, make_table
+from jaxgen.diffusion.samplers.linear import (
+    LinearRow,
+    LinearSampler,
+    Term,
+    check_eta,
+    from_noise_to_data,
+    make_table,
+)
 from jaxgen.diffusion.steps import pair_levels
 from jaxgen.errors import InputError
 
@@ -41,8 +47,7 @@ class DDIM(LinearSampler):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta < math.inf:
-            raise InputError(f"eta={self.eta}: expected a finite number >= 0")
+        check_eta(self.eta)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -72,6 +77,47 @@ class DDIM(LinearSampler):
         )
         weights = [np.where(clean, after.a, 0.0), np.where(clean, 0.0, after.a), e]
         return make_table(asked, after, weights, d)
+
+
+@dataclass(frozen=True)
+class BlendedDDIM(LinearSampler):
+    """Between DDIM and ancestral sampling by the mean, where `DDIM` is by the deviation.
+
+    The mean of z' is (1 - c) times DDIM's plus c times the posterior's, and the noise is what is
+    then missing of s' (as ``DDIMStep(stoch_coeff=c)`` of hackable_diffusion)::
+
+        z' = a' x^ + k s' e^ + sqrt(1 - k^2) s' noise,        k = 1 - c + c exp(-h / 2)
+
+    Attributes:
+      share: c; 0 is `DDIM` with eta = 0, 1 the same with eta = 1.
+
+    Raises:
+      InputError: unless 0 <= share <= 1.
+    """
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise InputError(f"share={self.share}: expected 0 <= share <= 1")
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """See `LinearSampler`."""
+        return ("x", 0), ("e", 0)
+
+    @property
+    def noisy(self) -> bool:
+        """Whatever the share is, so that changing it compiles nothing anew."""
+        return True
+
+    def table(self, levels: Level) -> LinearRow:
+        """See `jaxgen.diffusion.sampling.Sampler`."""
+        now, after = from_noise_to_data(levels)
+        rest = -self.share * np.expm1((now.log_snr - after.log_snr) / 2)  # 1 - k
+        return make_table(
+            now, after, [after.a, (1 - rest) * after.s], after.s * np.sqrt(rest * (2 - rest))
+        )
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """Euler and Maruyama's method for the SDE in reversed time (Song et al. 2021b, section 4.1).
 
 Symbols: z = a x + s e at time t, D = t - t' the step, lambda. = d lambda / dt < 0. Latents follow
-``dz = f z dt + g dw`` with f = d log a / dt and g^2 = -s^2 lambda., backwards in time therefore
-(equation 6 there, with the score -e/s) ::
+``dz = f z dt + g dw`` with f = d log a / dt and g^2 = -s^2 lambda.. Backwards in time, for any
+share c of the noise (equation 6 there has c = 1, the ODE of equation 13 c = 0; the score is -e/s)::
 
-    z' = z - D (f z - s lambda. e^) + sqrt(-D lambda.) s noise
+    z' = z - D (f z - (1 + c^2) / 2 s lambda. e^) + c sqrt(-D lambda.) s noise
 
     "vp"   f = s^2 lambda. / 2        (-beta / 2, where g^2 = beta)
     "ve"   f = 0
     "flow" f = s lambda. / 2
 
-`Ancestral` steps have the same limit and are exact in more, for any length of the step.
+With c = 0 this is Euler's method on the velocity ``f z - s lambda. e^ / 2``, that is ``(da/dt) x^
++ (ds/dt) e^``; with any c latents have the same distribution in the limit. `Ancestral` steps have
+the limit of c = 1 and are exact in more, for any length of the step.
 """
 
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
     Term,
+    check_eta,
     from_noise_to_data,
     make_table,
 )
@@ -35,9 +38,17 @@ class EulerMaruyama(LinearSampler):
 
     Attributes:
       schedule: that of the levels; its time and its derivative matter.
+      eta: c, how much noise is drawn: 1 as the forward SDE has, 0 none; more is allowed.
+
+    Raises:
+      InputError: for an eta that is negative or infinite.
     """
 
     schedule: Schedule
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_eta(self.eta)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -46,7 +57,7 @@ class EulerMaruyama(LinearSampler):
 
     @property
     def noisy(self) -> bool:
-        """Always."""
+        """Whatever eta is, so that changing it compiles nothing anew."""
         return True
 
     def table(self, levels: Level) -> LinearRow:
@@ -64,5 +75,6 @@ class EulerMaruyama(LinearSampler):
                 f"{type(self.schedule).__name__} has an infinite slope: expected finite ones"
             )
         share = {"vp": now.s**2 / 2, "ve": 0.0, "flow": now.s / 2}[self.schedule.frame]
-        noise = np.where(after.s == 0, 0.0, now.s * np.sqrt(-step * slope))
-        return make_table(now, after, [1 - step * slope * share, step * slope * now.s], noise)
+        noise = np.where(after.s == 0, 0.0, self.eta * now.s * np.sqrt(-step * slope))
+        e = (1 + self.eta**2) / 2 * step * slope * now.s
+        return make_table(now, after, [1 - step * slope * share, e], noise)

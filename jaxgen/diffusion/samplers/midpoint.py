@@ -6,7 +6,6 @@ describe the family). With eta, noise is put back as in `DDIM`: the step goes do
 ``sqrt(sigma'^2 - d^2)``, and the mean is taken with that.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +16,12 @@ from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
     Term,
+    check_eta,
     check_finite_sigma,
     from_noise_to_data,
     make_table,
 )
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,7 @@ class Midpoint(LinearSampler):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta < math.inf:
-            raise InputError(f"eta={self.eta}: expected a finite number >= 0")
+        check_eta(self.eta)
 
     @property
     def terms(self) -> tuple[Term, ...]:
