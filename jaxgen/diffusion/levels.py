@@ -30,7 +30,10 @@ ArrayLike = Array | np.ndarray | float
 
 
 class Level(NamedTuple):
-    """One noise level, or many: four arrays of the same shape ([], [B] for a batch, [N] for steps).
+    """One noise level, or many: four arrays of the same shape.
+
+    That is [], [B] for a batch, [N] for steps, or [B, T] where parts of examples (frames) have
+    levels of their own.
 
     Attributes:
       t: time in [0, 1].
@@ -100,8 +103,16 @@ def softplus(x: Any) -> Any:
 
 
 def broadcast_level(level: Level, batch: int) -> Level:
-    """A single level ([] each) for every one of B examples ([B] each)."""
-    return Level(*(jnp.broadcast_to(jnp.asarray(value), (batch,)) for value in level))
+    """A single level ([] each) for every one of B examples ([B] each).
+
+    Levels that examples already have, one each or one for each of their parts ([B, T]), stay.
+    """
+
+    def spread(value: Any) -> Array:
+        value = jnp.asarray(value)
+        return jnp.broadcast_to(value, (batch, *value.shape[1:]))
+
+    return Level(*(spread(value) for value in level))
 
 
 def expand(value_B: Float[Array, "B"], like: Float[Array, "B ..."]) -> Float[Array, "B ..."]:

@@ -44,7 +44,7 @@ class Noised(NamedTuple):
     Attributes:
       z: latents a x + s e, [B, ...].
       e: their noise, [B, ...].
-      level: their noise levels, [B] each.
+      level: their noise levels, [B] each, or [B, T] where parts have levels of their own.
     """
 
     z: Array
@@ -55,21 +55,25 @@ class Noised(NamedTuple):
 def add_noise(
     x: Float[Array, "B ..."], e: Float[Array, "B ..."], level: Level
 ) -> Float[Array, "B ..."]:
-    """z = a x + s e, for a level of [B] or []."""
+    """z = a x + s e, for a level of [], [B], or of the leading axes of x."""
     return expand(level.a, x) * x + expand(level.s, x) * e
 
 
 def draw_level(
-    key: Key[Array, ""], index_B: Int[Array, "B"], schedule: Schedule, times: Times
+    key: Key[Array, ""],
+    index_B: Int[Array, "B"],
+    schedule: Schedule,
+    times: Times,
+    parts: tuple[int, ...] = (),
 ) -> Level:
-    """A schedule's level at a time drawn for every example, [B].
+    """A schedule's level at a time drawn for every example ([B]), or part of one ([B, *parts]).
 
     Raises:
       InputError: for names where a schedule or times are wanted.
     """
     check_kind("schedule", schedule, Schedule, "CosineSchedule()")
     check_kind("times", times, Times, "Uniform()")
-    return jax.tree.map(jnp.asarray, schedule.at(times.draw(key, index_B)))
+    return jax.tree.map(jnp.asarray, schedule.at(times.draw(key, index_B, parts)))
 
 
 def draw_noised(
@@ -79,6 +83,7 @@ def draw_noised(
     schedule: Schedule,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
+    level_axes: int = 1,
 ) -> Noised:
     """Draws a time and noise for every example.
 
@@ -88,17 +93,23 @@ def draw_noised(
       schedule: the noise schedule.
       times: how times are drawn.
       index_B: what an example's randomness hangs on; its place in the batch unless given.
+      level_axes: how many leading axes have levels of their own: 1 for one level an example, 2 for
+        one level a frame of videos [B, T, ...] (Chen et al. 2024, "Diffusion forcing").
 
     Returns:
       The latents, in float32.
 
     Raises:
-      InputError: as `draw_level`.
+      InputError: as `draw_level`, and for axes that the data do not have.
     """
+    if not 1 <= level_axes <= x.ndim:
+        raise InputError(
+            f"level_axes={level_axes} for data of shape {x.shape}: expected 1 to {x.ndim}"
+        )
     x = x.astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
-    level = draw_level(time_key, index_B, schedule, times)
+    level = draw_level(time_key, index_B, schedule, times, x.shape[1:level_axes])
     e = normal(example_keys(noise_key, index_B), x.shape[1:])
     return Noised(add_noise(x, e, level), e, level)
 
@@ -121,12 +132,12 @@ def prediction_loss(
       prediction: of the target, [B, ...].
       x: data, [B, ...].
       e: the noise in the latents, [B, ...].
-      level: the noise level, [B] or [].
+      level: the noise level, [B] or [], or of the leading axes of x.
       target: what is predicted.
       weighting: w.
 
     Returns:
-      [B], float32.
+      [B], float32: means over the parts of an example, each with the weight of its level.
 
     Raises:
       InputError: for an unknown target, a weighting that is none, or a prediction that has not the
@@ -142,7 +153,8 @@ def prediction_loss(
     error = make_target(target, x, e, level) - prediction.astype(jnp.float32)
     if target == "both":
         error = both_error(error, level)
-    return weighting.weight(level, target) * mean_square(error)
+    weight = weighting.weight(level, target)
+    return mean_of_each(weight * mean_of_each(jnp.square(error), max(1, jnp.ndim(weight))))
 
 
 def both_error(error: Float[Array, "B ... C2"], level: Level) -> Float[Array, "B ... C"]:
@@ -159,7 +171,12 @@ def both_error(error: Float[Array, "B ... C2"], level: Level) -> Float[Array, "B
 
 def mean_square(error: Float[Array, "B ..."]) -> Float[Array, "B"]:
     """The mean of the squares of each example's numbers."""
-    return jnp.square(error).mean(tuple(range(1, error.ndim)))
+    return mean_of_each(jnp.square(error))
+
+
+def mean_of_each(value: Float[Array, "B ..."], axes: int = 1) -> Float[Array, "B ..."]:
+    """Means over all but so many leading axes."""
+    return value.mean(tuple(range(axes, value.ndim)))
 
 
 def diffusion_loss(
@@ -172,6 +189,7 @@ def diffusion_loss(
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
+    level_axes: int = 1,
     time_input: TimeInput = thousandths,
 ) -> tuple[Float[Array, "B"], Level]:
     """The loss of a network at a random level for each example.
@@ -185,6 +203,7 @@ def diffusion_loss(
       weighting: the weight of |x - x^|^2.
       times: how times are drawn.
       index_B: what an example's randomness hangs on; its place in the batch unless given.
+      level_axes: how many leading axes have levels of their own; see `draw_noised`.
       time_input: what the network is told of the level.
 
     Returns:
@@ -194,7 +213,9 @@ def diffusion_loss(
       InputError: for a target that the schedule does not allow, or a prediction of another shape.
     """
     check_target_fits(schedule, target)
-    noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)
+    noised = draw_noised(
+        x, key, schedule=schedule, times=times, index_B=index_B, level_axes=level_axes
+    )
     prediction = network(noised.z, time_input(noised.level))
     loss_B = prediction_loss(
         prediction, x, noised.e, noised.level, target=target, weighting=weighting
@@ -212,6 +233,7 @@ def denoiser_loss(
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
+    level_axes: int = 1,
 ) -> tuple[Float[Array, "B"], Level]:
     """`diffusion_loss` of a denoiser, such as an exact, clipped or guided one.
 
@@ -225,11 +247,14 @@ def denoiser_loss(
       weighting: the weight of |x - x^|^2.
       times: how times are drawn.
       index_B: what an example's randomness hangs on; its place in the batch unless given.
+      level_axes: how many leading axes have levels of their own; see `draw_noised`.
 
     Returns:
       The losses, [B], and the levels at which they were taken.
     """
-    noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)
+    noised = draw_noised(
+        x, key, schedule=schedule, times=times, index_B=index_B, level_axes=level_axes
+    )
     estimate = denoiser(noised.z, noised.level)
     prediction = make_target(target, estimate.x, estimate.e, noised.level)
     loss_B = prediction_loss(
@@ -253,7 +278,15 @@ def loss_by_level(
 
     Returns:
       ``loss_snr_0``, ``share_snr_0``, ``loss_snr_1``, ...: range 0 is the noisiest.
+
+    Raises:
+      InputError: unless there is one level for each loss.
     """
+    if jnp.shape(level.log_snr) != jnp.shape(loss_B):
+        raise InputError(
+            f"levels of shape {jnp.shape(level.log_snr)} for losses of shape {jnp.shape(loss_B)}: "
+            "expected one for each"
+        )
     range_B = jnp.searchsorted(jnp.asarray(edges), jnp.asarray(level.log_snr, jnp.float32))
     metrics = {}
     for i in range(len(edges) + 1):

@@ -35,17 +35,20 @@ class Times(abc.ABC):
     def density(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         """p(t), or for a table of N steps N P(t); dividing a loss by it makes times uniform."""
 
-    def draw(self, key: Key[Array, ""], index_B: Int[Array, "B"]) -> Float[Array, "B"]:
-        """One time for each example.
+    def draw(
+        self, key: Key[Array, ""], index_B: Int[Array, "B"], parts: tuple[int, ...] = ()
+    ) -> Float[Array, "B ..."]:
+        """One time for each example, or for each of its parts.
 
         Args:
           key: randomness of this step.
           index_B: what tells the examples apart, their places in the batch for example.
+          parts: how many parts of an example have times of their own, (T,) for frames.
 
         Returns:
-          t, float32, [B].
+          t, float32, [B, *parts].
         """
-        return self.quantile(uniform(example_keys(key, index_B)))
+        return self.quantile(uniform(example_keys(key, index_B), parts))
 
 
 @dataclass(frozen=True)
@@ -240,9 +243,12 @@ class LowDiscrepancy(Times):
         """That of the distribution."""
         return self.of.density(t)
 
-    def draw(self, key: Key[Array, ""], index_B: Int[Array, "B"]) -> Float[Array, "B"]:
-        """One time for each example; see the class."""
-        return self.quantile((jax.random.uniform(key) + index_B / len(index_B)) % 1.0)
+    def draw(
+        self, key: Key[Array, ""], index_B: Int[Array, "B"], parts: tuple[int, ...] = ()
+    ) -> Float[Array, "B ..."]:
+        """One time for each example or part, each part with an offset of its own."""
+        place = (index_B / len(index_B)).reshape(-1, *(1 for _ in parts))
+        return self.quantile((jax.random.uniform(key, parts) + place) % 1.0)
 
 
 def _normal(value: Any, mean: float, deviation: float) -> Any:

@@ -168,7 +168,8 @@ class SoftMinSNR(Weighting):
     """w = SNR gamma / (SNR + gamma): MinSNR without its corner.
 
     It is the e loss times sigmoid(log(gamma) - lambda), the sigmoid weighting of Hoogeboom et al.
-    (2024, "Simpler diffusion") with bias log(gamma).
+    (2024, "Simpler diffusion") with bias log(gamma). Their loss is a mean over log-SNRs: with times
+    `UniformLogSNR`.
 
     Raises:
       InputError: unless gamma > 0.

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxgen.diffusion.denoiser import clip_x, make_denoiser
 from jaxgen.diffusion.discrete import DiscreteSchedule
 from jaxgen.diffusion.exact import gaussian_mixture_denoiser
-from jaxgen.diffusion.levels import expand
+from jaxgen.diffusion.levels import Level, expand
 from jaxgen.diffusion.losses import (
     add_noise,
     denoiser_loss,
@@ -179,6 +180,72 @@ def test_the_loss_and_its_gradient_do_not_depend_on_the_mesh(times):
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     found = jax.value_and_grad(mean_loss)(0.5, spread)
     np.testing.assert_allclose(found, jax.value_and_grad(mean_loss)(0.5, x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_frames_with_levels_of_their_own(target):
+    """The loss of a video is the mean of its frames' losses, each at the level that it has."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
+    noised = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
+    assert noised.level.t.shape == (4, 3)
+    assert len(np.unique(noised.level.t)) == 12
+    a, s = (np.asarray(value)[..., None, None] for value in noised.level[2:])
+    np.testing.assert_allclose(noised.z, a * x + s * np.asarray(noised.e), rtol=1e-5, atol=1e-6)
+    told = []
+
+    def network(z, time):
+        told.append(time)
+        return echo(target)(z, time)
+
+    options = {"target": target, "weighting": TruncatedSNR()}
+    loss_B, level = diffusion_loss(network, x, KEY, schedule=COSINE, level_axes=2, **options)
+    assert told[0].shape == (4, 3)
+    np.testing.assert_array_equal(level.t, noised.level.t)
+    prediction = echo(target)(noised.z, None)
+    frames = [
+        prediction_loss(
+            prediction[:, t], x[:, t], noised.e[:, t], Level(*(v[:, t] for v in level)), **options
+        )
+        for t in range(3)
+    ]
+    np.testing.assert_allclose(loss_B, np.mean(frames, 0), rtol=1e-5)
+
+
+def test_levels_of_frames_depend_on_key_and_index_alone():
+    x = np.zeros((6, 3, 2), np.float32)
+    index = jnp.array([4, 1])
+    whole = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
+    some = draw_noised(x[:2], KEY, schedule=COSINE, level_axes=2, index_B=index)
+    np.testing.assert_array_equal(some.level.t, whole.level.t[index])
+    low = draw_noised(x, KEY, schedule=COSINE, times=LowDiscrepancy(), level_axes=2).level.t
+    np.testing.assert_allclose(np.diff(np.sort(low, 0), axis=0), 1 / 6, atol=1e-6)
+
+
+def test_a_denoiser_is_asked_frame_by_frame():
+    """`make_denoiser`, clipping and conversion take the levels of frames as those of examples."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 2)).astype(np.float32)
+    denoiser = clip_x(make_denoiser(lambda z, time: z * jnp.cos(time)[..., None], "v"))
+    noised = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
+    found = denoiser(noised.z, noised.level)
+    for t in range(3):
+        level = Level(*(value[:, t] for value in noised.level))
+        wanted = denoiser(noised.z[:, t], level)
+        np.testing.assert_allclose(found.x[:, t], wanted.x, rtol=1e-6)
+        np.testing.assert_allclose(found.e[:, t], wanted.e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [0, 4])
+def test_axes_that_the_data_do_not_have_are_refused(axes):
+    with pytest.raises(InputError, match=rf"level_axes={axes} for data of shape \(2, 3, 4\)"):
+        diffusion_loss(echo("v"), jnp.zeros((2, 3, 4)), KEY, schedule=COSINE, level_axes=axes)
+
+
+def test_contributions_of_frames_are_refused():
+    loss_B, level = diffusion_loss(
+        echo("v"), jnp.zeros((2, 3, 4)), KEY, schedule=COSINE, level_axes=2
+    )
+    with pytest.raises(InputError, match=r"shape \(2, 3\) for losses of shape \(2,\)"):
+        loss_by_level(loss_B, level)
 
 
 def test_noise_is_no_target_at_zero_snr():

@@ -11,6 +11,8 @@ import pytest
 from jaxgen.diffusion.levels import Level, scales
 from jaxgen.diffusion.losses import both_error, mean_square, prediction_loss
 from jaxgen.diffusion.predictions import TARGETS, channels_of, make_target, to_x_and_e
+from jaxgen.diffusion.schedules import CosineSchedule
+from jaxgen.diffusion.times import UniformLogSNR
 from jaxgen.diffusion.weights import (
     P2,
     SNR,
@@ -136,6 +138,25 @@ def test_p2_and_sigmoid_under_e():
     np.testing.assert_allclose(P2(1.0, 0.5).weight(level, "e"), 1 / np.sqrt(1 + RATIO))
     sigmoid = 1 / (1 + np.exp(LOG_SNRS + 3))
     np.testing.assert_allclose(SoftMinSNR(math.exp(-3)).weight(level, "e"), sigmoid)
+
+
+def test_the_sigmoid_loss_over_log_snrs():
+    """Hoogeboom et al. 2024, equation 4: E_t of -dlambda/dt exp(b) sigmoid(lambda - b) |x - x^|^2.
+
+    With times that are uniform in the log-SNR it is a plain mean, up to the range of lambda.
+    """
+    schedule, bias = CosineSchedule(-15, 15), -3.0
+    middles = (np.arange(20_000) + 0.5) / 20_000
+
+    def error(log_snr):
+        return 0.25 / (1 + 0.25 * np.exp(log_snr))  # of x, for data N(0, 1/4)
+
+    log_snr = schedule.log_snr(middles)
+    weight = np.exp(bias) / (1 + np.exp(bias - log_snr))
+    wanted = (-schedule.derivative(middles) * weight * error(log_snr)).mean()
+    level = schedule.at(np.asarray(UniformLogSNR(schedule).quantile(middles)))
+    found = SoftMinSNR(np.exp(bias)).weight(level) * error(level.log_snr)
+    np.testing.assert_allclose(30 * found.mean(), wanted, rtol=1e-3)
 
 
 def test_weights_of_karras():
