@@ -14,7 +14,17 @@ from jaxtyping import Array, Float, Int, Key
 from experiments.image_networks import ImageModelConfig, image_denoiser
 from experiments.output import progress_bar
 from jaxgen.diffusion import Level
-from jaxgen.diffusion.samplers import DDIM, Ancestral, AngularDDIM, DPMSolver, Euler, Heun
+from jaxgen.diffusion.samplers import (
+    DDIM,
+    AdjustedDDIM,
+    Ancestral,
+    AngularDDIM,
+    DPMSolver,
+    Euler,
+    Heun,
+    SingleStepDPMSolver,
+    UniPC,
+)
 from jaxgen.diffusion.sampling import Sampler, initial_noise, sample
 from jaxgen.diffusion.steps import make_steps
 from jaxgen.errors import InputError
@@ -30,17 +40,31 @@ from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch
 
 SamplerName = Literal[
-    "ddim", "angular", "ancestral", "euler", "heun", "dpm_solver", "dpm_solver_sde"
+    "ddim",
+    "angular",
+    "adjusted",
+    "ancestral",
+    "euler",
+    "heun",
+    "dpm_solver",
+    "dpm_solver_2s",
+    "dpm_solver_3m",
+    "dpm_solver_sde",
+    "unipc",
 ]
 
 SAMPLERS: dict[SamplerName, Sampler] = {
     "ddim": DDIM(),
     "angular": AngularDDIM(),
+    "adjusted": AdjustedDDIM(),
     "ancestral": Ancestral(gamma=0.3),
     "euler": Euler(),
     "heun": Heun(),
     "dpm_solver": DPMSolver(order=2),
+    "dpm_solver_2s": SingleStepDPMSolver(order=2),
+    "dpm_solver_3m": DPMSolver(order=3),
     "dpm_solver_sde": DPMSolver(order=2, stochastic=True),
+    "unipc": UniPC(),
 }
 
 SAMPLES_PER_CALL = 256
@@ -51,8 +75,9 @@ class SamplingFlags:
     """How the trained network is sampled; may differ when a run is started again.
 
     Attributes:
-      sampler: "ddim", "angular" (DDIM as a rotation), "ancestral", "euler", "heun", "dpm_solver"
-        (DPM-Solver++ 2M) or "dpm_solver_sde".
+      sampler: "ddim", "angular" (DDIM as a rotation), "adjusted" (DDIM that keeps the length of
+        latents), "ancestral", "euler", "heun", "dpm_solver" (DPM-Solver++ 2M), "dpm_solver_2s",
+        "dpm_solver_3m", "dpm_solver_sde" or "unipc".
       steps: steps of the sampler; Heun asks the network twice in each.
       spacing: how the noise levels are spaced: "uniform" in time, "uniform_angle",
         "uniform_log_snr" or "karras".
