@@ -18,6 +18,7 @@ from jaxgen.data import BatchPlan, ImageSet, batch_at, to_unit
 from jaxgen.errors import InputError
 from jaxgen.parallel import (
     Layout,
+    check_batch_size,
     current_mesh,
     num_batch_shards,
     plan_layout,
@@ -253,19 +254,9 @@ def plan_batches(images: ImageSet, batch_size: int, seed: int) -> BatchPlan:
       InputError: there is no training part, the batch is larger than it, or the current mesh cannot
         share it equally.
     """
-    count = len(images.part("train"))
-    if batch_size > count:
-        raise InputError(
-            f"{images.name}: batch_size is {batch_size}, expected at most the number of images to "
-            f"train on, {count}"
-        )
-    plan = BatchPlan(*images.parts["train"], batch_size, seed=seed)
-    shards = num_batch_shards(current_mesh())
-    if batch_size % shards:
-        raise InputError(
-            f"batch_size is {batch_size}, which {shards} data shards cannot share equally; "
-            "expected a multiple of them, or another mesh"
-        )
+    images.part("train")  # refuses a set that has none
+    plan = BatchPlan(*images.parts["train"], batch_size, seed=seed, name=images.name)
+    check_batch_size(batch_size, current_mesh())
     return plan
 
 

@@ -18,7 +18,6 @@ from jaxtyping import Float, Float64, Int
 from experiments.output import progress_bar
 from experiments.recipes import METRIC, Recipe
 from jaxgen.data import BatchPlan, Corpus, trainable_span, windows_at
-from jaxgen.errors import InputError
 from jaxgen.lm import LanguageModel, perplexity_of, span_probabilities, windows
 from jaxgen.lm.mixture import FrequencyBins, learn_weights, mix
 from jaxgen.lm.network import NetworkModel
@@ -26,6 +25,7 @@ from jaxgen.lm.ngram import NgramCounts
 from jaxgen.lm.nplm import NPLMConfig, is_weight
 from jaxgen.parallel import (
     Layout,
+    check_batch_size,
     current_mesh,
     gather_fsdp,
     num_batch_shards,
@@ -217,13 +217,8 @@ def plan_batches(order: int, corpus: Corpus, recipe: Recipe, seed: int = 0) -> B
         current mesh cannot share the batch equally.
     """
     span = trainable_span(corpus.spans["train"], order, corpus.name)
-    plan = BatchPlan(*span, recipe.batch_size, seed=seed)
-    shards = num_batch_shards(current_mesh())
-    if recipe.batch_size % shards:
-        raise InputError(
-            f"batch_size is {recipe.batch_size}, which {shards} data shards cannot share equally; "
-            "expected a multiple of them, or another mesh"
-        )
+    plan = BatchPlan(*span, recipe.batch_size, seed=seed, name=corpus.name)
+    check_batch_size(recipe.batch_size, current_mesh())
     return plan
 
 

@@ -33,6 +33,10 @@ class BatchPlan:
       shuffle: Whether to shuffle; without, every epoch visits the positions in order.
       keep_last: What happens to the positions of an epoch that fill no batch: False drops them
         (other ones each epoch), True gives them as a shorter batch.
+      name: Of what the positions are, for errors.
+
+    Raises:
+      InputError: for positions or a batch size that cannot be, naming what they are of.
     """
 
     start: int
@@ -41,15 +45,20 @@ class BatchPlan:
     seed: int = 0
     shuffle: bool = True
     keep_last: bool = False
+    name: str = ""
 
     def __post_init__(self):
+        whose = f"{self.name}: " if self.name else ""
         if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; expected 1 or more")
+            raise InputError(f"{whose}batch_size is {self.batch_size}; expected 1 or more")
         if not 0 <= self.start < self.stop:
-            raise InputError(f"positions {self.start} to {self.stop}; expected 0 <= start < stop")
+            raise InputError(
+                f"{whose}positions {self.start} to {self.stop}; expected 0 <= start < stop"
+            )
         if self.steps_per_epoch == 0:
             raise InputError(
-                f"batch_size is {self.batch_size}, but there are only {len(self)} positions"
+                f"{whose}batch_size is {self.batch_size}; expected at most the number of examples, "
+                f"{len(self)}"
             )
 
     def __len__(self) -> int:

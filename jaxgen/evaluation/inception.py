@@ -177,8 +177,8 @@ def inception_params(
       source: What the tensors are called in an error, say their file.
 
     Raises:
-      InputError: A tensor is missing, not expected, has another shape or is not finite, or a
-        variance is negative; the message names it and `source`.
+      InputError: A tensor is missing, not expected, has another shape, is complex or not
+        finite, or a variance is negative; the message names it and `source`.
     """
     shapes = inception_shapes()
     given = {
@@ -200,6 +200,8 @@ def inception_params(
 def _checked(
     source: str, name: str, tensor: Float[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Float[np.ndarray, "..."]:
+    if np.iscomplexobj(tensor):
+        raise InputError(f"{source}: {name} holds complex numbers; expected real ones")
     array = np.asarray(tensor, np.float64)
     if array.shape != shape:
         raise InputError(f"{source}: {name} has shape {list(array.shape)}; expected {list(shape)}")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.axes import DEFAULT_RULES
 from jaxgen.errors import InputError
 
 Dtype = Literal["float32", "bfloat16"]
@@ -29,7 +30,8 @@ class Dense(nn.Module):
     W has one axis for each contracted axis of x, then one for each feature axis; an initial value
     is drawn as for the flat matrix, so fan-in and fan-out do not depend on how axes are split. The
     product is that of flat matrices: of several input or feature axes only the first may be cut
-    over a mesh axis, or the cut is lost (gathered) when they are joined.
+    over a mesh axis, or the cut would be lost (gathered) when they are joined; names that the
+    default rules cut elsewhere are refused.
 
     Attributes:
       features: sizes of the new axes.
@@ -37,6 +39,9 @@ class Dense(nn.Module):
       dtype: what the product is computed in.
       kernel_init: initial W from (key, [inputs, outputs], dtype).
       bias: whether b is added.
+
+    Raises:
+      InputError: when called, for axes that cannot be joined.
     """
 
     features: tuple[int, ...]
@@ -50,6 +55,8 @@ class Dense(nn.Module):
         """x [..., inputs] to y [..., features], in ``dtype``."""
         outputs = len(self.features)
         contracted = len(self.axes) - outputs
+        for joined in (self.axes[:contracted], self.axes[contracted:]):
+            _check_joined(joined)
         inputs = x.shape[x.ndim - contracted :]
         flat = math.prod(inputs), math.prod(self.features)
 
@@ -68,3 +75,13 @@ class Dense(nn.Module):
             bias = self.param("bias", named(zeros, self.axes[contracted:]), self.features)
             y = y + jnp.asarray(bias, self.dtype)
         return y
+
+
+def _check_joined(axes: tuple[str | None, ...]) -> None:
+    """Refuses a cut behind the first of the axes that are joined to one."""
+    for name in axes[1:]:
+        if name is not None and DEFAULT_RULES.get(name) is not None:
+            raise InputError(
+                f"axes {axes} are joined: expected {name!r}, which is cut over the mesh axis "
+                f"{DEFAULT_RULES[name]!r}, to be the first of them"
+            )

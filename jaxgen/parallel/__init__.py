@@ -12,6 +12,7 @@ Typical start-up, the same on one device and on a pod::
 
 from jaxgen.parallel.batches import (
     batch_sharding,
+    check_batch_size,
     num_batch_shards,
     process_rows,
     put_batch,
@@ -46,6 +47,7 @@ __all__ = [
     "Operand",
     "barrier",
     "batch_sharding",
+    "check_batch_size",
     "communication",
     "communication_of_text",
     "current_mesh",

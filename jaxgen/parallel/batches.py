@@ -26,6 +26,16 @@ def num_batch_shards(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in BATCH_MESH_AXES]))
 
 
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises InputError unless the devices that share a batch can have equal parts of it."""
+    shards = num_batch_shards(mesh)
+    if batch_size % shards:
+        raise InputError(
+            f"batch_size is {batch_size}, which {shards} data shards cannot share equally; "
+            "expected a multiple of them, or another mesh"
+        )
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """The sharding of batches: rows over ``data`` and ``fsdp``.
 

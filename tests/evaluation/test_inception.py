@@ -123,11 +123,15 @@ def test_resizing_is_bilinear_between_the_centres_of_pixels(side):
         ({"Mixed_5b.branch1x1.bn.bias": np.zeros(3)}, r"bn.bias has shape \[3\]; expected \[64\]"),
         ({"Mixed_5b.branch1x1.bn.bias": np.full(64, np.nan)}, "bn.bias holds numbers that are NaN"),
         (
+            {"Mixed_5b.branch1x1.bn.bias": np.zeros(64, np.complex64)},
+            "bias holds complex numbers; expected real ones",
+        ),
+        (
             {"Mixed_5b.branch1x1.bn.running_var": np.full(64, -1)},
             "running_var holds numbers .* out of",
         ),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_weights_of_something_else(change, fault):
     given = {name: value for name, value in (tensors() | change).items() if value is not None}

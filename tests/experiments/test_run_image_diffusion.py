@@ -218,7 +218,7 @@ def test_every_network_gives_a_model_that_can_be_trained(network):
         (["--weighting", "none"], "weighting='none': expected one of"),
         (["--class-dropout", "0"], "guidance is 1.0, but the network has no null class"),
         (["--network", "unet"], "patch is 4, but the network is a U-Net"),
-        (["--batch-size", "1000"], "pictures0: batch_size is 1000, expected at most the number"),
+        (["--batch-size", "1000"], "pictures0: batch_size is 1000; expected at most the number"),
         (["--steps", "0"], "steps is 0, expected 1 or more"),
         (["--evaluate", "-1"], "evaluate is -1, expected 0 or more"),
         (["--training-steps", "0"], "training_steps is 0, expected 1 or more"),

@@ -201,6 +201,15 @@ def test_dense_over_several_axes_draws_as_the_flat_matrix_does():
     assert boxed["bias"].names == ("heads", None)
 
 
+@pytest.mark.parametrize("axes", [(None, "kv", "heads"), ("kv", "heads", None)])
+def test_dense_refuses_a_cut_behind_the_first_of_joined_axes(axes):
+    """Features, then inputs (kv, heads): a cut over `model` that joining would gather."""
+    features = (4, 6) if axes[0] is None else (5,)
+    shape = (2, 3) if axes[0] is None else (2, 4, 6)
+    with pytest.raises(InputError, match=r"joined: expected 'heads', .* 'model', to be"):
+        Dense(features, axes).init(jax.random.key(0), np.zeros(shape, np.float32))
+
+
 def test_dense_keeps_float32_parameters_in_bfloat16():
     x = np.ones((2, 3), np.float32)
     module = Dense((4,), (None, None), "bfloat16")
