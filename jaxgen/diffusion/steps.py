@@ -22,6 +22,8 @@ and Euler's indices are not rounded.) Any schedule:
 ``karras``           even in sigma^(1/rho) (Karras et al. 2022, equation 5)
 ===================  ==========================================================
 
+and `steps_at` takes times of one's own choice, `linear_quadratic_times` among them.
+
 After the N levels that a network is asked at comes the one where the sample ends: clean data, or
 the schedule's first level. In t and phi clean data lie at a finite distance, and the steps are even
 up to there; in lambda and sigma^(1/rho) the N levels reach from the noisiest to the first one of
@@ -122,6 +124,44 @@ def steps_at(schedule: Schedule, times: Any, *, final: Final = "clean") -> Level
     return _checked(_append(schedule.at(times), _last(schedule, final)), schedule)
 
 
+def linear_quadratic_times(
+    count: int, threshold: float = 0.025, linear_steps: int | None = None
+) -> Float64[np.ndarray, "N"]:
+    """Times for `steps_at`: small even steps at the noisy end, then ever longer ones.
+
+    The linear-quadratic schedule of Movie Gen (Polyak et al. 2024) for straight lines, where the
+    first of very many steps decide most: with L linear steps of N, ::
+
+        t_i = 1 - threshold i / L - (1 - threshold N / L) (max(0, i - L) / (N - L))^2
+
+    Args:
+      count: N.
+      threshold: how far the linear steps go.
+      linear_steps: L; half of all unless given.
+
+    Returns:
+      t_0 = 1 to t_{N-1}, falling; t_N would be 0.
+
+    Raises:
+      InputError: for a count below 1; unless 1 <= L < N (for N = 1 there are no linear steps) and
+        0 < threshold <= L / N, beyond which steps would become shorter, not longer.
+    """
+    _check_count(count)
+    if count == 1 and linear_steps is None:
+        return np.ones(1)
+    linear = count // 2 if linear_steps is None else linear_steps
+    if not 1 <= linear < count:
+        raise InputError(f"linear_steps={linear} of {count}: expected 1 to {count - 1}")
+    if not 0 < threshold <= linear / count:
+        raise InputError(
+            f"threshold={threshold}: expected 0 < threshold <= {linear / count:.4g}, the share of "
+            "linear steps"
+        )
+    i = np.arange(count, dtype=np.float64)
+    bend = np.maximum(i - linear, 0) / (count - linear)
+    return 1 - threshold * i / linear - (1 - threshold * count / linear) * bend**2
+
+
 def reverse_steps(levels: Level) -> Level:
     """The levels in the opposite order, [N + 1]: what encoding by an ODE goes through."""
     return Level(*(np.asarray(value)[::-1] for value in levels))
@@ -173,8 +213,7 @@ def _check(schedule: Schedule, count: int, spacing: str, final: str, rho: float)
         raise InputError(f"spacing={spacing!r}: expected one of {', '.join(SPACINGS)}")
     if final not in get_args(Final):
         raise InputError(f"final={final!r}: expected clean or first")
-    if not isinstance(count, int | np.integer) or count < 1:
-        raise InputError(f"count={count}: expected a whole number of steps, at least 1")
+    _check_count(count)
     if not rho > 0:
         raise InputError(f"rho={rho}: expected a number > 0")
     if spacing in TABLE_SPACINGS:
@@ -184,6 +223,11 @@ def _check(schedule: Schedule, count: int, spacing: str, final: str, rho: float)
             )
         if count > schedule.steps:
             raise InputError(f"count={count}: expected at most the table's {schedule.steps} steps")
+
+
+def _check_count(count: int) -> None:
+    if not isinstance(count, int | np.integer) or count < 1:
+        raise InputError(f"count={count}: expected a whole number of steps, at least 1")
 
 
 def _table_indices(

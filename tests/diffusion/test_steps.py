@@ -5,18 +5,21 @@ import math
 import numpy as np
 import pytest
 
-from jaxgen.diffusion.derived_schedules import Reframed, Shifted
+from jaxgen.diffusion.derived_schedules import Blended, Bounded, Reframed, Shifted
 from jaxgen.diffusion.discrete import DiscreteSchedule
 from jaxgen.diffusion.levels import Level
 from jaxgen.diffusion.schedules import (
     CosineSchedule,
+    InverseCosineSchedule,
     KarrasSchedule,
     RectifiedFlow,
     SigmoidSchedule,
 )
+from jaxgen.diffusion.sde_schedules import GeometricSchedule, LinearBetaSchedule
 from jaxgen.diffusion.steps import (
     SPACINGS,
     insert_middles,
+    linear_quadratic_times,
     make_steps,
     pair_levels,
     reverse_steps,
@@ -33,6 +36,11 @@ SCHEDULES = [
     RectifiedFlow(),
     Shifted(CosineSchedule(), 0.5),
     Reframed(CosineSchedule(), "flow"),
+    InverseCosineSchedule(),
+    LinearBetaSchedule(),
+    GeometricSchedule(),
+    Bounded(InverseCosineSchedule()),
+    Blended(CosineSchedule(), Shifted(CosineSchedule(), 1 / 8)),
     TABLE,
     DiscreteSchedule("squared_cosine"),
     DiscreteSchedule(zero_terminal_snr=True),
@@ -193,3 +201,36 @@ def test_middles_are_half_way_in_log_snr():
     np.testing.assert_allclose(schedule.log_snr(found.t[[2, 4, 6]]), middle, atol=1e-9)
     ratio = found.a[[2, 4, 6]] / found.s[[2, 4, 6]]
     np.testing.assert_allclose(2 * np.log(ratio), middle, atol=1e-9)
+
+
+@pytest.mark.parametrize(("count", "linear"), [(10, None), (50, None), (50, 20), (7, 3)])
+def test_linear_quadratic_times(count, linear):
+    """Even steps of threshold / L, then longer and longer ones, without a jump in their length."""
+    times = linear_quadratic_times(count, 0.025, linear)
+    linear = linear or count // 2
+    steps = -np.diff(np.append(times, 0.0))
+    assert times[0] == 1
+    np.testing.assert_allclose(steps[:linear], 0.025 / linear, rtol=1e-9)
+    growth = np.diff(steps[linear:])
+    np.testing.assert_allclose(growth, growth[0], rtol=1e-6)
+    np.testing.assert_allclose(steps[linear] - 0.025 / linear, growth[0] / 2, rtol=1e-6)
+    levels = steps_at(RectifiedFlow(), times)
+    np.testing.assert_allclose(levels.s, np.append(times, 0.0), rtol=1e-12)
+
+
+def test_one_linear_quadratic_step():
+    np.testing.assert_array_equal(linear_quadratic_times(1), [1.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "count=0: expected a whole number of steps"),
+        ((10, 0.025, 10), "linear_steps=10 of 10: expected 1 to 9"),
+        ((10, 0.6), "threshold=0.6: expected 0 < threshold <= 0.5"),
+        ((10, 0.0), "threshold=0.0"),
+    ],
+)
+def test_linear_quadratic_times_that_cannot_be(arguments, message):
+    with pytest.raises(InputError, match=message):
+        linear_quadratic_times(*arguments)

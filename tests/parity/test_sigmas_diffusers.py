@@ -22,7 +22,7 @@ from jaxgen.diffusion.samplers import (
     UniPC,
 )
 from jaxgen.diffusion.schedules import RectifiedFlow
-from jaxgen.diffusion.steps import CLEAN
+from jaxgen.diffusion.steps import CLEAN, linear_quadratic_times
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
@@ -153,3 +153,11 @@ def test_flow_matching_sigmas(config):
         np.testing.assert_allclose(levels.s[:-1], shifted.s, rtol=1e-6)
     found, _ = ours(Euler(), make_denoiser(timeless, "flow"), latents(), levels)
     assert_same_steps(found, theirs(scheduler, latents(), net=timeless))
+
+
+@pytest.mark.parametrize(("count", "linear"), [(8, None), (50, None), (50, 10)])
+def test_linear_quadratic_times(count, linear):
+    from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
+
+    wanted = linear_quadratic_schedule(count, 0.025, linear)
+    np.testing.assert_allclose(linear_quadratic_times(count, 0.025, linear), wanted, rtol=1e-12)
