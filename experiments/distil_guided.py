@@ -140,7 +140,7 @@ def main(config: Config) -> dict[str, Any]:
                 kept / f"guidance_{w:g}.json",
                 lambda name=name, w=w: judge.figures(draw(name, w, labels), labels),
             )
-            for w in config.strengths
+            for w in (config.strengths if judge.features is not None else ())
         }
     columns = {f"{w:g}": f"w = {w:g}" for w in config.strengths}
     write_tables(folder, columns, {describe(name, config): figures[name] for name in models})

@@ -241,7 +241,12 @@ def judge_model(
     guidance: float,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """The figures of samples, from a file in `folder` if they are known already."""
+    """The figures of samples, from a file in `folder` if they are known already.
+
+    None, and no samples, for images that cannot be judged.
+    """
+    if judge.features is None:
+        return {}
     count = config.evaluate
     labels = even_labels(count, len(model.config.classes))
     return cached_figures(

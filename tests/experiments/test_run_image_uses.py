@@ -11,7 +11,7 @@ from picture_folder import run_here, write_pictures
 from experiments import distil_images
 from experiments.distil_guided import widened
 from experiments.image_networks import image_denoiser
-from experiments.image_quality import FRECHET, UNJUDGED
+from experiments.image_quality import FRECHET, UNJUDGED, Judge
 from experiments.image_training import open_model
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
@@ -178,6 +178,17 @@ def test_students_of_images_that_cannot_be_judged(tmp_path):
     known = {name: {n: {FRECHET: 2.0 + int(n)} for n in row} for name, row in rows.items()}
     distil_images.show_figures(config, tmp_path, {"real, held out": {"accuracy": 1.0}, **known})
     assert "3.000" in (tmp_path / "table.md").read_text()
+
+
+def test_no_samples_are_drawn_that_cannot_be_judged(tmp_path):
+    def draw(*_):
+        raise AssertionError("drawn")
+
+    config = distil_images.Config(model="none")
+    judge = Judge(None, None, None, None)
+    args = (None, "ddim", 4, 0.0, tmp_path)
+    assert distil_images.judge_model(config, draw, judge, *args) == {}
+    assert not any(tmp_path.iterdir())
     assert is_picture(tmp_path / "steps.png")
 
 
