@@ -178,6 +178,7 @@ def test_students_of_images_that_cannot_be_judged(tmp_path):
     known = {name: {n: {FRECHET: 2.0 + int(n)} for n in row} for name, row in rows.items()}
     distil_images.show_figures(config, tmp_path, {"real, held out": {"accuracy": 1.0}, **known})
     assert "3.000" in (tmp_path / "table.md").read_text()
+    assert is_picture(tmp_path / "steps.png")
 
 
 def test_no_samples_are_drawn_that_cannot_be_judged(tmp_path):
@@ -189,7 +190,6 @@ def test_no_samples_are_drawn_that_cannot_be_judged(tmp_path):
     args = (None, "ddim", 4, 0.0, tmp_path)
     assert distil_images.judge_model(config, draw, judge, *args) == {}
     assert not any(tmp_path.iterdir())
-    assert is_picture(tmp_path / "steps.png")
 
 
 def test_targets_are_compared_on_images_of_one_size(pictures, tmp_path, monkeypatch, capfd):
