@@ -41,10 +41,10 @@ class Estimate(NamedTuple):
 
 
 Network = Callable[[Array, Array], Array]
-"""``(z [B, ...], time [B]) -> prediction [B, ...]``."""
+"""``(z [B, ...], time [B], or [B, T] for levels of frames) -> prediction [B, ...]``."""
 
 Denoiser = Callable[[Array, Level], Estimate]
-"""``(z [B, ...], level of [B] or [] each) -> Estimate``."""
+"""``(z [B, ...], level of [B], [B, T] or [] each) -> Estimate``."""
 
 TimeInput = Callable[[Level], Any]
 """What a network is told of the noise level: ``level -> numbers of the same shape``."""
@@ -170,7 +170,7 @@ def threshold_x(
     """Dynamic thresholding (Saharia et al. 2022, section 2.3).
 
     Per example, with q the percentile of the absolute values of x^: where q > 1, x^ is clipped to
-    [-q, q] and divided by q.
+    [-q, q] and divided by q. Frames of a video have one q, whatever their levels.
 
     Args:
       denoiser: what is thresholded.

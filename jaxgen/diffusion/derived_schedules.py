@@ -11,8 +11,8 @@ schedule    lambda(t)                                    source
 `Blended`   (1 - t) times one's plus t times another's   Hoogeboom et al. 2023
 ==========  ===========================================  ======================
 
-They compose: ``Shifted(Bounded(InverseCosineSchedule(), -15, 15), 64 / 256)`` for images of 256 x
-256 has bounds of -15 and 15, both moved by 2 log(1/4).
+They compose: ``Shifted(Bounded(RectifiedFlow(), -15, 15), 64 / 256)`` for images of 256 x 256 has
+bounds of -15 and 15, both moved by 2 log(1/4).
 """
 
 import math
@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.diffusion.learnt_schedule import LearntSchedule
 from jaxgen.diffusion.levels import ArrayLike, Frame, as_numbers, namespace
 from jaxgen.diffusion.schedules import (
     Schedule,
@@ -30,7 +31,12 @@ from jaxgen.diffusion.schedules import (
     check_frame,
     check_monotone,
 )
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_kind
+
+EXAMPLE = "CosineSchedule()"
+
+HALF_A_STEP = 2.0**-25
+"""By how much float32 may miss a time near one."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Shifted(Schedule):
     factor: float
 
     def __post_init__(self) -> None:
+        check_kind("schedule", self.schedule, Schedule, EXAMPLE)
         if not 0 < self.factor < math.inf:
             raise InputError(f"factor={self.factor}: expected a finite number > 0")
 
@@ -93,6 +100,7 @@ class Reframed(Schedule):
     scaling: Frame = "vp"
 
     def __post_init__(self) -> None:
+        check_kind("schedule", self.schedule, Schedule, EXAMPLE)
         check_frame(self.scaling)
 
     @property
@@ -120,13 +128,18 @@ class Bounded(Schedule):
     ``lambda'(t) = lambda(t_0 + t (t_1 - t_0))`` with ``lambda(t_0) = log_snr_max`` and
     ``lambda(t_1) = log_snr_min``; of the cosine schedule without bounds it is the one with bounds.
 
+    Times near one have few digits: in float32 1 - t is a multiple of 6e-8. How much noise may be
+    asked for depends on how steeply the schedule ends: log-SNRs of -20 and less of straight lines
+    or a cosine, but some -8 of `InverseCosineSchedule`.
+
     Attributes:
       schedule: the one to cut; not a learnt one, whose ends are its own.
       log_snr_min: lambda'(1). Below what the schedule has, its own end stays.
       log_snr_max: lambda'(0). Above what the schedule has, likewise.
 
     Raises:
-      InputError: unless log_snr_min < log_snr_max and some of the schedule lies between them.
+      InputError: unless log_snr_min < log_snr_max and some of the schedule lies between them; for a
+        learnt schedule; for a log_snr_min that float32 has no times for.
     """
 
     schedule: Schedule
@@ -134,6 +147,7 @@ class Bounded(Schedule):
     log_snr_max: float = 15.0
 
     def __post_init__(self) -> None:
+        check_fixed(self.schedule)
         check_falling(self.log_snr_max, self.log_snr_min)
         first, last = self._ends
         if not first < last:
@@ -142,6 +156,14 @@ class Bounded(Schedule):
                 f"log_snr_min={self.log_snr_min}, log_snr_max={self.log_snr_max}: expected bounds "
                 f"that leave some of {type(self.schedule).__name__}, from {high:.4g} to {low:.4g}"
             )
+        if self.log_snr_min > -math.inf and last < 1:
+            error = -float(self.schedule.derivative(last)) * HALF_A_STEP
+            if not error < 0.1:
+                raise InputError(
+                    f"log_snr_min={self.log_snr_min}: {type(self.schedule).__name__} has it at "
+                    f"1 - t = {1 - last:.2g}, and float32 has no times so near to one; expected a "
+                    "larger one"
+                )
 
     @property
     def frame(self) -> Frame:
@@ -161,10 +183,7 @@ class Bounded(Schedule):
         return first + as_numbers(t) * (last - first)
 
     def log_snr(self, t: ArrayLike) -> Any:
-        """The schedule's at the stretched time, and never beyond the bounds.
-
-        (In float32 t_1 may round to one, where some schedules have nothing but noise.)
-        """
+        """The schedule's at the stretched time, and to rounding never beyond the bounds."""
         log_snr = self.schedule.log_snr(self._inner(t))
         return namespace(log_snr).clip(log_snr, self.log_snr_min, self.log_snr_max)
 
@@ -192,18 +211,28 @@ class Blended(Schedule):
       last: what it is at t = 1.
 
     Raises:
-      InputError: where the two are in different frames, or the blend does not fall everywhere.
+      InputError: for learnt schedules; where the two are in different frames, or the blend does not
+        fall everywhere. (It rises from t = 0 where `last` alone begins with clean data, and towards
+        t = 1 where `first` alone ends with pure noise.)
     """
 
     first: Schedule
     last: Schedule
 
     def __post_init__(self) -> None:
+        check_fixed(self.first)
+        check_fixed(self.last)
         if self.first.frame != self.last.frame:
             raise InputError(
                 f"frames {self.first.frame!r} and {self.last.frame!r}: expected one and the same "
                 "(see Reframed)"
             )
+        for t, near, far in ((0.0, self.first, self.last), (1.0, self.last, self.first)):
+            if np.isfinite(near.log_snr(t)) and not np.isfinite(far.log_snr(t)):
+                raise InputError(
+                    f"Blended is not monotone: at t={t:g} the log-SNR of {type(near).__name__} is "
+                    f"finite and that of {type(far).__name__} is not (see Bounded)"
+                )
         check_monotone(self)
 
     @property
@@ -217,14 +246,20 @@ class Blended(Schedule):
         return _blend(t, self.first.log_snr(t), self.last.log_snr(t))
 
     def time(self, log_snr: ArrayLike) -> Any:
-        """By bisection, and a step of Newton through which gradients flow."""
+        """By bisection, in JAX with a step of Newton through which gradients flow."""
         log_snr = as_numbers(log_snr)
         xp = namespace(log_snr)
-        wanted = log_snr if xp is np else jax.lax.stop_gradient(log_snr)
-        t = bisect_time(self.log_snr, wanted)
-        with np.errstate(invalid="ignore"):
-            exact = t - (self.log_snr(t) - log_snr) / self.derivative(t)
-        return xp.where(xp.isfinite(log_snr), xp.clip(exact, 0.0, 1.0), t)
+        if xp is np:
+            t = bisect_time(self.log_snr, log_snr)
+        else:
+            t = bisect_time(self.log_snr, jax.lax.stop_gradient(log_snr))
+            # Where log-SNR or slope are infinite there is no such step.
+            slope, gap = self.derivative(t), self.log_snr(t) - log_snr
+            finite = xp.isfinite(slope) & xp.isfinite(gap)
+            step = xp.where(finite, gap, 0.0) / xp.where(finite, slope, 1.0)
+            t = xp.clip(t - step, 0.0, 1.0)
+        first, last = self.log_snr(0.0), self.log_snr(1.0)
+        return xp.where(log_snr >= first, 0.0, xp.where(log_snr <= last, 1.0, t))
 
     def derivative(self, t: ArrayLike) -> Any:
         """The mean of the two by time, and what lies between them."""
@@ -234,6 +269,13 @@ class Blended(Schedule):
         with np.errstate(invalid="ignore"):
             gap = self.last.log_snr(t) - self.first.log_snr(t)
         return xp.where(xp.isfinite(slope), slope + gap, slope)
+
+
+def check_fixed(schedule: Schedule) -> None:
+    """Raises InputError for what is no schedule, or one whose parameters are learnt."""
+    check_kind("schedule", schedule, Schedule, EXAMPLE)
+    if isinstance(schedule, LearntSchedule):
+        raise InputError("schedule: expected one without parameters, not a LearntSchedule")
 
 
 def _blend(t: Any, first: Any, last: Any) -> Any:

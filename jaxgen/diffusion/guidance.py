@@ -328,16 +328,18 @@ def _guide(
         return guided
     wanted = make_target(target, conditional.x, conditional.e, level)
     prediction = make_target(target, guided.x, guided.e, level)
-    ratio = _deviation(wanted) / _deviation(prediction)
-    prediction = prediction * expand(rescale * ratio + (1 - rescale), prediction)
+    axes = max(1, jnp.ndim(level.a))
+    ratio = _deviation(wanted, axes) / _deviation(prediction, axes)
+    phi = expand(rescale, ratio)
+    prediction = prediction * expand(phi * ratio + (1 - phi), prediction)
     x, e = to_x_and_e(prediction, z, level, target)
     return guided._replace(x=x, e=e)
 
 
-def _deviation(value: Float[Array, "B ..."]) -> Float[Array, "B"]:
-    """Standard deviation of each example's numbers, kept from zero."""
-    variance_B = jnp.var(value.reshape(len(value), -1), axis=1)
-    return jnp.sqrt(jnp.maximum(variance_B, 1e-20))
+def _deviation(value: Float[Array, "B ..."], axes: int) -> Float[Array, "B ..."]:
+    """Standard deviation of the numbers that share a level, [B] or [B, T], kept from zero."""
+    variance = jnp.var(value, tuple(range(axes, value.ndim)))
+    return jnp.sqrt(jnp.maximum(variance, 1e-20))
 
 
 def _check_options(rescale: float | Array, channels: int | None) -> None:

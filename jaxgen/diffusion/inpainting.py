@@ -95,7 +95,7 @@ def replace_known(
     if jnp.shape(x) != z.shape:
         raise InputError(f"x of shape {jnp.shape(x)} for latents of shape {z.shape}: expected same")
     noisy = add_noise(x, normal(keys_B, z.shape[1:]), broadcast_level(level, len(z)))
-    return keep_known(known, noisy, z)
+    return keep_known(known, noisy.astype(z.dtype), z)
 
 
 class RePaintRow(NamedTuple):

@@ -10,6 +10,8 @@ A loss for training is a mean of these, for parameters p::
         network = lambda z, time: model.apply(p, z, time, batch["label"])
         loss_B, level = diffusion_loss(network, batch["image"], key, schedule=schedule)
         return loss_B.mean(), loss_by_level(loss_B, level)
+
+(`loss_by_level` wants one level for each example: it has no place beside ``level_axes=2``.)
 """
 
 from collections.abc import Sequence
@@ -162,7 +164,7 @@ def both_error(error: Float[Array, "B ... C2"], level: Level) -> Float[Array, "B
 
     Args:
       error: (x - x~, e - e~) along the last axis.
-      level: the noise level, [B] or [].
+      level: the noise level, [B], [B, T] or [].
     """
     x, e = jnp.split(error, 2, -1)
     share = expand(jax.nn.sigmoid(jnp.asarray(level.log_snr, jnp.float32)), error)

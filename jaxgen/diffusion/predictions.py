@@ -45,7 +45,7 @@ def make_target(
       target: which.
       x: data, [B, ...].
       e: noise, of the same shape.
-      level: the noise level of each example ([B]) or of all ([]).
+      level: the noise level of each example ([B]), of its parts ([B, T]) or of all ([]).
 
     Returns:
       Of the shape of x; for "both" twice as long along the last axis.
@@ -77,7 +77,7 @@ def to_x_and_e(
     Args:
       prediction: of the target, [B, ...].
       z: the latent, [B, ...].
-      level: its noise level, [B] or [].
+      level: its noise level, [B], [B, T] or [].
       target: what is predicted.
 
     Returns:
@@ -124,7 +124,7 @@ def convert(
     Args:
       prediction: of the source, [B, ...].
       z: the latent, [B, ...].
-      level: its noise level, [B] or [].
+      level: its noise level, [B], [B, T] or [].
       source: what is predicted.
       target: what is wanted.
 

@@ -40,6 +40,9 @@ from jaxgen.diffusion.levels import (
 )
 from jaxgen.errors import InputError
 
+HALVINGS = 64
+"""Of the interval of times, in `bisect_time`."""
+
 
 class Schedule(abc.ABC):
     """What every schedule can do. Arrays may have any shape; see `jaxgen.diffusion.levels`."""
@@ -142,7 +145,7 @@ class InverseCosineSchedule(Schedule):
 
     With time and power of the noise exchanged it is the cosine schedule without bounds, where
     ``s^2 = (1 - cos(pi t)) / 2``; here ``t = (1 - cos(pi s^2)) / 2``. Clean data at t = 0, pure
-    noise at t = 1.
+    noise at t = 1, and so steep there that float32 has no times for log-SNRs below -9 or so.
     """
 
     def log_snr(self, t: ArrayLike) -> Any:
@@ -336,7 +339,10 @@ class RectifiedFlow(Schedule):
 
 
 def bisect_time(log_snr_of_time: Callable[[Any], Any], log_snr: Any) -> Any:
-    """The time in [0, 1] at which a falling log-SNR has a value, to 2^-31, of the value's shape."""
+    """The time in [0, 1] at which a falling log-SNR has a value, of the value's shape.
+
+    To rounding, also of times near zero.
+    """
     xp = namespace(log_snr)
 
     def halve(_: Any, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -347,9 +353,9 @@ def bisect_time(log_snr_of_time: Callable[[Any], Any], log_snr: Any) -> Any:
 
     bounds = xp.zeros_like(log_snr), xp.ones_like(log_snr)
     if xp is jnp:
-        low, high = jax.lax.fori_loop(0, 30, halve, bounds)
+        low, high = jax.lax.fori_loop(0, HALVINGS, halve, bounds)
     else:
-        for i in range(30):
+        for i in range(HALVINGS):
             bounds = halve(i, bounds)
         low, high = bounds
     return (low + high) / 2

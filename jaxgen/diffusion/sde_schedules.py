@@ -29,7 +29,8 @@ class LinearBetaSchedule(Schedule):
     """beta_t = beta_min + t (beta_max - beta_min): a table of linear betas with infinite steps.
 
     ``log a_t^2 = -B_t`` with ``B_t = beta_min t + t^2 (beta_max - beta_min) / 2`` (Song et al.
-    2021b, equation 33). Clean data at t = 0, a little of them (exp(-10) of variance) at t = 1.
+    2021b, equation 33). Clean data at t = 0, a little of them at t = 1: with these betas a share of
+    exp(-10) of the variance.
 
     Attributes:
       beta_min: beta at t = 0.

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.diffusion.levels import as_numbers
 from jaxgen.diffusion.noise import example_keys, uniform
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_kind
 
 
 class Times(abc.ABC):
@@ -112,12 +112,15 @@ class UniformLogSNR(Times):
       schedule: whose log-SNR; both ends must be finite.
 
     Raises:
-      InputError: where an end is infinite.
+      InputError: where an end is infinite, or is being learnt.
     """
 
     schedule: Schedule
 
     def __post_init__(self) -> None:
+        check_kind("schedule", self.schedule, Schedule, "CosineSchedule()")
+        if isinstance(self.schedule.log_snr(0.0), jax.core.Tracer):
+            raise InputError("log-SNRs of a schedule that is being learnt: expected known ends")
         first, last = self._ends
         if not (math.isfinite(first) and math.isfinite(last)):
             raise InputError(

@@ -24,6 +24,7 @@ from jaxgen.diffusion.guidance import (
     within,
 )
 from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.predictions import to_x_and_e
 from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
@@ -187,6 +188,25 @@ def test_rescaling_is_the_papers():
     full = classifier_free_guidance(say(v_c), say(v_u), w, rescale=1.0)(z, level)
     found = (a * np.asarray(full.e) - s * np.asarray(full.x)).std(axes)
     np.testing.assert_allclose(found, v_c.std(axes), rtol=1e-5)
+
+
+def test_frames_with_levels_of_their_own_are_rescaled_one_by_one():
+    """[B, T] levels: what is guided of a video is what would be guided of its frames."""
+    keys = jax.random.split(jax.random.key(4), 3)
+    z, v_c, v_u = (jax.random.normal(key, (2, 3, 4, 4, 1)) for key in keys)
+    level = jax.tree.map(jnp.float32, CosineSchedule().at(np.linspace(0.1, 0.9, 6).reshape(2, 3)))
+
+    def say(v):
+        return lambda z, level: Estimate(*to_x_and_e(v, z, level, "v"))
+
+    def guided(v_c, v_u, z, level):
+        return classifier_free_guidance(say(v_c), say(v_u), 4.0, rescale=0.7)(z, level)
+
+    found = guided(v_c, v_u, z, level)
+    for t in range(3):
+        frame = Level(*(value[:, t] for value in level))
+        wanted = guided(v_c[:, t], v_u[:, t], z[:, t], frame)
+        np.testing.assert_allclose(found.x[:, t], wanted.x, rtol=1e-5, atol=1e-5)
 
 
 def labelled_network(z, time, labels):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import COSINE, FRAMES, MIXTURE, run, run_many
+from chains import COSINE, FRAMES, MIXTURE, chain, run, run_many
 
 from jaxgen.diffusion.derived_schedules import Reframed
 from jaxgen.diffusion.exact import gaussian_denoiser
@@ -76,6 +76,20 @@ def test_an_example_does_not_depend_on_its_batch():
     many = run_many(AdjustedDDIM(), levels, MIXTURE, 6, 2)
     few = run_many(AdjustedDDIM(), levels, MIXTURE, 2, 2)
     np.testing.assert_array_equal(many[:2], few)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_gradients_through_all_steps(share):
+    """Those of DDIM without a share; finite with one, also through the last step to clean data."""
+    levels, z = make_steps(COSINE, 4), jnp.array([[0.3, -1.2], [2.0, 0.1]])
+
+    def total(sampler):
+        return jax.grad(lambda z: chain(sampler, levels, z=z).sum())(z)
+
+    found = total(AdjustedDDIM(share))
+    assert jnp.isfinite(found).all()
+    if share == 0:
+        np.testing.assert_allclose(found, total(DDIM()), rtol=1e-4, atol=1e-6)
 
 
 def test_no_noise_in_a_latent_is_no_division_by_zero():

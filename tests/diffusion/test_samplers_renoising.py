@@ -183,6 +183,11 @@ def test_other_options_compile_nothing():
         (lambda: TCD(COSINE, 1.5), "gamma=1.5: expected 0 <= gamma <= 1"),
         (lambda: FlowAncestral(-0.1), "eta=-0.1: expected 0 <= eta <= 1"),
         (lambda: EulerMaruyama(COSINE, -0.5), "eta=-0.5: expected a finite number >= 0"),
+        (lambda: EulerMaruyama("cosine"), "schedule='cosine': expected a Schedule"),
+        (
+            lambda: EulerMaruyama(KarrasSchedule()).table(make_steps(COSINE, 3)),
+            "level 0 at t=1 has log-SNR -12 and a=0.00247.*: expected those of KarrasSchedule",
+        ),
         (lambda: BlendedDDIM(1.5), "share=1.5: expected 0 <= share <= 1"),
         (
             lambda: TCD(COSINE).table(reverse_steps(make_steps(COSINE, 3))),

@@ -10,6 +10,7 @@ import pytest
 
 from jaxgen.diffusion.derived_schedules import Blended, Bounded, Reframed, Shifted
 from jaxgen.diffusion.discrete import DiscreteSchedule
+from jaxgen.diffusion.learnt_schedule import LearntSchedule
 from jaxgen.diffusion.schedules import (
     CosineSchedule,
     InverseCosineSchedule,
@@ -38,7 +39,7 @@ SCHEDULES = {
     "linear beta": LinearBetaSchedule(),
     "constant beta": LinearBetaSchedule(5.0, 5.0),
     "geometric": GeometricSchedule(),
-    "bounded": Bounded(InverseCosineSchedule(), -12, 9),
+    "bounded": Bounded(InverseCosineSchedule(), -7, 9),
     "bounded flow": Bounded(RectifiedFlow(), -20, 20),
     "blended": Blended(CosineSchedule(), Shifted(CosineSchedule(), 1 / 8)),
     "blended, infinite ends": Blended(RectifiedFlow(), Shifted(RectifiedFlow(), 1 / 3)),
@@ -223,11 +224,48 @@ def test_bounds_make_the_bounded_cosine():
     np.testing.assert_allclose(wide.log_snr(TIMES), CosineSchedule().log_snr(TIMES), rtol=1e-12)
 
 
-@pytest.mark.parametrize("of", [InverseCosineSchedule(), RectifiedFlow(), INFINITE], ids=str)
+@pytest.mark.parametrize("of", [LinearBetaSchedule(), RectifiedFlow(), INFINITE], ids=str)
 def test_bounds_hold_in_float32(of):
-    log_snr = Bounded(of, -15, 15).log_snr(jnp.linspace(0, 1, 101))
-    assert (jnp.abs(log_snr) <= 15).all()
-    np.testing.assert_allclose(log_snr[jnp.array([0, 100])], [15, -15], rtol=1e-4)
+    bounded = Bounded(of, -9, 15)
+    log_snr = bounded.log_snr(jnp.linspace(0, 1, 101))
+    assert log_snr.max() <= 15
+    assert log_snr.min() >= -9
+    np.testing.assert_allclose(log_snr[jnp.array([0, 100])], [15, -9], rtol=1e-4)
+
+
+FINITE = [name for name, s in SCHEDULES.items() if np.isfinite(s.at(np.array([0.0, 1.0]))[1]).all()]
+
+
+BEYOND_FLOAT32 = {"cosine of wide bounds", "sigmoid"}
+"""Whose ends, log-SNRs of 60 and a share of 1e-9, lie nearer to 0 and 1 than float32 has times."""
+
+
+@pytest.mark.parametrize("name", sorted({*FINITE} - BEYOND_FLOAT32))
+def test_float32_tells_all_log_snrs_apart(name):
+    """What is drawn evenly comes out evenly: times in between keep the digits that matter."""
+    schedule = SCHEDULES[name]
+    first, last = (float(schedule.log_snr(t)) for t in (0.0, 1.0))
+    wanted = np.linspace(first, last, 4001)
+    found = schedule.log_snr(schedule.time(jnp.asarray(wanted, jnp.float32)))
+    np.testing.assert_allclose(found, wanted, atol=0.15)
+
+
+BLENDS = {
+    "flow": Blended(RectifiedFlow(), Shifted(RectifiedFlow(), 0.5)),
+    "inverse cosine": Blended(InverseCosineSchedule(), Shifted(InverseCosineSchedule(), 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_times_of_blends_near_both_ends(name):
+    blended = BLENDS[name]
+    assert (blended.time(np.inf), blended.time(-np.inf)) == (0.0, 1.0)
+    assert (blended.time(jnp.inf), blended.time(-jnp.inf)) == (0.0, 1.0)
+    log_snr = np.array([15.0, 12.0, 8.0, -8.0, -12.0])
+    np.testing.assert_allclose(blended.log_snr(blended.time(log_snr)), log_snr, atol=2e-3)
+    extreme = jnp.array([-40.0, -15.0, 15.0, 40.0])
+    assert jnp.isfinite(blended.time(extreme)).all()
+    assert jnp.isfinite(jax.vmap(jax.grad(blended.time))(extreme)).all()
 
 
 def test_a_blend_goes_from_one_to_the_other():
@@ -241,10 +279,9 @@ def test_a_blend_goes_from_one_to_the_other():
 
 
 def test_derived_schedules_compose():
-    schedule = Shifted(Bounded(InverseCosineSchedule(), -15, 15), 1 / 4)
+    schedule = Shifted(Bounded(RectifiedFlow(), -15, 15), 1 / 4)
     ends = 2 * np.log(1 / 4) + np.array([15, -15])
-    # In float64 1 - t_1 = 1e-13 has three digits.
-    np.testing.assert_allclose(schedule.log_snr(np.array([0, 1])), ends, rtol=1e-5)
+    np.testing.assert_allclose(schedule.log_snr(np.array([0, 1])), ends, rtol=1e-9)
 
 
 def test_another_frame_is_the_same_denoising_problem():
@@ -300,7 +337,24 @@ class Wavy(Schedule):
             lambda: Bounded(CosineSchedule(), 30, 40),
             "log_snr_min=30, log_snr_max=40: expected bounds that leave .*, from 20 to -20",
         ),
+        (
+            lambda: Bounded(InverseCosineSchedule(), -15, 15),
+            "log_snr_min=-15: InverseCosineSchedule has it at 1 - t = 2.3e-13, and float32 has no",
+        ),
         (lambda: Blended(CosineSchedule(), RectifiedFlow()), "frames 'vp' and 'flow'"),
+        (
+            lambda: Blended(CosineSchedule(), InverseCosineSchedule()),
+            "at t=0 the log-SNR of CosineSchedule is finite and that of InverseCosineSchedule is",
+        ),
+        (
+            lambda: Blended(InverseCosineSchedule(), LinearBetaSchedule()),
+            "at t=1 the log-SNR of LinearBetaSchedule is finite",
+        ),
+        (lambda: Bounded("cosine"), "schedule='cosine': expected a Schedule, such as Cosine"),
+        (lambda: Shifted("cosine", 2.0), "schedule='cosine': expected a Schedule"),
+        (lambda: Reframed("cosine", "ve"), "schedule='cosine': expected a Schedule"),
+        (lambda: Blended(CosineSchedule(), "x"), "schedule='x': expected a Schedule"),
+        (lambda: Bounded(LearntSchedule({})), "without parameters, not a LearntSchedule"),
         (
             lambda: Blended(CosineSchedule(-1, 1), Shifted(CosineSchedule(-1, 1), 100)),
             "Blended is not monotone",

@@ -39,7 +39,7 @@ SCHEDULES = [
     InverseCosineSchedule(),
     LinearBetaSchedule(),
     GeometricSchedule(),
-    Bounded(InverseCosineSchedule()),
+    Bounded(InverseCosineSchedule(), -7),
     Blended(CosineSchedule(), Shifted(CosineSchedule(), 1 / 8)),
     TABLE,
     DiscreteSchedule("squared_cosine"),

@@ -6,9 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgen.diffusion.derived_schedules import Shifted
+from jaxgen.diffusion.learnt_schedule import (
+    LearntSchedule,
+    LearntScheduleConfig,
+    MonotoneLogSNR,
+)
 from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.times import (
     LogitNormal,
@@ -22,6 +28,7 @@ from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
 KEY = jax.random.key(0)
+LEARNT = nn.meta.unbox(MonotoneLogSNR(LearntScheduleConfig()).init(KEY, 0.5))["params"]
 WEIGHTED = Steps(4, (0.1, 0.2, 0.3, 0.4))
 CONTINUOUS = {
     "uniform": Uniform(),
@@ -141,6 +148,11 @@ def test_ends_of_the_quantiles_are_finite():
         (lambda: LogitNormal(0, 0), "deviation=0: expected a finite number > 0"),
         (lambda: NormalLogSNR(CosineSchedule(), 0, math.nan), "deviation=nan"),
         (lambda: UniformLogSNR(RectifiedFlow()), "log-SNR from inf to -inf: expected finite ends"),
+        (lambda: UniformLogSNR("cosine"), "schedule='cosine': expected a Schedule"),
+        (
+            lambda: jax.jit(lambda p: UniformLogSNR(LearntSchedule(p)).quantile(0.5))(LEARNT),
+            "of a schedule that is being learnt: expected known ends",
+        ),
         (lambda: Steps(0), "count=0: expected at least 1"),
         (lambda: Steps(3, (0.5, 0.5)), r"probabilities of shape \(2,\).*expected 3 numbers > 0"),
         (lambda: Steps(2, (1.0, 0.0)), "least 0: expected 2 numbers > 0"),

@@ -208,6 +208,21 @@ def test_samples_are_the_same_with_float64_enabled(name):
     np.testing.assert_allclose(found, again, atol=1e-5)
 
 
+AROUND = {"replacement": Replacement, "RePaint": functools.partial(RePaint, jump_length=2)}
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_data_in_float64_are_put_into_latents_of_float32(around):
+    levels = make_steps(COSINE, 4)
+    with jax.enable_x64(True):
+        x = np.asarray(X, np.float64)
+        sampler = AROUND[around](DDIM(), np.array([1.0, 0.0]), x)
+        z = initial_noise(KEY, jnp.arange(len(x)), (2,), levels)
+        found = sample(sampler, DENOISER, z, sampler.table(levels), KEY)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found[:, 0], x[:, 0], atol=1e-5)
+
+
 def test_likelihood_losses_and_blur_with_float64_enabled():
     def figures():
         likelihoods = [

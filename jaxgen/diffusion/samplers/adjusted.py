@@ -80,5 +80,7 @@ class AdjustedDDIM:
         """The formula of the module, with each example's own |e^|; no randomness."""
         estimate = denoiser(state.z, broadcast_level(row.now, len(state.z)))
         x, e = estimate.x.astype(state.z.dtype), estimate.e.astype(state.z.dtype)
-        length_B = jnp.sqrt(row.next.s**2 + divide(row.lost, mean_square(e)))
+        square_B = row.next.s**2 + divide(row.lost, mean_square(e))
+        # The root of zero, in a last step to clean data, has no derivative.
+        length_B = jnp.where(square_B == 0, 0.0, jnp.sqrt(jnp.where(square_B == 0, 1.0, square_B)))
         return SampleState((row.next.a * x + expand(length_B, e) * e).astype(x.dtype), x, ())

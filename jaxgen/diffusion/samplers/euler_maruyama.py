@@ -29,25 +29,29 @@ from jaxgen.diffusion.samplers.linear import (
     make_table,
 )
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_kind
 
 
 @dataclass(frozen=True)
 class EulerMaruyama(LinearSampler):
     """Steps in the schedule's own time; a last step to clean data returns its mean.
 
+    An explicit method: where the log-SNR is steep (near pure noise, in some schedules) steps that
+    are even in time are too long for it, and those of ``uniform_log_snr`` are better.
+
     Attributes:
       schedule: that of the levels; its time and its derivative matter.
       eta: c, how much noise is drawn: 1 as the forward SDE has, 0 none; more is allowed.
 
     Raises:
-      InputError: for an eta that is negative or infinite.
+      InputError: for an eta that is negative or infinite, and for a schedule that is none.
     """
 
     schedule: Schedule
     eta: float = 1.0
 
     def __post_init__(self) -> None:
+        check_kind("schedule", self.schedule, Schedule, "CosineSchedule()")
         check_eta(self.eta)
 
     @property
@@ -64,9 +68,18 @@ class EulerMaruyama(LinearSampler):
         """See `jaxgen.diffusion.sampling.Sampler`.
 
         Raises:
-          InputError: where the log-SNR has an infinite slope.
+          InputError: for levels of another schedule, and where the log-SNR has an infinite slope.
         """
         now, after = from_noise_to_data(levels)
+        there = self.schedule.at(now.t)
+        same = np.isclose(now.log_snr, there.log_snr, atol=0.1) & np.isclose(now.a, there.a, 0.1)
+        if not same.all():
+            i = int((~same).argmax())
+            raise InputError(
+                f"level {i} at t={now.t[i]:.6g} has log-SNR {now.log_snr[i]:.6g} and a="
+                f"{now.a[i]:.6g}: expected those of {type(self.schedule).__name__}, "
+                f"{there.log_snr[i]:.6g} and {there.a[i]:.6g}"
+            )
         step, slope = now.t - after.t, np.asarray(self.schedule.derivative(now.t), np.float64)
         if not np.isfinite(slope).all():
             i = int((~np.isfinite(slope)).argmax())
