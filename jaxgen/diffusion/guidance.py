@@ -330,7 +330,7 @@ def _guide(
     prediction = make_target(target, guided.x, guided.e, level)
     axes = max(1, jnp.ndim(level.a))
     ratio = _deviation(wanted, axes) / _deviation(prediction, axes)
-    phi = expand(rescale, ratio)
+    phi = expand(jnp.asarray(rescale), ratio)
     prediction = prediction * expand(phi * ratio + (1 - phi), prediction)
     x, e = to_x_and_e(prediction, z, level, target)
     return guided._replace(x=x, e=e)
