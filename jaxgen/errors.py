@@ -5,6 +5,8 @@ Everything that a person can get wrong (a flag, a file, a shape, a configuration
 it into that line on the terminal and exit code 2; programs catch it as a ``ValueError``.
 """
 
+import math
+
 
 class InputError(ValueError):
     """What the caller gave cannot be used; the message names it and says what was expected."""
@@ -24,3 +26,21 @@ def check_kind(name: str, value: object, kind: type, example: str) -> None:
     """
     if not isinstance(value, kind):
         raise InputError(f"{name}={value!r}: expected a {kind.__name__}, such as {example}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises InputError unless 0 <= value <= 1."""
+    if not 0 <= value <= 1:
+        raise InputError(f"{name}={value}: expected 0 <= {name} <= 1")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises InputError unless the value is finite and above zero."""
+    if not 0 < value < math.inf:
+        raise InputError(f"{name}={value}: expected a finite number > 0")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raises InputError unless the value is finite and not below zero."""
+    if not 0 <= value < math.inf:
+        raise InputError(f"{name}={value}: expected a finite number >= 0")

@@ -30,7 +30,7 @@ from jaxgen.diffusion.losses import UNIFORM
 from jaxgen.diffusion.noise import example_indices
 from jaxgen.diffusion.tasks import downsample
 from jaxgen.diffusion.times import Times
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_positive
 
 Degradation = Callable[[Array, Array], Array]
 """``(x [B, ...], t [B]) -> D(x, t)``, of the shape of x."""
@@ -122,7 +122,7 @@ class Blur:
     largest: float = 4.0
 
     def __post_init__(self) -> None:
-        _check_positive("largest", self.largest)
+        check_positive("largest", self.largest)
 
     def __call__(
         self, x_BYXC: Float[Array, "B Y X C"], t_B: Float[Array, "B"]
@@ -186,8 +186,8 @@ class Erase:
     depth: float = 8.0
 
     def __post_init__(self) -> None:
-        _check_positive("radius", self.radius)
-        _check_positive("depth", self.depth)
+        check_positive("radius", self.radius)
+        check_positive("depth", self.depth)
 
     def __call__(
         self, x_BYXC: Float[Array, "B Y X C"], t_B: Float[Array, "B"]
@@ -198,8 +198,3 @@ class Erase:
         deviation = self.radius * min(height, width)
         bump_YX = np.exp(-(y_Y[:, None] ** 2 + x_X**2) / (2 * deviation**2))
         return x_BYXC * jnp.exp(-self.depth * expand(t_B, x_BYXC) * bump_YX[..., None])
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < np.inf:
-        raise InputError(f"{name}={value}: expected a finite number > 0")

@@ -49,7 +49,7 @@ from jaxgen.diffusion.samplers.linear import (
 from jaxgen.diffusion.samplers.ode import Heun
 from jaxgen.diffusion.single_steps import draw_examples, pick, single_steps, take_step
 from jaxgen.diffusion.times import Times
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_not_negative, check_positive
 
 Distance = Callable[[Array, Array], Float[Array, "B"]]
 """``(x [B, ...], y [B, ...]) -> [B]``."""
@@ -136,8 +136,7 @@ def hold_boundary(
     Raises:
       InputError: unless sigma_data > 0.
     """
-    if not 0 < sigma_data < math.inf:
-        raise InputError(f"sigma_data={sigma_data}: expected a finite number > 0")
+    check_positive("sigma_data", sigma_data)
 
     def held(z: Float[Array, "B ..."], level: Level) -> Estimate:
         level = broadcast_level(level, len(z))
@@ -332,8 +331,7 @@ class ConsistencySampler(LinearSampler):
     sigma_min: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sigma_min < math.inf:
-            raise InputError(f"sigma_min={self.sigma_min}: expected a finite number >= 0")
+        check_not_negative("sigma_min", self.sigma_min)
 
     @property
     def terms(self) -> tuple[Term, ...]:

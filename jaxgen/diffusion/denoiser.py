@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 from jaxgen.diffusion.discrete import DiscreteSchedule, TableSchedule
 from jaxgen.diffusion.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.predictions import Target, check_target, divide, to_x_and_e
-from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError, check_kind
+from jaxgen.diffusion.schedules import Schedule, check_schedule
+from jaxgen.errors import InputError
 
 
 class Estimate(NamedTuple):
@@ -122,7 +122,7 @@ def check_target_fits(schedule: Schedule, target: Target) -> None:
       InputError: for the targets e and score under a schedule whose log-SNR ends at -inf, for an
         unknown target, and for a schedule that is none.
     """
-    check_kind("schedule", schedule, Schedule, "CosineSchedule()")
+    check_schedule(schedule)
     if check_target(target) not in ("e", "score"):
         return
     end = schedule.at(1.0).log_snr

@@ -15,6 +15,7 @@ They compose: ``Shifted(Bounded(RectifiedFlow(), -15, 15), 64 / 256)`` for image
 bounds of -15 and 15, both moved by 2 log(1/4).
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +31,10 @@ from jaxgen.diffusion.schedules import (
     check_falling,
     check_frame,
     check_monotone,
+    check_schedule,
+    newton_step,
 )
-from jaxgen.errors import InputError, check_kind
-
-EXAMPLE = "CosineSchedule()"
+from jaxgen.errors import InputError, check_positive
 
 HALF_A_STEP = 2.0**-25
 """By how much float32 may miss a time near one."""
@@ -60,9 +61,8 @@ class Shifted(Schedule):
     factor: float
 
     def __post_init__(self) -> None:
-        check_kind("schedule", self.schedule, Schedule, EXAMPLE)
-        if not 0 < self.factor < math.inf:
-            raise InputError(f"factor={self.factor}: expected a finite number > 0")
+        check_schedule(self.schedule)
+        check_positive("factor", self.factor)
 
     @property
     def frame(self) -> Frame:
@@ -100,7 +100,7 @@ class Reframed(Schedule):
     scaling: Frame = "vp"
 
     def __post_init__(self) -> None:
-        check_kind("schedule", self.schedule, Schedule, EXAMPLE)
+        check_schedule(self.schedule)
         check_frame(self.scaling)
 
     @property
@@ -170,12 +170,11 @@ class Bounded(Schedule):
         """That of the schedule."""
         return self.schedule.frame
 
-    @property
+    @functools.cached_property
     def _ends(self) -> tuple[float, float]:
         """t_0 and t_1."""
-        return float(self.schedule.time(self.log_snr_max)), float(
-            self.schedule.time(self.log_snr_min)
-        )
+        first, last = (self.schedule.time(end) for end in (self.log_snr_max, self.log_snr_min))
+        return float(first), float(last)
 
     def _inner(self, t: ArrayLike) -> Any:
         """t_0 + t (t_1 - t_0)."""
@@ -253,10 +252,7 @@ class Blended(Schedule):
             t = bisect_time(self.log_snr, log_snr)
         else:
             t = bisect_time(self.log_snr, jax.lax.stop_gradient(log_snr))
-            # Where log-SNR or slope are infinite there is no such step.
-            slope, gap = self.derivative(t), self.log_snr(t) - log_snr
-            finite = xp.isfinite(slope) & xp.isfinite(gap)
-            step = xp.where(finite, gap, 0.0) / xp.where(finite, slope, 1.0)
+            step = newton_step(self.log_snr(t), log_snr, self.derivative(t))
             t = xp.clip(t - step, 0.0, 1.0)
         first, last = self.log_snr(0.0), self.log_snr(1.0)
         return xp.where(log_snr >= first, 0.0, xp.where(log_snr <= last, 1.0, t))
@@ -273,7 +269,7 @@ class Blended(Schedule):
 
 def check_fixed(schedule: Schedule) -> None:
     """Raises InputError for what is no schedule, or one whose parameters are learnt."""
-    check_kind("schedule", schedule, Schedule, EXAMPLE)
+    check_schedule(schedule)
     if isinstance(schedule, LearntSchedule):
         raise InputError("schedule: expected one without parameters, not a LearntSchedule")
 

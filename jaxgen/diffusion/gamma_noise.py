@@ -42,7 +42,7 @@ from jaxgen.diffusion.sampling import SampleState
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.times import Times
 from jaxgen.diffusion.weights import Weighting
-from jaxgen.errors import InputError
+from jaxgen.errors import check_positive
 
 THETA = 0.001
 """The paper's."""
@@ -259,5 +259,4 @@ def check_theta(theta: float) -> None:
     Raises:
       InputError: unless theta is a finite number > 0.
     """
-    if not 0 < theta < math.inf:
-        raise InputError(f"theta={theta}: expected a finite number > 0")
+    check_positive("theta", theta)

@@ -29,7 +29,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.diffusion.levels import ArrayLike, Frame, as_numbers, namespace, sigmoid, softplus
-from jaxgen.diffusion.schedules import Schedule, bisect_time, check_falling, check_frame
+from jaxgen.diffusion.schedules import (
+    Schedule,
+    bisect_time,
+    check_falling,
+    check_frame,
+    newton_step,
+)
 from jaxgen.errors import InputError
 
 
@@ -143,7 +149,7 @@ class LearntSchedule(Schedule):
         held = self if isinstance(log_snr, np.ndarray) else _without_gradient(self)
         wanted = log_snr if held is self else jax.lax.stop_gradient(log_snr)
         t = bisect_time(held.log_snr, wanted)
-        t = t - (self.log_snr(t) - log_snr) / held.derivative(t)
+        t = t - newton_step(self.log_snr(t), log_snr, held.derivative(t))
         return namespace(t).clip(t, 0.0, 1.0)
 
     def _numbers(self, value: ArrayLike) -> tuple[Any, Mapping[str, Any]]:

@@ -31,7 +31,7 @@ from jaxgen.diffusion.denoiser import (
 from jaxgen.diffusion.levels import Level, expand
 from jaxgen.diffusion.noise import example_indices, example_keys, normal
 from jaxgen.diffusion.predictions import Target, channels_of, check_target, make_target
-from jaxgen.diffusion.schedules import Schedule
+from jaxgen.diffusion.schedules import Schedule, check_schedule
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.diffusion.weights import SNRPlus, Weighting
 from jaxgen.errors import InputError, check_kind
@@ -73,7 +73,7 @@ def draw_level(
     Raises:
       InputError: for names where a schedule or times are wanted.
     """
-    check_kind("schedule", schedule, Schedule, "CosineSchedule()")
+    check_schedule(schedule)
     check_kind("times", times, Times, "Uniform()")
     return jax.tree.map(jnp.asarray, schedule.at(times.draw(key, index_B, parts)))
 

@@ -38,7 +38,7 @@ from jaxgen.diffusion.levels import (
     scales,
     sigmoid,
 )
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_kind, check_positive
 
 HALVINGS = 64
 """Of the interval of times, in `bisect_time`."""
@@ -197,8 +197,7 @@ class SigmoidSchedule(Schedule):
                 f"start={self.start}, end={self.end}: expected start < end, or the schedule is not "
                 "monotone"
             )
-        if not 0 < self.tau < math.inf:
-            raise InputError(f"tau={self.tau}: expected a finite number > 0")
+        check_positive("tau", self.tau)
         if not 0 <= self.margin < 0.5:
             raise InputError(f"margin={self.margin}: expected 0 <= margin < 1/2")
 
@@ -271,13 +270,8 @@ class KarrasSchedule(Schedule):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise InputError(
-                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: expected "
-                "0 < sigma_min < sigma_max, or the schedule is not monotone"
-            )
-        if not 0 < self.rho < math.inf:
-            raise InputError(f"rho={self.rho}: expected a finite number > 0")
+        check_sigmas(self.sigma_min, self.sigma_max)
+        check_positive("rho", self.rho)
 
     @property
     def frame(self) -> Frame:
@@ -359,6 +353,31 @@ def bisect_time(log_snr_of_time: Callable[[Any], Any], log_snr: Any) -> Any:
             bounds = halve(i, bounds)
         low, high = bounds
     return (low + high) / 2
+
+
+def newton_step(log_snr_there: Any, log_snr: Any, slope: Any) -> Any:
+    """What a time is too large by, to first order; zero where log-SNR or slope are infinite.
+
+    After `bisect_time` it changes no number: it is what gradients flow through.
+    """
+    xp = namespace(log_snr)
+    gap = log_snr_there - log_snr
+    finite = xp.isfinite(slope) & xp.isfinite(gap)
+    return xp.where(finite, gap, 0.0) / xp.where(finite, slope, 1.0)
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Raises InputError for what is no schedule, a name for instance."""
+    check_kind("schedule", schedule, Schedule, "CosineSchedule()")
+
+
+def check_sigmas(sigma_min: float, sigma_max: float) -> None:
+    """Raises InputError unless 0 < sigma_min < sigma_max, both finite."""
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise InputError(
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}: expected "
+            "0 < sigma_min < sigma_max, or the schedule is not monotone"
+        )
 
 
 def check_frame(frame: str) -> None:

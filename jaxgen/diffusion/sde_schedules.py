@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.diffusion.levels import ArrayLike, Frame, as_numbers, namespace, softplus
-from jaxgen.diffusion.schedules import Schedule
+from jaxgen.diffusion.schedules import Schedule, check_sigmas
 from jaxgen.errors import InputError
 
 
@@ -100,11 +100,7 @@ class GeometricSchedule(Schedule):
     sigma_max: float = 50.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise InputError(
-                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: expected "
-                "0 < sigma_min < sigma_max, or the schedule is not monotone"
-            )
+        check_sigmas(self.sigma_min, self.sigma_max)
 
     @property
     def frame(self) -> Frame:

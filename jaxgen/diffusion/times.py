@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.levels import as_numbers
 from jaxgen.diffusion.noise import example_keys, uniform
-from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError, check_kind
+from jaxgen.diffusion.schedules import Schedule, check_schedule
+from jaxgen.errors import InputError, check_positive
 
 
 class Times(abc.ABC):
@@ -88,7 +88,7 @@ class LogitNormal(Times):
     deviation: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_deviation(self.deviation)
+        check_positive("deviation", self.deviation)
 
     def quantile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """sigmoid(mean + deviation Phi^-1(u))."""
@@ -118,7 +118,7 @@ class UniformLogSNR(Times):
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        check_kind("schedule", self.schedule, Schedule, "CosineSchedule()")
+        check_schedule(self.schedule)
         if isinstance(self.schedule.log_snr(0.0), jax.core.Tracer):
             raise InputError("log-SNRs of a schedule that is being learnt: expected known ends")
         first, last = self._ends
@@ -164,7 +164,7 @@ class NormalLogSNR(Times):
     deviation: float = 2.4
 
     def __post_init__(self) -> None:
-        _check_deviation(self.deviation)
+        check_positive("deviation", self.deviation)
 
     def quantile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """The time whose log-SNR is mean - deviation Phi^-1(u)."""
@@ -258,8 +258,3 @@ def _normal(value: Any, mean: float, deviation: float) -> Any:
     """The density N(value; mean, deviation^2)."""
     z = (as_numbers(value) - mean) / deviation
     return jnp.exp(-z * z / 2) / (deviation * math.sqrt(2 * math.pi))
-
-
-def _check_deviation(deviation: float) -> None:
-    if not 0 < deviation < math.inf:
-        raise InputError(f"deviation={deviation}: expected a finite number > 0")

@@ -16,7 +16,6 @@ SNR too. What remains infinite is so by nature: SNR under the target x without n
 """
 
 import abc
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,12 +24,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.diffusion.levels import Level, namespace, sigmoid, softplus
 from jaxgen.diffusion.predictions import Target, check_target
-from jaxgen.errors import InputError
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise InputError(f"{name}={value}: expected a finite number > 0")
+from jaxgen.errors import InputError, check_not_negative, check_positive
 
 
 class Form(NamedTuple):
@@ -106,7 +100,7 @@ class TruncatedSNR(Weighting):
     floor: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive("floor", self.floor)
+        check_positive("floor", self.floor)
 
     def form(self, data: Any, noise: Any) -> Form:
         """See `Weighting.form`."""
@@ -127,7 +121,7 @@ class SNRPlus(Weighting):
     added: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive("added", self.added)
+        check_positive("added", self.added)
 
     def form(self, data: Any, noise: Any) -> Form:
         """See `Weighting.form`."""
@@ -156,7 +150,7 @@ class MinSNR(Weighting):
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_positive("gamma", self.gamma)
+        check_positive("gamma", self.gamma)
 
     def form(self, data: Any, noise: Any) -> Form:
         """See `Weighting.form`."""
@@ -178,7 +172,7 @@ class SoftMinSNR(Weighting):
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_positive("gamma", self.gamma)
+        check_positive("gamma", self.gamma)
 
     def form(self, data: Any, noise: Any) -> Form:
         """See `Weighting.form`."""
@@ -197,9 +191,8 @@ class P2(Weighting):
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive("k", self.k)
-        if not 0 <= self.gamma < math.inf:
-            raise InputError(f"gamma={self.gamma}: expected a finite number >= 0")
+        check_positive("k", self.k)
+        check_not_negative("gamma", self.gamma)
 
     def form(self, data: Any, noise: Any) -> Form:
         """See `Weighting.form`."""

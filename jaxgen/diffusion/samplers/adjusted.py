@@ -10,40 +10,42 @@ adds noise of this variance; here, without any randomness, e^ is made longer by 
 v is the share c of what it would be for independent numbers of variance 1/2: ``c / (2 + a^2/s^2)``.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxgen.diffusion.denoiser import Denoiser
-from jaxgen.diffusion.levels import Level, broadcast_level, expand
+from jaxgen.diffusion.denoiser import Denoiser, Estimate
+from jaxgen.diffusion.levels import Level, expand
 from jaxgen.diffusion.losses import mean_square
 from jaxgen.diffusion.predictions import divide
-from jaxgen.diffusion.samplers.linear import from_noise_to_data
+from jaxgen.diffusion.samplers.linear import LinearSampler, Term, from_noise_to_data, make_table
 from jaxgen.diffusion.sampling import SampleState
-from jaxgen.errors import InputError
+from jaxgen.errors import check_not_negative
 
 
 class AdjustedRow(NamedTuple):
-    """One row of a table, or with a leading axis N all of them.
+    """One row of a table: as `LinearRow`, with what e^ is to be made longer by.
 
     Attributes:
       now: where the denoiser is asked.
       next: where the row ends.
-      lost: (a' - s' a / s)^2 v, the variance that DDIM's latents lack, [].
+      weights: of x and e, [2].
+      noise: 0.
+      lost: (a' / s' - a / s)^2 v, the variance that latents of DDIM lack, in units of s'^2, [].
     """
 
     now: Level
     next: Level
+    weights: Any
+    noise: Any
     lost: Any
 
 
 @dataclass(frozen=True)
-class AdjustedDDIM:
+class AdjustedDDIM(LinearSampler):
     """The sampler of Heek et al. (2024), made for teachers of few steps.
 
     A last step to clean data returns x^: what is lost there is not wanted back as noise. (By the
@@ -59,28 +61,28 @@ class AdjustedDDIM:
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < math.inf:
-            raise InputError(f"share={self.share}: expected a finite number >= 0")
+        check_not_negative("share", self.share)
 
-    def table(self, levels: Level) -> AdjustedRow:
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """See `LinearSampler`."""
+        return ("x", 0), ("e", 0)
+
+    def table(self, levels: Level) -> Any:
         """See `jaxgen.diffusion.sampling.Sampler`."""
         now, after = from_noise_to_data(levels)
-        lost = self.share * (after.a * now.s - after.s * now.a) ** 2 / (2 * now.s**2 + now.a**2)
-        row = AdjustedRow(now, after, np.where(after.s == 0, 0.0, lost))
-        return jax.tree.map(lambda value: np.asarray(value, np.float32), row)
-
-    def start(self, z: Float[Array, "B ..."]) -> SampleState:
-        """Latents are kept in float32 at least; nothing is remembered."""
-        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-        return SampleState(z, jnp.zeros_like(z), ())
+        gap = after.a * now.s / np.where(after.s == 0, np.inf, after.s) - now.a
+        lost = self.share * np.where(after.s == 0, 0.0, gap) ** 2 / (2 * now.s**2 + now.a**2)
+        return AdjustedRow(*make_table(now, after, [after.a, after.s]), lost.astype(np.float32))
 
     def step(
-        self, denoiser: Denoiser, state: SampleState, row: AdjustedRow, keys_B: Key[Array, "B"]
+        self, denoiser: Denoiser, state: SampleState, row: Any, keys_B: Key[Array, "B"]
     ) -> SampleState:
-        """The formula of the module, with each example's own |e^|; no randomness."""
-        estimate = denoiser(state.z, broadcast_level(row.now, len(state.z)))
-        x, e = estimate.x.astype(state.z.dtype), estimate.e.astype(state.z.dtype)
-        square_B = row.next.s**2 + divide(row.lost, mean_square(e))
-        # The root of zero, in a last step to clean data, has no derivative.
-        length_B = jnp.where(square_B == 0, 0.0, jnp.sqrt(jnp.where(square_B == 0, 1.0, square_B)))
-        return SampleState((row.next.a * x + expand(length_B, e) * e).astype(x.dtype), x, ())
+        """DDIM's, with every example's e^ made longer."""
+
+        def stretched(z: Float[Array, "B ..."], level: Level) -> Estimate:
+            estimate = denoiser(z, level)
+            factor_B = jnp.sqrt(1 + divide(row.lost, mean_square(estimate.e)))
+            return estimate._replace(e=expand(factor_B, z) * estimate.e)
+
+        return super().step(stretched, state, row, keys_B)

@@ -32,7 +32,7 @@ from jaxgen.diffusion.samplers.linear import (
     from_noise_to_data,
     make_table,
 )
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_share
 
 
 def unknown_variance(
@@ -86,8 +86,7 @@ class AnalyticDPM(LinearSampler):
     def __post_init__(self) -> None:
         if not all(0 <= v < math.inf for v in self.unknown):
             raise InputError("unknown: expected finite variances >= 0")
-        if not 0 <= self.eta <= 1:
-            raise InputError(f"eta={self.eta}: expected 0 <= eta <= 1")
+        check_share("eta", self.eta)
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -29,7 +29,7 @@ from jaxgen.diffusion.samplers.linear import (
     from_noise_to_data,
     make_table,
 )
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_share
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Ancestral(LinearSampler):
     gamma: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma <= 1:
-            raise InputError(f"gamma={self.gamma}: expected 0 <= gamma <= 1")
+        check_share("gamma", self.gamma)
 
     @property
     def terms(self) -> tuple[Term, ...]:

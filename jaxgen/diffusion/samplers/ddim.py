@@ -18,12 +18,11 @@ from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
     Term,
-    check_eta,
     from_noise_to_data,
     make_table,
 )
 from jaxgen.diffusion.steps import pair_levels
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_not_negative, check_share
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class DDIM(LinearSampler):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        check_eta(self.eta)
+        check_not_negative("eta", self.eta)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -98,8 +97,7 @@ class BlendedDDIM(LinearSampler):
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise InputError(f"share={self.share}: expected 0 <= share <= 1")
+        check_share("share", self.share)
 
     @property
     def terms(self) -> tuple[Term, ...]:

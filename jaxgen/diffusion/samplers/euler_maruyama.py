@@ -24,12 +24,11 @@ from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
     Term,
-    check_eta,
     from_noise_to_data,
     make_table,
 )
-from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError, check_kind
+from jaxgen.diffusion.schedules import Schedule, check_schedule
+from jaxgen.errors import InputError, check_not_negative
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class EulerMaruyama(LinearSampler):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        check_kind("schedule", self.schedule, Schedule, "CosineSchedule()")
-        check_eta(self.eta)
+        check_schedule(self.schedule)
+        check_not_negative("eta", self.eta)
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -12,7 +12,6 @@ diffusion models", appendix B: 0.1). The score of a guided denoiser is that of t
 distribution, so correctors serve any condition.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +25,7 @@ from jaxgen.diffusion.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.noise import normal, step_keys
 from jaxgen.diffusion.predictions import divide
 from jaxgen.diffusion.sampling import Sampler, SampleState
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_positive
 
 
 class CorrectedRow(NamedTuple):
@@ -73,8 +72,7 @@ class LangevinCorrector:
     rule: Literal["snr", "fixed"] = "snr"
 
     def __post_init__(self) -> None:
-        if not 0 < self.size < math.inf:
-            raise InputError(f"size={self.size}: expected a finite number > 0")
+        check_positive("size", self.size)
         if self.count < 1:
             raise InputError(f"count={self.count}: expected at least 1")
         if self.rule not in ("snr", "fixed"):

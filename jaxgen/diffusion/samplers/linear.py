@@ -11,7 +11,6 @@ runs once, on the host. Methods with several evaluations per step (Heun) have se
 """
 
 import abc
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -141,12 +140,6 @@ def from_level_with_noise(levels: Level) -> tuple[Level, Level]:
             "some (make_steps with final='first'), or DDIM"
         )
     return now, after
-
-
-def check_eta(eta: float) -> None:
-    """Raises InputError for a share of noise that is negative or infinite."""
-    if not 0 <= eta < math.inf:
-        raise InputError(f"eta={eta}: expected a finite number >= 0")
 
 
 def check_finite_sigma(now: Level, sampler: LinearSampler) -> None:

@@ -16,12 +16,12 @@ from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
     Term,
-    check_eta,
     check_finite_sigma,
     from_noise_to_data,
     make_table,
 )
 from jaxgen.diffusion.schedules import Schedule
+from jaxgen.errors import check_not_negative
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Midpoint(LinearSampler):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        check_eta(self.eta)
+        check_not_negative("eta", self.eta)
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -37,7 +37,7 @@ from jaxgen.diffusion.samplers.linear import (
     make_table,
 )
 from jaxgen.diffusion.sampling import SampleState
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_not_negative
 
 
 class CorrectorRow(NamedTuple):
@@ -212,8 +212,7 @@ class SASolver(PredictorCorrector):
     def __post_init__(self) -> None:
         _check("predictor_order", self.predictor_order, 3)
         _check("corrector_order", self.corrector_order, 4)
-        if not 0 <= self.tau < math.inf:
-            raise InputError(f"tau={self.tau}: expected a finite number >= 0")
+        check_not_negative("tau", self.tau)
         _check_predicts(self.predicts)
 
     @property

@@ -28,7 +28,7 @@ from jaxgen.diffusion.samplers.linear import (
     make_table,
 )
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError
+from jaxgen.errors import check_share
 
 
 class Renoising(LinearSampler):
@@ -79,7 +79,7 @@ class TCD(Renoising):
     gamma: float = 0.3
 
     def __post_init__(self) -> None:
-        _check_share("gamma", self.gamma)
+        check_share("gamma", self.gamma)
 
     def down(self, now: Level, after: Level) -> Float64[np.ndarray, "N"]:
         """lambda at (1 - gamma) t'."""
@@ -107,7 +107,7 @@ class FlowAncestral(Renoising):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_share("eta", self.eta)
+        check_share("eta", self.eta)
 
     def down(self, now: Level, after: Level) -> Float64[np.ndarray, "N"]:
         """lambda at u_d."""
@@ -115,8 +115,3 @@ class FlowAncestral(Renoising):
         u_down = u_after * (1 - self.eta * (1 - u_after / u))
         with np.errstate(divide="ignore"):
             return 2 * (np.log1p(-u_down) - np.log(u_down))
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name}={value}: expected 0 <= {name} <= 1")

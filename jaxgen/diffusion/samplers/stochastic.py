@@ -27,7 +27,7 @@ from jaxgen.diffusion.samplers.linear import (
 from jaxgen.diffusion.samplers.ode import heun_table
 from jaxgen.diffusion.sampling import SampleState
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_not_negative
 
 
 class ChurnRow(NamedTuple):
@@ -75,8 +75,7 @@ class StochasticKarras(LinearSampler):
 
     def __post_init__(self) -> None:
         for name in ("churn", "low", "inflation"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)}: expected a finite number >= 0")
+            check_not_negative(name, getattr(self, name))
         if not self.low <= self.high:
             raise InputError(f"low={self.low}, high={self.high}: expected low <= high")
 
