@@ -75,6 +75,7 @@ from jaxgen.lm.ngram import (
 )
 from jaxgen.training import read_records
 from jaxgen.training.metrics import write_figures
+from jaxgen.training.saved_names import register_config
 
 HELD_OUT = ("validation", "test")
 SRILM_MINIMUM_COUNTS = (1, 1, 2, 2, 2)
@@ -83,6 +84,7 @@ Probabilities = Mapping[str, Float64[np.ndarray, "N"]]
 """Of every word, by part."""
 
 
+@register_config("lm.bengio2003", first_format=["experiments.bengio2003:Config"])
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

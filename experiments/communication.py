@@ -38,10 +38,12 @@ from jaxgen.parallel import (
     plan_layout,
 )
 from jaxgen.training.optimizers import OptimizerConfig, make_optimizer
+from jaxgen.training.saved_names import register_config
 from jaxgen.training.state import abstract_state
 from jaxgen.training.step import make_train_step
 
 
+@register_config("communication", first_format=["experiments.communication:CommunicationConfig"])
 @dataclass(frozen=True, kw_only=True)
 class CommunicationConfig(ExperimentConfig):
     """What to compile.

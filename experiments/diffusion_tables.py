@@ -39,10 +39,14 @@ from jaxgen.diffusion.steps import make_steps
 from jaxgen.diffusion.weights import weighting_named
 from jaxgen.errors import InputError
 from jaxgen.training import NonFiniteError
+from jaxgen.training.saved_names import register_config
 
 METHODS = ("ancestral", "ddim")
 
 
+@register_config(
+    "images.targets_and_weightings", first_format=["experiments.diffusion_tables:Config"]
+)
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

@@ -59,6 +59,7 @@ from jaxgen.diffusion.weights import TruncatedSNR
 from jaxgen.errors import InputError
 from jaxgen.nn.widening import widen_input
 from jaxgen.parallel import Layout, gather_fsdp
+from jaxgen.training.saved_names import register_config
 from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch, LossFn
 
@@ -75,6 +76,7 @@ Stage = Callable[[GuidedDenoiser, GuidedDenoiser, Array, Array], tuple[Array, Le
 """``(student, teacher, images, key) -> losses [B] and their levels``."""
 
 
+@register_config("images.distil_guided", first_format=["experiments.distil_guided:Config"])
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

@@ -54,6 +54,7 @@ from jaxgen.diffusion.times import LowDiscrepancy
 from jaxgen.diffusion.weights import TruncatedSNR
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, gather_fsdp
+from jaxgen.training.saved_names import register_config
 from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch, LossFn
 
@@ -67,6 +68,7 @@ Drawing = Callable[..., np.ndarray]
 """``(model, method, steps, guidance, labels or None, count) -> images``."""
 
 
+@register_config("images.distil", first_format=["experiments.distil_images:Config"])
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

@@ -64,11 +64,13 @@ from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.weights import weighting_named
 from jaxgen.errors import InputError
 from jaxgen.nn.counting import parameter_count
+from jaxgen.training.saved_names import register_config
 
 GRID_ROWS, STRIP_ROWS, STRIP_COLUMNS, MOST_COLUMNS = 8, 10, 12, 10
 LEVEL_NAMES = ("log-SNR below -4", "-4 to 0", "0 to 4", "above 4")
 
 
+@register_config("images.process", first_format=["experiments.image_diffusion:ProcessFlags"])
 @dataclass(frozen=True, kw_only=True)
 class ProcessFlags:
     """What is predicted, and how errors are weighed.
@@ -88,6 +90,7 @@ class ProcessFlags:
         weighting_named(self.weighting)
 
 
+@register_config("images.train", first_format=["experiments.image_diffusion:Config"])
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

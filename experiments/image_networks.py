@@ -24,6 +24,7 @@ from jaxgen.diffusion.weights import Weighting
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, gather_fsdp
 from jaxgen.spacetime import MDT, DiffiTConfig, DiTConfig, MDTConfig, UNetConfig, UViTConfig
+from jaxgen.training.saved_names import register_config
 from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch, LossFn
 
@@ -37,6 +38,7 @@ MOST_TOKENS = 64
 HEAD_SIZE = 32
 
 
+@register_config("images.network", first_format=["experiments.image_networks:NetworkFlags"])
 @dataclass(frozen=True, kw_only=True)
 class NetworkFlags:
     """The denoising network.

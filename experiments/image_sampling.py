@@ -36,6 +36,7 @@ from jaxgen.parallel import (
     put_batch,
     replicated,
 )
+from jaxgen.training.saved_names import register_config
 from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch
 
@@ -70,6 +71,7 @@ SAMPLERS: dict[SamplerName, Sampler] = {
 SAMPLES_PER_CALL = 256
 
 
+@register_config("images.sampling", first_format=["experiments.image_sampling:SamplingFlags"])
 @dataclass(frozen=True, kw_only=True)
 class SamplingFlags:
     """How the trained network is sampled; may differ when a run is started again.

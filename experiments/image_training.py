@@ -43,6 +43,7 @@ from jaxgen.training import (
     scan_steps,
 )
 from jaxgen.training.metrics import Record
+from jaxgen.training.saved_names import register_config
 from jaxgen.training.state import Tree
 from jaxgen.training.step import Batch, LossFn
 
@@ -53,6 +54,7 @@ RECORDS, EVALUATIONS, CHECKPOINTS = 40, 10, 10
 """How often a run logs, evaluates and saves, roughly."""
 
 
+@register_config("images.training", first_format=["experiments.image_training:TrainingFlags"])
 @dataclass(frozen=True, kw_only=True)
 class TrainingFlags:
     """How the network is trained: AdamW, linear warm-up, cosine to zero, average of parameters.

@@ -54,6 +54,7 @@ from jaxgen.diffusion.sampling import Sampler, initial_noise, sample
 from jaxgen.diffusion.steps import make_steps
 from jaxgen.diffusion.tasks import downsample
 from jaxgen.errors import InputError
+from jaxgen.training.saved_names import register_config
 
 SHOWN = 10
 """Images of a picture's row."""
@@ -61,6 +62,7 @@ SHOWN = 10
 IMAGES_PER_CALL = 50
 
 
+@register_config("images.edit", first_format=["experiments.image_uses:Config"])
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

@@ -42,8 +42,10 @@ from jaxgen.parallel import is_main_process, keep_freed_memory, make_mesh, start
 from jaxgen.training.config import config_differences, config_from_json, config_to_json
 from jaxgen.training.loop import NonFiniteError
 from jaxgen.training.metrics import write_figures
+from jaxgen.training.saved_names import register_config
 
 
+@register_config("launch", first_format=["experiments.launch:LaunchConfig"])
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
     """Where to run and on what; may change when a run is started again.

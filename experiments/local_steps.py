@@ -48,12 +48,14 @@ from jaxgen.errors import InputError
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.parallel import communication, current_mesh, put_batch
 from jaxgen.training import OptimizerConfig
+from jaxgen.training.saved_names import register_config
 
 HELD_OUT = ("validation", "test")
 SYNCHRONOUS = "every gradient"
 """The name of the run that averages gradients rather than parameters."""
 
 
+@register_config("lm.local_steps", first_format=["experiments.local_steps:Config"])
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

@@ -53,6 +53,7 @@ from jaxgen.lm.features import nearest_words, word_features, word_map
 from jaxgen.lm.generate import make_generator
 from jaxgen.lm.ngram import NgramCounts, count_ngrams, fit_interpolated, fit_kneser_ney
 from jaxgen.parallel import current_mesh, is_main_process, replicated
+from jaxgen.training.saved_names import register_config
 
 TRIGRAM, KNESER_NEY = "interpolated trigram", "Kneser-Ney"
 NETWORK, MIXTURE = "network", "mixture"
@@ -71,6 +72,7 @@ PLANE = NetworkFlags(features=2, hidden=30)
 """The small network whose words are points of a plane."""
 
 
+@register_config("lm.nplm", first_format=["experiments.nplm:Config"])
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

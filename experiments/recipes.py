@@ -12,6 +12,7 @@ from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.parallel import current_mesh
 from jaxgen.training import LoopConfig, OptimizerConfig
 from jaxgen.training.optimizers import ScheduleName
+from jaxgen.training.saved_names import register_config
 
 METRIC = "validation/perplexity"
 """The figure that says which parameters of a run are the best."""
@@ -117,6 +118,7 @@ PAPER = Recipe(
 RECIPES = {"modern": MODERN, "paper": PAPER}
 
 
+@register_config("lm.recipe", first_format=["experiments.recipes:RecipeFlags"])
 @dataclass(frozen=True, kw_only=True)
 class RecipeFlags:
     """How networks are trained; None stands for the recipe's own value.
@@ -152,6 +154,7 @@ def _replace_given(base: Any, flags: RecipeFlags, names: Iterable[str]) -> Any:
     return dataclasses.replace(base, **given)
 
 
+@register_config("lm.network", first_format=["experiments.recipes:NetworkFlags"])
 @dataclass(frozen=True, kw_only=True)
 class NetworkFlags:
     """The network (Bengio et al. 2003, equation 1).

@@ -20,6 +20,7 @@ from jaxgen.diffusion import DDIM, CosineSchedule, DPMSolver, Euler, Heun
 from jaxgen.diffusion.samplers import SingleStepDPMSolver, UniPC
 from jaxgen.diffusion.samplers.convergence import fitted_order, ode_errors
 from jaxgen.errors import InputError
+from jaxgen.training.saved_names import register_config
 
 SAMPLERS = {
     "DDIM": DDIM(),
@@ -32,6 +33,7 @@ SAMPLERS = {
 }
 
 
+@register_config("images.sampler_orders", first_format=["experiments.sampler_convergence:Config"])
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.

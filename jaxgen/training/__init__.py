@@ -30,6 +30,7 @@ from jaxgen.training.metrics import (
     write_figures,
 )
 from jaxgen.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
+from jaxgen.training.saved_names import register_config
 from jaxgen.training.saved_trees import Padding
 from jaxgen.training.state import (
     TrainState,
@@ -68,6 +69,7 @@ __all__ = [
     "make_train_step",
     "mean_gradient",
     "read_records",
+    "register_config",
     "scan_steps",
     "state_axes",
     "state_from_params",

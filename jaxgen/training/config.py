@@ -1,23 +1,27 @@
-"""Configurations as JSON: frozen dataclasses written with their class, and read back checked.
+"""Configurations as JSON: frozen dataclasses written with their saved name, and read back checked.
 
-A dataclass becomes ``{"class": "module:QualName", "fields": {...}}``; inside it, a tuple becomes
-``{"tuple": [...]}``, a member of an enum ``{"enum": "module:QualName", "member": NAME}``, a mapping
-``{"mapping": {...}}`` and a float that JSON lacks ``{"float": "inf"}``. Everything else is what
-JSON knows.
+A dataclass becomes ``{"class": NAME, "fields": {...}}`` (names: `jaxgen.training.saved_names`),
+the outermost with ``"format": 2`` beside them; inside it, a tuple becomes ``{"tuple": [...]}``, a
+member of an enum ``{"enum": NAME, "member": MEMBER}``, a mapping ``{"mapping": {...}}`` and a float
+that JSON lacks ``{"float": "inf"}``. Everything else is what JSON knows.
+
+The first format had no number and ``module:class`` in the place of names; it is still read.
 """
 
 import dataclasses
 import enum
-import importlib
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxgen.errors import InputError
+from jaxgen.training.saved_names import FIRST_FORMAT, RENAMED_FIELDS, class_of, saved_name
 
 Json = Any
+
+FORMAT = 2
+"""The format that is written; it and all before it are read."""
 
 
 def config_to_json(value: Any) -> Json:
@@ -28,24 +32,29 @@ def config_to_json(value: Any) -> Json:
         enum members, strings, numbers, booleans and None.
 
     Raises:
-      InputError: for anything else, and for a class that cannot be found again by its name.
+      InputError: for anything else, and for a class without a saved name.
     """
+    data = _to_json(value)
+    return {"format": FORMAT, **data} if _is_instance_of_dataclass(value) else data
+
+
+def _to_json(value: Any) -> Json:
     match value:
         case enum.Enum():
-            return {"enum": _name_of(type(value)), "member": value.name}
+            return {"enum": saved_name(type(value)), "member": value.name}
         case float() if not math.isfinite(value):
             return {"float": repr(value)}
         case None | bool() | int() | float() | str():
             return value
         case tuple():
-            return {"tuple": [config_to_json(item) for item in value]}
+            return {"tuple": [_to_json(item) for item in value]}
         case list():
-            return [config_to_json(item) for item in value]
+            return [_to_json(item) for item in value]
         case Mapping() if all(isinstance(key, str) for key in value):
-            return {"mapping": {key: config_to_json(item) for key, item in value.items()}}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: config_to_json(getattr(value, f.name)) for f in _fields(type(value))}
-        return {"class": _name_of(type(value)), "fields": fields}
+            return {"mapping": {key: _to_json(item) for key, item in value.items()}}
+    if _is_instance_of_dataclass(value):
+        fields = {f.name: _to_json(getattr(value, f.name)) for f in _fields(type(value))}
+        return {"class": saved_name(type(value)), "fields": fields}
     raise InputError(
         f"{value!r} of type {type(value).__name__} cannot be written into a configuration file"
     )
@@ -62,14 +71,26 @@ def config_from_json(data: Json, where: str = "configuration") -> Any:
       where: what error messages call the file.
 
     Raises:
-      InputError: where a class does not exist or is no dataclass, or fields are unknown, or missing
+      InputError: for a newer format; where a name is unknown, or fields are unknown, or missing
         without a default; the message names them. What the classes raise themselves passes through.
     """
+    found = data.get("format", 1) if isinstance(data, dict) else FORMAT
+    if found not in range(1, FORMAT + 1):
+        raise InputError(
+            f"{where}: its format is {found!r}, expected at most {FORMAT}; "
+            "was it written by a newer version of jaxgen?"
+        )
+    return _from_json(data, where)
+
+
+def _from_json(data: Json, where: str) -> Any:
     match data:
         case {"class": str(name), "fields": dict(fields)}:
             cls = _class_named(name, where, dataclasses.is_dataclass, "dataclass")
+            renamed = RENAMED_FIELDS.get(FIRST_FORMAT.get(name, name), {})
+            fields = {renamed.get(key, key): value for key, value in fields.items()}
             _check_fields(cls, fields, where)
-            return cls(**{k: config_from_json(v, f"{where}: {k}") for k, v in fields.items()})
+            return cls(**{k: _from_json(v, f"{where}: {k}") for k, v in fields.items()})
         case {"enum": str(name), "member": str(member)}:
             cls = _class_named(name, where, lambda c: issubclass(c, enum.Enum), "enum")
             if member not in cls.__members__:
@@ -79,13 +100,13 @@ def config_from_json(data: Json, where: str = "configuration") -> Any:
                 )
             return cls[member]
         case {"tuple": list(items)}:
-            return tuple(config_from_json(item, where) for item in items)
+            return tuple(_from_json(item, where) for item in items)
         case {"mapping": dict(items)}:
-            return {key: config_from_json(item, where) for key, item in items.items()}
+            return {key: _from_json(item, where) for key, item in items.items()}
         case {"float": "inf" | "-inf" | "nan" as text}:
             return float(text)
         case list():
-            return [config_from_json(item, where) for item in data]
+            return [_from_json(item, where) for item in data]
         case dict():
             raise InputError(f"{where}: {data!r} is no configuration; expected a 'class'")
     return data
@@ -109,37 +130,17 @@ def _fields(cls: Any) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(cls) if field.init]
 
 
-def _name_of(cls: type) -> str:
-    """``module:QualName``, checked to lead back to the class."""
-    module = _main_module() if cls.__module__ == "__main__" else cls.__module__
-    name = f"{module}:{cls.__qualname__}"
-    if _find(name) is not cls:
-        raise InputError(f"{name} cannot be found by its name; expected a class of a module")
-    return name
-
-
-def _main_module() -> str:
-    """What the program calls itself when others import it: `python -m MODULE` runs as __main__."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else "__main__"
-
-
-def _find(name: str) -> Any:
-    """The object of a name ``module:QualName``, or None."""
-    module, _, qualified = name.partition(":")
-    try:
-        found: Any = importlib.import_module("__main__" if module == _main_module() else module)
-        for part in qualified.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return found
+def _is_instance_of_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _class_named(name: str, where: str, fits: Callable[[Any], bool], kind: str) -> Any:
-    cls = _find(name)
-    if not (isinstance(cls, type) and fits(cls)):
-        raise InputError(f"{where}: there is no {kind} {name!r}; was it renamed, or not installed?")
+    cls = class_of(FIRST_FORMAT.get(name, name))
+    if cls is None or not fits(cls):
+        raise InputError(
+            f"{where}: {kind} {name!r} is unknown; was it saved by a newer version, or by a "
+            "program that is not imported?"
+        )
     return cls
 
 

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxgen.training.saved_names import register_config
+
 FEATURES = 8
 
 
+@register_config("test.mlp")
 @dataclass(frozen=True)
 class MLPConfig:
     """Output units are padded to `blocks * ceil(classes / blocks)`, as a language model's are."""

@@ -189,7 +189,7 @@ def test_a_model_loads_from_its_folder_alone(saved, state_and_layout):
 def test_another_process_loads_the_model(saved):
     """On one device, with no knowledge of how it was trained."""
     program = (
-        "import sys; from jaxgen.training.checkpoint import load_model;"
+        "import sys, mlp; from jaxgen.training.checkpoint import load_model;"
         "m = load_model(sys.argv[1]); import jax, numpy as np;"
         "assert len(jax.devices()) == 1;"
         "model = m.config.make_model();"

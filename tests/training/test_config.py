@@ -11,19 +11,23 @@ from mlp import MLPConfig
 from jaxgen.errors import InputError
 from jaxgen.training.config import config_differences, config_from_json, config_to_json
 from jaxgen.training.optimizers import OptimizerConfig
+from jaxgen.training.saved_names import CLASSES, FIRST_FORMAT, class_of, register_config
 
 
+@register_config("test.colour")
 class Colour(enum.Enum):
     RED = "r"
     BLUE = "b"
 
 
+@register_config("test.inner")
 @dataclasses.dataclass(frozen=True)
 class Inner:
     sizes: tuple[int, ...] = (1, 2)
     table: dict = dataclasses.field(default_factory=lambda: {"a": (1, None), "class": 3})
 
 
+@register_config("test.outer")
 @dataclasses.dataclass(frozen=True)
 class Outer:
     inner: Inner = Inner()
@@ -34,11 +38,13 @@ class Outer:
     flags: list = dataclasses.field(default_factory=lambda: [True, 1, 1.0])
     derived: int = dataclasses.field(init=False, default=7)
 
+    @register_config("test.nested")
     @dataclasses.dataclass(frozen=True)
     class Nested:
         x: int = 0
 
 
+@register_config("test.needing")
 @dataclasses.dataclass(frozen=True)
 class Needing:
     first: int
@@ -68,10 +74,15 @@ def test_values_come_back_equal_and_of_the_same_types(value):
     assert repr(back) == repr(value)  # tells 1 from True and from 1.0, and tuples from lists
 
 
-def test_files_name_the_class():
-    data = config_to_json(MLPConfig())
-    assert data["class"] == "mlp:MLPConfig"
-    assert data["fields"] == {"hidden": 8, "classes": 5, "blocks": 1, "dropout": 0.0}
+def test_files_hold_a_format_and_short_names():
+    assert config_to_json(MLPConfig()) == {
+        "format": 2,
+        "class": "test.mlp",
+        "fields": {"hidden": 8, "classes": 5, "blocks": 1, "dropout": 0.0},
+    }
+    text = json.dumps(config_to_json(Outer()))
+    assert text.count("format") == 1
+    assert "test_config" not in text
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, math.sin, Outer(name=b"x")])
@@ -80,35 +91,56 @@ def test_what_json_cannot_hold_is_refused(value):
         config_to_json(value)
 
 
-def test_local_classes_are_refused_when_written():
+def test_classes_without_a_name_are_refused_when_written():
     @dataclasses.dataclass(frozen=True)
     class Local:
         x: int = 0
 
-    with pytest.raises(InputError, match="Local cannot be found by its name"):
+    with pytest.raises(InputError, match=r"Local has no saved name, expected .*register_config"):
         config_to_json(Local())
+
+
+@pytest.mark.parametrize("name", ["dit", "test.inner"])
+def test_a_name_means_one_class(name):
+    with pytest.raises(
+        InputError, match=f"saved name '{name}' is taken, expected another for Other"
+    ):
+
+        @register_config(name)
+        class Other:
+            pass
+
+
+def test_every_name_leads_to_a_class_and_was_one_class_in_the_first_format():
+    assert all(dataclasses.is_dataclass(class_of(name)) for name in CLASSES)
+    assert len(set(CLASSES.values())) == len(CLASSES)
+    assert set(CLASSES) <= set(FIRST_FORMAT.values())
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"class": "mlp:Gone", "fields": {}}, "c.json: there is no dataclass 'mlp:Gone'"),
-        ({"class": "no_such_module:X", "fields": {}}, "no dataclass 'no_such_module:X'"),
-        ({"class": "json:dumps", "fields": {}}, "no dataclass 'json:dumps'"),
-        ({"class": "mlp", "fields": {}}, "no dataclass 'mlp'"),
+        ({"class": "gone", "fields": {}}, "c.json: dataclass 'gone' is unknown"),
+        ({"class": "json:dumps", "fields": {}}, "dataclass 'json:dumps' is unknown"),
+        ({"class": "test.colour", "fields": {}}, "dataclass 'test.colour' is unknown"),
         (
-            {"class": "mlp:MLPConfig", "fields": {"hidden": 1, "clases": 2, "blocks": 1}},
+            {"format": 3, "class": "test.mlp", "fields": {}},
+            "c.json: its format is 3, expected at most 2",
+        ),
+        ({"format": "x", "class": "test.mlp"}, "its format is 'x', expected at most 2"),
+        (
+            {"class": "test.mlp", "fields": {"hidden": 1, "clases": 2, "blocks": 1}},
             "c.json: unknown fields of MLPConfig: clases",
         ),
         (
-            {"class": "test_config:Needing", "fields": {"optional": 1}},
+            {"class": "test.needing", "fields": {"optional": 1}},
             "c.json: missing fields of Needing: first, second",
         ),
-        ({"enum": "test_config:Colour", "member": "GREEN"}, "expected one of RED, BLUE"),
-        ({"enum": "mlp:MLPConfig", "member": "RED"}, "no enum 'mlp:MLPConfig'"),
+        ({"enum": "test.colour", "member": "GREEN"}, "expected one of RED, BLUE"),
+        ({"enum": "test.mlp", "member": "RED"}, "enum 'test.mlp' is unknown"),
         ({"hidden": 1}, "is no configuration; expected a 'class'"),
         (
-            {"class": "test_config:Inner", "fields": {"sizes": {"x": 1}, "table": None}},
+            {"class": "test.inner", "fields": {"sizes": {"x": 1}, "table": None}},
             "c.json: sizes: .* is no configuration",
         ),
     ],
@@ -119,7 +151,7 @@ def test_unfit_files_are_refused_by_name(data, message):
 
 
 def test_a_field_that_came_later_has_its_default():
-    saved = {"class": "mlp:MLPConfig", "fields": {"hidden": 1, "blocks": 2}}
+    saved = {"class": "test.mlp", "fields": {"hidden": 1, "blocks": 2}}
     assert config_from_json(saved) == MLPConfig(hidden=1, blocks=2)
 
 

@@ -1,0 +1,144 @@
+"""Short names of the classes in saved configurations, and where each class is defined now.
+
+A saved file holds a short name, never the path of a module. A class that moves or is renamed
+changes its line of `CLASSES`, and every file written before still opens. Programs name classes of
+their own with `register_config`.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from jaxgen.errors import InputError
+
+CLASSES: dict[str, str] = {
+    "nplm": "jaxgen.lm.nplm:NPLMConfig",
+    "nplm-energy": "jaxgen.lm.energy:EnergyNPLMConfig",
+    "nplm-sampled": "jaxgen.lm.importance_sampling:SampledNPLMConfig",
+    "nplm-short-list": "jaxgen.lm.short_list:ShortListConfig",
+    "nplm-tree": "jaxgen.lm.tree_softmax:TreeNPLMConfig",
+    "tree-code": "jaxgen.lm.tree_softmax:TreeCode",
+    "denoiser": "experiments.image_networks:ImageModelConfig",
+    "dit": "jaxgen.spacetime.dit:DiTConfig",
+    "uvit": "jaxgen.spacetime.uvit:UViTConfig",
+    "mdt": "jaxgen.spacetime.mdt:MDTConfig",
+    "diffit": "jaxgen.spacetime.diffit:DiffiTConfig",
+    "unet": "jaxgen.spacetime.unet_config:UNetConfig",
+    "cosine": "jaxgen.diffusion.schedules:CosineSchedule",
+    "inverse-cosine": "jaxgen.diffusion.schedules:InverseCosineSchedule",
+    "sigmoid": "jaxgen.diffusion.schedules:SigmoidSchedule",
+    "karras": "jaxgen.diffusion.schedules:KarrasSchedule",
+    "rectified-flow": "jaxgen.diffusion.schedules:RectifiedFlow",
+    "linear-beta": "jaxgen.diffusion.sde_schedules:LinearBetaSchedule",
+    "geometric": "jaxgen.diffusion.sde_schedules:GeometricSchedule",
+    "blended": "jaxgen.diffusion.derived_schedules:Blended",
+    "bounded": "jaxgen.diffusion.derived_schedules:Bounded",
+    "reframed": "jaxgen.diffusion.derived_schedules:Reframed",
+    "shifted": "jaxgen.diffusion.derived_schedules:Shifted",
+    "table": "jaxgen.diffusion.discrete:DiscreteSchedule",
+    "custom-table": "jaxgen.diffusion.discrete:CustomTable",
+    "learnt-schedule": "jaxgen.diffusion.learnt_schedule:LearntScheduleConfig",
+    "classifier": "jaxgen.evaluation.classifier:ClassifierConfig",
+    "optimizer": "jaxgen.training.optimizers:OptimizerConfig",
+}
+"""Saved name -> ``module:class``. Names are for ever; only what they lead to may change."""
+
+FIRST_FORMAT: dict[str, str] = {
+    "jaxgen.lm.nplm:NPLMConfig": "nplm",
+    "jaxgen.lm.energy:EnergyNPLMConfig": "nplm-energy",
+    "jaxgen.lm.importance_sampling:SampledNPLMConfig": "nplm-sampled",
+    "jaxgen.lm.short_list:ShortListConfig": "nplm-short-list",
+    "jaxgen.lm.tree_softmax:TreeNPLMConfig": "nplm-tree",
+    "jaxgen.lm.tree_softmax:TreeCode": "tree-code",
+    "experiments.image_networks:ImageModelConfig": "denoiser",
+    "jaxgen.spacetime.dit:DiTConfig": "dit",
+    "jaxgen.spacetime.uvit:UViTConfig": "uvit",
+    "jaxgen.spacetime.mdt:MDTConfig": "mdt",
+    "jaxgen.spacetime.diffit:DiffiTConfig": "diffit",
+    "jaxgen.spacetime.unet_config:UNetConfig": "unet",
+    "jaxgen.diffusion.schedules:CosineSchedule": "cosine",
+    "jaxgen.diffusion.schedules:InverseCosineSchedule": "inverse-cosine",
+    "jaxgen.diffusion.schedules:SigmoidSchedule": "sigmoid",
+    "jaxgen.diffusion.schedules:KarrasSchedule": "karras",
+    "jaxgen.diffusion.schedules:RectifiedFlow": "rectified-flow",
+    "jaxgen.diffusion.sde_schedules:LinearBetaSchedule": "linear-beta",
+    "jaxgen.diffusion.sde_schedules:GeometricSchedule": "geometric",
+    "jaxgen.diffusion.derived_schedules:Blended": "blended",
+    "jaxgen.diffusion.derived_schedules:Bounded": "bounded",
+    "jaxgen.diffusion.derived_schedules:Reframed": "reframed",
+    "jaxgen.diffusion.derived_schedules:Shifted": "shifted",
+    "jaxgen.diffusion.discrete:DiscreteSchedule": "table",
+    "jaxgen.diffusion.discrete:CustomTable": "custom-table",
+    "jaxgen.diffusion.learnt_schedule:LearntScheduleConfig": "learnt-schedule",
+    "jaxgen.evaluation.classifier:ClassifierConfig": "classifier",
+    "jaxgen.training.optimizers:OptimizerConfig": "optimizer",
+}
+"""What files of the first format called the classes, their modules at that time -> saved name."""
+
+RENAMED_FIELDS: dict[str, dict[str, str]] = {}
+"""Saved name -> what a field was called before -> what it is called now."""
+
+ClassT = TypeVar("ClassT", bound=type)
+
+_registered: dict[str, type] = {}
+
+
+def register_config(name: str, *, first_format: Sequence[str] = ()) -> Callable[[ClassT], ClassT]:
+    """A decorator that gives a class of a program its name in saved configurations.
+
+    Args:
+      name: short, and not taken; it must not change once files hold it.
+      first_format: what files of the first format called the class, ``module:class``.
+
+    Raises:
+      InputError: when applied, for a name that another class has.
+    """
+
+    def register(cls: ClassT) -> ClassT:
+        taken = _registered.get(name)
+        if name in CLASSES or not (taken is None or _identity(taken) == _identity(cls)):
+            raise InputError(f"saved name {name!r} is taken, expected another for {cls.__name__}")
+        if taken is None or taken.__module__ != "__main__":  # the running program's class stays
+            _registered[name] = cls
+        for former in first_format:
+            FIRST_FORMAT[former] = name
+        return cls
+
+    return register
+
+
+def saved_name(cls: type) -> str:
+    """The name of a class in saved configurations.
+
+    Raises:
+      InputError: for a class that has none.
+    """
+    where = ":".join(_identity(cls))
+    for name, location in CLASSES.items():
+        if location == where:
+            return name
+    for name, registered in _registered.items():
+        if _identity(registered) == _identity(cls):
+            return name
+    raise InputError(
+        f"{where} has no saved name, expected a class named with "
+        "jaxgen.training.register_config(NAME)"
+    )
+
+
+def class_of(name: str) -> type | None:
+    """The class of a saved name, or None."""
+    if name not in CLASSES:
+        return _registered.get(name)
+    module, _, qualified = CLASSES[name].partition(":")
+    return getattr(importlib.import_module(module), qualified)
+
+
+def _identity(cls: type) -> tuple[str, str]:
+    """Module and name, the same for a program run with ``python -m`` and imported."""
+    module = cls.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        module = spec.name if spec else module
+    return module, cls.__qualname__

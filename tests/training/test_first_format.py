@@ -1,0 +1,78 @@
+"""What commit 073f778 saved still opens: the first format, which named classes by module path.
+
+``first_format/`` holds a tiny checkpoint of each kind (parameters drawn from -3/8 ... 3/8), what
+its model answered then (``answers.npz``), and configurations as JSON.
+"""
+
+import importlib
+import json
+import pathlib
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.image_networks import image_denoiser
+from jaxgen.training import config_from_json, config_to_json, load_model
+
+SAVED = pathlib.Path(__file__).parent / "first_format"
+PROGRAMS = ("nplm", "bengio2003", "local_steps", "image_diffusion", "image_uses")
+PROGRAMS += ("diffusion_tables", "distil_images", "distil_guided", "sampler_convergence")
+
+IMAGES = np.random.default_rng(1).standard_normal((2, 8, 8, 1)).astype("f4")
+LABELS = jnp.array([1, 3])
+
+
+def network_answer(model):
+    apply = model.config.make_model().apply
+    return apply({"params": model.params}, IMAGES, jnp.array([300.0, 600.0]), LABELS)
+
+
+def student_answer(model):
+    level = model.config.schedule.at(jnp.array([0.3, 0.6]))
+    return image_denoiser(model.config, model.params, LABELS, 0.5)(IMAGES, level).x
+
+
+def classifier_answer(model):
+    features, logits = model.config.make_model().apply({"params": model.params}, IMAGES)
+    return np.concatenate([np.ravel(features), np.ravel(logits)])
+
+
+def language_model_answer(model):
+    assert model.files == {"vocabulary.txt": "a\nb\nc\nd\ne\nf\n<unk>\n"}
+    contexts = jnp.array([[1, 2], [3, 4]])
+    apply = model.config.make_model().apply
+    return apply({"params": model.params}, contexts, 3, method="top_k")[0]
+
+
+ANSWERS = {
+    **dict.fromkeys(("dit", "uvit", "mdt", "diffit", "unet"), network_answer),
+    "guided_student": student_answer,
+    "classifier": classifier_answer,
+    "nplm": language_model_answer,
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_checkpoints_open_and_answer_as_they_did(kind, tmp_path):
+    zipfile.ZipFile(SAVED / f"{kind}.zip").extractall(tmp_path)
+    answer = ANSWERS[kind](load_model(tmp_path))
+    expected = np.load(SAVED / "answers.npz")[kind]
+    np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["schedules", "language_models"])
+def test_configurations_open(name):
+    for saved in json.loads((SAVED / f"{name}.json").read_text()):
+        config = config_from_json(saved)
+        assert config_from_json(config_to_json(config)) == config
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_runs_of_experiments_are_known_again(program):
+    config_class = importlib.import_module(f"experiments.{program}").Config
+    saved = json.loads((SAVED / "working_folders.json").read_text())[program]
+    config = config_from_json(saved)
+    assert type(config) is config_class
+    assert config_from_json(config_to_json(config)) == config
