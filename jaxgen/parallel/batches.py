@@ -16,9 +16,7 @@ from jaxtyping import Int
 
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError
-
-Tree = Any
-"""A pytree; a batch is usually a dict of arrays that share their leading dimension B."""
+from jaxgen.typing import Tree
 
 
 def num_batch_shards(mesh: Mesh) -> int:
@@ -27,12 +25,16 @@ def num_batch_shards(mesh: Mesh) -> int:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError unless the devices that share a batch can have equal parts of it."""
+    """Refuses a batch that the mesh's data shards cannot share equally.
+
+    Raises:
+      InputError: unless it is a positive multiple of their number.
+    """
     shards = num_batch_shards(mesh)
-    if batch_size % shards:
+    if batch_size < 1 or batch_size % shards:
         raise InputError(
-            f"batch_size is {batch_size}, which {shards} data shards cannot share equally; "
-            "expected a multiple of them, or another mesh"
+            f"batch_size is {batch_size}, expected a multiple of {shards}, the data shards of the "
+            "mesh"
         )
 
 

@@ -14,31 +14,31 @@ from jaxgen.errors import InputError
 
 CLASSES: dict[str, str] = {
     "nplm": "jaxgen.lm.nplm:NPLMConfig",
-    "nplm-energy": "jaxgen.lm.energy:EnergyNPLMConfig",
-    "nplm-sampled": "jaxgen.lm.importance_sampling:SampledNPLMConfig",
-    "nplm-short-list": "jaxgen.lm.short_list:ShortListConfig",
-    "nplm-tree": "jaxgen.lm.tree_softmax:TreeNPLMConfig",
-    "tree-code": "jaxgen.lm.tree_softmax:TreeCode",
-    "denoiser": "experiments.image_networks:ImageModelConfig",
+    "nplm-energy": "jaxgen.lm.outputs.energy:EnergyNPLMConfig",
+    "nplm-sampled": "jaxgen.lm.outputs.importance_sampling:SampledNPLMConfig",
+    "nplm-short-list": "jaxgen.lm.outputs.short_list:ShortListConfig",
+    "nplm-tree": "jaxgen.lm.outputs.tree_softmax:TreeNPLMConfig",
+    "tree-code": "jaxgen.lm.outputs.tree_softmax:TreeCode",
+    "denoiser": "jaxgen.diffusion.model:DenoiserConfig",
     "dit": "jaxgen.spacetime.dit:DiTConfig",
     "uvit": "jaxgen.spacetime.uvit:UViTConfig",
     "mdt": "jaxgen.spacetime.mdt:MDTConfig",
     "diffit": "jaxgen.spacetime.diffit:DiffiTConfig",
-    "unet": "jaxgen.spacetime.unet_config:UNetConfig",
-    "cosine": "jaxgen.diffusion.schedules:CosineSchedule",
-    "inverse-cosine": "jaxgen.diffusion.schedules:InverseCosineSchedule",
-    "sigmoid": "jaxgen.diffusion.schedules:SigmoidSchedule",
-    "karras": "jaxgen.diffusion.schedules:KarrasSchedule",
-    "rectified-flow": "jaxgen.diffusion.schedules:RectifiedFlow",
-    "linear-beta": "jaxgen.diffusion.sde_schedules:LinearBetaSchedule",
-    "geometric": "jaxgen.diffusion.sde_schedules:GeometricSchedule",
-    "blended": "jaxgen.diffusion.derived_schedules:Blended",
-    "bounded": "jaxgen.diffusion.derived_schedules:Bounded",
-    "reframed": "jaxgen.diffusion.derived_schedules:Reframed",
-    "shifted": "jaxgen.diffusion.derived_schedules:Shifted",
-    "table": "jaxgen.diffusion.discrete:DiscreteSchedule",
-    "custom-table": "jaxgen.diffusion.discrete:CustomTable",
-    "learnt-schedule": "jaxgen.diffusion.learnt_schedule:LearntScheduleConfig",
+    "unet": "jaxgen.unet.unet:UNetConfig",
+    "cosine": "jaxgen.diffusion.process.schedules:CosineSchedule",
+    "inverse-cosine": "jaxgen.diffusion.process.schedules:InverseCosineSchedule",
+    "sigmoid": "jaxgen.diffusion.process.schedules:SigmoidSchedule",
+    "karras": "jaxgen.diffusion.process.schedules:KarrasSchedule",
+    "rectified-flow": "jaxgen.diffusion.process.schedules:RectifiedFlow",
+    "linear-beta": "jaxgen.diffusion.process.sde_schedules:LinearBetaSchedule",
+    "geometric": "jaxgen.diffusion.process.sde_schedules:GeometricSchedule",
+    "blended": "jaxgen.diffusion.process.derived_schedules:Blended",
+    "bounded": "jaxgen.diffusion.process.derived_schedules:Bounded",
+    "reframed": "jaxgen.diffusion.process.derived_schedules:Reframed",
+    "shifted": "jaxgen.diffusion.process.derived_schedules:Shifted",
+    "table": "jaxgen.diffusion.process.table_schedules:DiscreteSchedule",
+    "custom-table": "jaxgen.diffusion.process.table_schedules:CustomTable",
+    "learnt-schedule": "jaxgen.diffusion.process.learnt_schedule:LearntScheduleConfig",
     "classifier": "jaxgen.evaluation.classifier:ClassifierConfig",
     "optimizer": "jaxgen.training.optimizers:OptimizerConfig",
 }
@@ -76,7 +76,9 @@ FIRST_FORMAT: dict[str, str] = {
 }
 """What files of the first format called the classes, their modules at that time -> saved name."""
 
-RENAMED_FIELDS: dict[str, dict[str, str]] = {}
+RENAMED_FIELDS: dict[str, dict[str, str]] = {
+    "denoiser": {"strength_channels": "guidance_channels"},
+}
 """Saved name -> what a field was called before -> what it is called now."""
 
 ClassT = TypeVar("ClassT", bound=type)

@@ -18,9 +18,8 @@ from jaxgen.parallel import (
     optimiser_layout,
     replicated,
 )
-
-Tree = Any
-"""A pytree of arrays."""
+from jaxgen.training.ema import average_dtype, start_average
+from jaxgen.typing import Tree
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +31,7 @@ class TrainState:
       step: steps taken, skipped ones included: the index of the next batch.
       params: the parameters, a plain (unboxed) tree.
       opt_state: the optimiser's state.
-      ema: moving average of the parameters in float32 (`jaxgen.training.step`), or None.
+      ema: moving average of the parameters in float32 (`jaxgen.training.ema`), or None.
       skipped: how many steps were skipped because the loss or its gradient was not finite.
       skipped_in_a_row: how many of them came last, without a good step between.
     """
@@ -82,11 +81,7 @@ def state_from_params(
 ) -> TrainState:
     """A state at step 0 around parameters that exist already, say from a checkpoint."""
     zero = jax.device_put(jnp.zeros((), jnp.int32), replicated(layout.mesh))
-    average = jax.jit(
-        # Copies: what is donated to a step must not share memory.
-        lambda tree: jax.tree.map(lambda x: jnp.array(x, _average_dtype(x), copy=True), tree),
-        out_shardings=layout.shardings,
-    )
+    average = jax.jit(start_average, out_shardings=layout.shardings)
     return TrainState(
         step=zero,
         params=params,
@@ -103,7 +98,7 @@ def abstract_state(
     """Shapes, dtypes and shardings of the state, without computing anything: what loading needs."""
     scalar: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(layout.mesh))
     average = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, _average_dtype(x), sharding=x.sharding),
+        lambda x: jax.ShapeDtypeStruct(x.shape, average_dtype(x), sharding=x.sharding),
         layout.abstract,
     )
     return TrainState(
@@ -148,8 +143,3 @@ def state_axes(
         skipped=none,
         skipped_in_a_row=none,
     )
-
-
-def _average_dtype(leaf: Any) -> Any:
-    """Averages are kept at least in float32: half precision would lose the small increments."""
-    return jnp.promote_types(leaf.dtype, jnp.float32)

@@ -1,15 +1,4 @@
-"""One training step as a pure function, and what wraps it: accumulation, guard, averages, scans.
-
-Symbols: theta parameters, g the gradient of the mean loss, t the number of good updates so far
-(this one included), d the decay of the moving average.
-
-**Average of the parameters** (EMA). Plain ``e <- d e + (1-d) theta`` remembers its start for
-1/(1-d) steps; instead the average is divided by the weight that it has seen, all in one update::
-
-    e_t = e_{t-1} + (1-d)/(1-d^t) (theta_t - e_{t-1})      =>   e_t = sum_i d^{t-i} theta_i
-                                                                      / sum_i d^{t-i},  i = 1..t
-
-so that ``e_1 = theta_1`` and the initial parameters never count.
+"""One training step as a pure function, and what wraps it: accumulation, guard, EMA, scans.
 
 **Guard.** Where the loss or the global norm of the gradient is not finite, parameters, optimiser
 state and average stay as they were; the step is counted and the next batch comes.
@@ -28,15 +17,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError
 from jaxgen.parallel import replicated, shardings_of
-from jaxgen.training.state import TrainState, Tree
-
-Batch = Mapping[str, Any]
-"""Arrays by name, all with the same leading axis B."""
+from jaxgen.training.ema import check_decay, update_average
+from jaxgen.training.state import TrainState
+from jaxgen.typing import Batch, Tree
 
 Metrics = dict[str, Array]
 """Scalars by name, float32."""
@@ -80,8 +68,7 @@ def make_train_step(
     """
     if accumulate < 1:
         raise InputError(f"accumulate={accumulate}: expected at least 1 microbatch")
-    if ema_decay is not None and not 0 <= ema_decay < 1:
-        raise InputError(f"ema_decay={ema_decay}: expected 0 <= ema_decay < 1, or None")
+    check_decay(ema_decay)
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
@@ -208,7 +195,7 @@ def _update(
         params = optax.apply_updates(params, updates)
         if ema_decay is not None:
             good_updates = state.step + 1 - state.skipped
-            ema = _average(ema, params, ema_decay, good_updates.astype(jnp.float32))
+            ema = update_average(ema, params, ema_decay, good_updates.astype(jnp.float32))
         return params, opt_state, ema
 
     # A branch, not a choice between old and new numbers: it updates in place, where choosing keeps
@@ -225,11 +212,3 @@ def _update(
         skipped=state.skipped + bad,
         skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
     )
-
-
-def _average(ema: Tree, params: Tree, decay: float, t: Float[Array, ""]) -> Tree:
-    """e_t of the module's formula; ``1 - d^t`` by expm1, exact for d near one."""
-    if decay == 0:
-        return jax.tree.map(lambda e, p: p.astype(e.dtype), ema, params)
-    rate = (1 - decay) / -jnp.expm1(t * math.log(decay))
-    return jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)

@@ -13,12 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.image_networks import image_denoiser
 from jaxgen.training import config_from_json, config_to_json, load_model
 
 SAVED = pathlib.Path(__file__).parent / "first_format"
-PROGRAMS = ("nplm", "bengio2003", "local_steps", "image_diffusion", "image_uses")
-PROGRAMS += ("diffusion_tables", "distil_images", "distil_guided", "sampler_convergence")
+PROGRAMS = {
+    "nplm": "lm.nplm",
+    "bengio2003": "lm.bengio2003",
+    "local_steps": "lm.local_steps",
+    "image_diffusion": "images.train",
+    "image_uses": "images.edit",
+    "diffusion_tables": "images.targets_and_weightings",
+    "distil_images": "images.distil",
+    "distil_guided": "images.distil_guided",
+    "sampler_convergence": "images.sampler_orders",
+}
+"""What each program was called -> what it is called now."""
 
 IMAGES = np.random.default_rng(1).standard_normal((2, 8, 8, 1)).astype("f4")
 LABELS = jnp.array([1, 3])
@@ -31,7 +40,7 @@ def network_answer(model):
 
 def student_answer(model):
     level = model.config.schedule.at(jnp.array([0.3, 0.6]))
-    return image_denoiser(model.config, model.params, LABELS, 0.5)(IMAGES, level).x
+    return model.config.make_denoiser(model.params, LABELS, 0.5)(IMAGES, level).x
 
 
 def classifier_answer(model):
@@ -71,7 +80,7 @@ def test_configurations_open(name):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_runs_of_experiments_are_known_again(program):
-    config_class = importlib.import_module(f"experiments.{program}").Config
+    config_class = importlib.import_module(f"experiments.{PROGRAMS[program]}").Config
     saved = json.loads((SAVED / "working_folders.json").read_text())[program]
     config = config_from_json(saved)
     assert type(config) is config_class

@@ -1,0 +1,1 @@
+"""Experiments with diffusion models of images; each file here is a program."""

@@ -1,0 +1,1 @@
+"""Experiments with language models; each file here is a program."""

@@ -1,0 +1,38 @@
+"""What programs communicate on the mesh that is set: printed, written, and summed by mesh axes."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from experiments.shared.launch import report
+from jaxgen.files import replacing
+from jaxgen.parallel import Communication, communication
+
+Program = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A jitted function and the arguments to compile it for, abstract but for small tables."""
+
+FILE = "communication.md"
+
+
+def list_collectives(programs: Mapping[str, Program]) -> dict[str, Communication]:
+    """Compiles programs by name and lists the collectives of each."""
+    return {
+        name: communication(program, *arguments) for name, (program, arguments) in programs.items()
+    }
+
+
+def write_collectives(
+    folder: pathlib.Path, listed: Mapping[str, Communication], *, whole: bool
+) -> None:
+    """Writes the tables to ``communication.md`` and prints them.
+
+    Args:
+      folder: the run's.
+      listed: collectives by program.
+      whole: whether every collective is printed, or the sums by mesh axes.
+    """
+    sections = {name: f"### {name}\n\n{found.table()}\n" for name, found in listed.items()}
+    for name, found in listed.items():
+        report(sections[name] if whole else f"### {name}\n\n{found.summary()}\n")
+    with replacing(folder / FILE) as handle:
+        handle.write("\n".join(sections.values()).encode())

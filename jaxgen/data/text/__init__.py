@@ -1,0 +1,1 @@
+"""Text: corpora, vocabularies, and the formats that they are read from."""

@@ -1,0 +1,1 @@
+"""Functions from denoisers to denoisers, and uses of them: guidance, inpainting, editing."""

@@ -1,0 +1,1 @@
+"""From many steps to few: progressive and consistency distillation."""

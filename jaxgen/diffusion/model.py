@@ -1,0 +1,146 @@
+"""A trained denoiser as a configuration: the network, what it predicts, its process, its classes.
+
+What checkpoints of diffusion models hold. With it and the parameters a model can be sampled::
+
+    model = jaxgen.training.load_model(folder)
+    denoiser = model.config.make_denoiser(model.params, label_B, guidance=1.0)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Int
+
+from jaxgen.diffusion.conditioning.guidance import Strength, guide_network
+from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, clip_x, make_denoiser
+from jaxgen.diffusion.distillation.progressive import with_strength
+from jaxgen.diffusion.process.predictions import Target
+from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
+from jaxgen.errors import InputError
+from jaxgen.typing import Tree
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """A denoiser of images.
+
+    Attributes:
+      network: the configuration of the network, with ``make_model()``, ``num_classes`` and
+        ``null_class``.
+      image_shape: Y, X, C of the images.
+      classes: names of the classes; empty for a model without labels.
+      target: what the network predicts.
+      schedule: the noise schedule.
+      guidance_channels: channels of the network's input that hold the guidance weight (see
+        `jaxgen.diffusion.distillation.progressive.with_strength`); 0 for a network that is not
+        guidance-conditioned.
+
+    Raises:
+      InputError: for a target that the schedule does not allow.
+    """
+
+    network: Any
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    target: Target = "v"
+    schedule: Schedule = CosineSchedule()
+    guidance_channels: int = 0
+
+    def __post_init__(self) -> None:
+        check_target_fits(self.schedule, self.target)
+
+    @property
+    def null_label(self) -> int | None:
+        """The null label, which stands for "no class"; None for a network trained without one."""
+        network = self.network
+        return network.num_classes if network.num_classes and network.null_class else None
+
+    def check_guidance(self, guidance: float) -> None:
+        """Refuses guidance where there is nothing to guide with.
+
+        Raises:
+          InputError: for guidance without labels or without a null class.
+        """
+        if guidance and not self.classes:
+            raise InputError(
+                f"guidance is {guidance}, but the images have no labels: an unconditional network "
+                "cannot be guided; expected 0"
+            )
+        if guidance and self.null_label is None:
+            raise InputError(
+                f"guidance is {guidance}, but the network has no null class (class_dropout is 0); "
+                "expected guidance 0, or class_dropout > 0"
+            )
+
+    def make_model(self) -> nn.Module:
+        """The network as a Flax module."""
+        return self.network.make_model()
+
+    def make_init(self) -> Callable[[Array], Tree]:
+        """``key -> parameters``, with logical axes."""
+        model = self.make_model()
+        height, width, channels = self.image_shape
+        z_1YXC = jnp.zeros((1, height, width, channels + self.guidance_channels))
+        label_1 = jnp.zeros((1,), jnp.int32) if self.classes else None
+
+        def init(key: Array) -> Tree:
+            keys = dict(zip(("params", "dropout", "mask"), jax.random.split(key, 3), strict=True))
+            return model.init(keys, z_1YXC, jnp.zeros((1,)), label_1)["params"]
+
+        return init
+
+    def make_network(self, params: Tree) -> Callable[..., Array]:
+        """``(z, time, label_B) -> prediction``; guidance-conditioned: ``(z, time, w_B, label_B)``.
+
+        Args:
+          params: the network's parameters.
+        """
+        model = self.make_model()
+
+        def network(z: Array, time: Array, label_B: Array | None) -> Array:
+            return model.apply({"params": params}, z, time, label_B)
+
+        if self.guidance_channels:
+            return with_strength(network, self.guidance_channels)
+        return network
+
+    def make_denoiser(
+        self,
+        params: Tree,
+        label_B: Int[Array, "B"] | None,
+        guidance: Strength | None = None,
+        *,
+        clip: bool = True,
+    ) -> Denoiser:
+        """The denoiser of images of some classes.
+
+        Args:
+          params: the network's parameters.
+          label_B: a class each, or the null label; None for a model without labels.
+          guidance: w of ``(1 + w) e(z, c) - w e(z)`` (Ho & Salimans 2022); None: the conditional
+            model alone, at half the cost of w = 0. A guidance-conditioned network takes it as its
+            input, a number or [B].
+          clip: whether x^ is kept within [-1, 1], and e^ recomputed from it.
+
+        Raises:
+          InputError: for guidance without labels or without a null class.
+        """
+        network = self.make_network(params)
+        if self.guidance_channels:
+            w = jnp.asarray(0.0 if guidance is None else guidance, jnp.float32)
+            denoiser = make_denoiser(
+                lambda z, time: network(z, time, jnp.broadcast_to(w, len(z)), label_B), self.target
+            )
+        elif guidance is None:
+            denoiser = make_denoiser(lambda z, time: network(z, time, label_B), self.target)
+        elif label_B is None:
+            raise InputError("labels are None, expected [B] classes to guide with")
+        else:
+            denoiser = guide_network(
+                network, label_B, self.null_label, guidance, target=self.target
+            )
+        return clip_x(denoiser) if clip else denoiser

@@ -1,0 +1,1 @@
+"""What is minimised or bounded: losses, weightings, training-time distributions, likelihoods."""

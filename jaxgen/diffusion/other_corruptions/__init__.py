@@ -1,0 +1,1 @@
+"""Corruptions besides Gaussian noise: deterministic ones (cold diffusion) and gamma noise."""

@@ -1,0 +1,1 @@
+"""The process itself: levels, schedules, predictions, the forward process, example keys."""

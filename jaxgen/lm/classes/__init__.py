@@ -1,0 +1,1 @@
+"""Classes of words: the exchange algorithm and merging."""

@@ -1,0 +1,1 @@
+"""Output layers besides the softmax: tree, sampled, short list, energy, unknown words."""

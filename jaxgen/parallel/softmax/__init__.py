@@ -1,0 +1,1 @@
+"""The softmax over output units partitioned over the mesh axis ``model``."""

@@ -1,0 +1,5 @@
+"""Convolutional denoisers of images."""
+
+from jaxgen.unet.unet import UNet, UNetConfig
+
+__all__ = ["UNet", "UNetConfig"]

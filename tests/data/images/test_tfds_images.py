@@ -1,0 +1,73 @@
+"""tfds image sets in the array_record format, built and read in a process of their own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: jaxgen[data]")
+pytest.importorskip("array_record", reason="needs array_record: jaxgen[data]")
+
+HERE = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory) -> dict:
+    process = subprocess.run(
+        [sys.executable, str(HERE / "tfds_image_sets.py"), str(tmp_path_factory.mktemp("tfds"))],
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def test_tensors_of_bytes(answer):
+    found = answer["tensors"]
+    assert found["name"] == "tfds:tensors"
+    assert found["parts"] == {"train": [0, 18], "validation": [18, 20], "test": [20, 24]}
+    assert sorted(found["numbers"][:20]) == list(range(20))
+    assert sorted(found["numbers"][20:]) == list(range(4))
+    assert found["labels"] == [i % 3 for i in found["numbers"]]
+    assert found["classes"] == ["oak", "elm", "fir"]
+
+
+def test_images_without_labels(answer):
+    found = answer["images"]
+    assert found["parts"] == {"train": [0, 7], "validation": [7, 10]}
+    assert sorted(found["numbers"][:7]) == list(range(7))
+    assert found["labels"] is None
+    assert found["classes"] == []
+
+
+def test_images_of_many_sizes(answer):
+    assert answer["uneven"]["shape"] == [4, 4, 1]
+    assert "give size to make them alike" in answer["faults"]["uneven"]
+    assert answer["faults"]["uneven"].startswith("tfds:uneven: train record ")
+
+
+def test_one_of_several_features(answer):
+    assert sorted(answer["right"]["numbers"][:20]) == list(range(100, 120))
+    assert answer["right"]["labels"] is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("several", "tfds:two_pictures: no single image feature; its image features are: left, "),
+        ("unknown", "tfds:tensors: no image 'x'; its image features are: picture"),
+        ("set", "tfds:no_such_set: no such set in "),
+    ],
+)
+def test_faults_name_the_set(answer, fault, message):
+    assert answer["faults"][fault].startswith(message)
+
+
+def test_tensorflow_is_never_imported(answer):
+    assert answer["tensorflow"] is False
