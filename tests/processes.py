@@ -72,6 +72,13 @@ def run_processes(
         return [out.read_text() for out, _ in outputs]
 
 
+def xla_flags(devices: int | None = None) -> str:
+    """The flags of the tests, with another number of simulated devices, or with none stated."""
+    count = "xla_force_host_platform_device_count"
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if count not in flag]
+    return " ".join(flags if devices is None else [*flags, f"--{count}={devices}"])
+
+
 def without_gloo(output: str) -> str:
     """What a process printed besides the lines of Gloo, whose threads write theirs in pieces."""
     pieces = (
@@ -96,16 +103,11 @@ def _wait(running: list[subprocess.Popen], timeout: float) -> str | None:
 
 
 def _environment(address: str, count: int, process: int, devices: int) -> dict[str, str]:
-    flags = [
-        flag
-        for flag in os.environ.get("XLA_FLAGS", "").split()
-        if "xla_force_host_platform_device_count" not in flag
-    ]
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
+        "XLA_FLAGS": xla_flags(devices),
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(count),
         "JAX_PROCESS_ID": str(process),

@@ -78,7 +78,7 @@ def precision_recall(
         rows = slice(start, start + chunk)
         some = _some(samples, rows)
         bounds = _bounds(some, examples)
-        inside_BN = _within(some, examples, bounds, real_radius_N)
+        inside_BN = _within(some, examples, bounds, real_radius_N[None])
         precise += int(inside_BN.any(axis=1).sum())
         balls += int(inside_BN.sum())
         covered_N |= inside_BN.any(axis=0)

@@ -66,7 +66,7 @@ def check_words(words: Int[np.ndarray, "..."], vocabulary_size: int, name: str =
 
 def check_contexts(
     contexts_NL: Int[np.ndarray, "N L"], order: int, vocabulary_size: int
-) -> Int32[np.ndarray, "N L"]:
+) -> Int32[np.ndarray, "N {order}-1"]:
     """The last ``order - 1`` columns of contexts, checked.
 
     Args:

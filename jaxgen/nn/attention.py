@@ -75,7 +75,7 @@ def plain_attention(
     k_BNHK: Float[Array, "B N H K"],
     v_BNHK: Float[Array, "B N H K"],
     segments: Segments | None = None,
-    bias_BHLN: Float[Array, "B H L N"] | None = None,
+    bias_BHLN: Float[Array, "#B H L N"] | None = None,
 ) -> Float[Array, "B L H K"]:
     """`attention` by einsums; arguments as there.
 

@@ -89,7 +89,7 @@ def cudnn(
     k_BNHK: Float[Array, "B N H K"],
     v_BNHK: Float[Array, "B N H K"],
     segments: Any,
-    bias_BHLN: Float[Array, "B H L N"] | None,
+    bias_BHLN: Float[Array, "#B H L N"] | None,
 ) -> Float[Array, "B L H K"]:
     """cuDNN's fused attention; arguments as those of `jaxgen.nn.attention.attention`."""
     mask = bias = None
@@ -105,7 +105,7 @@ def pallas(
     k_BNHK: Float[Array, "B N H K"],
     v_BNHK: Float[Array, "B N H K"],
     segments: Any,
-    bias_BHLN: Float[Array, "B H L N"] | None,
+    bias_BHLN: Float[Array, "#B H L N"] | None,
 ) -> Float[Array, "B L H K"]:
     """The TPU's flash attention; arguments as those of `jaxgen.nn.attention.attention`.
 

@@ -8,7 +8,7 @@ parameters, and take any size of grid, square or not.
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from jaxgen.errors import InputError
 
@@ -16,7 +16,7 @@ MAX_PERIOD = 10_000.0
 
 
 def sincos(
-    positions: Float[np.ndarray, "*N"], features: int, max_period: float = MAX_PERIOD
+    positions: Real[np.ndarray, "*N"], features: int, max_period: float = MAX_PERIOD
 ) -> Float[np.ndarray, "*N D"]:
     """The waves of positions on one axis, in float64.
 

@@ -6,6 +6,7 @@ import re
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from processes import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -38,7 +39,7 @@ def run_notebook(monkeypatch):
     def run(name: str, *, pictures: int, epochs: float) -> str:
         monkeypatch.setenv("JAXGEN_NOTEBOOK_EPOCHS", str(epochs))
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.delenv("XLA_FLAGS", raising=False)  # it asks for its devices itself
+        monkeypatch.setenv("XLA_FLAGS", xla_flags())  # it asks for its devices itself
         notebook = read_notebook(name)
         resources = {"metadata": {"path": str(ROOT / "docs" / "notebooks")}}
         NotebookClient(notebook, timeout=300, resources=resources).execute()

@@ -13,6 +13,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 from mlp import MLPConfig, init_fn, make_batch, make_loss
+from processes import xla_flags
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh, plan_layout
@@ -196,7 +197,7 @@ def test_another_process_loads_the_model(saved):
         "print(float(model.apply({'params': m.params}, np.ones((1, 8))).max()))"
     )
     path = os.pathsep.join(sys.path)
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": path}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(), "PYTHONPATH": path}
     output = subprocess.run(
         [sys.executable, "-c", program, str(saved)],
         env=environment,

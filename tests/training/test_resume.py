@@ -95,7 +95,9 @@ def test_runs_killed_while_saving_resume_bit_for_bit(tmp_path, reference):
 
 
 def test_runs_killed_at_random_moments_resume_bit_for_bit(tmp_path, reference):
-    rng = np.random.default_rng()
+    seed = np.random.SeedSequence().entropy
+    print(f"seed of the moments: {seed}")
+    rng = np.random.default_rng(seed)
     records = tmp_path / "metrics.jsonl"
     for _ in range(2):
         size = records.stat().st_size if records.exists() else 0

@@ -115,10 +115,10 @@ def broadcast_level(level: Level, batch: int) -> Level:
     return Level(*(spread(value) for value in level))
 
 
-def expand(value_B: Float[Array, "B"], like: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+def expand(value_B: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
     """[B] with as many trailing dimensions of size one as `like` has: [B, 1, ..., 1].
 
-    A scalar stays one.
+    A scalar stays one, and what each part of an example has ([B, T]) becomes [B, T, 1, ..., 1].
     """
     value_B = jnp.asarray(value_B)
     return value_B.reshape(value_B.shape + (1,) * (like.ndim - value_B.ndim) * (value_B.ndim > 0))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from jaxgen.diffusion.denoiser import Denoiser, Estimate
 from jaxgen.diffusion.process.example_keys import normal
@@ -71,9 +71,12 @@ class LinearSampler(abc.ABC):
         return SampleState(z, jnp.zeros_like(z), history)
 
     def step(
-        self, denoiser: Denoiser, state: SampleState, row: LinearRow, keys_B: Key[Array, "B"]
+        self, denoiser: Denoiser, state: SampleState, row: LinearRow, keys_B: Any
     ) -> SampleState:
-        """Asks the denoiser at ``row.now``, then sums."""
+        """Asks the denoiser at ``row.now``, then sums.
+
+        ``keys_B``, the examples' keys [B], may be None where nothing is drawn.
+        """
         estimate = denoiser(state.z, broadcast_level(row.now, len(state.z)))
         x, e = estimate.x.astype(state.z.dtype), estimate.e.astype(state.z.dtype)
         latest = {"z": state.z, "x": x, "e": e}

@@ -145,7 +145,9 @@ class NgramIndex:
         """Index of each (context, word), -1 where absent or where the context is -1."""
         return find(self.keys, contexts_N * self.vocabulary_size + words_N)
 
-    def expand(self, contexts_N: Ids) -> tuple[Ids, Ids]:
+    def expand(
+        self, contexts_N: Ids
+    ) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
         """Every n-gram of every given context.
 
         Returns:

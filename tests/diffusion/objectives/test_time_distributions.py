@@ -28,7 +28,7 @@ from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
 KEY = jax.random.key(0)
-LEARNT = nn.meta.unbox(MonotoneLogSNR(LearntScheduleConfig()).init(KEY, 0.5))["params"]
+LEARNT = nn.meta.unbox(MonotoneLogSNR(LearntScheduleConfig()).init(KEY, np.float32(0.5)))["params"]
 WEIGHTED = Steps(4, (0.1, 0.2, 0.3, 0.4))
 CONTINUOUS = {
     "uniform": Uniform(),

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from processes import run_processes, without_gloo
+from processes import run_processes, without_gloo, xla_flags
 from random_text import write_text
 
 from jaxgen.interop.word_vectors import read_word_vectors
@@ -33,7 +33,7 @@ def text(tmp_path_factory):
 
 
 def start(text, folder, *arguments):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags()}
     command = [sys.executable, "-m", "experiments.lm.nplm", *FLAGS]
     return subprocess.Popen(
         [*command, "--corpus", str(text), "--workdir", str(folder), *arguments],
