@@ -1,6 +1,6 @@
 """Who may import whom, read from the sources, and what importing the library costs.
 
-axes, errors, files  <-  parallel, nn  <-  lm (and the families to come)  <-  experiments
+axes, errors, files, ids, text_rules  <-  parallel, nn  <-  lm (and more to come)  <-  experiments
                          training, evaluation, data, interop              <-  experiments
 """
 
@@ -20,12 +20,14 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "jaxgen").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"axes", "errors", "files"}
+BASE = {"axes", "errors", "files", "ids", "text_rules"}
 FAMILIES = {"lm", "diffusion", "spacetime", "nerf"}
 ROOMS: dict[str, set[str]] = {
     "axes": set(),
     "errors": set(),
     "files": {"errors"},
+    "ids": {"errors"},
+    "text_rules": {"errors"},
     "parallel": {"axes", "errors"},
     "nn": BASE,
     **{family: BASE | {"parallel", "nn"} for family in FAMILIES},
