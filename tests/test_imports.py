@@ -1,7 +1,7 @@
 """Who may import whom, read from the sources, and what importing the library costs.
 
-axes, errors, files, typing  <-  parallel, nn, geometry  <-  each family  <-  experiments
-                                 training, evaluation, data, interop      <-  experiments
+axes, errors, files, typing, ...  <-  parallel, nn, geometry  <-  each family  <-  experiments
+                                      training, evaluation, data, interop      <-  experiments
 """
 
 import ast
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "jaxgen").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"axes", "errors", "files", "typing"}
+BASE = {"axes", "errors", "files", "ids", "text_rules", "typing"}
 FAMILIES = {
     *("lm", "diffusion", "spacetime", "unet", "compressors"),
     *("nerf", "encoders", "tokens", "shapes", "completion"),
@@ -32,6 +32,8 @@ PACKAGES: dict[str, set[str]] = {
     "errors": set(),
     "typing": set(),
     "files": {"errors"},
+    "ids": {"errors"},
+    "text_rules": {"errors"},
     "parallel": BASE,
     "nn": BASE,
     "geometry": BASE,

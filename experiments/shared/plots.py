@@ -90,14 +90,15 @@ def plot_ratios(
     for name in ours.keys() & paper.keys():
         axes.plot([ours[name], paper[name]], [place[name]] * 2, color=_GREY, linewidth=0.8)
     reported = [name for name in ours if name in paper]
-    axes.scatter(
-        [paper[name] for name in reported],
-        [place[name] for name in reported],
-        facecolors="white",
-        edgecolors=_COLOURS[0],
-        label="the paper",
-        zorder=3,
-    )
+    if reported:
+        axes.scatter(
+            [paper[name] for name in reported],
+            [place[name] for name in reported],
+            facecolors="white",
+            edgecolors=_COLOURS[0],
+            label="the paper",
+            zorder=3,
+        )
     axes.scatter([*ours.values()], [*place.values()], color=_COLOURS[0], label="here", zorder=4)
     axes.set(xlabel=what)
     axes.set_yticks([*place.values()], [*place])

@@ -10,12 +10,14 @@ integer arithmetic, hence the same on every machine and with every version of Nu
 """
 
 import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt64
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_ids, as_integers
 
 _ROUNDS = 6  # fewer leave some orders of very short texts likelier than others
 _MASK = (1 << 64) - 1
@@ -106,7 +108,7 @@ def permute(
     Raises:
       InputError: A number is outside [0, n).
     """
-    value = np.asarray(index).astype(np.int64).ravel()
+    value, n = as_integers(index, "numbers").flatten(), operator.index(n)
     if value.size and not 0 <= value.min() <= value.max() < n:
         raise InputError(f"numbers {value.min()} to {value.max()}; expected them in [0, {n})")
     keys = _round_keys(seed, epoch)
@@ -157,7 +159,7 @@ def windows_at(
     """Windows of `order` words that end at given positions: contexts with their targets.
 
     Args:
-      tokens_N: The stream.
+      tokens_N: The stream, ids of any integer type.
       positions_B: Positions in [order - 1, N).
       order: n of the model; L = n.
 
@@ -168,13 +170,14 @@ def windows_at(
     Raises:
       InputError: A position has no full context or is outside the stream.
     """
-    low, high = int(np.min(positions_B)), int(np.max(positions_B))
+    positions_B = as_integers(positions_B, "positions")
+    low, high = int(positions_B.min()), int(positions_B.max())
     if low < order - 1 or high >= len(tokens_N):
         raise InputError(
             f"positions {low} to {high}; expected {order - 1} to {len(tokens_N) - 1}"
             f" (order {order}, {len(tokens_N)} words)"
         )
-    return tokens_N[np.asarray(positions_B)[:, None] + np.arange(1 - order, 1)].astype(np.int32)
+    return as_ids(tokens_N[positions_B[:, None] + np.arange(1 - order, 1)])
 
 
 def trainable_span(span: tuple[int, int], order: int, name: str = "text") -> tuple[int, int]:

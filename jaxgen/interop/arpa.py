@@ -19,112 +19,40 @@ r"""N-gram models in the ARPA format, as written and read by SRILM, KenLM and ot
 
 A line is a logarithm to base 10 of a probability, the words, and, below the highest order, the
 logarithm of the weight with which the n-gram as a context backs off (absent: 0). Probability zero
-is written -99. Fields are separated by tabs or spaces. The names of words are UTF-8.
+is written -99. Fields are separated by tabs or spaces; a word is never empty. The unknown word is
+spelt ``<unk>`` or ``<UNK>``. Encoding, lines and compression are those of `jaxgen.text_rules`.
+
+``<s>`` keeps the probability that the file gives it: SRILM writes -99. KenLM's lmplz writes 0, that
+is one, for a word that sentence models are never asked for: leave it out (`NgramTables.onto`), or
+forbid it, before such a model writes text.
 
 Readers see only tables here: `jaxgen.lm.ngram.BackoffModel` computes with them.
 """
 
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
 import numpy as np
-from jaxtyping import Float64, Int, Int32
+from jaxtyping import Float64, Int32
 
 from jaxgen.errors import InputError
-from jaxgen.interop.compressed import Path, reading, writing
+from jaxgen.files import Path
+from jaxgen.ids import check_not_string
+from jaxgen.interop.compressed import reading, writing
+from jaxgen.interop.ngram_tables import LOG10_ZERO, NgramTables, first_repeated
+from jaxgen.text_rules import encode_text, is_word, unify_line_ends, without_mark
 
-LOG10_ZERO = -99.0
-"""What stands for the logarithm of zero."""
-
-SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
+SENTENCE_START, SENTENCE_END = "<s>", "</s>"
 
 _WRITTEN_TOGETHER = 1 << 13  # rows
 _SHOWN = 80  # characters of a line in an error message
 _LOG10_TOLERANCE = 1e-4  # programs print rounded logarithms, of probabilities up to one
 _count_line = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)").fullmatch
-_has_space = re.compile(r"[ \t\n\r\v\f]").search
+_has_empty_field = re.compile(rb"\t *\t").search
 
 Fields = list[bytes]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NgramTables:
-    """The content of an ARPA file.
-
-    Attributes:
-        words: id -> word.
-        ngrams: for each order k = 1 ... n the word ids of its n-grams, int32 [ngrams, k].
-        log10_probabilities: for each order log10 of each n-gram's probability, -99 for zero.
-        log10_backoffs: for each order log10 of each n-gram's back-off weight, 0 where it has none
-            (everywhere at the highest order).
-    """
-
-    words: tuple[str, ...]
-    ngrams: tuple[Int[np.ndarray, "ngrams k"], ...]
-    log10_probabilities: tuple[Float64[np.ndarray, "ngrams"], ...]
-    log10_backoffs: tuple[Float64[np.ndarray, "ngrams"], ...]
-
-    @property
-    def order(self) -> int:
-        """n."""
-        return len(self.ngrams)
-
-    def onto(self, words: Sequence[str]) -> "NgramTables":
-        """The same model with ids of another list of words.
-
-        N-grams with words that the list lacks are left out (as a rule ``<s>`` and ``</s>``); their
-        probability is lost, so that distributions may sum to less than one. Words that the tables
-        lack share the unigram probability of ``<unk>`` evenly, if the tables have ``<unk>`` and the
-        list does not; otherwise their probability is zero.
-
-        Args:
-            words: the wanted words in the order of their ids, all different.
-
-        Raises:
-            InputError: if a word of the list occurs twice, or the tables have none of them.
-        """
-        new_id = {word: i for i, word in enumerate(words)}
-        if len(new_id) < len(words):
-            raise InputError(
-                f"the word {words[_first_repeated(words)]!r} is twice in the list of words"
-            )
-        if new_id.keys().isdisjoint(self.words):
-            raise InputError(
-                f"none of the {len(words)} words of the list is among the "
-                f"{len(self.words)} words of the tables"
-            )
-        id_of_old = np.array([new_id.get(word, -1) for word in self.words], np.int32)
-        ngrams = [id_of_old[words_Nk] for words_Nk in self.ngrams]
-        kept = [(words_Nk >= 0).all(axis=1) for words_Nk in ngrams]
-        tables = NgramTables(
-            tuple(words),
-            tuple(rows[keep] for rows, keep in zip(ngrams, kept, strict=True)),
-            tuple(rows[keep] for rows, keep in zip(self.log10_probabilities, kept, strict=True)),
-            tuple(rows[keep] for rows, keep in zip(self.log10_backoffs, kept, strict=True)),
-        )
-        return tables if UNKNOWN in new_id else self._share_unknown(tables)
-
-    def _share_unknown(self, tables: "NgramTables") -> "NgramTables":
-        """Gives the words without a unigram equal parts of that of ``<unk>``, if there is one."""
-        missing_N = np.setdiff1d(np.arange(len(tables.words)), tables.ngrams[0][:, 0])
-        if UNKNOWN not in self.words or len(missing_N) == 0:
-            return tables
-        row = np.flatnonzero(self.ngrams[0][:, 0] == self.words.index(UNKNOWN))[0]
-        log10_share = self.log10_probabilities[0][row] - math.log10(len(missing_N))
-        added = (
-            missing_N[:, None].astype(np.int32),
-            np.full(len(missing_N), max(log10_share, LOG10_ZERO)),
-            np.full(len(missing_N), self.log10_backoffs[0][row]),
-        )
-        columns = (tables.ngrams, tables.log10_probabilities, tables.log10_backoffs)
-        extended = (
-            (np.concatenate([column[0], more]), *column[1:])
-            for column, more in zip(columns, added, strict=True)
-        )
-        return NgramTables(tables.words, *extended)
 
 
 def write_arpa(path: Path, tables: NgramTables, sentence_marks: bool = False) -> None:
@@ -151,7 +79,7 @@ def write_arpa(path: Path, tables: NgramTables, sentence_marks: bool = False) ->
         for k in range(1, tables.order + 1):
             file.write(f"\n\\{k}-grams:\n".encode())
             for text in _formatted(tables, k):
-                file.write(text.encode())
+                file.write(encode_text(text, str(path)))
         file.write(b"\n\\end\\\n")
 
 
@@ -186,11 +114,12 @@ def _add_sentence_marks(tables: NgramTables) -> NgramTables:
 
 
 def _check_tables(path: Path, tables: NgramTables) -> None:
+    check_not_string(tables.words, f"{path}: words")
     for word in tables.words:
-        if not word or _has_space(word):
+        if not is_word(word):
             raise InputError(f"{path}: the word {word!r} is empty or holds white space")
     if len(set(tables.words)) < len(tables.words):
-        word = tables.words[_first_repeated(tables.words)]
+        word = tables.words[first_repeated(tables.words)]
         raise InputError(f"{path}: the word {word!r} is given twice")
     if not 1 <= tables.order == len(tables.log10_probabilities) == len(tables.log10_backoffs):
         raise InputError(f"{path}: the tables have different numbers of orders, or none")
@@ -205,13 +134,15 @@ def _check_tables(path: Path, tables: NgramTables) -> None:
             raise InputError(f"{path}: {k}-grams have ids outside [0, {len(tables.words)})")
         if any(not np.isfinite(log).all() for log in logs):
             raise InputError(f"{path}: {k}-grams have a logarithm that is not finite")
+    if np.any(tables.log10_backoffs[-1]):
+        raise InputError(f"{path}: {k}-grams have back-off weights, expected 0 at the last order")
 
 
 def read_arpa(path: Path) -> NgramTables:
     r"""Read an ARPA file.
 
-    Text before ``\data\`` and after ``\end\`` is passed over, as are blank lines. ``<s>`` is never
-    predicted: it gets probability zero whatever the file says (SRILM: -99, KenLM: 0).
+    Text before ``\data\`` and after ``\end\`` is passed over, as are blank lines. At the highest
+    order a back-off weight of 0 changes nothing and is read, as KenLM does.
 
     Args:
         path: the file, plain or gzip.
@@ -223,12 +154,12 @@ def read_arpa(path: Path) -> NgramTables:
         FileNotFoundError: if there is no such file.
         InputError: names file and line: the file ends early or is a damaged gzip file, a section
             is not the expected one or has another number of n-grams than the header says, a line
-            has too few or too many fields, something is not a number or not a logarithm of a
+            has too few, too many or empty fields, something is not a number or not a logarithm of a
             probability, a word is no unigram or not UTF-8, an n-gram is given twice, or the n-gram
             of its first words is missing.
     """
     with reading(path) as file:
-        lines = file.read().split(b"\n")
+        lines = unify_line_ends(without_mark(file.read(), str(path))).split(b"\n")
     counts, position = _read_header(path, lines)
     index: dict[bytes, int] = {}
     known: set[bytes] = set()
@@ -242,8 +173,6 @@ def read_arpa(path: Path) -> NgramTables:
         orders.append((section.ids(index), section.probabilities(), section.backoffs()))
     _expect(path, lines, position, b"\\end\\")
     ngrams, probabilities, backoffs = zip(*orders, strict=True)
-    if SENTENCE_START in words:
-        probabilities[0][words.index(SENTENCE_START)] = LOG10_ZERO
     return NgramTables(words, ngrams, probabilities, backoffs)
 
 
@@ -292,6 +221,8 @@ def _read_section(
             continue
         if fields[0].startswith(b"\\"):
             break
+        if _hides_a_word(lines[i], fields, order):
+            raise InputError(f"{path}, line {i + 1}: {_show(lines[i])} has an empty field")
         rows.append(fields)
         numbers.append(i + 1)
     else:
@@ -300,7 +231,7 @@ def _read_section(
             f"of {count}"
         )
     section = _Section(path, order, rows, numbers)
-    section.check_widths((order + 1,) if is_highest else (order + 1, order + 2))
+    section.check_widths(is_highest)
     if len(rows) != count:
         raise InputError(
             f"{path}, line {i + 1}: {len(rows)} {order}-grams end here, expected {count} as the "
@@ -327,18 +258,27 @@ class _Section:
         """Raises an InputError about the first row that is wrong."""
         self.fail(next(i for i, fields in enumerate(self.rows) if is_wrong(fields)), expected)
 
-    def check_widths(self, widths: tuple[int, ...]) -> None:
-        """Every row has one of these numbers of fields."""
+    def check_widths(self, is_highest: bool) -> None:
+        """Every row has a logarithm, its words, perhaps a back-off weight (0 at the last order)."""
+        widths = self.order + 1, self.order + 2
         if not set(map(len, self.rows)) <= set(widths):
-            back_off = " and perhaps a back-off weight" if len(widths) > 1 else ""
-            expected = f"a logarithm, {self.order} word(s){back_off}"
-            self.fail_first(lambda fields: len(fields) not in widths, expected)
+            back_off = "" if is_highest else " and perhaps a back-off weight"
+            row = next(i for i, fields in enumerate(self.rows) if len(fields) not in widths)
+            count, most = len(self.rows[row]), widths[0] if is_highest else widths[1]
+            fault = f"{count} fields" if count < widths[0] else f"{count - most} too many"
+            self.fail(row, f"a logarithm, {self.order} word(s){back_off}: {fault}")
+        if is_highest:
+            for row, fields in enumerate(self.rows):
+                if len(fields) == widths[1] and not _is_zero(fields[-1]):
+                    self.fail(
+                        row, f"no back-off weight but 0 at the last order: {_show(fields[-1])}"
+                    )
 
     def check_names(self, contexts: set[bytes]) -> set[bytes]:
         """No n-gram occurs twice and each extends one of the next lower order; returns them."""
         names = [b" ".join(fields[1 : self.order + 1]) for fields in self.rows]
         if len(set(names)) < len(names):
-            row = _first_repeated(names)
+            row = first_repeated(names)
             self.fail(row, f"each {self.order}-gram once")
         if self.order > 1:
             for row, name in enumerate(names):
@@ -393,14 +333,20 @@ class _Section:
             )
 
 
-def _first_repeated(names: Sequence[Hashable]) -> int:
-    """The position of the first element that has occurred before."""
-    seen: set[Hashable] = set()
-    for position, name in enumerate(names):
-        if name in seen:
-            return position
-        seen.add(name)
-    raise ValueError("nothing is repeated")
+def _hides_a_word(line: bytes, fields: Fields, order: int) -> bool:
+    """Whether a line has an empty word, so that its back-off weight would be taken for a word.
+
+    Two tabs have nothing between them; several spaces may be one separator, unless a logarithm
+    stands where the last word is due.
+    """
+    if b"\t" in line and _has_empty_field(line.strip()):
+        return True
+    is_short = len(fields) == order + 1 and fields[-1].startswith(b"-")
+    return is_short and b"  " in line.strip() and _is_number(fields[-1])
+
+
+def _is_zero(field: bytes) -> bool:
+    return _is_number(field) and float(field) == 0
 
 
 def _is_number(field: bytes) -> bool:

@@ -2,19 +2,13 @@
 
 import contextlib
 import gzip
-import os
-import pathlib
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from jaxgen.errors import InputError
-from jaxgen.files import replacing
-
-GZIP_MAGIC = b"\x1f\x8b"
-"""The first two bytes of a gzip file."""
-
-Path = str | os.PathLike[str]
+from jaxgen.files import GZIP_MAGIC, Path, open_file, replacing
+from jaxgen.text_rules import has_suffix
 
 
 @contextlib.contextmanager
@@ -25,12 +19,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
         FileNotFoundError: if there is no such file.
         InputError: if the path is a folder, or (from within the block) the gzip file is damaged.
     """
-    file = pathlib.Path(path)
-    if not file.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if file.is_dir():
-        raise InputError(f"{path}: a folder, where a file was expected")
-    with file.open("rb") as plain:
+    with open_file(path) as plain:
         compressed = plain.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         plain.seek(0)
         try:
@@ -41,9 +30,9 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing bytes, whole or not at all; compressed if it ends in ``.gz``."""
+    """Opens a file for writing bytes, whole or not at all; compressed if it is called ``*.gz``."""
     with replacing(path) as plain:
-        if not str(path).endswith(".gz"):
+        if not has_suffix(str(path), ".gz"):
             yield plain
             return
         # Neither name nor time in the header: equal content gives equal files. Level 6 takes less

@@ -2,20 +2,23 @@
 
 A line is a word and the numbers of its vector, separated by white space. word2vec begins with a
 line "V D", GloVe does not. Numbers are written with nine significant digits, enough to read every
-float32 back exactly. Files that begin as gzip does are decompressed; a name that ends in ``.gz`` is
-written compressed.
+float32 back exactly. Encoding, lines, white space and compression are those of
+`jaxgen.text_rules`; word2vec's binary form is not read.
 """
 
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from jaxgen.errors import InputError
-from jaxgen.interop.compressed import Path, reading, writing
+from jaxgen.files import Path
+from jaxgen.ids import check_not_string
+from jaxgen.interop.compressed import reading, writing
+from jaxgen.text_rules import encode_text, is_word, keep_mark, line_chunks, split_words
 
 _CHUNK_BYTES = 1 << 24  # lines are parsed together, so many bytes at a time
 
@@ -34,14 +37,17 @@ def write_word_vectors(
 
     Args:
       path: The file; compressed if its name ends in ``.gz``.
-      words: V words.
+      words: V words. In the form "glove" all but the first may have single spaces inside, as some
+        in published files do, if what follows the last space is no number.
       vectors_VD: Their vectors, [V, D]; stored as float32.
       form: "word2vec" begins with the line "V D"; "glove" does not.
 
     Raises:
-      InputError: The shapes do not agree, a word is empty, holds white space or occurs twice, or a
-        number is not finite: such a file could not be read back.
+      InputError: The shapes do not agree, a word is empty, holds white space or occurs twice, a
+        number is not finite, or the first line would be taken for a header: such a file could not
+        be read back.
     """
+    check_not_string(words, f"{path}: words")
     vectors_VD = np.asarray(vectors_VD, np.float32)
     if vectors_VD.ndim != 2 or len(words) != len(vectors_VD) or 0 in vectors_VD.shape:
         raise InputError(
@@ -50,32 +56,41 @@ def write_word_vectors(
         )
     if form not in ("word2vec", "glove"):
         raise InputError(f"{path}: form {form!r}; expected 'word2vec' or 'glove'")
-    _check_words(path, words)
+    _check_words(path, words, form)
     if not np.isfinite(vectors_VD).all():
         row = int(np.argmin(np.isfinite(vectors_VD).all(axis=1)))
         raise InputError(f"{path}: the vector of {words[row]!r} (row {row}) is not finite")
     header = f"{len(words)} {vectors_VD.shape[1]}\n" if form == "word2vec" else ""
+    lines = _lines(words, vectors_VD)
+    first = keep_mark(header + next(lines))
+    if not header and _is_header(first.encode("utf-8", "replace").split()):
+        raise InputError(f"{path}: line 1 would be {first!r}, a header; give form='word2vec'")
     with writing(path) as handle:
-        _write_lines(handle, header, words, vectors_VD)
+        handle.write(encode_text(first, str(path)))
+        for line in lines:
+            handle.write(encode_text(line, str(path)))
 
 
-def _write_lines(
-    handle: BinaryIO, header: str, words: Sequence[str], vectors_VD: Float32[np.ndarray, "V D"]
-) -> None:
-    handle.write(header.encode())
+def _lines(words: Sequence[str], vectors_VD: Float32[np.ndarray, "V D"]) -> Iterator[str]:
     line = "%s" + " %.9g" * vectors_VD.shape[1] + "\n"
     for word, vector in zip(words, vectors_VD, strict=True):
-        handle.write((line % (word, *vector.tolist())).encode())
+        yield line % (word, *vector.tolist())
 
 
-def _check_words(path: Path, words: Sequence[str]) -> None:
+def _check_words(path: Path, words: Sequence[str], form: str) -> None:
     seen: set[str] = set()
     for i, word in enumerate(words):
-        if word.split() != [word]:
+        if not is_word(word) and not (form == "glove" and i and _is_phrase(word)):
             raise InputError(f"{path}: word {i}, {word!r}, is empty or holds white space")
         if word in seen:
             raise InputError(f"{path}: word {i}, {word!r}, occurs twice")
         seen.add(word)
+
+
+def _is_phrase(word: str) -> bool:
+    """Whether a word with spaces inside is read back where a line has no other numbers."""
+    parts = split_words(word)
+    return " ".join(parts) == word and bool(parts) and not _is_number(parts[-1].encode())
 
 
 def read_word_vectors(
@@ -97,8 +112,8 @@ def read_word_vectors(
     Raises:
       FileNotFoundError: There is no such file.
       InputError: Names the file and the line: a wrong count of numbers, something that is not a
-        finite number, a word that occurs twice or is not UTF-8, an empty line, another number of
-        words than the header says; or the file is empty, or a damaged gzip file.
+        finite number, a word that occurs twice, is empty or not UTF-8, an empty line, another
+        number of words than the header says; or the file is empty, binary, or a damaged gzip file.
     """
     chunks = _chunks(path)
     first_chunk = next(chunks)
@@ -124,19 +139,19 @@ def _chunks(path: Path) -> Iterator[Lines]:
     Raises:
       FileNotFoundError, InputError: As `reading`; and the file is empty.
     """
+    is_empty = True
     with reading(path) as handle:
-        lines = handle.readlines(_CHUNK_BYTES)
-        if not lines:
-            raise InputError(f"{path}: the file is empty")
-        while lines:
+        for lines in line_chunks(handle, str(path), _CHUNK_BYTES):
+            is_empty = False
             yield lines
-            lines = handle.readlines(_CHUNK_BYTES)
+    if is_empty:
+        raise InputError(f"{path}: the file is empty")
 
 
 def _parse_header(path: Path, line: bytes, header: bool | None) -> tuple[int, int] | None:
     """(V, D) if the first line says so, None if it is a word's line."""
     fields = line.split()
-    is_header = len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit()
+    is_header = _is_header(fields)
     if header is False or (header is None and not is_header):
         return None
     if not is_header or 0 in (size := (int(fields[0]), int(fields[1]))):
@@ -146,10 +161,17 @@ def _parse_header(path: Path, line: bytes, header: bool | None) -> tuple[int, in
     return size
 
 
+def _is_header(fields: Lines) -> bool:
+    return len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit()
+
+
 def _parse_lines(
     path: Path, lines: Lines, first: int, width: int
 ) -> tuple[list[str], Float32[np.ndarray, "N D"]]:
     """Words and vectors of some lines, the first of which has the number `first` in the file."""
+    for i, line in enumerate(lines):
+        if line[:1].isspace() and line.strip():
+            raise InputError(f"{path}, line {first + i}: {_show(line)} begins with an empty word")
     pairs = [line.split(None, 1) for line in lines]
     block_ND = None
     if all(len(pair) == 2 for pair in pairs):
@@ -169,7 +191,7 @@ def _parse_numbers(rows: Lines, width: int) -> Float32[np.ndarray, "N D"] | None
     if not rows:
         return np.zeros((0, width), np.float32)
     try:
-        text = [row.decode("latin-1") for row in rows]
+        text = [row.decode("ascii") for row in rows]
         block = np.loadtxt(text, dtype=np.float32, comments=None, ndmin=2)
     except ValueError:
         return None
@@ -188,7 +210,8 @@ def _split_line(path: Path, number: int, line: bytes, width: int) -> list[bytes]
         )
     for field in vector:
         if not _is_number(field):
-            raise InputError(f"{path}, line {number}: {_show(field)} is not a finite number")
+            hint = "; word2vec's binary form is not read" if b"\0" in line else ""
+            raise InputError(f"{path}, line {number}: {_show(field)} is not a finite number{hint}")
     return [b" ".join(word), b" ".join(vector)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_ids
 
 NO_WORD = -1
 """The id in a context where the text has no word: never seen in training, never predicted."""
@@ -20,7 +21,7 @@ def windows(
     """Contexts of the positions ``start <= i < stop`` of a text, the nearest word last.
 
     Args:
-        tokens: the whole stream, ids in [0, V).
+        tokens: the whole stream, ids in [0, V) of any integer type.
         order: n of the model; a context has L = n - 1 words.
         start: first position of the span.
         stop: one past the last position of the span.
@@ -35,8 +36,8 @@ def windows(
     check_order(order)
     check_span(tokens, start, stop)
     index_NL = np.arange(start, stop)[:, None] + np.arange(1 - order, 0)
-    words_NL = np.asarray(tokens)[np.maximum(index_NL, 0)]
-    return np.where(index_NL >= 0, words_NL, NO_WORD).astype(np.int32)
+    words_NL = as_ids(np.asarray(tokens)[np.maximum(index_NL, 0)])
+    return np.where(index_NL >= 0, words_NL, np.int32(NO_WORD))
 
 
 def check_order(order: int) -> None:
@@ -45,12 +46,14 @@ def check_order(order: int) -> None:
         raise InputError(f"order is {order}, expected 1 or more (words of the context plus one)")
 
 
-def check_span(tokens: Int[np.ndarray, "tokens"], start: int, stop: int) -> None:
+def check_span(
+    tokens: Int[np.ndarray, "tokens"], start: int, stop: int, name: str = "tokens"
+) -> None:
     """Raise an InputError unless ``[start, stop)`` lies within a one-dimensional stream of ids."""
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise InputError(
-            f"tokens have shape {tokens.shape} and type {tokens.dtype}, "
+            f"{name} have shape {tokens.shape} and type {tokens.dtype}, "
             "expected one dimension of integer ids"
         )
     if not 0 <= start <= stop <= len(tokens):
@@ -59,9 +62,23 @@ def check_span(tokens: Int[np.ndarray, "tokens"], start: int, stop: int) -> None
         )
 
 
-def check_words(words: Int[np.ndarray, "..."], vocabulary_size: int, name: str = "tokens") -> None:
-    """Raise an InputError unless every id is an integer in [0, V)."""
-    _check_range(np.asarray(words), 0, vocabulary_size, name)
+def check_words(
+    words: Int[np.ndarray, "..."], vocabulary_size: int, name: str = "tokens"
+) -> Int32[np.ndarray, "..."]:
+    """Ids as int32, checked to be integers in [0, V); an InputError names the first that is not."""
+    return as_ids(words, name, 0, vocabulary_size)
+
+
+def check_text(
+    tokens: Int[np.ndarray, "tokens"], vocabulary_size: int, name: str = "tokens"
+) -> Int32[np.ndarray, "tokens"]:
+    """A whole text as int32.
+
+    Raises:
+        InputError: unless it has one dimension, of integer ids in [0, V).
+    """
+    check_span(tokens, 0, 0, name)
+    return check_words(tokens, vocabulary_size, name)
 
 
 def check_contexts(
@@ -88,8 +105,7 @@ def check_contexts(
             f"for a model of order {order}"
         )
     used_NL = contexts_NL[:, contexts_NL.shape[1] - (order - 1) :]
-    _check_range(used_NL, NO_WORD, vocabulary_size, "contexts")
-    return used_NL.astype(np.int32, copy=False)
+    return as_ids(used_NL, "contexts", NO_WORD, vocabulary_size)
 
 
 def check_targets(
@@ -100,22 +116,9 @@ def check_targets(
     Raises:
         InputError: if their number differs from the number of contexts or an id is out of range.
     """
-    targets_N = np.asarray(targets_N)
-    if targets_N.shape != (count,):
-        raise InputError(f"targets have shape {targets_N.shape}, expected ({count},)")
-    _check_range(targets_N, 0, vocabulary_size, "targets")
-    return targets_N.astype(np.int32, copy=False)
-
-
-def _check_range(ids: np.ndarray, low: int, stop: int, name: str) -> None:
-    if ids.size == 0:
-        return
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise InputError(f"{name} have type {ids.dtype}, expected integer ids")
-    smallest, largest = int(ids.min()), int(ids.max())
-    if smallest < low or largest >= stop:
-        wrong = smallest if smallest < low else largest
-        raise InputError(f"{name} contain the id {wrong}, expected ids in [{low}, {stop})")
+    if np.shape(targets_N) != (count,):
+        raise InputError(f"targets have shape {np.shape(targets_N)}, expected ({count},)")
+    return as_ids(targets_N, "targets", 0, vocabulary_size)
 
 
 def check_vocabulary_size(vocabulary_size: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_ids
 from jaxgen.lm.contexts import check_span, windows
 from jaxgen.lm.protocol import LanguageModel
 
@@ -26,7 +27,7 @@ def span_probabilities(
 
     Args:
         model: any language model.
-        tokens: the whole stream, ids in [0, V).
+        tokens: the whole stream, ids in [0, V) of any integer type.
         start: first position of the span.
         stop: one past the last position of the span.
         batch: positions evaluated at a time; bounds the memory of models that make [batch, V].
@@ -49,7 +50,7 @@ def span_probabilities(
         last = min(first + batch, stop)
         contexts_BL = windows(tokens, model.order, first, last)
         probability_N[first - start : last - start] = model.probabilities(
-            contexts_BL, tokens[first:last]
+            contexts_BL, as_ids(tokens[first:last])
         )
         if progress is not None:
             progress(last - first)

@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Array, Float64, Int, Int32, Key
 
 from jaxgen.errors import InputError
-from jaxgen.lm.contexts import NO_WORD, check_contexts, check_words
+from jaxgen.ids import as_ids
+from jaxgen.lm.contexts import NO_WORD, check_contexts, check_text
 from jaxgen.lm.network import Network, compile_with
 from jaxgen.lm.protocol import LanguageModel
 from jaxgen.parallel.softmax.sharded_logits import check_sampling
@@ -61,10 +62,10 @@ def generate(
     Raises:
       InputError: for options out of range, ids outside the vocabulary, or a prompt too short.
     """
+    forbid = _ids_of(forbid)
     check_sampling(model.vocabulary_size, temperature, top_k, top_p, forbid)
     _check_length(length)
-    prompt_L = np.asarray(prompt_L, np.int64) if len(prompt_L) == 0 else np.asarray(prompt_L)
-    check_words(prompt_L, model.vocabulary_size, "prompt")
+    prompt_L = check_text(as_ids(prompt_L, "prompt"), model.vocabulary_size, "prompt")
     rng = np.random.default_rng(seed)
     before = model.order - 1
     text = [*[NO_WORD] * max(0, before - len(prompt_L)), *prompt_L]
@@ -99,7 +100,7 @@ def restrict(
       InputError: for options out of range, or if only forbidden words have any probability.
     """
     p_V = np.array(p_V, np.float64)
-    size = p_V.shape[-1]
+    size, forbid = p_V.shape[-1], _ids_of(forbid)
     check_sampling(size, temperature, top_k, top_p, forbid)
     p_V[..., list(forbid)] = 0
     best_1 = p_V.max(axis=-1, keepdims=True)
@@ -169,6 +170,7 @@ def make_generator(
       InputError: for options out of range, or a network that predicts fewer ids than it reads.
     """
     config, before = network.config, network.config.order - 1
+    forbid = _ids_of(forbid)
     check_sampling(config.predicted, temperature, top_k, top_p, forbid)
     _check_length(length)
     if config.predicted != config.vocabulary_size:
@@ -176,7 +178,7 @@ def make_generator(
             f"the network predicts {config.predicted} ids of {config.vocabulary_size} words; "
             "expected one that predicts every word"
         )
-    options = dict(temperature=temperature, top_k=top_k, top_p=top_p, forbid=tuple(forbid))
+    options = dict(temperature=temperature, top_k=top_k, top_p=top_p, forbid=forbid)
 
     def write(params: Tree, window_BL: Int[Array, "B L"], key: Key[Array, ""]):
         def step(window_BL, t):
@@ -203,6 +205,11 @@ def make_generator(
         return np.asarray(run(window_BL, key))
 
     return generate_texts
+
+
+def _ids_of(forbid: Sequence[int]) -> tuple[int, ...]:
+    """Forbidden ids as plain numbers, which compiled functions can be told."""
+    return tuple(as_ids(forbid, "forbidden words").ravel().tolist())
 
 
 def _check_length(length: int) -> None:

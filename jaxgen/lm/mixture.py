@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_integers
 from jaxgen.lm.contexts import windows
 from jaxgen.lm.evaluation import span_probabilities
 from jaxgen.lm.ngram.interpolation_weights import fit_weights, frequency_bin_count, frequency_bins
@@ -31,10 +32,20 @@ class FrequencyBins:
         frequencies: from contexts [N, L] to their frequencies [N], such as
             `NgramCounts.context_frequencies` of trigram counts, which looks at the last two words.
         tokens: T, the size of the text that was counted.
+        order: the words that `frequencies` looks at, plus one. None: the order of the object whose
+            method it is (that of the counts), and 1 for a plain function, which is given the
+            contexts that the mixture's members need.
     """
 
     frequencies: Callable[[Int[np.ndarray, "N L"]], Int[np.ndarray, "N"]]
     tokens: int
+    order: int | None = None
+
+    def __post_init__(self) -> None:
+        """Finds the order where none is given."""
+        if self.order is None:
+            counts = getattr(self.frequencies, "__self__", None)
+            object.__setattr__(self, "order", getattr(counts, "order", 1))
 
     @property
     def size(self) -> int:
@@ -110,7 +121,7 @@ class Mixture:
         members: the models, J of them.
         weight_CJ: [bins, J] weights, in [0, 1], each row summing to one.
         bins: the bin of a context; None where there is one weight vector. It is given contexts of
-            the widest member's width.
+            the mixture's width.
 
     Raises:
         InputError: if there are no members, their vocabularies differ in size, or the weights do
@@ -132,8 +143,8 @@ class Mixture:
 
     @property
     def order(self) -> int:
-        """n of the member that looks furthest back."""
-        return max(member.order for member in self.members)
+        """n of what looks furthest back: a member, or the bins."""
+        return _order(self.members, self.bins)
 
     @property
     def vocabulary_size(self) -> int:
@@ -211,9 +222,13 @@ def fit_mixture(
     )
     if bins is None:
         return Mixture(members, learn_weights(probability_NJ, iterations=iterations))
-    order = max(member.order for member in members)
-    bin_N = bins(windows(tokens_N, order, start, stop))
+    bin_N = bins(windows(tokens_N, _order(members, bins), start, stop))
     return Mixture(members, learn_weights(probability_NJ, bin_N, bins.size, iterations), bins)
+
+
+def _order(members: Sequence[LanguageModel], bins: FrequencyBins | None) -> int:
+    orders = [member.order for member in members]
+    return max(orders if bins is None or bins.order is None else [*orders, bins.order])
 
 
 def _check_members(members: Sequence[LanguageModel]) -> None:
@@ -263,4 +278,4 @@ def _checked_bins(
         )
     if bin_N.min() < 0 or bin_N.max() >= size:
         raise InputError(f"bins reach from {bin_N.min()} to {bin_N.max()}, expected [0, {size})")
-    return bin_N
+    return as_integers(bin_N, "bins")

@@ -129,6 +129,8 @@ class ContextLayers(nn.Module):
         Returns:
           x [B, L * m], nearest word first as in the paper; and a [B, h], None where h is 0.
         """
+        if not jnp.issubdtype(words_BL.dtype, jnp.integer):
+            raise InputError(f"words have type {words_BL.dtype}, expected integer ids")
         if words_BL.shape[-1] != self.inputs:
             raise InputError(
                 f"words have shape {words_BL.shape}, expected [B, {self.inputs}]: "

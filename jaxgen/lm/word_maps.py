@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_ids, check_not_string
 from jaxgen.lm.contexts import check_words
 
 _ROWS = 256
@@ -77,10 +78,11 @@ def nearest_words(
     if not 1 <= k <= most:
         raise InputError(f"k is {k}, expected 1 to {most} neighbours")
     if exclude_Q is not None:
-        exclude_Q = np.asarray(exclude_Q)
-        if exclude_Q.shape != (len(queries_QD),):
-            raise InputError(f"exclude has shape {exclude_Q.shape}, expected ({len(queries_QD)},)")
-        check_words(exclude_Q, words, "exclude")
+        if np.shape(exclude_Q) != (len(queries_QD),):
+            raise InputError(
+                f"exclude has shape {np.shape(exclude_Q)}, expected ({len(queries_QD)},)"
+            )
+        exclude_Q = check_words(exclude_Q, words, "exclude")
     unit_VD, unit_QD = _unit(features_VD), _unit(queries_QD)
     cosine_QK, ids_QK = np.empty((len(unit_QD), k)), np.empty((len(unit_QD), k), np.int64)
     for first in range(0, len(unit_QD), _ROWS):
@@ -97,8 +99,7 @@ def neighbours(
     features_VD: Float[np.ndarray, "V D"], words_Q: Int[np.ndarray, "Q"], k: int
 ) -> tuple[Float64[np.ndarray, "Q K"], Int64[np.ndarray, "Q K"]]:
     """The nearest neighbours of words, each but the word itself; see `nearest_words`."""
-    words_Q = np.asarray(words_Q)
-    check_words(words_Q, len(features_VD), "words")
+    words_Q = check_words(words_Q, len(features_VD), "words")
     return nearest_words(features_VD, np.asarray(features_VD)[words_Q], k, exclude_Q=words_Q)
 
 
@@ -197,12 +198,13 @@ def word_map(
     """
     features_VD = np.asarray(features_VD)
     _check_table(features_VD)
+    check_not_string(words, "words")
     if len(words) != len(features_VD) or features_VD.shape[1] < 2:
         raise InputError(
             f"features have shape {features_VD.shape}, expected [{len(words)}, 2 or more]: "
             "a row for each word"
         )
-    ids_N = np.setdiff1d(np.arange(len(words)), np.asarray(exclude, np.int64))[:count]
+    ids_N = np.setdiff1d(np.arange(len(words)), as_ids(exclude, "excluded words"))[:count]
     if len(ids_N) < 2:
         raise InputError(f"{len(ids_N)} word(s) to show, expected 2 or more")
     chosen_ND = features_VD[ids_N].astype(np.float64)

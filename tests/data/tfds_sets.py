@@ -72,6 +72,8 @@ def main(folder: str) -> None:
             "set": fault_of(folder, "no_such_set"),
             "feature": fault_of(folder, "one_part", feature="x"),
             "unprepared": fault_of(folder, "unprepared"),
+            "version": fault_of(folder, "one_part:9.9.9"),
+            "configuration": fault_of(folder, "one_part/bad"),
         },
         "tensorflow": "tensorflow" in sys.modules,
     }

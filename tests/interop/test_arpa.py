@@ -6,6 +6,7 @@ import pytest
 
 from jaxgen.errors import InputError
 from jaxgen.interop.arpa import NgramTables, read_arpa, write_arpa
+from jaxgen.lm import perplexity
 from jaxgen.lm.ngram import BackoffModel, count_ngrams, fit_kneser_ney
 
 # As SRILM's ngram-count writes it: text before \data\, <s> with -99, tabs, no back-off weight where
@@ -103,9 +104,12 @@ def test_a_file_as_srilm_writes_it(saved):
 def test_a_file_as_kenlm_writes_it(saved):
     tables = read_arpa(saved(KENLM))
     assert tables.words == ("<unk>", "<s>", "</s>", "b", "a")
-    np.testing.assert_array_equal(tables.log10_probabilities[0], [-1, -99, -0.8, -0.5, -0.25])
+    # KenLM answers as the file says, also for <s>, which its own programs never ask for.
+    np.testing.assert_array_equal(tables.log10_probabilities[0], [-1, 0, -0.8, -0.5, -0.25])
     model = make_model(tables)
-    assert model.distributions(np.array([[1]]))[0, 1] == 0.0
+    assert log10_of(model, tables.words, ("<s>",), "<s>") == pytest.approx(-0.30103, abs=1e-12)
+    without = make_model(tables.onto(["<unk>", "</s>", "b", "a"]))
+    assert without.unigrams().sum() == pytest.approx(1.1, abs=0.05)
     assert log10_of(model, tables.words, ("a",), "b") == pytest.approx(-0.6, abs=1e-12)
     assert log10_of(model, tables.words, ("a",), "a") == pytest.approx(-0.45, abs=1e-12)
 
@@ -123,8 +127,17 @@ def test_a_file_as_kenlm_writes_it(saved):
         lambda text: text.replace("-0.4\tb", "-0.4\tb\t0"),
         lambda text: text.replace("-99", "-inf"),
         lambda text: gzip.compress(text.encode()),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: "\ufeff" + text,
+        lambda text: "\ufeff" + text[text.index("\\data\\") :],
+        lambda text: text.replace("<s> a b", "<s> a b\t0"),
+        lambda text: text.replace("<s> a b", "<s> a b -0.0 "),
+        lambda text: text.replace("\t", "  "),
     ],
-    ids=["spaces", "both", "crlf", "header", "blanks", "unblank", "first", "zero", "inf", "gzip"],
+    ids=[
+        *("spaces", "both", "crlf", "header", "blanks", "unblank", "first", "zero", "inf", "gzip"),
+        *("cr", "mark", "mark first", "top zero", "top minus zero", "double spaces"),
+    ],
 )
 def test_spelling_makes_no_difference(saved, change):
     plain, changed = read_arpa(saved(SRILM)), read_arpa(saved(change(SRILM), "changed"))
@@ -162,7 +175,19 @@ def test_words_may_hold_any_character_but_ascii_space(saved):
         ("-0.7\ta </s>", "-0.7\ta b", r"line 18: '-0.7 a b', expected each 2-gram once"),
         ("-0.4\tb", "-0.4\ta", r"line 13: '-0.4 a', expected each 1-gram once"),
         ("-0.7\ta </s>", "-0.7\ta", r"line 18: '-0.7 a', expected a logarithm, 2 word\(s\) and"),
-        ("<s> a b", "<s> a b 0", r"line 21: '-0.05 <s> a b 0', expected a logarithm, 3 word\(s\)$"),
+        ("<s> a b", "<s> a b 0 0", r"line 21: '-0.05 <s> a b 0 0', .* 3 word\(s\): 2 too many$"),
+        ("-0.4\tb", "-0.4\tb\t0\t0\t0", r"line 13: .* a back-off weight: 2 too many$"),
+        ("-0.7\ta </s>", "-0.7\ta", r"line 18: '-0.7 a', .* a back-off weight: 2 fields$"),
+        (
+            "<s> a b",
+            "<s> a b 0.5",
+            r"line 21: .* no back-off weight but 0 at the last order: '0.5'",
+        ),
+        ("<s> a b", "<s> a b x", r"line 21: .* no back-off weight but 0 at the last order: 'x'"),
+        ("-0.4\tb", "-0.4\t\t-0.1", r"line 13: '-0.4\\t\\t-0.1' has an empty field"),
+        ("-0.4\tb", "-0.4\t \t-0.1", r"line 13: '-0.4\\t \\t-0.1' has an empty field"),
+        ("-0.4\tb", "-0.4  -0.1", r"line 13: '-0.4  -0.1' has an empty field"),
+        ("-0.7\ta </s>", "-0.7\t\ta </s>", r"line 18: .* has an empty field"),
     ],
 )
 def test_errors_name_the_file_and_the_line(saved, old, new, message):
@@ -217,12 +242,43 @@ def test_words_that_the_file_does_not_know_share_its_unknown_word(saved):
     np.testing.assert_allclose(unigrams, [0.0, 10**-0.25, 0.1])
 
 
+def test_both_spellings_of_the_unknown_word_are_one(saved):
+    upper = saved(KENLM.replace("<unk>", "<UNK>"))
+    for given, lists in ((saved(KENLM, "x"), ("<unk>", "<UNK>")), (upper, ("<unk>", "<UNK>"))):
+        tables = read_arpa(given)
+        unigrams = make_model(tables.onto(["c", "a", "d", "b"])).unigrams()
+        np.testing.assert_allclose(unigrams, [0.05, 10**-0.25, 0.05, 10**-0.5])
+        for unknown in lists:
+            unigrams = make_model(tables.onto(["c", "a", unknown])).unigrams()
+            np.testing.assert_allclose(unigrams, [0.0, 10**-0.25, 0.1])
+    both = read_arpa(
+        saved(KENLM.replace("ngram 1=5", "ngram 1=6").replace("-0.8", "-2\t<UNK>\n-0.8"))
+    )
+    for unknown, log10 in (("<unk>", -1), ("<UNK>", -2)):  # two words where a file has both
+        unigrams = make_model(both.onto(["a", unknown])).unigrams()
+        np.testing.assert_allclose(unigrams, [10**-0.25, 10**log10])
+
+
+def test_a_text_with_sentence_marks_keeps_its_perplexity(saved, tmp_path):
+    words = ("<s>", "a", "b", "<unk>", "</s>")
+    tokens = np.random.default_rng(0).integers(0, 5, 400)
+    with pytest.warns(UserWarning, match="Kneser-Ney discounts"):
+        model = fit_kneser_ney(count_ngrams(tokens[:20], 2, 5))
+    write_arpa(tmp_path / "m.Arpa.GZ", NgramTables(words, *model.tables()))
+    assert (tmp_path / "m.Arpa.GZ").read_bytes()[:2] == b"\x1f\x8b"
+    again = make_model(read_arpa(tmp_path / "m.Arpa.GZ"))
+    expected = perplexity(model, tokens, 20, 400)
+    assert perplexity(again, tokens, 20, 400) == pytest.approx(expected, rel=1e-7)
+
+
 def test_mapping_refuses_bad_lists(saved):
     tables = read_arpa(saved(SRILM))
     with pytest.raises(InputError, match="the word 'a' is twice in the list"):
         tables.onto(["a", "b", "a"])
     with pytest.raises(InputError, match="none of the 2 words of the list is among the 4 words"):
         tables.onto(["x", "y"])
+    with pytest.raises(InputError, match="words are the string 'ab', expected a list of words"):
+        tables.onto("ab")
 
 
 @pytest.mark.filterwarnings("ignore:Kneser-Ney discounts")
@@ -296,6 +352,9 @@ def test_writing_refuses_what_could_not_be_read_back(tmp_path):
         (NgramTables(("a", "c"), one, zero * 2, zero), "different numbers of orders"),
         (NgramTables(("a", "c"), (), (), ()), "different numbers of orders, or none"),
         (NgramTables(("a", "c"), one, (np.array([0, np.nan]),), zero), "that is not finite"),
+        (NgramTables(("a", "c"), one, zero, (np.ones(2),)), "1-grams have back-off weights"),
+        (NgramTables("ac", one, zero, zero), "words are the string 'ac'"),
+        (NgramTables(("\ud800", "c"), one, zero, zero), "half of a surrogate pair"),
     ]:
         with pytest.raises(InputError, match=message):
             write_arpa(path, tables)

@@ -81,6 +81,49 @@ def test_what_other_programs_write(tmp_path, content, words, rows):
     assert back.tolist() == (rows or [[1, 2], [3, 4], [5, 6]])
 
 
+ODD_WORDS = (
+    ".\u00a0.\u00a0.",
+    "x\u3000y",
+    "\u2028",
+    "\x85",
+    "\x1c",
+    "\ufeffa",
+    "e\u0301",
+    "é",
+    "12",
+)
+
+
+@pytest.mark.parametrize("form", ["word2vec", "glove"])
+def test_only_ascii_white_space_ends_a_word(tmp_path, form):
+    for words in (ODD_WORDS, ODD_WORDS[5:] + ODD_WORDS[:5]):  # a mark first, too
+        write_word_vectors(tmp_path / "v", words, floats(len(words), 3), form)
+        back_words, back = read_word_vectors(tmp_path / "v")
+        assert back_words == words
+        np.testing.assert_array_equal(back, floats(len(words), 3))
+
+
+def test_words_with_spaces_go_round_in_glove_form(tmp_path):
+    words = ("the", ". . .", "at me@x.org")
+    write_word_vectors(tmp_path / "v", words, floats(3, 2), "glove")
+    assert read_word_vectors(tmp_path / "v")[0] == words
+    for wrong in (("a b", "c"), ("a", "b  c"), ("a", "b 1"), ("a", " b")):
+        with pytest.raises(InputError, match="is empty or holds white space"):
+            write_word_vectors(tmp_path / "w", wrong, floats(2, 2), "glove")
+    with pytest.raises(InputError, match=r"line 1 would be '12 3\\n', a header"):
+        write_word_vectors(tmp_path / "w", ["12"], np.full((1, 1), 3.0), "glove")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_marks_and_line_ends(tmp_path, monkeypatch, end):
+    for size in (1, 2, 5, 1 << 20):
+        monkeypatch.setattr(word_vectors, "_CHUNK_BYTES", size)
+        for text, words in (("the 1 2\na 3 4\n", ("the", "a")), ("1 2\nthe 1 2", ("the",))):
+            content = "\ufeff" + text.replace("\n", end)
+            (tmp_path / "v").write_bytes(content.encode())
+            assert read_word_vectors(tmp_path / "v")[0] == words
+
+
 def test_the_header_is_detected_or_told(tmp_path):
     (tmp_path / "v").write_bytes(b"1 2\n7 8\n")
     with pytest.raises(InputError, match=r"v, line 2: 1 numbers after the word, expected 2"):
@@ -125,6 +168,10 @@ def test_files_are_read_in_pieces(tmp_path, monkeypatch):
         (b"0 5\n", "v, line 1: '0 5'; expected a header"),
         (gzip.compress(os.urandom(999))[:500], "v: a damaged or truncated gzip file"),
         (b"3 4\na \x00\x01\x80?\x9a\x99\x19?\x00\x00\x00@\n", "v, line 2: "),
+        (b"1 2\na \x00\x01\x80? 2\n", "v, line 2: .*; word2vec's binary form is not read"),
+        (b"the 1 2\n 3 4\n", "v, line 2: '3 4' begins with an empty word"),
+        (b"the 1 2\na 3\xc2\xa04 5\n", r"v, line 2: '3\\xa04' is not a finite number"),
+        ("the 1 2\n".encode("utf-16"), "v: begins with the byte-order mark of UTF-16"),
     ],
 )
 def test_faults_name_the_file_and_the_line(tmp_path, content, fault):
@@ -144,7 +191,9 @@ def test_a_missing_file(tmp_path):
     [
         (["a b"], [[1.0]], "word 0, 'a b', is empty or holds white space"),
         (["a", ""], [[1.0], [1.0]], "word 1, '', is empty"),
-        (["a\u00a0b"], [[1.0]], "is empty or holds white space"),
+        (["a\tb"], [[1.0]], "is empty or holds white space"),
+        (["a\ud800"], [[1.0]], "v: .* has half of a surrogate pair"),
+        ("ab", [[1.0], [2.0]], "v: words are the string 'ab', expected a list of words"),
         (["a", "a"], [[1.0], [2.0]], "word 1, 'a', occurs twice"),
         (["a", "b"], [[1.0]], r"2 words for vectors of shape \(1, 1\)"),
         (["a"], [1.0], r"1 words for vectors of shape \(1,\)"),

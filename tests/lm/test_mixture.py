@@ -164,6 +164,26 @@ def test_the_model_equals_the_arrays(binned):
     assert perplexity(mixture, TEXT, 3, len(TEXT)) == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_mixture_is_as_wide_as_its_bins():
+    """The paper's bins look at two words, whatever the members look at."""
+    trigrams = count_ngrams(TEXT[:2000], 3, WORDS)
+    bins = FrequencyBins(trigrams.context_frequencies, trigrams.tokens)
+    assert bins.order == 3
+    members = [NEAR, Table(2, 5)]
+    mixture = fit_mixture(members, TEXT, 2000, 3000, bins)
+    assert mixture.order == 3
+    stacked_NJ = np.stack([span_probabilities(m, TEXT, 3000, 4003) for m in members], axis=1)
+    bin_N = bins(windows(TEXT, 3, 3000, 4003))
+    expected = perplexity_of(mix(stacked_NJ, mixture.weight_CJ, bin_N))
+    assert perplexity(mixture, TEXT, 3000, 4003) == pytest.approx(expected, rel=1e-12)
+    assert Mixture((mixture, NEAR), np.array([[0.5, 0.5]])).order == 3
+    # A function of its own says what it looks at, or takes what the members need.
+    looks = lambda contexts_NL: trigrams.context_frequencies(contexts_NL)  # noqa: E731
+    assert FrequencyBins(looks, 2000, order=3).order == 3
+    assert FrequencyBins(looks, 2000).order == 1
+    assert fixed_mixture([NEAR, FAR]).order == 4
+
+
 def test_learning_beats_halves_and_bins_beat_one_weight_where_they_are_learnt():
     bins = bins_of(TEXT)
     figures = [

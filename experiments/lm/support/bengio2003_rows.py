@@ -125,33 +125,44 @@ def highest_order(row: Row) -> int:
     return row.order or max(highest_order(ROWS[name]) for name in row.members)
 
 
+def most_classes(row: Row) -> int:
+    """Word classes that a row's model, or a member of it, is made of; 0 for none."""
+    return max(row.classes or 0, *(most_classes(ROWS[name]) for name in row.members), 0)
+
+
 HEADER = (
     *("row", "model", "n", "c", "h", "m", "direct"),
     *("train", "valid.", "test", "/ trigram"),
-    *("paper: train", "valid.", "test", "/ trigram", "seconds"),
 )
+PAPER_HEADER = ("paper: train", "valid.", "test", "/ trigram")
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def table(results: Mapping[str, Mapping[str, Any]], *, is_brown: bool = True) -> str:
     """The table in Markdown: our perplexities, then the paper's.
 
     The columns "/ trigram" hold test perplexities divided by that of the interpolated trigram.
 
     Args:
       results: by row, perplexities by part and "seconds".
+      is_brown: whether the text is the paper's, so that the paper's figures belong beside ours.
     """
     ours, _ = ratios(results)
-    rows = [_cells(ROWS[name], results[name], ours.get(name)) for name in results]
-    return format_table(HEADER, rows)
+    rows = [_cells(ROWS[name], results[name], ours.get(name), is_brown) for name in results]
+    return format_table((*HEADER, *(PAPER_HEADER if is_brown else ()), "seconds"), rows)
 
 
-def json_rows(results: Mapping[str, Perplexities]) -> list[dict[str, Any]]:
-    """The table for programs: what each row is, "ours" and the "paper"'s figures by name."""
+def json_rows(
+    results: Mapping[str, Perplexities], *, is_brown: bool = True
+) -> list[dict[str, Any]]:
+    """The table for programs: what each row is, "ours" and the "paper"'s figures by name.
+
+    "paper" is None where the text is not the paper's.
+    """
     parts = ("train", "validation", "test")
     return [
         {
             **dataclasses.asdict(row),
-            "paper": dict(zip(parts, row.paper, strict=True)),
+            "paper": dict(zip(parts, row.paper, strict=True)) if is_brown else None,
             "ours": results[row.name],
         }
         for row in map(ROWS.__getitem__, results)
@@ -171,7 +182,8 @@ def ratios(results: Mapping[str, Perplexities]) -> tuple[dict[str, float], dict[
     return ours, {name: ratio for name, ratio in paper.items() if ratio}
 
 
-def _cells(row: Row, result: Mapping[str, Any], ratio: float | None) -> list[Any]:
+def _cells(row: Row, result: Mapping[str, Any], ratio: float | None, is_brown: bool) -> list[Any]:
+    paper = (*row.paper, row.paper_ratio and f"{row.paper_ratio:.3f}")
     network = row.network
     model = " + ".join(row.members) if row.members else row.model
     return [
@@ -179,8 +191,7 @@ def _cells(row: Row, result: Mapping[str, Any], ratio: float | None) -> list[Any
         *((network.hidden, network.features, network.direct) if network else (None,) * 3),
         *(result.get(part) for part in ("train", "validation", "test")),
         ratio and f"{ratio:.3f}",
-        *row.paper,
-        row.paper_ratio and f"{row.paper_ratio:.3f}",
+        *(paper if is_brown else ()),
         round(result["seconds"]),
     ]
 

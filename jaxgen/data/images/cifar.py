@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from jaxgen.data.archives import Path, read_bytes
+from jaxgen.data.archives import Path, files_in, read_bytes
 from jaxgen.data.images.image_files import read_image
 from jaxgen.data.images.image_set import ImageSet, published_parts
 from jaxgen.errors import InputError
+from jaxgen.text_rules import has_suffix
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -32,6 +33,7 @@ CLASSES = (
 SIDE = 32
 BYTES = 3 * SIDE * SIDE
 FIRST_TEST_SHEET = 50
+LABELS = "labels.json"
 
 _PICKLE_FAULTS = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError),
@@ -39,8 +41,8 @@ _PICKLE_FAULTS = (
 )
 """What a damaged pickle can raise."""
 
-match_batch = re.compile(r"(?:data_batch_(\d+)|test_batch)(\.bin)?").fullmatch
-match_sheet = re.compile(r"cifar10_batch_(\d+)\.png").fullmatch
+match_batch = re.compile(r"(?:data_batch_(\d+)|test_batch)(\.bin)?", re.IGNORECASE).fullmatch
+match_sheet = re.compile(r"cifar10_batch_(\d+)\.png", re.IGNORECASE).fullmatch
 
 Batch = tuple[UInt8[np.ndarray, "N Y X C"], Int[np.ndarray, "N"]]
 
@@ -48,7 +50,7 @@ Batch = tuple[UInt8[np.ndarray, "N Y X C"], Int[np.ndarray, "N"]]
 def is_cifar_folder(folder: pathlib.Path) -> bool:
     """Whether a folder holds files named as CIFAR-10's."""
     return folder.is_dir() and any(
-        match_batch(file.name) or match_sheet(file.name) for file in folder.iterdir()
+        match_batch(name) or match_sheet(name) for name in files_in(folder)
     )
 
 
@@ -64,7 +66,7 @@ def read_cifar10(folder: Path) -> ImageSet:
         outside 0..9. The message names the file.
     """
     root = pathlib.Path(folder)
-    names = {file.name for file in root.iterdir() if file.is_file()}
+    names = files_in(root)
     sheets = sorted(filter(match_sheet, names), key=_number)
     if sheets:
         labels, classes = _sheet_labels(root, sheets)
@@ -73,10 +75,10 @@ def read_cifar10(folder: Path) -> ImageSet:
     else:
         # Where a folder has both forms, the binary one: it needs no unpickling.
         found = [name for name in names if match_batch(name)]
-        binary = [name for name in found if name.endswith(".bin")]
+        binary = [name for name in found if has_suffix(name, ".bin")]
         read, classes = (_read_binary if binary else _read_pickle), CLASSES
         batches = {name: read(root / name) for name in sorted(binary or found, key=_number)}
-        test = [name for name in batches if name.startswith("test")]
+        test = [name for name in batches if name.lower().startswith("test")]
     train = [name for name in batches if name not in test]
     if not train:
         raise InputError(f"{folder}: no training batch of CIFAR-10 (data_batch_1 and others)")
@@ -88,11 +90,12 @@ def read_cifar10(folder: Path) -> ImageSet:
         np.concatenate([labels_N for _, labels_N in ordered]).astype(np.int32),
         classes,
         published_parts({k: sum(len(batches[n][1]) for n in v) for k, v in sizes.items()}),
+        tuple(name for name in names if name not in batches and name != LABELS),
     )
 
 
 def _number(name: str) -> int:
-    digits = re.findall(r"(?<=batch_)\d+", name)
+    digits = re.findall(r"(?<=batch_)\d+", name.lower())
     return int(digits[0]) if digits else FIRST_TEST_SHEET
 
 
@@ -161,7 +164,7 @@ def _read_pickle(file: pathlib.Path) -> Batch:
 
 def _sheet_labels(root: pathlib.Path, sheets: list[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Sheet -> labels, and the class names, from ``labels.json``."""
-    file = root / "labels.json"
+    file = root / LABELS
     if not file.exists():
         raise InputError(f"{file}: no such file; the PNG sheets of CIFAR-10 need their labels")
     try:

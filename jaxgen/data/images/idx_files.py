@@ -5,20 +5,18 @@ A file is two zero bytes, a type (8: uint8), the number of dimensions, each size
 of handwritten digits). Files may be compressed with gzip, whatever their name says.
 """
 
-import gzip
 import pathlib
 import re
 import struct
-import zlib
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxgen.data.archives import Path, read_bytes
+from jaxgen.data.archives import Path, files_in, read_bytes
 from jaxgen.data.images.image_set import ImageSet, published_parts
 from jaxgen.errors import InputError
+from jaxgen.files import decompressed
 
-GZIP_MAGIC = b"\x1f\x8b"
 UINT8_TYPE = 8
 
 _PARTS = {"train": "train", "t10k": "test"}
@@ -40,12 +38,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
       InputError: Not an idx file of so many dimensions of uint8, a damaged gzip file, or one that
         holds fewer or more values than it says.
     """
-    content = read_bytes(path)
-    if content.startswith(GZIP_MAGIC):
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{path}: a damaged or truncated gzip file ({error})") from error
+    content = decompressed(read_bytes(path), str(path))
     magic = bytes([0, 0, UINT8_TYPE, dimensions])
     header = 4 + 4 * dimensions
     if content[:4] != magic:
@@ -67,7 +60,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
 
 def is_idx_folder(folder: pathlib.Path) -> bool:
     """Whether a folder holds files named as MNIST's."""
-    return folder.is_dir() and any(match_idx(file.name) for file in folder.iterdir())
+    return folder.is_dir() and any(map(match_idx, files_in(folder)))
 
 
 def read_mnist(folder: Path) -> ImageSet:
@@ -85,7 +78,13 @@ def read_mnist(folder: Path) -> ImageSet:
         the images of the two parts differ in size. The message names the files.
     """
     root = pathlib.Path(folder)
-    pieces = {part: _read_part(root, prefix) for prefix, part in _PARTS.items()}
+    names = files_in(root)
+    files = {
+        part: {what: _find(root, names, prefix, what) for what in ("images", "labels")}
+        for prefix, part in _PARTS.items()
+    }
+    used = {file.name for of_part in files.values() for file in of_part.values()}
+    pieces = {part: _read_part(of_part) for part, of_part in files.items()}
     images = [images_NYX for images_NYX, _ in pieces.values()]
     if images[0].shape[1:] != images[1].shape[1:]:
         sizes = " and ".join("x".join(map(str, piece.shape[1:])) for piece in images)
@@ -97,13 +96,13 @@ def read_mnist(folder: Path) -> ImageSet:
         labels,
         tuple(map(str, range(labels.max(initial=0) + 1))),
         published_parts({part: len(labels_N) for part, (_, labels_N) in pieces.items()}),
+        tuple(name for name in names if name not in used),
     )
 
 
 def _read_part(
-    root: pathlib.Path, prefix: str
+    files: dict[str, pathlib.Path],
 ) -> tuple[UInt8[np.ndarray, "N Y X"], UInt8[np.ndarray, "N"]]:
-    files = {what: _find(root, prefix, what) for what in ("images", "labels")}
     images_NYX = read_idx(files["images"], 3)
     labels_N = read_idx(files["labels"], 1)
     if len(images_NYX) != len(labels_N):
@@ -114,10 +113,10 @@ def _read_part(
     return images_NYX, labels_N
 
 
-def _find(root: pathlib.Path, prefix: str, what: str) -> pathlib.Path:
-    for file in sorted(root.iterdir()):  # a plain file's name sorts before its .gz
-        match = match_idx(file.name)
+def _find(root: pathlib.Path, names: list[str], prefix: str, what: str) -> pathlib.Path:
+    for name in names:  # sorted: a plain file's name comes before its .gz
+        match = match_idx(name)
         if match and (match[1].lower(), match[2].lower()) == (prefix, what):
-            return file
+            return root / name
     dimensions = 3 if what == "images" else 1
     raise InputError(f"{root}: no file {prefix}-{what}-idx{dimensions}-ubyte, plain or with .gz")

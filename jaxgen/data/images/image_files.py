@@ -6,6 +6,7 @@ The one module that imports Pillow (extra ``jaxgen[data]``).
 import contextlib
 import pathlib
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from jaxgen.data.archives import Path
+from jaxgen.data.archives import Path, list_members
 from jaxgen.data.images.image_set import (
     ImageSet,
     check_labels,
@@ -27,10 +28,14 @@ from jaxgen.data.images.image_set import (
 from jaxgen.data.text.corpus import PARTS, Spans
 from jaxgen.data.text.token_files import PART_NAMES
 from jaxgen.errors import InputError
+from jaxgen.text_rules import has_suffix
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp"),
+    *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
 )
+LEAST_HIGH_BYTE = 16
+"""Where the high bytes of 16-bit pixels all stay under this, most of what they say is lost."""
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N"})
 REFUSED_MODES = frozenset({"I", "F"})
 
@@ -65,11 +70,44 @@ def read_image(
     Raises:
       InputError: The file is no image, damaged or truncated, or has 32-bit pixels; or Pillow is not
         installed. The message names the file.
+
+    Warns:
+      UserWarning: 16-bit pixels use so little of their range (8 to 12 bits) that their high bytes
+        say next to nothing.
     """
     check_target(size, channels)
     with _opened(path) as opened:
+        if _has_16_bits(opened):
+            _warn_of_small_values(path, opened)
         image = _import_pillow(str(path)).ImageOps.exif_transpose(opened)
         return _to_array(fit_image(_plain(image, channels), size))
+
+
+def _has_16_bits(image: Any) -> bool:
+    """Whether a file has pixels of 16 bits, also where Pillow gives their high bytes."""
+    return image.mode.startswith("I;16") or any(
+        "16" in str(argument)
+        for tile in getattr(image, "tile", ())
+        for argument in (tile.args if isinstance(tile.args, tuple) else (tile.args,))
+    )
+
+
+def _warn_of_small_values(path: Path, image: Any) -> None:
+    if image.mode.startswith("I;16"):
+        largest = int(np.asarray(image).max())
+        if not largest:
+            return  # black loses nothing
+        high = largest >> 8
+    else:
+        bands = image.getbands()
+        ranges = image.getextrema() if len(bands) > 1 else (image.getextrema(),)
+        high = max(top for band, (_, top) in zip(bands, ranges, strict=True) if band != "A")
+    if high < LEAST_HIGH_BYTE:
+        warnings.warn(
+            f"{path}: 16-bit pixels of small values: their high bytes, which are kept, reach {high}"
+            " of 255; stretch the values over 16 bits before reading",
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager
@@ -156,6 +194,7 @@ class ImageFolder:
       parts: "train" and where there are any "validation" and "test" -> (start, stop) in N.
       size: Y and X of the images, or None for their own.
       channels: 1, 3, or None for what each file has; `open_image_folder` sets 1 or 3.
+      left_out: Names of the files in the folder that are none of `files`.
     """
 
     name: str
@@ -165,6 +204,7 @@ class ImageFolder:
     parts: Spans
     size: int | None = None
     channels: int | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_target(self.size, self.channels)
@@ -203,7 +243,8 @@ class ImageFolder:
         """
         images = [read_image(file, self.size, self.channels) for file in self.files]
         check_same_shape([str(file) for file in self.files], images)
-        return ImageSet(self.name, np.stack(images), self.labels, self.classes, self.parts)
+        stacked = np.stack(images)
+        return ImageSet(self.name, stacked, self.labels, self.classes, self.parts, self.left_out)
 
 
 def check_same_shape(names: Sequence[str], images: Sequence[UInt8[np.ndarray, "Y X C"]]) -> None:
@@ -232,7 +273,7 @@ def open_image_folder(
         the classes, in the order of their names. Are all first-level subfolders called train,
         validation (val, valid, dev) or test, they are the parts, and the same holds inside each.
         Files that are no images by their suffix are left out, and so are files and folders whose
-        name begins with a dot.
+        name begins with a dot, and links to folders; `left_out` names them.
       size: Y and X to resize and crop the images to (`read_image`), or None.
       channels: 1 or 3 to convert the images to. None looks at the files' headers, up to the first
         in colour: 3 for all if any is, grey images then having three equal channels, else 1.
@@ -251,7 +292,9 @@ def open_image_folder(
     root = pathlib.Path(folder)
     if not root.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = _image_files(root)
+    if not root.is_dir():
+        raise InputError(f"{folder}: a file, where a folder of images was expected")
+    files, left_out = _image_files(root)
     if not files:
         raise InputError(f"{folder}: no images in it ({' '.join(sorted(SUFFIXES))})")
     tops = [file.relative_to(root).parts[0] for file in files]
@@ -265,7 +308,7 @@ def open_image_folder(
     channels = channels or (1 if all(map(_is_grey, files)) else 3)
     files = tuple(files[i] for i in order)
     labels = None if labels is None else labels[order]
-    return ImageFolder(str(folder), files, labels, classes, parts, size, channels)
+    return ImageFolder(str(folder), files, labels, classes, parts, size, channels, left_out)
 
 
 def _is_grey(path: pathlib.Path) -> bool:
@@ -287,12 +330,15 @@ def _parts_by_name(part_of: Sequence[str]) -> tuple[np.ndarray, Spans]:
     return np.concatenate(list(places.values())), consecutive_parts(sizes)
 
 
-def _image_files(root: pathlib.Path) -> tuple[pathlib.Path, ...]:
-    def is_shown(file: pathlib.Path) -> bool:
-        return not any(name.startswith(".") for name in file.relative_to(root).parts)
-
-    found = [file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES]
-    return tuple(sorted(file for file in found if is_shown(file) and file.is_file()))
+def _image_files(root: pathlib.Path) -> tuple[tuple[pathlib.Path, ...], tuple[str, ...]]:
+    """The images of a folder, and the names of its other files."""
+    members = list_members(root)
+    files = [root / name for name in members.names if has_suffix(name, *SUFFIXES)]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: a link to nothing, or no regular file")
+    others = [name for name in members.names if not has_suffix(name, *SUFFIXES)]
+    return tuple(sorted(files)), (*others, *members.hidden)
 
 
 def _class_name(root: pathlib.Path, file: pathlib.Path) -> str | None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 
+from jaxgen.data.archives import describe_left_out
 from jaxgen.data.batch_plan import BatchPlan, permute
 from jaxgen.data.text.corpus import PARTS, Spans
 from jaxgen.data.text.tfds_text import VALIDATION_SHARE
@@ -36,6 +37,7 @@ class ImageSet:
       labels: int32 [N], indices into `classes`; or None.
       classes: The names of the classes; empty where there are no labels.
       parts: "train" and where there are any "validation" and "test" -> (start, stop) in N.
+      left_out: Names of the files beside the images that were not read.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ImageSet:
     labels: Int32[np.ndarray, "N"] | None
     classes: tuple[str, ...]
     parts: Spans
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self):
         shape, dtype = self.images.shape, self.images.dtype
@@ -73,11 +76,12 @@ class ImageSet:
         return replace(self, images=self.images[start:stop], labels=labels, parts=parts)
 
     def describe(self) -> str:
-        """Name, sizes and shape on one line, for a table's caption or a log."""
+        """Name, sizes, shape and files left out on one line, for a log."""
         parts = ", ".join(f"{name} {stop - start:,}" for name, (start, stop) in self.parts.items())
         shape = "x".join(map(str, self.images.shape[1:]))
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"{self.name}: {len(self):,} images of {shape} ({parts}){classes}"
+        line = f"{self.name}: {len(self):,} images of {shape} ({parts}){classes}"
+        return line + describe_left_out(self.left_out)
 
 
 def to_unit(images: UInt8[Any, "*shape"]) -> Float32[Any, "*shape"]:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,6 +22,8 @@ ACCEPTED = (
 )
 DATA_VARIABLE = "JAXGEN_DATA"
 """Environment variable that names a folder of data sets, where no argument does."""
+LEAST_MAXIMUM = 16
+"""Of a set whose brightest pixel is darker than this, something went wrong before it was read."""
 
 _SUBFOLDERS = {
     "mnist": ("", "mnist", "MNIST/raw", "MNIST", "mnist/MNIST/raw"),
@@ -60,8 +63,24 @@ def load_images(
       FileNotFoundError: There is no such path.
       InputError: Nothing that is accepted is there, or a file of it is refused; the message names
         the file and the fault.
+
+    Warns:
+      UserWarning: All pixels are nearly black, as shares in [0, 1] or classes kept as bytes are; or
+        16-bit files lose most of what they say (`read_image`).
     """
     check_target(size, channels)
+    images = _read(name, size, channels, data_dir)
+    largest = int(images.images.max())
+    if 0 < largest < LEAST_MAXIMUM:
+        warnings.warn(
+            f"{images.name}: pixels reach {largest} of 255, all nearly black; expected bytes that"
+            " use the range 0 to 255",
+            stacklevel=2,
+        )
+    return images
+
+
+def _read(name: Path, size: int | None, channels: int | None, data_dir: Path | None) -> ImageSet:
     if name == "digits":
         images = read_digits()
     elif isinstance(name, str) and name.startswith("tfds:"):
@@ -69,8 +88,8 @@ def load_images(
         return read_tfds_images(set_name, size=size, channels=channels, data_dir=data_dir)
     elif name in _IS_FOLDER_OF:
         images = _read_named(str(name), data_dir)
-    elif not pathlib.Path(name).is_dir():
-        fault = "not a folder" if pathlib.Path(name).exists() else "no such set or folder"
+    elif not os.path.isdir(name):
+        fault = "not a folder" if os.path.exists(name) else "no such set or folder"
         raise FileNotFoundError(f"{name}: {fault}; images are {ACCEPTED}")
     elif is_idx_folder(pathlib.Path(name)):
         images = read_mnist(name)

@@ -2,11 +2,15 @@
 
 import re
 
-from jaxgen.data.archives import Path, decode_text, last_name, read_members
+from jaxgen.data.archives import Path, decode_text, plain_name, read_members
 from jaxgen.data.text.corpus import PARAGRAPH, TokenStream
 from jaxgen.errors import InputError
+from jaxgen.text_rules import split_words
 
-is_brown_file = re.compile(r"c[a-r]\d\d").fullmatch
+TOKENS = 1_176_859
+"""What the complete corpus has, with one mark after each paragraph."""
+
+is_brown_file = re.compile(r"c[a-r]\d\d", re.IGNORECASE).fullmatch
 
 
 def read_brown(
@@ -33,7 +37,7 @@ def read_brown(
       InputError: A damaged zip, no Brown files in it, one of them twice, or a word without a
         tag (names file and line).
     """
-    members = read_members(path, is_brown_file, "Brown files (ca01, ...)")
+    members, left_out = read_members(path, is_brown_file, "Brown files (ca01, ...)")
     _check_names(path, list(members))
     words: list[str] = []
     labels: list[str] = []
@@ -43,15 +47,16 @@ def read_brown(
         if text_mark is not None:
             words.append(text_mark)
             labels.append(text_mark)
-    return TokenStream(str(path), words, labels if tags else None)
+    return TokenStream(str(path), words, labels if tags else None, left_out=left_out)
 
 
 def _check_names(path: Path, names: list[str]) -> None:
     first: dict[str, str] = {}
     for name in names:
-        if last_name(name) in first:
-            raise InputError(f"{path}: the same text twice, {first[last_name(name)]} and {name}")
-        first[last_name(name)] = name
+        text = plain_name(name).lower()
+        if text in first:
+            raise InputError(f"{path}: the same text twice, {first[text]} and {name}")
+        first[text] = name
 
 
 def _read_text(
@@ -60,7 +65,7 @@ def _read_text(
     """Appends the words and tags of one file; a sentence a line, blank lines end a paragraph."""
     inside = False
     for number, line in enumerate([*text.split("\n"), ""], start=1):
-        tokens = line.split()
+        tokens = split_words(line)
         for token in tokens:
             word, slash, tag = token.rpartition("/")
             if not (word and slash and tag):

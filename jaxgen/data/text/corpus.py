@@ -12,8 +12,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int32
 
+from jaxgen.data.archives import describe_left_out
 from jaxgen.data.text.vocabulary import Vocabulary, count_vocabulary
 from jaxgen.errors import InputError
+from jaxgen.ids import as_ids, check_not_string
 
 Spans = Mapping[str, tuple[int, int]]
 """Name of a part -> (start, stop), positions in the stream."""
@@ -35,14 +37,18 @@ class TokenStream:
       tokens: The words, [N].
       tags: Part-of-speech tags of the words, [N], or None.
       spans: Parts that the text was published in, or None where it has none.
+      left_out: Names of the files beside the text that were not read.
     """
 
     name: str
     tokens: Sequence[str]
     tags: Sequence[str] | None = None
     spans: Spans | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self):
+        check_not_string(self.tokens, f"{self.name}: tokens")
+        check_not_string(self.tags, f"{self.name}: tags")
         if self.tags is not None and len(self.tags) != len(self.tokens):
             raise InputError(
                 f"{self.name}: {len(self.tags)} tags for {len(self.tokens)} words; expected as many"
@@ -59,16 +65,22 @@ class Corpus:
     Attributes:
       name: What the corpus is called in tables and errors.
       vocabulary: The words.
-      tokens: The whole stream, int32 [N].
+      tokens: The whole stream, int32 [N]; converted from any other integer type.
       spans: "train", "validation" and "test" -> (start, stop).
+      left_out: Names of the files beside the text that were not read.
     """
 
     name: str
     vocabulary: Vocabulary
     tokens: Int32[np.ndarray, "N"]
     spans: Spans
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self):
+        tokens = as_ids(self.tokens, f"{self.name}: tokens", 0, max(len(self.vocabulary), 1))
+        if tokens.ndim != 1:
+            raise InputError(f"{self.name}: tokens have shape {tokens.shape}, expected [N]")
+        object.__setattr__(self, "tokens", tokens)
         check_spans(self.spans, len(self.tokens), self.name)
         if len(self.vocabulary) < 2:
             raise InputError(
@@ -88,12 +100,12 @@ class Corpus:
         return self.tokens[start:stop]
 
     def describe(self) -> str:
-        """Name, sizes and share of unknown words, on one line, for a table's caption or a log."""
+        """Name, sizes, share of unknown words and files left out, on one line, for a log."""
         parts = ", ".join(f"{name} {stop - start:,}" for name, (start, stop) in self.spans.items())
         line = f"{self.name}: {len(self.tokens):,} tokens ({parts}), |V| = {len(self.vocabulary):,}"
-        if self.vocabulary.unknown is None:
-            return line
-        return f"{line}, {(self.tokens == self.vocabulary.unknown).mean():.1%} unknown"
+        if self.vocabulary.unknown is not None:
+            line += f", {(self.tokens == self.vocabulary.unknown).mean():.1%} unknown"
+        return line + describe_left_out(self.left_out)
 
 
 def check_spans(spans: Spans, total: int, name: str) -> None:
@@ -192,4 +204,5 @@ def make_corpus(
             f"{stream.name}: vocabulary_from is {vocabulary_from!r}; expected 'all', or 'train' for"
             f" a text with that span (it has {', '.join(spans)})"
         )
-    return Corpus(stream.name, vocabulary, vocabulary.encode(stream.tokens), spans)
+    tokens = vocabulary.encode(stream.tokens)
+    return Corpus(stream.name, vocabulary, tokens, spans, stream.left_out)

@@ -1,10 +1,12 @@
 """One front door for corpora: a name or a path in, a `Corpus` out."""
 
+import os
 import pathlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
-from jaxgen.data.archives import Path, is_container, last_name, member_names
+from jaxgen.data.archives import Path, is_container, list_members, plain_name
 from jaxgen.data.text.brown import is_brown_file, read_brown
 from jaxgen.data.text.builtin_text import read_builtin
 from jaxgen.data.text.corpus import (
@@ -22,6 +24,7 @@ from jaxgen.data.text.plain_text import read_plain_text
 from jaxgen.data.text.tfds_text import read_tfds
 from jaxgen.data.text.token_files import match_part, read_token_files
 from jaxgen.errors import InputError
+from jaxgen.text_rules import has_suffix
 
 ACCEPTED = (
     "'builtin', 'tfds:NAME', a text file, or a folder or zip archive with the Brown corpus (ca01,"
@@ -77,6 +80,7 @@ def load_corpus(
     """
     kind, source = recognise(name)
     stream = _read(kind, source, paragraph_mark, data_dir, tags=normalise is not None)
+    stream = replace(stream, left_out=(*stream.left_out, *_beside(name, source)))
     if normalise is not None:
         stream = normalise(stream)
     return make_corpus(
@@ -93,21 +97,21 @@ def recognise(name: Path) -> tuple[Kind, Path]:
 
     Raises:
       FileNotFoundError: There is no such path.
-      InputError: It is none of the kinds that are accepted.
+      InputError: It is none of the kinds that are accepted, or cannot be read.
     """
     if name == "builtin":
         return "builtin", name
     if isinstance(name, str) and name.startswith("tfds:"):
         return "tfds", name.removeprefix("tfds:")
-    if not pathlib.Path(name).exists():
+    if not os.path.lexists(name):
         raise FileNotFoundError(f"{name}: no such file or folder; a corpus is {ACCEPTED}")
     if not is_container(name):
         return "plain text", name
-    members = member_names(name)
-    kind = _kind_of_members([last_name(member) for member in members])
+    members = list_members(name).names
+    kind = _kind_of_members([plain_name(member) for member in members])
     if kind is not None:
         return kind, name
-    archives = [member for member in members if member.lower().endswith(".zip")]
+    archives = [member for member in members if has_suffix(member, ".zip")]
     if len(archives) == 1 and pathlib.Path(name).is_dir():
         return recognise(pathlib.Path(name) / archives[0])
     found = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
@@ -116,12 +120,21 @@ def recognise(name: Path) -> tuple[Kind, Path]:
     )
 
 
+def _beside(name: Path, source: Path) -> list[str]:
+    """The other files of a folder of which one archive is read."""
+    if source == name or not os.path.isdir(name):
+        return []
+    members = list_members(name)
+    archive = pathlib.Path(source).relative_to(name).as_posix()
+    return [member for member in (*members.names, *members.hidden) if member != archive]
+
+
 def _kind_of_members(names: list[str]) -> Kind | None:
     if any(is_brown_file(name) for name in names):
         return "brown"
     if any(match_part(name) for name in names):
         return "token files"
-    if 2 * sum(name.endswith(".txt") for name in names) > len(names):
+    if 2 * sum(has_suffix(name, ".txt") for name in names) > len(names):
         return "plain text"
     return None
 

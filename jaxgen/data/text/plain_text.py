@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from jaxgen.data.archives import Path, decode_text, is_container, read_bytes, read_members
 from jaxgen.data.text.corpus import TokenStream
 from jaxgen.errors import InputError
+from jaxgen.text_rules import has_suffix
 
 TOKEN = re.compile(r"\d+(?:[.,:]\d+)+(?!\w)|\w+(?:['’-]\w+)*|\.{2,}|-{2,}|[^\w\s]")
 
@@ -82,6 +83,8 @@ def read_plain_text(
 ) -> TokenStream:
     """Reads a text file, or all ``*.txt`` files of a folder or zip archive by order of name.
 
+    ``*.TXT`` and ``*.txt.gz`` count too; `left_out` names the other files.
+
     Args:
       path: The file, folder or archive.
       paragraph_mark: Word put after each paragraph, or None. The end of a file ends a paragraph.
@@ -94,14 +97,16 @@ def read_plain_text(
         damaged zip, a folder without text files, or no words at all.
     """
     if is_container(path):
-        members = read_members(path, lambda name: name.endswith(".txt"), "text files (*.txt)")
+        members, left_out = read_members(
+            path, lambda name: has_suffix(name, ".txt"), "text files (*.txt)"
+        )
         sources = {f"{path}: {name}": content for name, content in members.items()}
     else:
-        sources = {str(path): read_bytes(path)}
+        sources, left_out = {str(path): read_bytes(path)}, ()
     tokens: list[str] = []
     for source, content in sources.items():
         text = decode_text(content, source, encoding)
         tokens += tokenise_text(text, paragraph_mark, sentence_mark)
     if not tokens:
         raise InputError(f"{path}: no words, only white space")
-    return TokenStream(str(path), tokens)
+    return TokenStream(str(path), tokens, left_out=left_out)

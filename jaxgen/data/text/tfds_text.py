@@ -6,6 +6,7 @@ neither that nor this module imports TensorFlow. The packages are in the extra `
 Image sets are read by `jaxgen.data.images.tfds_images`.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,10 @@ from jaxgen.errors import InputError
 
 VALIDATION_SHARE = 10
 """Where a set has no validation part, one word or image of so many at its training part's end."""
+
+_SHOWN = 160  # characters of a fault that tfds reports
+
+_is_name = re.compile(r"[A-Za-z_]\w*(?:/[\w.+-]+)*(?::[\d*]+\.[\d*]+\.[\d*]+)?", re.ASCII).fullmatch
 
 
 def read_tfds(
@@ -58,8 +63,14 @@ def open_builder(name: str, data_dir: Path | None) -> Any:
     """The tfds builder of a prepared set.
 
     Raises:
-      InputError: The packages or the set are not there, or the set is not prepared.
+      InputError: The name is none of a set, the packages or the set are not there, or the set is
+        not prepared.
     """
+    if not _is_name(name):
+        raise InputError(
+            f"tfds:{name}: expected tfds:NAME, tfds:NAME/CONFIGURATION or tfds:NAME:VERSION, such"
+            " as tfds:lm1b or tfds:mnist:3.0.1"
+        )
     try:
         import array_record  # noqa: F401
         import tensorflow_datasets as tfds
@@ -72,6 +83,12 @@ def open_builder(name: str, data_dir: Path | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir and str(data_dir))
     except tfds.core.DatasetNotFoundError as error:
         raise InputError(f"tfds:{name}: no such set in {data_dir or 'tfds'}") from error
+    except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
+        # What builders raise for configurations and versions that they do not have.
+        fault = " ".join(str(error).split())[-_SHOWN:]
+        raise InputError(
+            f"tfds:{name}: no such configuration or version in {data_dir or 'tfds'} ({fault})"
+        ) from error
     if not builder.info.splits:
         raise InputError(f"tfds:{name}: not prepared, no files in {builder.data_dir}")
     return builder

@@ -2,9 +2,10 @@
 
 import re
 
-from jaxgen.data.archives import Path, decode_text, last_name, read_members
+from jaxgen.data.archives import Path, decode_text, plain_name, read_members
 from jaxgen.data.text.corpus import TokenStream
 from jaxgen.errors import InputError
+from jaxgen.text_rules import split_words
 
 END_OF_LINE = "<eos>"
 """The mark that stands at the end of each line in published counts and perplexities."""
@@ -18,16 +19,18 @@ PART_NAMES = {
     "test": "test",
 }
 
-match_part = re.compile(rf"(?:[\w-]+\.)?({'|'.join(PART_NAMES)})\.(?:txt|tokens|raw)").fullmatch
-"""Matches ``train.txt``, ``ptb.valid.txt``, ``wiki.test.tokens``: group 1 is the part."""
+match_part = re.compile(
+    rf"(?:[\w-]+\.)?({'|'.join(PART_NAMES)})\.(?:txt|tokens|raw)", re.IGNORECASE
+).fullmatch
+"""Matches ``train.txt``, ``PTB.VALID.TXT``, ``wiki.test.tokens``: group 1 is the part."""
 
 
 def read_token_files(path: Path, *, line_mark: str | None = END_OF_LINE) -> TokenStream:
     """Reads the training, validation and test files of a tokenised text as one stream.
 
-    Words are what white space separates. The complete Penn Treebank (Mikolov's files) gives
-    929,589 / 73,760 / 82,430 tokens and 10,000 types; WikiText-2 gives 2,088,628 / 217,646 /
-    245,569 and 33,278, all with the line mark.
+    Words are what ASCII white space separates (`jaxgen.text_rules`). The complete Penn Treebank
+    (Mikolov's files) gives 929,589 / 73,760 / 82,430 tokens and 10,000 types; WikiText-2 gives
+    2,088,628 / 217,646 / 245,569 and 33,278, all with the line mark.
 
     Args:
       path: A zip archive or folder with files such as ``ptb.train.txt`` or ``wiki.test.tokens``.
@@ -41,7 +44,7 @@ def read_token_files(path: Path, *, line_mark: str | None = END_OF_LINE) -> Toke
       InputError: A damaged zip, a part that is missing or there twice, or a file that is empty or
         not UTF-8.
     """
-    members = read_members(
+    members, left_out = read_members(
         path,
         match_part,
         "token files (names like train.txt, ptb.valid.txt, wiki.test.tokens)",
@@ -55,16 +58,16 @@ def read_token_files(path: Path, *, line_mark: str | None = END_OF_LINE) -> Toke
         if start == len(tokens):
             raise InputError(f"{path}: {name}: no words, only white space")
         spans[part] = (start, len(tokens))
-    return TokenStream(str(path), tokens, spans=spans)
+    return TokenStream(str(path), tokens, spans=spans, left_out=left_out)
 
 
 def _names_of_parts(path: Path, names: list[str]) -> dict[str, str]:
     """Part -> the name of its file, in the order train, validation, test."""
     found: dict[str, str] = {}
     for name in names:
-        match = match_part(last_name(name))
+        match = match_part(plain_name(name))
         assert match
-        part = PART_NAMES[match[1]]
+        part = PART_NAMES[match[1].lower()]
         if part in found:
             raise InputError(f"{path}: two {part} files, {found[part]} and {name}; expected one")
         found[part] = name
@@ -78,9 +81,9 @@ def _names_of_parts(path: Path, names: list[str]) -> dict[str, str]:
 
 def _read_lines(text: str, line_mark: str | None) -> list[str]:
     if line_mark is None:
-        return text.split()
+        return split_words(text)
     tokens: list[str] = []
     for line in text.removesuffix("\n").split("\n"):
-        tokens += line.split()
+        tokens += split_words(line)
         tokens.append(line_mark)
     return tokens

@@ -16,6 +16,8 @@ from jaxtyping import Int, Int32
 from jaxgen.data.archives import decode_text, read_bytes
 from jaxgen.errors import InputError
 from jaxgen.files import replacing
+from jaxgen.ids import as_ids, check_not_string
+from jaxgen.text_rules import encode_text, keep_mark
 
 UNKNOWN = "<unk>"
 """The symbol that rare words are merged into."""
@@ -35,6 +37,7 @@ class Vocabulary:
     unknown: int | None = None
 
     def __post_init__(self):
+        check_not_string(self.words, "vocabulary: words")
         if len(self._ids) != len(self.words):
             raise InputError(f"vocabulary: the word {_first_repeated(self.words)!r} occurs twice")
         if "" in self._ids:
@@ -59,48 +62,67 @@ class Vocabulary:
         """Ids of words, int32 [N]; a word outside the vocabulary becomes `unknown`.
 
         Raises:
-          InputError: A word is outside the vocabulary and there is no `unknown`.
+          InputError: A word is outside the vocabulary and there is no `unknown`; or they are no
+            words: a string, whose letters would be taken for words, or a list of something else.
         """
+        check_not_string(tokens, "tokens")
         default = -1 if self.unknown is None else self.unknown
         tokens = tokens if isinstance(tokens, Sequence) else list(tokens)
         ids = np.fromiter((self._ids.get(t, default) for t in tokens), np.int32, len(tokens))
-        if default < 0 and (ids < 0).any():
-            word = tokens[int(np.argmax(ids < 0))]
-            raise InputError(f"the word {word!r} is not in the vocabulary, which has no {UNKNOWN}")
+        for place in np.flatnonzero(ids == default):
+            word = tokens[int(place)]
+            _check_word(word)
+            if default < 0:
+                raise InputError(
+                    f"the word {word!r} is not in the vocabulary, which has no {UNKNOWN}"
+                )
         return ids
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Words of ids.
 
         Raises:
-          InputError: An id is not in [0, V).
+          InputError: An id is not in [0, V), or they are not a list of integers.
         """
-        ids = [int(i) for i in ids]
-        for i in ids:
+        ids_N = as_ids(ids if isinstance(ids, str | bytes | np.ndarray) else list(ids), "ids")
+        if ids_N.ndim != 1:
+            raise InputError(f"ids have shape {ids_N.shape}, expected one dimension")
+        for i in ids_N:
             if not 0 <= i < len(self.words):
                 raise InputError(f"id {i} is outside the vocabulary of {len(self.words)} words")
-        return [self.words[i] for i in ids]
+        return [self.words[i] for i in ids_N]
 
     @property
     def text(self) -> str:
-        """One word a line, in the order of the ids: the content of a vocabulary file."""
-        return "".join(word + "\n" for word in self.words)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one word a line, in the order of the ids, UTF-8.
+        """One word a line, in the order of the ids: the content of a vocabulary file.
 
         Raises:
-          InputError: A word holds a line break, which this format cannot say.
+          InputError: A word holds a line break or a zero byte, which this format cannot say.
         """
         for i, word in enumerate(self.words):
-            if "\n" in word or "\r" in word:
-                raise InputError(f"{path}: word {i}, {word!r}, holds a line break")
+            if any(sign in word for sign in "\n\r\0"):
+                raise InputError(f"word {i}, {word!r}, holds a line break or a zero byte")
+        return keep_mark("".join(word + "\n" for word in self.words))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one word a line, in the order of the ids (`jaxgen.text_rules`).
+
+        Raises:
+          InputError: A word holds a line break or a zero byte, which this format cannot say, or is
+            no text (half of a surrogate pair).
+        """
+        try:
+            content = encode_text(self.text, "vocabulary")
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         with replacing(path) as handle:
-            handle.write(self.text.encode())
+            handle.write(content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
         """Reads a file that `save` wrote; the line `UNKNOWN`, if any, becomes `unknown`.
+
+        A word is a whole line, white space included (`jaxgen.text_rules` says what ends a line).
 
         Raises:
           FileNotFoundError: There is no such file.
@@ -113,6 +135,11 @@ class Vocabulary:
         if len(set(words)) != len(words):
             raise InputError(f"{path}: the word {_first_repeated(words)!r} occurs twice")
         return cls(words, words.index(UNKNOWN) if UNKNOWN in words else None)
+
+
+def _check_word(word: object) -> None:
+    if not isinstance(word, str):
+        raise InputError(f"tokens contain {word!r}, a {type(word).__name__}; expected words")
 
 
 def _first_repeated(words: Iterable[str]) -> str:
@@ -148,12 +175,15 @@ def count_vocabulary(
     Raises:
       InputError: `rare_frequency` is negative or `maximum_size` is less than two.
     """
+    check_not_string(tokens, "tokens")
     if rare_frequency < 0:
         raise InputError(f"rare_frequency is {rare_frequency}; expected 0 or more")
     if maximum_size is not None and maximum_size < 2:
         raise InputError(f"maximum_size is {maximum_size}; expected 2 or more")
     number: dict[str, int] = {}
     types_N = np.fromiter((number.setdefault(token, len(number)) for token in tokens), np.int64)
+    for word in number:
+        _check_word(word)
     counts_V = np.bincount(types_N, minlength=len(number))
     merged_V = counts_V <= rare_frequency
     if UNKNOWN in number:

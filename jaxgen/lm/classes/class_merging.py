@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_integers
 from jaxgen.lm.classes.clustering import tabulate_xlogx
 
 
@@ -34,13 +35,14 @@ def merge_classes(
     Raises:
         InputError: if the counts are not a square matrix of integers >= 0.
     """
-    count_CC = np.array(count_CC)
+    count_CC = np.asarray(count_CC)
     if count_CC.ndim != 2 or count_CC.shape[0] != count_CC.shape[1] or len(count_CC) == 0:
         raise InputError(f"class bigrams have shape {count_CC.shape}, expected a square matrix")
     if not np.issubdtype(count_CC.dtype, np.integer) or count_CC.min() < 0:
         raise InputError("class bigrams must be integers >= 0")
+    count_CC = as_integers(count_CC, "class bigrams").copy()
     classes = len(count_CC)
-    merging = _Merging(count_CC.astype(np.int64))
+    merging = _Merging(count_CC)
     merges_M2 = np.empty((classes - 1, 2), np.int64)
     loss_M = np.empty(classes - 1)
     for merge in range(classes - 1):

@@ -32,7 +32,8 @@ import numpy as np
 from jaxtyping import Float64, Int, Int32, Int64
 
 from jaxgen.errors import InputError
-from jaxgen.lm.contexts import check_span, check_words
+from jaxgen.ids import as_ids, as_integers
+from jaxgen.lm.contexts import check_text
 
 _LEAST_GAIN = 1e-6
 """Nats that a move must gain: above the rounding of the sums, so that no move is an illusion."""
@@ -107,7 +108,7 @@ def frequency_classes(
 ) -> Int64[np.ndarray, "V"]:
     """The C - 1 most frequent words each in a class of their own, all others in the last."""
     classes_V = np.empty(vocabulary_size, np.int64)
-    by_frequency_V = _by_frequency(np.bincount(tokens_N, minlength=vocabulary_size))
+    by_frequency_V = _by_frequency(np.bincount(as_ids(tokens_N), minlength=vocabulary_size))
     classes_V[by_frequency_V] = np.minimum(np.arange(vocabulary_size), size - 1)
     return classes_V
 
@@ -127,7 +128,7 @@ def class_bigram_log_likelihood(
     Raises:
         InputError: if the text has fewer than two tokens or an id is out of range.
     """
-    classes_V = np.asarray(classes_V)
+    classes_V = as_integers(classes_V, "classes")
     tokens_N = _checked_text(tokens_N, len(classes_V))
     return ExchangeState(tokens_N, classes_V, int(classes_V.max()) + 1).log_likelihood()
 
@@ -136,7 +137,7 @@ def class_bigrams(
     tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"], size: int
 ) -> Int64[np.ndarray, "C C"]:
     """[first class, second class], how often a word of the one precedes a word of the other."""
-    class_N = np.asarray(classes_V, np.int64)[tokens_N]
+    class_N = as_integers(classes_V, "classes")[as_ids(tokens_N)]
     return np.bincount(class_N[:-1] * size + class_N[1:], minlength=size * size).reshape(size, size)
 
 
@@ -153,7 +154,7 @@ class ExchangeState:
     def __init__(
         self, tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"], size: int
     ) -> None:
-        self.classes_V = np.array(classes_V, np.int64)
+        self.classes_V = as_integers(classes_V, "classes").copy()
         self.words_in_C = np.bincount(self.classes_V, minlength=size)
         first_P, second_P, count_P = _bigrams(tokens_N, len(self.classes_V))
         self._xlogx = tabulate_xlogx(int(count_P.sum()))
@@ -339,10 +340,8 @@ class _Direction:
         return gain_C
 
 
-def _checked_text(tokens_N: Int[np.ndarray, "N"], vocabulary_size: int) -> Int[np.ndarray, "N"]:
-    tokens_N = np.asarray(tokens_N)
-    check_span(tokens_N, 0, len(tokens_N))
-    check_words(tokens_N, vocabulary_size)
+def _checked_text(tokens_N: Int[np.ndarray, "N"], vocabulary_size: int) -> Int32[np.ndarray, "N"]:
+    tokens_N = check_text(tokens_N, vocabulary_size)
     if len(tokens_N) < 2:
         raise InputError(f"text of {len(tokens_N)} tokens, expected at least two to have a bigram")
     return tokens_N
@@ -352,7 +351,7 @@ def _bigrams(
     tokens_N: Int[np.ndarray, "N"], vocabulary_size: int
 ) -> tuple[Int64[np.ndarray, "P"], Int64[np.ndarray, "P"], Int64[np.ndarray, "P"]]:
     """The distinct bigrams of a text: first words, second words, counts."""
-    words_N = tokens_N.astype(np.int64)
+    words_N = as_ids(tokens_N).astype(np.int64)
     pair_P, count_P = np.unique(words_N[:-1] * vocabulary_size + words_N[1:], return_counts=True)
     return pair_P // vocabulary_size, pair_P % vocabulary_size, count_P
 

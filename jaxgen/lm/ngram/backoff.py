@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_ids
 from jaxgen.lm.contexts import (
     NO_WORD,
     check_contexts,
@@ -134,6 +135,7 @@ class BackoffModel:
             InputError: if shapes disagree, an id is out of range, or an n-gram is given twice.
         """
         _check_tables(ngrams, log10_probabilities, log10_backoffs, vocabulary_size)
+        ngrams = [as_ids(words_Nk, "n-grams") for words_Nk in ngrams]
         return _from_tables(ngrams, log10_probabilities, log10_backoffs, vocabulary_size)
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int32
 
 from jaxgen.errors import InputError
-from jaxgen.lm.contexts import NO_WORD, check_contexts, check_span, check_targets, check_words
+from jaxgen.lm.contexts import NO_WORD, check_contexts, check_targets, check_text
 from jaxgen.lm.ngram.backoff import BackoffModel
 from jaxgen.lm.ngram.counts import count_ngrams
 from jaxgen.lm.ngram.kneser_ney import fit_kneser_ney
@@ -136,10 +136,9 @@ def fit_class_model(
         UserWarning: where the counts of counts of an order over 1 do not define its discounts.
             (At order 1 they hardly ever do: no class is rare. The fall-back is then harmless.)
     """
-    tokens_N, classes_V = np.asarray(tokens_N), np.asarray(classes_V)
-    check_span(tokens_N, 0, len(tokens_N))
-    check_words(tokens_N, len(classes_V))
+    classes_V = np.asarray(classes_V)
     _check_classes(classes_V)
+    tokens_N = check_text(tokens_N, len(classes_V))
     count_V = np.bincount(tokens_N, minlength=len(classes_V))
     seen_V = count_V > 0
     used, class_of_seen = np.unique(classes_V[seen_V], return_inverse=True)

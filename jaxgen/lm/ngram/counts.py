@@ -19,9 +19,8 @@ from jaxgen.errors import InputError
 from jaxgen.lm.contexts import (
     check_contexts,
     check_order,
-    check_span,
+    check_text,
     check_vocabulary_size,
-    check_words,
     windows,
 )
 
@@ -238,7 +237,7 @@ def count_ngrams(
     assumed before its start.
 
     Args:
-        tokens: the text (a training part), ids in [0, V).
+        tokens: the text (a training part), ids in [0, V) of any integer type.
         order: the greatest order n.
         vocabulary_size: V.
 
@@ -249,11 +248,9 @@ def count_ngrams(
         InputError: if the order is under 1 or larger than the text, the vocabulary has fewer than
             two words, or an id is out of range.
     """
-    tokens = np.asarray(tokens)
     check_order(order)
     check_vocabulary_size(vocabulary_size)
-    check_span(tokens, 0, len(tokens))
-    check_words(tokens, vocabulary_size)
+    tokens = check_text(tokens, vocabulary_size)
     if len(tokens) < order:
         raise InputError(f"order is {order}, expected at most the text's {len(tokens)} token(s)")
     trie, nodes = build_trie(windows(tokens, order, 0, len(tokens)), vocabulary_size)

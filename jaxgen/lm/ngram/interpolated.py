@@ -100,9 +100,10 @@ def fit_interpolated(
     check_span(tokens, start, stop)
     if start == stop:
         raise InputError(f"validation span [{start}, {stop}) is empty, expected some positions")
-    check_words(tokens[max(start - counts.order + 1, 0) : stop], counts.vocabulary_size)
-    nodes = counts.contexts.walk(windows(tokens, counts.order, start, stop))
-    likelihood_NJ = _components(counts, nodes, tokens[start:stop])
+    first = max(start - counts.order + 1, 0)
+    text = check_words(tokens[first:stop], counts.vocabulary_size)
+    nodes = counts.contexts.walk(windows(text, counts.order, start - first, stop - first))
+    likelihood_NJ = _components(counts, nodes, text[start - first :])
     bin_count = frequency_bin_count(counts.tokens)
     weight_CJ = fit_weights(likelihood_NJ, _bins(counts, nodes), bin_count, iterations)
     return InterpolatedModel(counts, weight_CJ)

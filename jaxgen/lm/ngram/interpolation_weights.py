@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_integers
 
 
 def frequency_bins(frequency_N: Int[np.ndarray, "N"], tokens: int) -> Int64[np.ndarray, "N"]:
@@ -23,7 +24,7 @@ def frequency_bins(frequency_N: Int[np.ndarray, "N"], tokens: int) -> Int64[np.n
     Returns:
         int64 [N], bins in [0, ``frequency_bin_count(tokens)``).
     """
-    bin_N = np.ceil(-np.log((1 + np.asarray(frequency_N)) / tokens))
+    bin_N = np.ceil(-np.log((1 + as_integers(frequency_N, "frequencies")) / tokens))
     return np.maximum(bin_N, 0).astype(np.int64)
 
 

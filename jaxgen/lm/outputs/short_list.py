@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_ids
 from jaxgen.lm.contexts import check_contexts, check_targets
 from jaxgen.lm.nplm import NPLM, NPLMConfig
 from jaxgen.lm.protocol import LanguageModel
@@ -168,6 +169,7 @@ def tail_probabilities(
     Returns:
       float64 [N].
     """
+    targets_N = as_ids(targets_N, "targets", short_list, tail.vocabulary_size)
     probability_N = np.empty(len(targets_N))
     for first in range(0, len(targets_N), _ROWS):
         rows = slice(first, first + _ROWS)

@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Float, Int, Int8, Int32, Int64
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_integers
 from jaxgen.lm.classes.class_merging import merge_classes
 from jaxgen.lm.classes.clustering import class_bigrams
-from jaxgen.lm.contexts import check_words
+from jaxgen.lm.contexts import check_text
 
 _POWER_ITERATIONS = 20
 """Steps towards the principal direction, where a split of :func:`feature_tree` starts."""
@@ -79,7 +80,7 @@ def class_tree(tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"]) 
     classes_V = np.asarray(classes_V)
     words = len(classes_V)
     _check_leaves(words)
-    check_words(tokens_N, words)
+    tokens_N = check_text(tokens_N, words)
     class_V = np.unique(classes_V, return_inverse=True)[1]
     size = int(class_V.max()) + 1
     count_V = np.bincount(tokens_N, minlength=words)
@@ -160,7 +161,7 @@ def tree_from_merges(merges_M2: Int[np.ndarray, "M 2"]) -> BinaryTree:
         InputError: if there are no merges, or they do not make every node but the last the child
             of exactly one later node.
     """
-    merges_M2 = np.asarray(merges_M2)
+    merges_M2 = as_integers(merges_M2, "merges")
     words = len(merges_M2) + 1
     _check_leaves(words)
     made_M = words + np.arange(words - 1)

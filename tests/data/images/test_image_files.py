@@ -1,6 +1,8 @@
 """Image files and folders of them."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -28,6 +30,82 @@ def test_lossy_formats_come_back_nearly(tmp_path, suffix):
     np.testing.assert_allclose(
         read_image(write_image(tmp_path / f"a.{suffix}", flat)).astype(int), flat, atol=6
     )
+
+
+def png_of_16_bits(path, values):
+    """A PNG with grey, grey and alpha, colour, or colour and alpha (Pillow writes none of them)."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + name + data
+        content += struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_that_hold_fewer_are_said(tmp_path, channels):
+    colours = channels if channels % 2 else channels - 1
+    values = np.random.default_rng(0).integers(0, 65536, (5, 6, channels))
+    values[..., colours:] = 65535
+    file = png_of_16_bits(tmp_path / "full.png", values)
+    expected = np.broadcast_to(values[..., :colours] >> 8, (5, 6, 3))
+    np.testing.assert_array_equal(read_image(file, channels=3), expected)
+    for bits in (8, 10, 12):  # a camera's or a scanner's values, or bytes, in 16 bits
+        values[..., :colours] = np.random.default_rng(1).integers(0, 2**bits, (5, 6, colours))
+        file = png_of_16_bits(tmp_path / "few.png", values)
+        with pytest.warns(UserWarning, match=r"few\.png: 16-bit pixels of small values") as caught:
+            read_image(file)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+    values[..., :colours] = np.random.default_rng(1).integers(0, 2**14, (5, 6, colours))
+    read_image(png_of_16_bits(tmp_path / "dark.png", values))  # 64 of 256 levels are left
+    read_image(png_of_16_bits(tmp_path / "black.png", np.zeros((5, 6, 1), int)))
+
+
+def test_other_kinds_of_pixels_keep_their_range(tmp_path):
+    bits = COLOUR[..., 0] > 127
+    np.testing.assert_array_equal(
+        read_image(write_image(tmp_path / "b.png", bits))[..., 0], bits * 255
+    )
+    Image.fromarray(COLOUR).convert("CMYK").save(tmp_path / "c.tif")
+    np.testing.assert_allclose(read_image(tmp_path / "c.tif"), COLOUR, atol=1)
+    for maximum, values in ((15, COLOUR // 16), (1, bits)):
+        header = f"P5 9 6 {maximum}\n".encode()
+        grey = values[..., 0] if values.ndim == 3 else values
+        (tmp_path / "p.pgm").write_bytes(header + grey.astype(np.uint8).tobytes())
+        expected = np.rint(grey * (255 / maximum))
+        np.testing.assert_allclose(read_image(tmp_path / "p.pgm")[..., 0], expected, atol=1)
+    palette = Image.fromarray(COLOUR).quantize(8)
+    palette.save(tmp_path / "q.png", transparency=3)
+    clear = np.asarray(palette) == 3
+    read = read_image(tmp_path / "q.png")
+    assert (read[clear] == 255).all()
+    np.testing.assert_array_equal(read[~clear], np.asarray(palette.convert("RGB"))[~clear])
+
+
+def test_what_is_left_out_of_a_folder_of_images_is_said(tmp_path):
+    for name in ("a/1.png", "a/2.PNG", "b/3.Jpg", "b/.hidden.png", "._4.png", "__MACOSX/a/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        write_image(tmp_path / name, np.full((4, 4, 3), 90, np.uint8))
+    for name in ("labels.csv", "a/5.heic", ".DS_Store", "a/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "x.png").mkdir()
+    (tmp_path / "c").symlink_to("a")
+    folder = open_image_folder(tmp_path)
+    assert [file.name for file in sorted(folder.files)] == ["1.png", "2.PNG", "3.Jpg"]
+    assert folder.left_out == ("a/5.heic", "labels.csv", "b/.hidden.png", "c/")
+    line = folder.part("train").read_all().describe()
+    assert line.endswith("2 classes; left out: a/5.heic, labels.csv, b/.hidden.png and 1 more")
+    with pytest.raises(InputError, match=r"labels\.csv: a file, where a folder"):
+        open_image_folder(tmp_path / "labels.csv")
+    (tmp_path / "a" / "6.png").symlink_to("nowhere")
+    for channels in (None, 3):
+        with pytest.raises(InputError, match=r"6\.png: a link to nothing, or no regular file"):
+            open_image_folder(tmp_path, channels=channels)
 
 
 def test_channels_are_converted_on_demand(tmp_path):

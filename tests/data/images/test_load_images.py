@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from image_files import random_images, write_cifar, write_image, write_mnist
+from image_files import idx_bytes, random_images, write_cifar, write_image, write_mnist
 
 from jaxgen.data import load_images
 from jaxgen.data.images.image_files import read_image
@@ -31,6 +31,25 @@ def test_digits_are_the_default():
         for image, label in zip(theirs.images, theirs.target, strict=True)
     }
     assert [known[image.tobytes()] for image in digits.images] == digits.labels.tolist()
+
+
+def test_sets_that_are_nearly_black_are_said(tmp_path):
+    """Shares in [0, 1] or classes, kept as bytes."""
+    dark = random_images(23 + 7, 5, 4) // 128
+    write_mnist(tmp_path / "mnist", **{"train-images-idx3-ubyte.gz": idx_bytes(dark[:23])})
+    (tmp_path / "mnist" / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(dark[23:]))
+    (tmp_path / "mnist" / "README").write_text("about")
+    with pytest.warns(
+        UserWarning, match=r"mnist: pixels reach 1 of 255, all nearly black"
+    ) as caught:
+        images = load_images(tmp_path / "mnist")
+    assert caught[0].filename == __file__
+    assert images.describe().endswith("10 classes; left out: README")
+    write_image(tmp_path / "some" / "a.png", dark[0])
+    with pytest.warns(UserWarning, match="some: pixels reach 1 of 255"):
+        load_images(tmp_path / "some")
+    write_image(tmp_path / "black" / "a.png", dark[0] * 0)
+    load_images(tmp_path / "black")
 
 
 def test_named_sets_are_found_in_a_folder_of_sets(tmp_path, monkeypatch):

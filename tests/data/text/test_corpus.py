@@ -126,3 +126,8 @@ def test_bad_streams_and_choices(stream, arguments, fault):
 def test_as_many_tags_as_words():
     with pytest.raises(InputError, match="t: 1 tags for 2 words"):
         TokenStream("t", ["a", "b"], tags=["x"])
+    for tokens, tags in (("ab", None), (["a", "b"], "xy")):
+        with pytest.raises(
+            InputError, match=r"t: (tokens|tags) are the string '(ab|xy)', expected a"
+        ):
+            TokenStream("t", tokens, tags)

@@ -1,11 +1,14 @@
 """The front door: texts recognised by what they hold, and one clear error for the rest."""
 
+import gzip
+import os
+import pathlib
 import sys
 
 import pytest
 from texts import BROWN, PTB, write_folder, write_zip
 
-from jaxgen.data import load_corpus
+from jaxgen.data import load_corpus, load_images, read_brown
 from jaxgen.data.text.load_corpus import recognise
 from jaxgen.data.text.normalise import ap_news_style
 from jaxgen.errors import InputError
@@ -120,6 +123,74 @@ def test_nothing_that_is_accepted(tmp_path, files):
         message = str(error.value)
         assert ("photo.png, readme.txt" if files else "nothing") in message
         assert "a corpus is 'builtin', 'tfds:NAME', a text file, or a folder" in message
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path):
+    system = {"._emma.txt": "\0", ".DS_Store": "\0", "__MACOSX/x.txt": "\0", "Thumbs.db": "\0"}
+    more = {"BIG.TXT": "Six seven", "c.txt.gz": gzip.compress(b"Eight"), "x.txt/d.txt": "Nine"}
+    folder = write_folder(tmp_path / "books", BOOKS | system | more | {".git/x.txt": "Ten"})
+    (folder / "elsewhere").symlink_to(tmp_path)
+    (folder / "lost.md").symlink_to("nowhere")
+    corpus = load_corpus(folder, rare_frequency=0)
+    assert corpus.left_out == ("README", "lost.md", ".git/", "elsewhere/")
+    assert corpus.describe().endswith("; left out: README, lost.md, .git/ and 1 more")
+    assert {"Five", "Six", "Eight", "Nine"} < set(corpus.vocabulary.words)
+    assert "Ten" not in corpus.vocabulary
+    archive = load_corpus(
+        write_zip(tmp_path / "books.zip", BOOKS | system | more), rare_frequency=0
+    )
+    assert archive.left_out == ("README",)
+    one = write_folder(tmp_path / "one", {"a.txt": "a b " * 20})
+    assert load_corpus(one, rare_frequency=0).describe().endswith("|V| = 3")
+    outer = write_folder(tmp_path / "outer", {"notes.md": "x"})
+    write_zip(outer / "books.zip", BOOKS)
+    assert load_corpus(outer, rare_frequency=0).left_out == ("README", "notes.md")
+    parts = write_folder(
+        tmp_path / "parts", {k.upper(): v for k, v in PTB.items()} | {"b.txt": "x"}
+    )
+    assert load_corpus(parts).left_out == ("b.txt",)
+    assert read_brown(write_folder(tmp_path / "brown", BROWN)).left_out == (
+        *("brown/README", "brown/cats.txt"),
+    )
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "books", BOOKS)
+    odd = folder / "odd.txt"
+    contents = {"odd.txt: the file is empty": b"", "binary data, not text: a zero byte": b"a\0b"}
+    for fault, content in contents.items():
+        odd.write_bytes(content)
+        with pytest.raises(InputError, match=f"odd.txt.*{fault}|{fault}"):
+            load_corpus(folder)
+    odd.unlink()
+    odd.symlink_to("nowhere")
+    for path in (folder, odd):
+        with pytest.raises(InputError, match=r"odd\.txt: a link to nowhere, which is not there"):
+            load_corpus(path)
+    odd.unlink()
+    os.mkfifo(odd)
+    for path in (folder, odd):
+        with pytest.raises(InputError, match=r"odd\.txt: not a regular file"):
+            load_corpus(path)
+    odd.unlink()
+
+    def deny(*_, **__):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    for owner, name, file in ((pathlib.Path, "open", r"emma\.txt"), (os, "scandir", "books")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, deny)
+            with pytest.raises(InputError, match=f"{file}: cannot be read"):
+                load_corpus(folder)
+    odd.write_bytes(b"x" * 10**6)  # one line, one word
+    assert "x" * 10**6 in load_corpus(folder, rare_frequency=0).vocabulary
+
+
+def test_names_that_no_file_can_have():
+    for name in ("", "a" * 300, "x\0y", f"{__file__}/x"):
+        for load in (load_corpus, load_images):
+            with pytest.raises(FileNotFoundError, match="no such"):
+                load(name)
 
 
 def test_a_missing_path_says_what_is_accepted():

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from jaxgen.data import load_corpus, load_images
+from jaxgen.errors import InputError
+
 pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: jaxgen[data]")
 pytest.importorskip("array_record", reason="needs array_record: jaxgen[data]")
 
@@ -71,7 +74,31 @@ def test_tensorflow_is_never_imported(answer):
         ("set", "tfds:no_such_set: no such set in "),
         ("feature", "tfds:one_part: no text 'x'; its text features are: text"),
         ("unprepared", "tfds:unprepared: not prepared, no files in "),
+        ("version", "tfds:one_part:9.9.9: no such "),
+        ("configuration", "tfds:one_part/bad: no such "),
     ],
 )
 def test_faults_name_the_set(answer, fault, message):
     assert answer["faults"][fault].startswith(message)
+    assert "\n" not in answer["faults"][fault]
+
+
+def test_names_that_no_set_can_have():
+    """Refused before tfds is asked, which would look for some of them in the network."""
+    names = (
+        "",
+        "../x",
+        "/",
+        "a b",
+        "x/",
+        "a.b",
+        "huggingface:x/y",
+        "kaggle:x",
+        "lm1b:x",
+        "x\0",
+        "é",
+    )
+    for name in names:
+        for load in (load_corpus, load_images):
+            with pytest.raises(InputError, match="expected tfds:NAME, tfds:NAME/CONFIGURATION or"):
+                load(f"tfds:{name}")

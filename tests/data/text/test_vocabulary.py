@@ -107,6 +107,29 @@ def test_senseless_recipes_are_refused(arguments):
         count_vocabulary(TEXT, **arguments)
 
 
+def test_a_string_is_no_list_of_words():
+    vocabulary = Vocabulary((UNKNOWN, "the", "cat"), 0)
+    with pytest.raises(InputError, match=r"tokens are the string 'the cat', expected a list"):
+        vocabulary.encode("the cat")
+    with pytest.raises(InputError, match="tokens are the string b'the', expected a list"):
+        vocabulary.encode(b"the")
+    with pytest.raises(InputError, match="tokens contain 7, a int; expected words"):
+        vocabulary.encode(["the", 7])
+    with pytest.raises(InputError, match="tokens are the string 'the cat', expected a list"):
+        count_vocabulary("the cat")
+    with pytest.raises(InputError, match="tokens contain 1, a int; expected words"):
+        count_vocabulary(["a", 1])
+    with pytest.raises(InputError, match="words are the string 'ab', expected a list"):
+        Vocabulary("ab")
+    for ids in ("12", ["1", "2"], [1.0], [True], [[1, 2]]):
+        with pytest.raises(InputError, match=r"expected (integer ids|one dimension)"):
+            vocabulary.decode(ids)
+    for text in (["the", "cat"], ("the", "cat"), iter(["the", "cat"]), np.array(["the", "cat"])):
+        assert vocabulary.decode(vocabulary.encode(text)) == ["the", "cat"]
+    assert vocabulary.decode(iter(np.array([1, 2], np.uint8))) == ["the", "cat"]
+    assert vocabulary.decode([]) == []
+
+
 def test_saved_equals_loaded(tmp_path):
     words = ("the", "naïve", "\u2028", "a b", UNKNOWN, "'", "\x85")
     vocabulary = Vocabulary(words, 4)

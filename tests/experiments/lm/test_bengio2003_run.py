@@ -21,6 +21,7 @@ from experiments.lm.support.bengio2003_rows import (
     check_table,
     chosen_rows,
     highest_order,
+    most_classes,
     ratios,
     table,
 )
@@ -186,6 +187,7 @@ def test_another_recipe_wants_another_folder(brown, finished):
         launch=LaunchConfig(workdir=str(folder)),
         corpus=str(brown),
         split=SPLIT,
+        rows=("MLP7",),
         training=RecipeFlags(recipe="paper", batch_size=64, epochs=1),
     )
     with (
@@ -214,3 +216,33 @@ def test_bad_input_writes_nothing(brown, tmp_path):
         ):
             main(dataclasses.replace(good, **change))
     assert not any(tmp_path.iterdir())
+
+
+def test_other_corpora_are_not_judged_by_the_papers_figures(tmp_path, capfd):
+    words = np.random.default_rng(0).choice(["a", "b", "c", "d"], 3000)
+    (tmp_path / "story.txt").write_text(" ".join(words))
+    config = Config(
+        launch=LaunchConfig(workdir=str(tmp_path / "run")),
+        corpus=str(tmp_path / "story.txt"),
+        rows=("KN3", "trigram", "KN5"),
+    )
+    with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
+        with pytest.warns(UserWarning, match="Kneser-Ney discounts"):
+            figures = main(config)
+        with pytest.raises(InputError, match=r"classes150-3 has 150 classes of words, .* the 5 wo"):
+            main(dataclasses.replace(config, rows=("classes150-3",)))
+    assert "not the Brown corpus: the paper's figures" in capfd.readouterr().out
+    assert set(figures) == {"trigram", "KN3", "KN5", "checks"}
+    assert figures["checks"] == {}
+    written = json.loads((tmp_path / "run" / "table.json").read_text())
+    assert [row["paper"] for row in written["rows"]] == [None] * 3
+    page = (tmp_path / "run" / "table.md").read_text()
+    assert "paper" not in page
+    for figure in ("352", "336", "334", "323", "332", "321", "0.961", "1.010"):
+        assert f" {figure} " not in page
+    assert page == table({k: v for k, v in figures.items() if k != "checks"}, is_brown=False) + "\n"
+    assert (tmp_path / "run" / "ratios.png").exists()
+
+
+def test_the_classes_of_a_row_and_of_its_members():
+    assert [most_classes(ROWS[name]) for name in ("classes500-4", "best", "MLP2")] == [500, 1000, 0]
