@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.images.support.image_networks import make_init as make_image_init
+from experiments.images.support.image_networks import make_init
 from experiments.images.support.image_programs import (
     Program,
     published_model,
@@ -23,8 +23,8 @@ from experiments.images.support.image_programs import (
     training_program,
 )
 from experiments.images.support.image_sampling import SamplerName, SamplingFlags
-from experiments.lm.support.language_modelling import make_init, make_loss
-from experiments.lm.support.recipes import NetworkFlags
+from experiments.lm.support.language_modelling import make_nplm_init, make_nplm_loss
+from experiments.lm.support.recipes import WordNetworkFlags
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from jaxgen.errors import InputError
 from jaxgen.files import replacing
@@ -64,7 +64,7 @@ class CommunicationConfig(ExperimentConfig):
     )
     model: str = "nplm"
     batch_size: int = 512
-    network: NetworkFlags = NetworkFlags()
+    network: WordNetworkFlags = WordNetworkFlags()
     vocabulary_size: int = 17_906
     image_size: int = 32
     remat: bool = False
@@ -102,7 +102,7 @@ def image_programs(config: CommunicationConfig) -> dict[str, Program]:
     """The programs of a diffusion transformer."""
     size, flags = config.image_size, SamplingFlags(sampler=config.sampler, steps=config.steps)
     model = published_model(config.model, (size, size, 4), 1000, remat=config.remat)
-    layout = plan_layout(make_image_init(model), jax.random.key(0), mesh=current_mesh())
+    layout = plan_layout(make_init(model), jax.random.key(0), mesh=current_mesh())
     return {
         "training step": training_program(model, layout, config.batch_size),
         f"guided samples, {config.sampler}, {config.steps} steps": sampling_program(
@@ -114,7 +114,7 @@ def image_programs(config: CommunicationConfig) -> dict[str, Program]:
 def language_programs(config: CommunicationConfig) -> dict[str, Program]:
     """The programs of the neural probabilistic language model."""
     model_config = config.network.config(config.vocabulary_size)
-    layout = plan_layout(make_init(model_config), jax.random.key(0), mesh=current_mesh())
+    layout = plan_layout(make_nplm_init(model_config), jax.random.key(0), mesh=current_mesh())
     batch = abstract_batch(model_config, config.batch_size)
     return {
         "training step": training_step(model_config, layout, batch),
@@ -138,7 +138,7 @@ def training_step(config: NPLMConfig, layout: Layout, batch: Any) -> Program:
     """Loss, gradient and Adagrad update."""
     tx = make_optimizer(OptimizerConfig("adagrad", learning_rate=0.05))
     state, key = abstract_state(layout, tx), jax.eval_shape(lambda: jax.random.key(0))
-    return jax.jit(make_train_step(make_loss(config, layout), tx), donate_argnums=0), (
+    return jax.jit(make_train_step(make_nplm_loss(config, layout), tx), donate_argnums=0), (
         state,
         batch,
         key,

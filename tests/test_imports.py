@@ -20,12 +20,13 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "jaxgen").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"axes", "errors", "files"}
+BASE = {"axes", "errors", "files", "pixels"}
 FAMILIES = {"lm", "diffusion", "spacetime", "nerf"}
 ROOMS: dict[str, set[str]] = {
     "axes": set(),
     "errors": set(),
     "files": {"errors"},
+    "pixels": {"errors"},
     "parallel": {"axes", "errors"},
     "nn": BASE,
     **{family: BASE | {"parallel", "nn"} for family in FAMILIES},

@@ -38,19 +38,19 @@ from experiments.lm.support.bengio2003_rows import (
     Perplexities,
     Row,
     check_table,
-    chosen_rows,
     highest_order,
     json_rows,
     ratios,
+    selected_rows,
     table,
 )
 from experiments.lm.support.language_modelling import (
+    check_text_batches,
     curve_of,
     frequency_bins_of,
     mix_by_frequency,
     model_probabilities,
     perplexities,
-    plan_batches,
     train_network,
 )
 from experiments.lm.support.recipes import METRIC, RecipeFlags
@@ -111,9 +111,9 @@ BEST_RECIPE = RecipeFlags(epochs=4)
 
 def main(config: Config) -> dict[str, Any]:
     """Computes the rows that are asked for; prints the table and the checks."""
-    rows = chosen_rows(config.rows)
+    rows = selected_rows(config.rows)
     corpus = load_corpus(config.corpus, split=config.split)
-    plan_batches(max(map(highest_order, rows)), corpus, config.training.chosen())
+    check_text_batches(max(map(highest_order, rows)), corpus, config.training.chosen())
     folder = open_workdir(config, may_differ=("rows",))
     report(corpus.describe())
     table_of_rows = Rows(config, corpus, folder)
@@ -123,13 +123,13 @@ def main(config: Config) -> dict[str, Any]:
     page = f"{table(results)}\n\n{check_table(results)}"
     report(f"\n{page}")
     write_text(folder / "table.md", page)
-    draw(folder, results)
+    draw_results(folder, results)
     checks = {check.claim: check.verdict(results) for check in CHECKS}
     write_figures(folder / "table.json", {"rows": json_rows(results), "checks": checks})
     return {**results, "checks": checks}
 
 
-def draw(folder: pathlib.Path, results: Mapping[str, Perplexities]) -> None:
+def draw_results(folder: pathlib.Path, results: Mapping[str, Perplexities]) -> None:
     """Ratios beside the paper's, and the networks' validation perplexity as they were trained."""
     ours, paper = ratios(results)
     if ours:

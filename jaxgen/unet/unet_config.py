@@ -1,7 +1,7 @@
 """Options of the U-Net, and the published ADM networks (Dhariwal & Nichol 2021)."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from jaxtyping import Array, Float, Int
 
@@ -114,6 +114,9 @@ class UNetConfig:
     dtype: Dtype = "float32"
     remat: bool = False
     attention: Implementation = "auto"
+
+    training_method: ClassVar[str | None] = None
+    """As in `jaxgen.spacetime.transformer_config.TransformerConfig`."""
 
     def __post_init__(self) -> None:
         """Refuses what is no network, naming the field."""

@@ -35,7 +35,7 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N"}
 REFUSED_MODES = frozenset({"I", "F"})
 
 
-def check_target(size: int | None, channels: int | None) -> None:
+def check_size_and_channels(size: int | None, channels: int | None) -> None:
     """Refuses a size or a number of channels that no image can be given.
 
     Raises:
@@ -66,7 +66,7 @@ def read_image(
       InputError: The file is no image, damaged or truncated, or has 32-bit pixels; or Pillow is not
         installed. The message names the file.
     """
-    check_target(size, channels)
+    check_size_and_channels(size, channels)
     with _opened(path) as opened:
         image = _import_pillow(str(path)).ImageOps.exif_transpose(opened)
         return _to_array(fit_image(_plain(image, channels), size))
@@ -167,7 +167,7 @@ class ImageFolder:
     channels: int | None = None
 
     def __post_init__(self):
-        check_target(self.size, self.channels)
+        check_size_and_channels(self.size, self.channels)
         check_labels(self.name, self.labels, len(self), self.classes)
         check_parts(self.name, self.parts, len(self))
 
@@ -247,7 +247,7 @@ def open_image_folder(
         different classes; or, without `channels`, a file is no image. The message names the
         folder or a file.
     """
-    check_target(size, channels)
+    check_size_and_channels(size, channels)
     root = pathlib.Path(folder)
     if not root.exists():
         raise FileNotFoundError(f"{folder}: no such folder")

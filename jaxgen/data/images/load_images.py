@@ -10,7 +10,7 @@ import numpy as np
 from jaxgen.data.archives import Path
 from jaxgen.data.images.cifar import is_cifar_folder, read_cifar10
 from jaxgen.data.images.idx_files import is_idx_folder, read_mnist
-from jaxgen.data.images.image_files import check_target, fit_array, open_image_folder
+from jaxgen.data.images.image_files import check_size_and_channels, fit_array, open_image_folder
 from jaxgen.data.images.image_set import ImageSet, shuffled_parts
 from jaxgen.data.images.tfds_images import read_tfds_images
 from jaxgen.errors import InputError
@@ -61,7 +61,7 @@ def load_images(
       InputError: Nothing that is accepted is there, or a file of it is refused; the message names
         the file and the fault.
     """
-    check_target(size, channels)
+    check_size_and_channels(size, channels)
     if name == "digits":
         images = read_digits()
     elif isinstance(name, str) and name.startswith("tfds:"):
