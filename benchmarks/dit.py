@@ -290,7 +290,7 @@ def make_sampling(model, params: dict, arrays: dict, steps: int) -> Callable[[],
     from jaxgen.diffusion.denoiser import step_index
     from jaxgen.diffusion.process.step_levels import make_steps
     from jaxgen.diffusion.samplers import DDIM
-    from jaxgen.diffusion.samplers.sampling import sample
+    from jaxgen.diffusion.samplers.sampling import sample_with_table
 
     schedule = DiscreteSchedule("linear")
     sampler = DDIM()
@@ -307,7 +307,7 @@ def make_sampling(model, params: dict, arrays: dict, steps: int) -> Callable[[],
             time_input=step_index(schedule),
             learnt_variance=True,
         )
-        return sample(sampler, denoiser, noise, table, jax.random.key(0))
+        return sample_with_table(sampler, denoiser, noise, table, jax.random.key(0))
 
     return lambda: np.asarray(run(params, arrays["noise"], arrays["labels"], table, GUIDANCE))
 

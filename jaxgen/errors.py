@@ -6,6 +6,9 @@ it into that line on the terminal and exit code 2; programs catch it as a ``Valu
 """
 
 import math
+from typing import Any
+
+import jax
 
 
 class InputError(ValueError):
@@ -44,3 +47,12 @@ def check_not_negative(name: str, value: float) -> None:
     """Raises InputError unless the value is finite and not below zero."""
     if not 0 <= value < math.inf:
         raise InputError(f"{name}={value}: expected a finite number >= 0")
+
+
+def can_be_checked(*values: Any) -> bool:
+    """Whether all values can be looked at: no tracers, nothing that other processes hold."""
+    return not any(
+        isinstance(value, jax.core.Tracer)
+        or (isinstance(value, jax.Array) and not value.is_fully_addressable)
+        for value in values
+    )

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "jaxgen").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"axes", "errors", "files", "ids", "text_rules", "typing"}
+BASE = {"axes", "errors", "files", "ids", "pixels", "text_rules", "typing"}
 FAMILIES = {
     *("lm", "diffusion", "spacetime", "unet", "compressors"),
     *("nerf", "encoders", "tokens", "shapes", "completion"),
@@ -34,6 +34,7 @@ PACKAGES: dict[str, set[str]] = {
     "files": {"errors"},
     "ids": {"errors"},
     "text_rules": {"errors"},
+    "pixels": {"errors"},
     "parallel": BASE,
     "nn": BASE,
     "geometry": BASE,

@@ -38,8 +38,8 @@ from experiments.images.support.image_training import (
     ImageModel,
     TrainingFlags,
     check_fits,
+    check_image_batches,
     open_model,
-    plan_batches,
     train_denoiser,
 )
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -119,7 +119,7 @@ def main(config: Config) -> dict[str, Any]:
     teacher = open_model(pathlib.Path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.guidance)
-    plan_batches(images, config.training.batch_size, config.seed)
+    check_image_batches(images, config.training.batch_size, config.seed)
     folder = open_workdir(config, may_differ=("methods", "questions"))
     report(images.describe())
     students = distil(config, images, teacher, folder)

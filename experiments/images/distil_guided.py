@@ -34,8 +34,8 @@ from experiments.images.support.image_training import (
     ImageModel,
     TrainingFlags,
     check_fits,
+    check_image_batches,
     open_model,
-    plan_batches,
     plan_layout_of,
     train_denoiser,
 )
@@ -126,13 +126,13 @@ def main(config: Config) -> dict[str, Any]:
     teacher.config.check_guidance(config.strongest)
     if teacher.config.guidance_channels:
         raise InputError(f"{config.model}: expected a model that is not told a strength already")
-    plan_batches(images, config.training.batch_size, config.seed)
+    check_image_batches(images, config.training.batch_size, config.seed)
     folder = open_workdir(config)
     report(images.describe())
     models: dict[str, ImageModel] = {TEACHER: teacher}
-    models |= distil(config, images, teacher, folder)
+    models |= distil_in_stages(config, images, teacher, folder)
     judge = make_judge(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
-    draw = make_drawing(config, models)
+    draw = make_guided_drawing(config, models)
     figures: dict[str, Any] = {"real, held out": held_out_figures(judge, images, config.evaluate)}
     labels = even_labels(config.evaluate, len(teacher.config.classes))
     for name in models:
@@ -146,11 +146,11 @@ def main(config: Config) -> dict[str, Any]:
         }
     columns = {f"{w:g}": f"w = {w:g}" for w in config.strengths}
     write_tables(folder, columns, {describe(name, config): figures[name] for name in models})
-    show_samples(config, folder, teacher.config.classes, draw, list(models)[-1])
+    show_strengths(config, folder, teacher.config.classes, draw, list(models)[-1])
     return figures
 
 
-def distil(
+def distil_in_stages(
     config: Config, images: ImageSet, teacher: ImageModel, folder: pathlib.Path
 ) -> dict[str, ImageModel]:
     """The students by the names of their folders: that of stage one, then by steps."""
@@ -254,7 +254,7 @@ def make_stage_loss(
     return loss_fn
 
 
-def make_drawing(config: Config, models: Mapping[str, ImageModel]) -> Drawing:
+def make_guided_drawing(config: Config, models: Mapping[str, ImageModel]) -> Drawing:
     """Draws samples of the teacher or a student, by name."""
     # All students have one configuration, so that what is equal compiles once.
     draws = [make_draw(models[name].config, models[name].layout) for name in (TEACHER, MATCHED)]
@@ -278,7 +278,7 @@ def steps_of(name: str, config: Config) -> int:
     return int(name) if name.isdecimal() else config.start
 
 
-def show_samples(
+def show_strengths(
     config: Config,
     folder: pathlib.Path,
     classes: Sequence[str],

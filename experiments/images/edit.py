@@ -51,7 +51,7 @@ from jaxgen.diffusion.conditioning.reconstruction import (
 )
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import DDIM
-from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample
+from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample_with_table
 from jaxgen.errors import InputError
 from jaxgen.training.saved_names import register_config
 
@@ -326,7 +326,7 @@ def sample_known(
     @jax.jit
     def run_all(table: Any) -> Array:
         z = initial_noise(key, index_N, model.config.image_shape, levels)
-        return sample(method, denoiser, z, table, key, index_N)
+        return sample_with_table(method, denoiser, z, table, key, index_N)
 
     with progress_bar(name, "image", count) as advance:
         made = np.asarray(run_all(method.table(levels)))

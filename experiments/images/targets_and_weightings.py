@@ -29,7 +29,11 @@ from experiments.images.support.image_quality import (
     make_judge,
 )
 from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
-from experiments.images.support.image_training import TrainingFlags, plan_batches, train_denoiser
+from experiments.images.support.image_training import (
+    TrainingFlags,
+    check_image_batches,
+    train_denoiser,
+)
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures, format_table, three_decimals, write_text
 from jaxgen.data import ImageSet, load_images
@@ -56,7 +60,7 @@ class Config(ExperimentConfig):
       launch: where to run and on what.
       data: as for ``experiments.images.train``, with two classes or more.
       size: as there.
-      targets: what networks predict.
+      targets: what networks predict: "x" or "x0", "e" or "epsilon", "v", "both".
       weightings: of the error of the data.
       log_snr_max: of the schedule, where it begins at the data. The paper has 20; there a network
         that predicts x has to copy its input to four digits under the weights SNR, SNR + 1, which a
@@ -79,8 +83,8 @@ class Config(ExperimentConfig):
     training: TrainingFlags = TrainingFlags(training_steps=3000, batch_size=64)
 
     def __post_init__(self) -> None:
-        for target in self.targets:
-            check_target(target)
+        targets = tuple(map(check_target, self.targets))
+        object.__setattr__(self, "targets", targets)  # one name in folders and tables
         for name in self.weightings:
             weighting_named(name)
         CosineSchedule(log_snr_max=self.log_snr_max)
@@ -98,9 +102,9 @@ def main(config: Config) -> dict[str, Any]:
             f"{images.name}: images of {len(images.classes)} classes; expected at least two, for "
             "samples are judged by the features of a classifier"
         )
-    plan_batches(images, config.training.batch_size, config.seed)
+    check_image_batches(images, config.training.batch_size, config.seed)
     for target in config.targets:
-        model_for(config, images, target)
+        model_predicting(config, images, target)
     folder = open_workdir(config, may_differ=("targets", "weightings"))
     report(images.describe())
     judge = make_judge(images, folder / "classifier", seed=config.seed)
@@ -142,7 +146,7 @@ def judged_run(
     weighting: str,
 ) -> dict[str, Any]:
     """Trains with one target and weighting; the figures of samples by both methods."""
-    model = model_for(config, images, target)
+    model = model_predicting(config, images, target)
     trained = train_denoiser(
         model,
         images,
@@ -169,7 +173,7 @@ def judged_run(
     return found
 
 
-def model_for(config: Config, images: ImageSet, target: str) -> DenoiserConfig:
+def model_predicting(config: Config, images: ImageSet, target: str) -> DenoiserConfig:
     """The model that predicts a target.
 
     Raises:
@@ -177,7 +181,7 @@ def model_for(config: Config, images: ImageSet, target: str) -> DenoiserConfig:
     """
     shape = tuple(images.images.shape[1:])
     schedule = CosineSchedule(log_snr_max=config.log_snr_max)
-    return make_config(config.network, shape, images.classes, check_target(target), schedule)
+    return make_config(config.network, shape, images.classes, target, schedule)
 
 
 def show_table(folder: pathlib.Path, config: Config, figures: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ are judged with ``--inception`` alone, without accuracy). In the working folder:
   checkpoints/       the network (jaxgen.training.load_model opens it)
   classifier/        the classifier, and features of real images
 
-Started again with the same working folder it goes on; flags of sampling may then be different ones.
+Started again with the same working folder it goes on. Flags of sampling may then be other ones,
+``--sampling-seed`` among them. With more ``--training-steps`` a finished run is trained further:
+the learning rate's cosine is then the one for the new length, from the step on that was reached.
 MNIST and CIFAR-10 are looked for in the folder that the variable JAXGEN_DATA names.
 """
 
@@ -54,14 +56,21 @@ from experiments.images.support.image_training import (
     VALIDATION_LOSS,
     TrainedModel,
     TrainingFlags,
-    plan_batches,
-    plan_layout_of,
+    check_image_batches,
+    check_layout,
     train_denoiser,
 )
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.restarts import (
+    SampledConfig,
+    check_not_shorter,
+    keep_training_seed,
+    may_train_longer,
+)
+from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.objectives.weightings import weighting_named
+from jaxgen.diffusion.process.predictions import LONG_NAMES
 from jaxgen.errors import InputError
 from jaxgen.nn.counting import parameter_count
 from jaxgen.training.saved_names import register_config
@@ -76,7 +85,8 @@ class ProcessFlags:
     """What is predicted, and how errors are weighed.
 
     Attributes:
-      target: "v", "e" (the noise), "x" (the data), or "both" (x and e together).
+      target: "v", "e" or "epsilon" (the noise), "x" or "x0" (the data), or "both" (x and e
+        together).
       weighting: of the error of the data: "snr", "truncated_snr", "snr_plus_one", "constant",
         "min_snr", "soft_min_snr", "p2".
     """
@@ -85,18 +95,25 @@ class ProcessFlags:
     weighting: str = "snr_plus_one"
 
     def __post_init__(self) -> None:
-        if self.target not in ("v", "e", "x", "both"):
-            raise InputError(f"target is {self.target!r}, expected one of v, e, x, both")
+        target = LONG_NAMES.get(self.target, self.target)
+        if target not in ("v", "e", "x", "both"):
+            raise InputError(
+                f"target is {self.target!r}, expected one of v, e, x, both (or epsilon, x0)"
+            )
+        object.__setattr__(self, "target", target)  # one name in what is saved and compared
         weighting_named(self.weighting)
 
 
 @register_config("images.train", first_format=["experiments.image_diffusion:Config"])
 @dataclass(frozen=True, kw_only=True)
-class Config(ExperimentConfig):
+class Config(SampledConfig):
     """Flags of this experiment.
 
     Attributes:
       launch: where to run and on what.
+      seed: of training, and of samples without a seed of their own. Where the folder holds a run
+        already, that keeps its seed, and another one is for samples alone.
+      sampling_seed: of samples; may differ when the run is started again.
       data: "digits", "mnist", "cifar10", "tfds:NAME", or a folder of images whose subfolders are
         classes. Grey images among others in colour count as colour.
       size: resize and crop images to so many pixels; None keeps them as they are.
@@ -119,14 +136,19 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, samples, judges, shows."""
+    config = keep_training_seed(config)
     images = load_images(config.data, size=config.size)
     model = model_for(config, images)
     model.check_guidance(config.sampling.guidance)
     table = SAMPLERS[config.sampling.sampler].table(config.sampling.levels(model))
-    plan_batches(images, config.training.batch_size, config.seed)
-    plan_layout_of(model)
+    check_image_batches(images, config.training.batch_size, config.seed)
+    check_layout(model)
     inception = open_inception(config.inception)
-    folder = open_workdir(config, may_differ=("sampling", "inception"))
+    steps = config.training.training_steps
+    workdir = pathlib.Path(config.launch.workdir)
+    check_not_shorter(workdir, steps, f"training_steps is {steps}")
+    longer = may_train_longer(config, "training_steps")
+    folder = open_workdir(config, ("sampling", "sampling_seed", "inception", *longer))
     report(images.describe())
     trained = train_denoiser(
         model,
@@ -138,7 +160,7 @@ def main(config: Config) -> dict[str, Any]:
         tensorboard=config.launch.tensorboard,
     )
     show_losses(folder, trained)
-    key = jax.random.key(config.seed + 1)
+    key = jax.random.key(config.seed_of_samples + 1)
     show_samples(folder, trained, config.sampling, key)
     figures = {
         "parameters": parameter_count(trained.params),

@@ -40,20 +40,20 @@ from experiments.lm.support.bengio2003_rows import (
     Perplexities,
     Row,
     check_table,
-    chosen_rows,
     highest_order,
     json_rows,
     most_classes,
     ratios,
+    selected_rows,
     table,
 )
 from experiments.lm.support.language_modelling import (
+    check_text_batches,
     curve_of,
     frequency_bins_of,
     mix_by_frequency,
     model_probabilities,
     perplexities,
-    plan_batches,
     train_network,
 )
 from experiments.lm.support.recipes import METRIC, RecipeFlags
@@ -121,11 +121,11 @@ BEST_RECIPE = RecipeFlags(epochs=4)
 
 def main(config: Config) -> dict[str, Any]:
     """Computes the rows that are asked for; prints the table and the checks."""
-    rows = chosen_rows(config.rows)
+    rows = selected_rows(config.rows)
     corpus = load_corpus(config.corpus, split=config.split)
     is_brown = recognise(config.corpus)[0] == "brown"
     _check_classes(rows, corpus)
-    plan_batches(max(map(highest_order, rows)), corpus, config.training.chosen())
+    check_text_batches(max(map(highest_order, rows)), corpus, config.training.chosen())
     folder = open_workdir(config, may_differ=("rows",))
     report(f"{corpus.describe()}\n{_what_compares(corpus, is_brown)}".rstrip())
     table_of_rows = Rows(config, corpus, folder)
@@ -137,7 +137,7 @@ def main(config: Config) -> dict[str, Any]:
         page += f"\n\n{check_table(results)}"
     report(f"\n{page}")
     write_text(folder / "table.md", page)
-    draw(folder, results, corpus.name, is_brown)
+    draw_results(folder, results, corpus.name, is_brown)
     checks = {check.claim: check.verdict(results) for check in CHECKS} if is_brown else {}
     figures = {"rows": json_rows(results, is_brown=is_brown), "checks": checks}
     write_figures(folder / "table.json", figures)
@@ -163,7 +163,7 @@ def _what_compares(corpus: Corpus, is_brown: bool) -> str:
     return "other parts of Brown than the paper's: its figures stand for comparison only"
 
 
-def draw(
+def draw_results(
     folder: pathlib.Path, results: Mapping[str, Perplexities], name: str, is_brown: bool
 ) -> None:
     """Ratios beside the paper's, and the networks' validation perplexity as they were trained."""

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.lm.support.language_modelling import make_init, make_loss
-from experiments.lm.support.recipes import NetworkFlags
+from experiments.lm.support.language_modelling import make_nplm_init, make_nplm_loss
+from experiments.lm.support.recipes import WordNetworkFlags
 from experiments.shared.collectives import Program, list_collectives, write_collectives
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
 from jaxgen.lm.nplm import NPLMConfig
@@ -47,7 +47,7 @@ class Config(ExperimentConfig):
         workdir="runs/lm_communication", mesh="data=2,model=4", devices=8
     )
     batch_size: int = 512
-    network: NetworkFlags = NetworkFlags()
+    network: WordNetworkFlags = WordNetworkFlags()
     vocabulary_size: int = 17_906
 
 
@@ -66,7 +66,7 @@ def main(config: Config) -> dict[str, int]:
 def language_programs(config: Config) -> dict[str, Program]:
     """The programs of the neural probabilistic language model."""
     model_config = config.network.config(config.vocabulary_size)
-    layout = plan_layout(make_init(model_config), jax.random.key(0), mesh=current_mesh())
+    layout = plan_layout(make_nplm_init(model_config), jax.random.key(0), mesh=current_mesh())
     batch = abstract_batch(model_config, config.batch_size)
     return {
         "training step": training_step(model_config, layout, batch),
@@ -90,7 +90,7 @@ def training_step(config: NPLMConfig, layout: Layout, batch: Any) -> Program:
     """Loss, gradient and Adagrad update."""
     tx = make_optimizer(OptimizerConfig("adagrad", learning_rate=0.05))
     state, key = abstract_state(layout, tx), jax.eval_shape(lambda: jax.random.key(0))
-    return jax.jit(make_train_step(make_loss(config, layout), tx), donate_argnums=0), (
+    return jax.jit(make_train_step(make_nplm_loss(config, layout), tx), donate_argnums=0), (
         state,
         batch,
         key,

@@ -31,11 +31,17 @@ from experiments.lm.support.language_modelling import (
     Training,
     model_probabilities,
     perplexities,
-    plan_batches,
+    plan_text_batches,
     prepare_training,
     train_network,
 )
-from experiments.lm.support.recipes import METRIC, MODERN, MOST_STEPS_PER_CALL, NetworkFlags, Recipe
+from experiments.lm.support.recipes import (
+    METRIC,
+    MODERN,
+    MOST_STEPS_PER_CALL,
+    Recipe,
+    WordNetworkFlags,
+)
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import (
     format_table,
@@ -78,7 +84,7 @@ class Config(ExperimentConfig):
     learning_rate: float | None = None
     batch_size: int = 256
     epochs: float = 10
-    network: NetworkFlags = NetworkFlags()
+    network: WordNetworkFlags = WordNetworkFlags()
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -187,7 +193,7 @@ def make_recipe(config: Config, corpus: Corpus) -> Recipe:
         recipe = dataclasses.replace(recipe, optimizer=OptimizerConfig("sgd", learning_rate=4.0))
     if config.learning_rate is not None:
         recipe = faster(recipe, config.learning_rate / recipe.optimizer.learning_rate)
-    per_epoch = plan_batches(config.network.order, corpus, recipe).steps_per_epoch
+    per_epoch = plan_text_batches(config.network.order, corpus, recipe).steps_per_epoch
     unit = math.lcm(MOST_STEPS_PER_CALL, *config.steps)
     updates = unit * max(1, round(recipe.epochs * per_epoch / unit))
     between = unit * max(1, round(per_epoch / recipe.evaluations_per_epoch / unit))

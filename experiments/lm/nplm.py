@@ -17,6 +17,10 @@ what it has learnt: neighbours of words, maps of the words, generated text. In t
   generated.txt      text written by the network
   probabilities/     those of every word by the models, kept for a second start
   checkpoints/       the network (jaxgen.training.load_model opens it)
+
+Started again with the same working folder it goes on. ``--sampling-seed`` may then be another one,
+and with more ``--epochs`` a finished run is trained further: the learning rate's cosine is then the
+one for the new length, from the step on that was reached.
 """
 
 import dataclasses
@@ -34,15 +38,22 @@ from jaxtyping import Float, Float64, Int
 from experiments.lm.support.language_modelling import (
     PARTS,
     TrainedNetwork,
+    check_text_batches,
     frequency_bins_of,
     mix_by_frequency,
     model_probabilities,
     perplexities,
-    plan_batches,
+    plan_text_batches,
     train_network,
 )
-from experiments.lm.support.recipes import METRIC, NetworkFlags, RecipeFlags
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.lm.support.recipes import METRIC, RecipeFlags, WordNetworkFlags
+from experiments.restarts import (
+    SampledConfig,
+    check_not_shorter,
+    keep_training_seed,
+    may_train_longer,
+)
+from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_arrays, format_table, write_text
 from experiments.shared.plots import plot_perplexity, plot_weights, plot_words
 from jaxgen.data import UNKNOWN, Corpus, load_corpus
@@ -68,17 +79,20 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "temperature 0.7, top-k 20": {"temperature": 0.7, "top_k": 20},
 }
 
-PLANE = NetworkFlags(features=2, hidden=30)
+PLANE = WordNetworkFlags(features=2, hidden=30)
 """The small network whose words are points of a plane."""
 
 
 @register_config("lm.nplm", first_format=["experiments.nplm:Config"])
 @dataclass(frozen=True, kw_only=True)
-class Config(ExperimentConfig):
+class Config(SampledConfig):
     """Flags of this experiment.
 
     Attributes:
       launch: where to run and on what.
+      seed: of training, and of texts without a seed of their own. Where the folder holds a run
+        already, that keeps its seed, and another one is for texts alone.
+      sampling_seed: of the texts that the network writes; may differ when the run is started again.
       corpus: "builtin", "tfds:NAME", a text file, or a folder or zip archive with the Brown corpus,
         token files or text files.
       kneser_ney_order: n of the Kneser-Ney model.
@@ -91,16 +105,18 @@ class Config(ExperimentConfig):
     corpus: str = "builtin"
     kneser_ney_order: int = 5
     words: tuple[str, ...] = ()
-    network: NetworkFlags = NetworkFlags(features=100, hidden=300, dropout=0.4)
+    network: WordNetworkFlags = WordNetworkFlags(features=100, hidden=300, dropout=0.4)
     training: RecipeFlags = RecipeFlags(epochs=12, learning_rate=0.05)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kneser_ney_order < 1:
             raise InputError(f"kneser_ney_order is {self.kneser_ney_order}, expected 1 or more")
 
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, compares, shows."""
+    config = keep_training_seed(config)
     corpus = load_corpus(config.corpus)
     model = config.network.config(len(corpus.vocabulary))
     words, recipe = chosen_words(corpus, config.words), config.training.chosen()
@@ -112,8 +128,14 @@ def main(config: Config) -> dict[str, Any]:
         TRIGRAM: fit_interpolated(counts.up_to(3), corpus.tokens, *corpus.spans["validation"]),
         KNESER_NEY: fit_kneser_ney(counts.up_to(config.kneser_ney_order)),
     }
-    plan_batches(order, corpus, recipe)
-    folder = open_workdir(config)
+    check_text_batches(order, corpus, recipe)
+    per_epoch = plan_text_batches(model.order, corpus, recipe).steps_per_epoch
+    check_not_shorter(
+        pathlib.Path(config.launch.workdir),
+        recipe.loop_for(per_epoch).steps,
+        f"epochs is {recipe.epochs:g}",
+    )
+    folder = open_workdir(config, ("sampling_seed", *may_train_longer(config, "epochs")))
     report(corpus.describe())
 
     def probabilities(name: str, model: LanguageModel) -> dict[str, Float64[np.ndarray, "N"]]:
@@ -125,7 +147,7 @@ def main(config: Config) -> dict[str, Any]:
     network = train_network(
         model, corpus, folder, recipe, seed=config.seed, tensorboard=config.launch.tensorboard
     )
-    by_model[NETWORK] = probabilities(NETWORK, network.model)
+    by_model[NETWORK] = probabilities(f"{NETWORK}_{network.best_step}", network.model)
     by_model[MIXTURE] = mixture(folder, corpus, counts.up_to(3), by_model, order)
     figures = {name: perplexities(by_part) for name, by_part in by_model.items()}
     table = format_table(("model", *PARTS), [(n, *figures[n].values()) for n in figures])
@@ -138,7 +160,7 @@ def main(config: Config) -> dict[str, Any]:
         f"Perplexity on {corpus.name} (dashed: other models, validation part)",
     )
     show_features(folder, corpus, network, words)
-    show_text(folder, corpus, network, config.seed)
+    show_generated_text(folder, corpus, network, config.seed_of_samples)
     show_plane(config, folder, corpus)
     return {
         **figures,
@@ -231,7 +253,9 @@ def nearest(
     ]
 
 
-def show_text(folder: pathlib.Path, corpus: Corpus, network: TrainedNetwork, seed: int) -> None:
+def show_generated_text(
+    folder: pathlib.Path, corpus: Corpus, network: TrainedNetwork, seed: int
+) -> None:
     """Text that the network writes, after the first words of the test part."""
     start = corpus.spans["test"][0]
     prompt_1L = corpus.tokens[None, start : start + network.config.order - 1]

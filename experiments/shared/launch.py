@@ -170,6 +170,21 @@ def open_workdir(config: ExperimentConfig, may_differ: Sequence[str] = ()) -> pa
     return folder
 
 
+def saved_config(config: ExperimentConfig) -> Any:
+    """The configuration that a run's folder holds; None for a new folder.
+
+    Raises:
+      InputError: where its ``config.json`` is none.
+    """
+    path = pathlib.Path(config.launch.workdir) / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        return config_from_json(json.loads(path.read_bytes()), str(path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected the configuration of a run: {error}") from None
+
+
 def report(text: str = "") -> None:
     """Prints on the main process."""
     if is_main_process():
@@ -192,10 +207,7 @@ def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
 def _check_same_run(
     path: pathlib.Path, config: ExperimentConfig, may_differ: Sequence[str]
 ) -> None:
-    try:
-        found = config_from_json(json.loads(path.read_bytes()), str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected the configuration of a run: {error}") from None
+    found = saved_config(config)
     if type(found) is not type(config):
         raise InputError(
             f"{path.parent} holds a run of {type(found).__module__}; choose another --workdir"

@@ -6,7 +6,7 @@
 
 from jaxgen.data.batch_plan import BatchPlan, trainable_span, windows_at
 from jaxgen.data.images.image_files import ImageFolder, open_image_folder, read_image
-from jaxgen.data.images.image_set import ImageSet, batch_at, from_unit, make_transform, to_unit
+from jaxgen.data.images.image_set import ImageSet, batch_at, make_transform
 from jaxgen.data.images.load_images import load_images
 from jaxgen.data.text.brown import read_brown
 from jaxgen.data.text.builtin_text import read_builtin
@@ -23,6 +23,7 @@ from jaxgen.data.text.plain_text import read_plain_text, tokenise
 from jaxgen.data.text.tfds_text import read_tfds
 from jaxgen.data.text.token_files import read_token_files
 from jaxgen.data.text.vocabulary import UNKNOWN, Vocabulary, count_vocabulary
+from jaxgen.pixels import from_unit, to_unit
 
 __all__ = [
     "UNKNOWN",

@@ -4,9 +4,8 @@ The network comes in as a callable (`jaxgen.diffusion.denoiser`). Sampling in sh
 
     denoiser = make_denoiser(lambda z, time: model.apply(params, z, time, labels), "v")
     levels = make_steps(CosineSchedule(), 50)
-    sampler = DDIM()
     z = initial_noise(key, index_B, shape, levels)
-    x = sample(sampler, clip_x(denoiser), z, sampler.table(levels), key, index_B)
+    x = sample(DDIM(), clip_x(denoiser), z, levels, key, index_B)
 """
 
 from jaxgen.diffusion.conditioning.diffusion_classifier import classify
@@ -22,7 +21,7 @@ from jaxgen.diffusion.distillation.progressive import distillation_loss, every_s
 from jaxgen.diffusion.objectives.losses import denoiser_loss, diffusion_loss
 from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Reframed, Shifted
 from jaxgen.diffusion.process.levels import Level
-from jaxgen.diffusion.process.predictions import Target, convert, make_target
+from jaxgen.diffusion.process.predictions import Target, TargetName, convert, make_target
 from jaxgen.diffusion.process.schedules import (
     CosineSchedule,
     InverseCosineSchedule,
@@ -43,7 +42,7 @@ from jaxgen.diffusion.samplers import (
     Heun,
     StochasticKarras,
 )
-from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample
+from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample, sample_with_table
 
 __all__ = [
     "DDIM",
@@ -75,6 +74,7 @@ __all__ = [
     "StochasticKarras",
     "TableSchedule",
     "Target",
+    "TargetName",
     "classifier_free_guidance",
     "classifier_guidance",
     "classify",
@@ -93,5 +93,6 @@ __all__ = [
     "moment_guidance",
     "reconstruction_guidance",
     "sample",
+    "sample_with_table",
     "threshold_x",
 ]

@@ -10,19 +10,29 @@ guides, clips or thresholds is a function from denoisers to denoisers, so they c
 Symbols: z = a x + s e.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgen.diffusion.process.levels import Level, broadcast_level, expand
-from jaxgen.diffusion.process.predictions import Target, check_target, divide, to_x_and_e
+from jaxgen.diffusion.process.predictions import (
+    NOISE_TARGETS,
+    Target,
+    TargetName,
+    check_target,
+    divide,
+    to_x_and_e,
+)
 from jaxgen.diffusion.process.schedules import Schedule, check_schedule
 from jaxgen.diffusion.process.table_schedules import DiscreteSchedule, TableSchedule
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, can_be_checked
 
 
 class Estimate(NamedTuple):
@@ -60,9 +70,51 @@ def step_index(schedule: TableSchedule) -> TimeInput:
     return lambda level: schedule.index(level.t)
 
 
+_PURE_NOISE: contextvars.ContextVar[bool] = contextvars.ContextVar("pure noise", default=False)
+"""Whether levels that are traced, so that they cannot be looked at, may have a = 0."""
+
+
+@contextlib.contextmanager
+def visiting(levels: Level) -> Iterator[None]:
+    """Inside, denoisers are called at these levels, which they themselves may see traced.
+
+    A scan over levels traces them; what is known of their values before is said here, so that a
+    network that predicts the noise can refuse pure noise (`check_level_fits`), however deep it lies
+    in guidance and the like.
+    """
+    token = _PURE_NOISE.set(_has_pure_noise(levels))
+    try:
+        yield
+    finally:
+        _PURE_NOISE.reset(token)
+
+
+def check_level_fits(level: Level, target: TargetName) -> None:
+    """Refuses to ask a network that predicts the noise where nothing else is left.
+
+    At a = 0 such a network says nothing of the data (see `check_target_fits`, which is for
+    schedules), and a sample that begins there would begin with x^ = 0.
+
+    Raises:
+      InputError: for the targets e and score at a = 0, where the level can be looked at or is one
+        of those that `visiting` was told.
+    """
+    if check_target(target) not in NOISE_TARGETS:
+        return
+    if _has_pure_noise(level) or (not can_be_checked(level.a) and _PURE_NOISE.get()):
+        raise InputError(
+            f"target={target!r} at a level with a = 0: at zero SNR the noise says nothing of the "
+            "data; expected target x, v, flow or both, or levels that begin with a > 0"
+        )
+
+
+def _has_pure_noise(levels: Level) -> bool:
+    return can_be_checked(levels.a) and bool((np.asarray(levels.a) == 0).any())
+
+
 def make_denoiser(
     network: Network,
-    target: Target,
+    target: TargetName,
     *,
     time_input: TimeInput = thousandths,
     learnt_variance: bool = False,
@@ -80,11 +132,13 @@ def make_denoiser(
       The denoiser.
 
     Raises:
-      InputError: for an unknown target; when called, for a prediction of the wrong shape.
+      InputError: for an unknown target; when called, for a prediction of the wrong shape, and as
+        `check_level_fits`.
     """
-    check_target(target)
+    target = check_target(target)
 
     def denoiser(z: Float[Array, "B ..."], level: Level) -> Estimate:
+        check_level_fits(level, target)
         level = broadcast_level(level, len(z))
         prediction = network(z, time_input(level))
         fraction = None
@@ -112,19 +166,23 @@ def split_variance(
     return first, second
 
 
-def check_target_fits(schedule: Schedule, target: Target) -> None:
-    """Refuses to predict noise where nothing else is left.
+def check_target_fits(schedule: Schedule, target: TargetName) -> Target:
+    """The target of a name; refuses to predict noise where nothing else is left.
 
     At zero SNR z is the noise, and a network that predicts it says nothing of the data (Lin et al.
     2024): only x, v, flow and both make sense.
+
+    Returns:
+      The target under its short name.
 
     Raises:
       InputError: for the targets e and score under a schedule whose log-SNR ends at -inf, for an
         unknown target, and for a schedule that is none.
     """
     check_schedule(schedule)
-    if check_target(target) not in ("e", "score"):
-        return
+    target = check_target(target)
+    if target not in NOISE_TARGETS:
+        return target
     end = schedule.at(1.0).log_snr
     # A learnt schedule's end is a parameter, which is finite and not known while tracing.
     if not isinstance(end, jax.core.Tracer) and float(end) == -math.inf:
@@ -133,6 +191,7 @@ def check_target_fits(schedule: Schedule, target: Target) -> None:
             f"target={target!r} with {name}: at zero SNR the noise says nothing of the data; "
             "expected target x, v, flow or both"
         )
+    return target
 
 
 def clip_x(

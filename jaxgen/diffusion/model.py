@@ -18,7 +18,7 @@ from jaxtyping import Array, Int
 from jaxgen.diffusion.conditioning.guidance import Strength, guide_network
 from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, clip_x, make_denoiser
 from jaxgen.diffusion.distillation.progressive import with_strength
-from jaxgen.diffusion.process.predictions import Target
+from jaxgen.diffusion.process.predictions import TargetName, check_target
 from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
 from jaxgen.errors import InputError
 from jaxgen.typing import Tree
@@ -33,7 +33,7 @@ class DenoiserConfig:
         ``null_class``.
       image_shape: Y, X, C of the images.
       classes: names of the classes; empty for a model without labels.
-      target: what the network predicts.
+      target: what the network predicts; long names become short ones.
       schedule: the noise schedule.
       guidance_channels: channels of the network's input that hold the guidance weight (see
         `jaxgen.diffusion.distillation.progressive.with_strength`); 0 for a network that is not
@@ -46,11 +46,12 @@ class DenoiserConfig:
     network: Any
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
-    target: Target = "v"
+    target: TargetName = "v"
     schedule: Schedule = CosineSchedule()
     guidance_channels: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "target", check_target(self.target))
         check_target_fits(self.schedule, self.target)
 
     @property

@@ -5,7 +5,12 @@ classifier that an experiment trains (`Classifier`), or Inception's (`jaxgen.eva
 where a user has its weights. Values under different features are not comparable.
 """
 
-from jaxgen.evaluation.classifier import Classifier, ClassifierConfig, classifier_loss, classify
+from jaxgen.evaluation.classifier import (
+    Classifier,
+    ClassifierConfig,
+    apply_classifier,
+    classifier_loss,
+)
 from jaxgen.evaluation.frechet import (
     Moments,
     feature_moments,
@@ -20,9 +25,9 @@ __all__ = [
     "ClassifierConfig",
     "Coverage",
     "Moments",
+    "apply_classifier",
     "class_accuracy",
     "classifier_loss",
-    "classify",
     "feature_moments",
     "frechet_distance",
     "inception_score",

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Key
 from jaxgen.errors import InputError
 from jaxgen.evaluation.features import Forward, apply_in_batches
 from jaxgen.nn.dense import Dense
+from jaxgen.pixels import as_unit
 from jaxgen.typing import Tree
 
 GROUPS = 8
@@ -95,7 +96,7 @@ class Classifier(nn.Module):
         """Features and logits.
 
         Args:
-          z_BYXC: Images in [-1, 1], of any size.
+          z_BYXC: Images in [-1, 1], or bytes (uint8), of any size.
           train: Whether dropout is on (it needs the random stream "dropout").
 
         Returns:
@@ -107,6 +108,7 @@ class Classifier(nn.Module):
         c = self.config
         if z_BYXC.ndim != 4 or z_BYXC.shape[-1] != c.channels:
             raise InputError(f"images have shape {z_BYXC.shape}, expected [B, Y, X, {c.channels}]")
+        z_BYXC = as_unit(z_BYXC)
         h_BYXC = _convolve(z_BYXC, c.widths[0], "stem")
         for i, width in enumerate(c.widths[1:]):
             h_BYXC = _convolve(h_BYXC, width, f"down_{i}", stride=2)
@@ -164,7 +166,7 @@ def classifier_loss(config: ClassifierConfig) -> Loss:
     return loss_fn
 
 
-def classify(
+def apply_classifier(
     config: ClassifierConfig,
     params: Tree,
     images: Float[np.ndarray, "N Y X C"],
@@ -175,14 +177,15 @@ def classify(
     Args:
       config: The classifier.
       params: Its parameters.
-      images: Images in [-1, 1].
+      images: Images in [-1, 1], or bytes (uint8).
       batch_size: Images at a time.
 
     Returns:
       Features [N, D] and probabilities [N, V], float32 in the memory of every process.
 
     Raises:
-      InputError: There are no images, or they have another number of channels.
+      InputError: There are no images, or they have another number of channels or are
+        not in about [-1, 1].
     """
     return apply_in_batches(_forward(config), params, images, batch_size)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Float64
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import current_mesh, num_batch_shards, put_batch, replicated
+from jaxgen.pixels import as_unit
 from jaxgen.typing import Tree
 
 Forward = Callable[[Tree, Array], Tree]
@@ -60,7 +61,7 @@ def apply_in_batches(
     Args:
       forward: The network; compiled once for each function object, shape and mesh.
       params: Its parameters.
-      images: All inputs, in the memory of this process.
+      images: All inputs, in the memory of this process; bytes (uint8) become numbers in [-1, 1].
       batch_size: Inputs at a time, rounded up to a multiple of the devices that share a batch. The
         last batch is filled up and its filling cut off.
 
@@ -68,12 +69,14 @@ def apply_in_batches(
       The outputs for all inputs, numpy arrays [N, ...].
 
     Raises:
-      InputError: `batch_size` is below 1, or there are no inputs.
+      InputError: `batch_size` is below 1, there are no inputs, or they are no images in about
+        [-1, 1] (`jaxgen.pixels.as_unit`).
     """
     if batch_size < 1 or not len(images):
         raise InputError(
             f"batch_size is {batch_size} for {len(images)} images; expected 1 or more of both"
         )
+    images = as_unit(images)
     mesh = current_mesh()
     shards = num_batch_shards(mesh)
     size = -(-min(batch_size, len(images)) // shards) * shards

@@ -229,14 +229,15 @@ def inception_features(
 
     Args:
       params: What `inception_params` returned.
-      images: Images in [-1, 1] of any size, grey ones (C = 1) with three equal channels.
+      images: Images in [-1, 1], or bytes (uint8), of any size, grey ones (C = 1) with three equal
+        channels.
       batch_size: Images at a time, spread over the current mesh.
 
     Returns:
       Features [N, 2048], float32.
 
     Raises:
-      InputError: There are no images, or they are not [N, Y, X, 1 or 3].
+      InputError: There are no images, or they are not [N, Y, X, 1 or 3], or not in about [-1, 1].
     """
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise InputError(

@@ -23,10 +23,15 @@ class in each. Blocks are ``blocks.i`` in the original. Its files also hold the 
 cosines of the positions, ``pos_embed``. Shift, scale and gate have the same order everywhere, and
 so have the numbers of a patch at the output (row, column, channel).
 
-Two numbers are in no file. diffusers' model has other frequencies of the time than the original,
-``10000^(-i / 127)`` and not ``10000^(-i / 128)``, and by default 1e-5 in the norm before the MLP.
-Weights that were trained there want ``DiTConfig(frequency_shift=1.0, mlp_norm_epsilon=1e-5)``;
-those that were only converted (the published ones) want the defaults.
+The number of heads is told by no shape: it comes from the ``config.json`` that diffusers leaves
+beside weights, or from the published network with that depth and width, or else from the caller.
+Nothing is guessed. What ``config.json`` and the shapes both tell must agree.
+
+One number is in no file. diffusers' model has other frequencies of the time than the original,
+``10000^(-i / 127)`` and not ``10000^(-i / 128)``. Weights that were trained there want
+``frequency_shift=1.0`` (and ``mlp_norm_epsilon=1e-5``, which their ``config.json`` says as
+``norm_eps``); those that were only converted (the published ones) want the defaults of
+`jaxgen.spacetime.DiTConfig`, ``mlp_norm_epsilon=1e-6`` among them.
 """
 
 import math
@@ -37,11 +42,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jaxgen.errors import InputError
+from jaxgen.interop.dit_config import PUBLISHED_HEADS, told_by_config
+from jaxgen.interop.model_configs import CONFIG
 from jaxgen.interop.tensors import (
     Rule,
     RuleOf,
     Tree,
     bias,
+    check_array,
     copied,
     linear,
     name_of,
@@ -52,6 +60,7 @@ from jaxgen.interop.tensors import (
     stacked,
     swapped,
     tensors_from_params,
+    without_prefix,
 )
 
 Naming = Literal["original", "diffusers"]
@@ -77,6 +86,9 @@ LAYERS: dict[str, dict[str, str]] = {
     },
 }
 
+MARKERS = [f"{layers['patch_embedding']}.weight" for layers in LAYERS.values()]
+"""One of these is in every checkpoint."""
+
 BLOCK_LAYERS: dict[str, dict[str, str]] = {
     "original": {
         QKV: "attn.qkv",
@@ -99,16 +111,21 @@ POSITIONS = {"original": "pos_embed", "diffusers": "pos_embed.pos_embed"}
 """The fixed positions; diffusers has written them in earlier versions only."""
 
 
-def dit_naming(tensors: Mapping[str, Any], name: str | None = None) -> Naming:
+def dit_naming(
+    tensors: Mapping[str, Any], name: str | None = None, prefix: str | None = None
+) -> Naming:
     """Whose names a DiT checkpoint has.
 
     Args:
         tensors: Arrays by name.
         name: What errors call them; None: the path of a `TensorFile`, else "checkpoint".
+        prefix: What the names begin with before these ("module.", "ema."); None: whatever all of
+            them have in common, see `jaxgen.interop.tensors.without_prefix`.
 
     Raises:
         InputError: If they are nobody's.
     """
+    tensors = without_prefix(tensors, MARKERS, prefix, name)
     for naming in get_args(Naming):
         if f"{LAYERS[naming]['patch_embedding']}.weight" in tensors:
             return naming
@@ -121,30 +138,66 @@ def dit_naming(tensors: Mapping[str, Any], name: str | None = None) -> Naming:
 def dit_options(
     tensors: Mapping[str, np.ndarray],
     heads: int | None = None,
-    null_class: bool = True,
+    null_class: bool | None = None,
     name: str | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    prefix: str | None = None,
 ) -> dict[str, Any]:
-    """The fields of `jaxgen.spacetime.DiTConfig` that a checkpoint's shapes tell.
+    """The fields of `jaxgen.spacetime.DiTConfig` that a checkpoint tells.
 
     Args:
         tensors: Arrays by name, for instance a `TensorFile`.
-        heads: Attention heads, which no shape tells; None: those of the published networks, 16 at
-            width 1152 and one for each 64 numbers of width elsewhere.
-        null_class: Whether the last row of the table of classes is the null class, which no shape
-            tells either.
+        heads: Attention heads, which no shape tells; None: as the configuration says, or those of
+            the published network of that depth and width.
+        null_class: Whether the last row of the table of classes is the null class; None: as the
+            configuration says, or else True, as both programs always have it unless they were
+            told to train without dropping labels.
         name: See `dit_naming`.
+        config: Fields of diffusers' ``config.json``; None: those of the file beside a `TensorFile`.
+        prefix: See `dit_naming`.
+
+    Returns:
+        Fields by name; ``mlp_norm_epsilon`` among them only where the configuration says it.
 
     Raises:
-        InputError: If these are no weights of a DiT, or a tensor is missing that tells.
+        InputError: If these are no weights of a DiT, if a tensor is missing that tells, if nothing
+            tells the heads, or if the configuration is of another network than the shapes.
     """
-    naming = dit_naming(tensors, name)
+    where = name_of(tensors, name)
+    tensors = without_prefix(tensors, MARKERS, prefix, name)
+    options, rows = _told_by_shapes(tensors, dit_naming(tensors, name), where)
+    config = getattr(tensors, "config", None) if config is None else config
+    told = {} if config is None else told_by_config(f"{CONFIG} of {where}", config, options, rows)
+    for field, value in (("heads", heads), ("null_class", null_class)):
+        if value is not None and told.setdefault(field, value) != value:
+            raise InputError(
+                f"{CONFIG} of {where}: says {field}={told[field]}, but {value} is asked for"
+            )
+    told.setdefault("heads", PUBLISHED_HEADS.get((options["depth"], options["width"])))
+    if told["heads"] is None:
+        raise InputError(
+            f"{where}: the number of attention heads is in no tensor, and no {CONFIG} says it; "
+            f"expected heads=N, a divisor of the width {options['width']}"
+        )
+    null = told.setdefault("null_class", True)
+    return {**options, **told, "num_classes": rows - null}
+
+
+def _told_by_shapes(
+    tensors: Mapping[str, np.ndarray], naming: Naming, where: str
+) -> tuple[dict[str, Any], int]:
+    """The fields that shapes tell, and the rows of the table of classes."""
     layers, block = LAYERS[naming], f"{BLOCKS[naming]}.0."
 
     def shape(tensor: str, axes: int) -> tuple[int, ...]:
-        found = tensors[tensor].shape if tensor in tensors else None
+        found = None
+        if tensor in tensors:
+            value = tensors[tensor]
+            check_array(where, tensor, value)
+            found = value.shape
         if found is None or len(found) != axes:
             what = "no tensor" if found is None else f"shape {found} of tensor"
-            where = name_of(tensors, name)
             raise InputError(f"{where}: {what} {tensor!r}, expected one of {axes} axes")
         return found
 
@@ -153,17 +206,15 @@ def dit_options(
     outputs = shape(f"{layers['final/output']}.weight", 2)[0]
     table = (block if naming == "diffusers" else "") + layers["condition/label"]
     rows = shape(f"{table}.weight", 2)[0]
-    return {
+    options = {
         "in_channels": channels,
         "out_channels": outputs // patch**2,
         "patch": patch,
         "width": width,
         "depth": numbers(tensors.keys(), rf"{BLOCKS[naming]}\.(\d+)\."),
-        "heads": heads or (16 if width == 1152 else max(width // 64, 1)),
         "mlp_ratio": hidden / width,
-        "num_classes": rows - null_class,
-        "null_class": null_class,
     }
+    return options, rows
 
 
 def dit_params(
@@ -172,6 +223,7 @@ def dit_params(
     patch: int,
     dtype: str | None = "float32",
     name: str | None = None,
+    prefix: str | None = None,
 ) -> Tree:
     """The parameters of `jaxgen.spacetime.DiT` from a checkpoint in either naming.
 
@@ -181,6 +233,7 @@ def dit_params(
         patch: P of the model.
         dtype: The type of the parameters; None: that of the tensors.
         name: See `dit_naming`.
+        prefix: See there.
 
     Returns:
         A tree of numpy arrays with the structure of ``like``.
@@ -190,6 +243,7 @@ def dit_params(
             model; if diffusers' copies of the embeddings differ between blocks (one network here
             has one embedding); or if the positions are not the fixed ones.
     """
+    tensors = without_prefix(tensors, MARKERS, prefix, name)
     naming = dit_naming(tensors, name)
     positions = POSITIONS[naming]
     rule_of = _rule_of(naming, patch, numbers(like.keys(), r"blocks_(\d+)"))

@@ -13,6 +13,7 @@ tells a truncated file from one of another format, and names the tensor at fault
 """
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -25,6 +26,8 @@ import numpy as np
 
 from jaxgen.errors import InputError
 from jaxgen.files import replacing
+from jaxgen.interop.foreign_files import PICKLE, describe_foreign, pickles_in
+from jaxgen.interop.model_configs import read_model_config
 
 Path = str | os.PathLike[str]
 
@@ -81,7 +84,8 @@ class TensorFile(Mapping[str, np.ndarray]):
             FileNotFoundError: If there is no such file.
             InputError: If a file is truncated or is no safetensors file, if its header is wrong,
                 if a shard or a tensor of the index is missing, or if a tensor occurs twice. The
-                message names the file, and the tensor where it is about one.
+                message names the file, and the tensor where it is about one; of PyTorch's pickles
+                and other foreign files it says what they are.
         """
         self.path = _file_in(pathlib.Path(path))
         self.tensors: dict[str, Tensor] = {}
@@ -91,6 +95,15 @@ class TensorFile(Mapping[str, np.ndarray]):
                 self._add_shard(shard, names)
         else:
             self.tensors, self.metadata = _read_header(self.path)
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The fields of a ``config.json`` beside the file, as other programs leave it; or None.
+
+        Raises:
+            InputError: If it is no JSON object.
+        """
+        return read_model_config(self.path.parent)
 
     def _add_shard(self, file: pathlib.Path, names: set[str]) -> None:
         """Takes a shard's tensors, which must be those that the index says."""
@@ -201,6 +214,8 @@ def _file_in(path: pathlib.Path) -> pathlib.Path:
     found = sorted(path.glob(f"*{INDEX}")) or sorted(path.glob("*.safetensors"))
     if len(found) != 1:
         what = ", ".join(file.name for file in found) or "none"
+        if not found and (pickles := pickles_in(path)):
+            what = f"{', '.join(pickles)}, by the name {PICKLE}"
         raise InputError(f"{path}: expected one safetensors file or index in it, found {what}")
     return found[0]
 
@@ -227,10 +242,20 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]
     with path.open("rb") as handle:
         start = handle.read(9)
         length = int.from_bytes(start[:8], "little")
-        if len(start) < 9 or start[8:] != b"{" or length > LARGEST_HEADER:
+        if len(start) < 9 or start[8:] != b"{":
+            foreign = describe_foreign(path, start)
             raise InputError(
-                f"{path}: not a safetensors file (it begins with {start!r}; expected the length of "
-                "a header in 8 bytes and then a JSON object)"
+                f"{path}: not a safetensors file (it begins with {start!r}"
+                + (
+                    f") but {foreign}"
+                    if foreign
+                    else "; expected the length of a header in 8 bytes and then a JSON object)"
+                )
+            )
+        if length > LARGEST_HEADER:
+            raise InputError(
+                f"{path}: not a safetensors file (its header would have {length:,} bytes, expected "
+                f"at most {LARGEST_HEADER:,}, the format's limit)"
             )
         if 8 + length > size:
             raise InputError(f"{path}: truncated in its header: {size} bytes of {8 + length}")
@@ -243,6 +268,9 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: {METADATA} is {metadata!r}, expected texts by text")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise InputError(f"{path}: {METADATA} has {key!r}: {value!r}, expected a text")
     tensors = {name: _entry(path, name, entry, 8 + length) for name, entry in header.items()}
     _check_cover(path, tensors, 8 + length, size)
     return tensors, metadata
@@ -360,6 +388,11 @@ def _write_file(
         position += value.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
+    if len(text) > LARGEST_HEADER:
+        raise InputError(
+            f"{handle.name}: names and metadata make a header of {len(text):,} bytes, expected at "
+            f"most {LARGEST_HEADER:,}, the format's limit"
+        )
     handle.write(len(text).to_bytes(8, "little") + text)
     for name in order:
         array = np.ascontiguousarray(np.asarray(tensors[name]))

@@ -7,7 +7,7 @@ rules serves reading and writing, so that the two cannot disagree.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -65,7 +65,7 @@ def linear(name: str, inputs: int = 1) -> Rule:
     return Rule((name,), split, lambda tensors, shape: tensors[0].T.reshape(shape))
 
 
-def conv(name: str) -> Rule:
+def convolution(name: str) -> Rule:
     """The kernel of a convolution over images: (out, in, Y, X) there, (Y, X, in, out) here."""
     return Rule(
         (name,),
@@ -193,6 +193,117 @@ def tensors_from_params(
     return tensors
 
 
+class Renamed(Mapping[str, np.ndarray]):
+    """Tensors under other names; read as lazily as the mapping that it wraps.
+
+    Attributes:
+        path: That of the mapping, see `name_of`.
+        config: That of the mapping, if it is a `TensorFile`.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, np.ndarray], rename: Callable[[str], str | None]
+    ) -> None:
+        """Looks at the names.
+
+        Args:
+            tensors: Arrays by name.
+            rename: From a name to the new one, or to None for a tensor that is left out.
+        """
+        self.path = getattr(tensors, "path", "checkpoint")
+        self.config = getattr(tensors, "config", None)
+        self._tensors = tensors
+        self._names = {new: name for name in tensors if (new := rename(name)) is not None}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Reads one tensor."""
+        return self._tensors[self._names[name]]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of that name; reads nothing."""
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many tensors there are."""
+        return len(self._names)
+
+
+def without_prefix(
+    tensors: Mapping[str, np.ndarray],
+    markers: Collection[str],
+    prefix: str | None = None,
+    name: str | None = None,
+) -> Mapping[str, np.ndarray]:
+    """Tensors by what their names say after a prefix, such as ``module.``, ``model.`` or ``ema.``.
+
+    Args:
+        tensors: Arrays by name.
+        markers: Names without prefix, of which every such checkpoint has one.
+        prefix: The prefix; tensors with others are left out. None: the one that all names have in
+            common, if the markers tell one.
+        name: See `name_of`.
+
+    Returns:
+        The tensors themselves where there is no prefix.
+
+    Raises:
+        InputError: Where no name has the prefix; where the markers tell several (of parameters and
+            of their moving average, say), or one that other tensors have not.
+    """
+    where = name_of(tensors, name)
+    if prefix is not None:
+        if not any(each.startswith(prefix) for each in tensors):
+            raise InputError(f"{where}: no tensor's name begins with prefix={prefix!r}")
+    else:
+        ends = tuple(f".{marker}" for marker in markers)
+        marked = [each for each in tensors if each.endswith(ends)]
+        if not marked or any(marker in tensors for marker in markers):
+            return tensors
+        found = sorted({_prefix(each, ends) for each in marked})
+        if len(found) > 1:
+            raise InputError(
+                f"{where}: has tensors of several networks, under {', '.join(found)}; expected "
+                f"one, or prefix={found[0]!r}, say"
+            )
+        prefix = found[0]
+        for each in tensors:
+            if not each.startswith(prefix):
+                raise InputError(
+                    f"{where}: tensor {each!r} has not the prefix {prefix!r} of the network's; "
+                    f"expected it in all names, or prefix={prefix!r}, which leaves others out"
+                )
+    length = len(prefix)
+    return Renamed(tensors, lambda each: each[length:] if each.startswith(prefix) else None)
+
+
+def _prefix(name: str, ends: tuple[str, ...]) -> str:
+    """What stands before the longest of some ends, with its dot."""
+    end = max((end for end in ends if name.endswith(end)), key=len)
+    return name[: -len(end) + 1]
+
+
+def check_array(where: str, name: str, value: Any) -> None:
+    """Refuses what is no array of numpy or JAX, tensors of PyTorch among them.
+
+    Raises:
+        InputError: Saying what it is.
+    """
+    if isinstance(value, np.ndarray | jax.Array):
+        return
+    kind = type(value)
+    if kind.__module__.split(".")[0] == "torch":
+        raise InputError(
+            f"{where}: tensor {name!r} is a torch.{kind.__name__}, expected a numpy array; "
+            "x.detach().float().cpu().numpy() makes one of each, or write them with "
+            "safetensors.torch.save_file"
+        )
+    raise InputError(f"{where}: tensor {name!r} is a {kind.__name__}, expected a numpy array")
+
+
 def name_of(tensors: Mapping[str, Any], name: str | None) -> str:
     """What errors call a checkpoint: a name that is given, the path of a `TensorFile`, or that."""
     return name or str(getattr(tensors, "path", "checkpoint"))
@@ -243,13 +354,16 @@ def _read(
         if name not in tensors:
             raise InputError(f"{where}: no tensor {name!r}, expected shape {wanted} for {path}")
         part = tensors[name]
+        check_array(where, name, part)
         if part.shape != wanted:
             raise InputError(
                 f"{where}: tensor {name!r} has shape {part.shape}, expected {wanted} for {path}"
             )
         if not jnp.issubdtype(part.dtype, jnp.floating):
+            raw = "; raw bytes of bfloat16: .view('bfloat16')" if part.dtype.str == "|V2" else ""
             raise InputError(
                 f"{where}: tensor {name!r} has type {part.dtype}, expected floating-point numbers"
+                + raw
             )
         parts.append(part)
     try:

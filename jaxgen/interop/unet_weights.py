@@ -24,23 +24,27 @@ output                   to_out.0 (older files: proj_attn)
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxgen.errors import InputError
+from jaxgen.interop.model_configs import check_class
+from jaxgen.interop.safetensors import TensorFile
 from jaxgen.interop.tensors import (
+    Renamed,
     Rule,
     Tree,
     bias,
-    conv,
+    convolution,
     linear,
     params_from_tensors,
     same,
     stacked,
     swapped,
     tensors_from_params,
+    without_prefix,
 )
 
 LAYERS = {
@@ -104,17 +108,29 @@ DEFAULTS: dict[str, Any] = {
 """What diffusers takes for fields that a configuration leaves out."""
 
 
-def unet_options(config: Mapping[str, Any], null_class: bool = False) -> dict[str, Any]:
+def unet_options(
+    config: Mapping[str, Any] | TensorFile, null_class: bool = False
+) -> dict[str, Any]:
     """The fields of `jaxgen.spacetime.UNetConfig` for a diffusers configuration.
 
     Args:
-        config: The content of a ``config.json`` of a ``UNet2DModel``; fields that it leaves out
-            have diffusers' defaults, fields that say nothing about the network are passed over.
+        config: The content of a ``config.json`` of a ``UNet2DModel``, or a `TensorFile` that has
+            one beside it; fields that it leaves out have diffusers' defaults, fields that say
+            nothing about the network are passed over.
         null_class: Whether the last row of the table of classes is the null class.
 
     Raises:
-        InputError: For a value that the U-Net here has not; the message names the field.
+        InputError: For a value that the U-Net here has not, or the configuration of another model;
+            the message names the field. For a `TensorFile` without a ``config.json``.
     """
+    if isinstance(config, TensorFile):
+        if config.config is None:
+            raise InputError(
+                f"{config.path}: no config.json beside it, which says what no shape tells (heads, "
+                "groups, epsilon); expected one, or its content"
+            )
+        config = config.config
+    check_class("the U-Net's configuration", config, ["UNet2DModel"])
     given = {name: config.get(name, default) for name, default in DEFAULTS.items()}
     _check_choice(given, "center_input_sample", [False])
     _check_choice(given, "time_embedding_type", ["positional"])
@@ -156,6 +172,7 @@ def unet_params(
     like: Tree,
     dtype: str | None = "float32",
     name: str | None = None,
+    prefix: str | None = None,
 ) -> Tree:
     """The parameters of `jaxgen.spacetime.UNet` from the weights of a ``UNet2DModel``.
 
@@ -164,6 +181,8 @@ def unet_params(
         like: The model's parameters, or their abstract values.
         dtype: The type of the parameters; None: that of the tensors.
         name: What errors call the tensors; None: the path of a `TensorFile`, else "checkpoint".
+        prefix: What the names begin with before diffusers' own; None: whatever all of them have in
+            common, see `jaxgen.interop.tensors.without_prefix`.
 
     Returns:
         A tree of numpy arrays with the structure of ``like``.
@@ -171,7 +190,8 @@ def unet_params(
     Raises:
         InputError: For the first tensor that does not fit the model.
     """
-    return params_from_tensors(_Renamed(tensors), like, _rule, dtype=dtype, name=name)
+    tensors = without_prefix(tensors, ["conv_in.weight"], prefix, name)
+    return params_from_tensors(Renamed(tensors, _present), like, _rule, dtype=dtype, name=name)
 
 
 def unet_tensors(params: Tree, dtype: str | None = None) -> dict[str, np.ndarray]:
@@ -228,32 +248,12 @@ def _labels(given: Mapping[str, Any], null_class: bool) -> dict[str, Any]:
     }
 
 
-class _Renamed(Mapping[str, np.ndarray]):
-    """Tensors under diffusers' present names; read as lazily as the mapping that it wraps."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
-        self.path = getattr(tensors, "path", "checkpoint")
-        self._tensors = tensors
-        self._names = {self._present(name): name for name in tensors}
-
-    @staticmethod
-    def _present(name: str) -> str:
-        match = re.fullmatch(r"(.*\.attentions\.\d+\.)(\w+)(\.weight|\.bias)", name)
-        if match and match[2] in OLD_NAMES:
-            return match[1] + OLD_NAMES[match[2]] + match[3]
-        return name
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._names[name]]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _present(name: str) -> str:
+    """diffusers' present name of a tensor."""
+    match = re.fullmatch(r"(.*\.attentions\.\d+\.)(\w+)(\.weight|\.bias)", name)
+    if match and match[2] in OLD_NAMES:
+        return match[1] + OLD_NAMES[match[2]] + match[3]
+    return name
 
 
 def _rule(path: str) -> Rule | None:
@@ -289,5 +289,5 @@ def _plain_rule(name: str, layer: str, kind: str) -> Rule:
     if kind in ("scale", "table"):
         return same(f"{name}.weight")
     if "conv" in layer or layer == "skip":
-        return conv(f"{name}.weight")
+        return convolution(f"{name}.weight")
     return linear(f"{name}.weight", inputs=2 if layer == "output" else 1)

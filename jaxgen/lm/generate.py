@@ -24,7 +24,7 @@ from jaxtyping import Array, Float64, Int, Int32, Key
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
 from jaxgen.lm.contexts import NO_WORD, check_contexts, check_text
-from jaxgen.lm.network import Network, compile_with
+from jaxgen.lm.network import WordNetwork, compile_with
 from jaxgen.lm.protocol import LanguageModel
 from jaxgen.parallel.softmax.sharded_logits import check_sampling
 from jaxgen.typing import Tree
@@ -137,7 +137,7 @@ Generator = Callable[[Int[np.ndarray, "B L"], Key[Array, ""]], Int32[np.ndarray,
 
 
 def make_generator(
-    network: Network,
+    network: WordNetwork,
     params: Tree,
     length: int,
     *,
@@ -150,7 +150,7 @@ def make_generator(
 
     The word at step t of text b depends on the key, t, b and the text before it alone, so neither
     the mesh nor the number of texts changes a text. On a mesh, words are drawn from logits where
-    they lie (`jaxgen.parallel.softmax.sharded_logits.sample`).
+    they lie (`jaxgen.parallel.softmax.sharded_logits.sample_sharded`).
 
     Args:
       network: a network that predicts all its words (no short list).

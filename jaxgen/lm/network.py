@@ -1,7 +1,7 @@
 """Networks as language models: from a module and its parameters to numpy probabilities.
 
 Every network of this package (the paper's, its tree, its short list, the energy variant) has the
-same few methods, those of the protocol `Network`. `NetworkModel` makes of one of them and its
+same few methods, those of the protocol `WordNetwork`. `NetworkModel` makes of one of them and its
 parameters what n-gram models are, a `jaxgen.lm.protocol.LanguageModel`: so evaluation, mixtures and
 generation take either.
 """
@@ -42,7 +42,7 @@ class NetworkConfig(Protocol):
         ...
 
 
-class Network(Protocol):
+class WordNetwork(Protocol):
     """A Linen module that predicts the next word; [B, n-1] contexts have the nearest word last.
 
     Used as ``network.apply({"params": params}, contexts_BL, ..., method="loss")``.
@@ -86,7 +86,7 @@ class Network(Protocol):
     def sample(
         self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
     ) -> Int[Array, " B"]:
-        """A next word for each context [B], with the options of `sharded_logits.sample`."""
+        """A next word for each context [B], with the options of `sharded_logits.sample_sharded`."""
         ...
 
 
@@ -108,7 +108,7 @@ class NetworkModel:
         shapes are compiled.
     """
 
-    network: Network
+    network: WordNetwork
     params: Tree
     batch: int = 512
 

@@ -235,8 +235,8 @@ class NPLM(nn.Module):
     def sample(
         self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
     ) -> Int[Array, " B"]:
-        """A next word for each context [B], with the options of `sharded_logits.sample`."""
-        return output_units.sample(*self.output_layer(contexts_BL), key, **options)
+        """A next word for each context [B], with the options of `sharded_logits.sample_sharded`."""
+        return output_units.sample_units(*self.output_layer(contexts_BL), key, **options)
 
 
 def is_weight(path: str) -> bool:

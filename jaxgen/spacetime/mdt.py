@@ -15,7 +15,7 @@ trained network is a plain denoiser.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,8 @@ class MDTConfig(GridConfig):
     """
 
     decoder_depth: int = 2
+
+    training_method: ClassVar[str | None] = "full_and_masked"
 
     def __post_init__(self) -> None:
         """Refuses what is no network, naming the field."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import get_args
+from typing import ClassVar, get_args
 
 from jaxtyping import Array, Float, Int
 
@@ -49,6 +49,10 @@ class TransformerConfig:
     qk_norm: bool = False
     remat: bool = False
     attention: Implementation = "auto"
+
+    training_method: ClassVar[str | None] = None
+    """The method of the module that training applies, which gives one prediction or a tuple of
+    some, whose losses are added; None: the module itself."""
 
     def __post_init__(self) -> None:
         """Refuses what is no network, naming the field."""

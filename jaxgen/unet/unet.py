@@ -17,7 +17,7 @@ al. 2020) and the U-Nets of diffusers' ``UNet2DModel`` are other settings of the
 """
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -139,6 +139,9 @@ class UNetConfig:
     dtype: Dtype = "float32"
     remat: bool = False
     attention: Implementation = "auto"
+
+    training_method: ClassVar[str | None] = None
+    """As in `jaxgen.spacetime.transformer_config.TransformerConfig`."""
 
     def __post_init__(self) -> None:
         """Refuses what is no network, naming the field."""

@@ -9,7 +9,7 @@ from jaxgen.diffusion.process.derived_schedules import Reframed
 from jaxgen.diffusion.process.example_keys import example_keys, step_keys
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import CosineSchedule
-from jaxgen.diffusion.samplers.sampling import initial_noise, sample
+from jaxgen.diffusion.samplers.sampling import initial_noise, sample_with_table
 
 COSINE = CosineSchedule(-12, 12)
 FRAMES = {frame: Reframed(COSINE, frame) for frame in ("vp", "ve", "flow")}
@@ -51,7 +51,7 @@ def chain(sampler, levels, denoiser=MIXTURE, z=None, batch=6, width=2):
 
 def run_many(sampler, levels, denoiser, batch, width):
     """Many examples or steps, compiled."""
-    draw = jax.jit(lambda table, z: sample(sampler, denoiser, z, table, KEY))
+    draw = jax.jit(lambda table, z: sample_with_table(sampler, denoiser, z, table, KEY))
     return np.asarray(draw(sampler.table(levels), start(levels, batch, width)))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion.conditioning.guidance import check_labels
+from jaxgen.diffusion.conditioning.guidance import labels_and_nulls
 from jaxgen.diffusion.conditioning.image_to_image import with_known
 from jaxgen.diffusion.conditioning.inpainting import RePaint, Replacement
 from jaxgen.diffusion.conditioning.reconstruction import masked
@@ -54,7 +54,7 @@ LEVELS = make_steps(COSINE, 6)
 
 
 def run(sampler, z, index_B=None, levels=LEVELS):
-    return sample(sampler, DENOISER, z, sampler.table(levels), KEY, index_B)
+    return sample(sampler, DENOISER, z, levels, KEY, index_B)
 
 
 def network(z, time):
@@ -136,7 +136,10 @@ def network(z, time):
         (lambda: KarrasSchedule(rho=np.inf), "rho=inf: expected a finite number > 0"),
         (lambda: Reframed(COSINE, "vpp"), "frame='vpp': expected one of vp, ve, flow"),
         (lambda: LearntScheduleConfig(frame="xx"), "frame='xx': expected one of vp, ve, flow"),
-        (lambda: check_labels(np.array([0]), 0), "null_label=0: expected one after the classes"),
+        (
+            lambda: labels_and_nulls(np.array([0]), 0),
+            "null_label=0: expected one after the classes",
+        ),
     ],
 )
 def test_what_cannot_be_meant(make, message):
@@ -169,7 +172,7 @@ def test_no_loss_predicts_noise_at_zero_snr(loss, target):
 
 
 def test_null_labels_beyond_a_type_of_bytes():
-    labels_B, nulls_B = check_labels(np.array([0, 255], np.uint8), 256)
+    labels_B, nulls_B = labels_and_nulls(np.array([0, 255], np.uint8), 256)
     assert nulls_B.tolist() == [256, 256]
     assert labels_B.tolist() == [0, 255]
 
@@ -222,7 +225,7 @@ def test_data_in_float64_are_put_into_latents_of_float32(around):
         x = np.asarray(X, np.float64)
         sampler = AROUND[around](DDIM(), np.array([1.0, 0.0]), x)
         z = initial_noise(KEY, jnp.arange(len(x)), (2,), levels)
-        found = sample(sampler, DENOISER, z, sampler.table(levels), KEY)
+        found = sample(sampler, DENOISER, z, levels, KEY)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found[:, 0], x[:, 0], atol=1e-5)
 

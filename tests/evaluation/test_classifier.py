@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen.data import load_images, to_unit
 from jaxgen.errors import InputError
-from jaxgen.evaluation import ClassifierConfig, class_accuracy, classifier_loss, classify
+from jaxgen.evaluation import ClassifierConfig, apply_classifier, class_accuracy, classifier_loss
 from jaxgen.evaluation.features import apply_in_batches
 from jaxgen.parallel import gather_fsdp, init_sharded, make_mesh, put_batch
 
@@ -95,14 +95,14 @@ def test_larger_images_are_halved_more_often(shape, widths):
 def test_batches_do_not_change_the_answers():
     params, _ = start(SMALL)
     given = images(23)
-    features, probabilities = classify(SMALL, params, given, batch_size=23)
+    features, probabilities = apply_classifier(SMALL, params, given, batch_size=23)
     assert (features.shape, probabilities.shape) == ((23, 16), (23, 10))
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     expected = jax.jit(SMALL.make_model().apply)({"params": params}, given)
     np.testing.assert_allclose(features, expected[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(probabilities, jax.nn.softmax(expected[1]), rtol=1e-5)
     for size in (1, 8, 100):
-        found = classify(SMALL, params, given, batch_size=size)
+        found = apply_classifier(SMALL, params, given, batch_size=size)
         np.testing.assert_allclose(found[0], features, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found[1], probabilities, rtol=1e-5, atol=1e-6)
 
@@ -128,7 +128,7 @@ def test_meshes_do_not_change_answers_and_gradients(mesh):
     alone, _ = start(config)
     gradient_of = jax.grad(lambda params, batch: classifier_loss(config)(params, batch, KEY)[0])
     expected = jax.jit(gradient_of)(alone, batch)
-    answers = classify(config, alone, batch["image"][:11])
+    answers = apply_classifier(config, alone, batch["image"][:11])
     mesh = make_mesh(mesh)
     with jax.set_mesh(mesh):
         params, layout = start(config, mesh=mesh)
@@ -136,7 +136,7 @@ def test_meshes_do_not_change_answers_and_gradients(mesh):
         found = jax.jit(lambda p, b: gradient_of(gather_fsdp(p, layout), b))(
             params, put_batch(batch, mesh)
         )
-        spread = classify(config, params, batch["image"][:11])
+        spread = apply_classifier(config, params, batch["image"][:11])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), found, expected)
     for ours, theirs in zip(spread, answers, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -151,7 +151,7 @@ def test_the_loss_is_the_cross_entropy():
     label = np.array([3, 0, 9, 3], np.int32)
     loss_fn = jax.jit(classifier_loss(config))
     loss, metrics = loss_fn(params, {"image": images(4), "label": label}, KEY)
-    _, probabilities = classify(config, params, images(4))
+    _, probabilities = apply_classifier(config, params, images(4))
     np.testing.assert_allclose(loss, -np.log(probabilities[range(4), label]).mean(), rtol=1e-5)
     assert metrics["accuracy"] == pytest.approx(class_accuracy(probabilities, label))
 
@@ -162,7 +162,9 @@ def test_dropout_belongs_to_training():
     loss_fn = jax.jit(classifier_loss(SMALL))
     losses = [loss_fn(params, batch, jax.random.key(i))[0] for i in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
-    np.testing.assert_array_equal(*[classify(SMALL, params, images(4))[1] for _ in range(2)])
+    np.testing.assert_array_equal(
+        *[apply_classifier(SMALL, params, images(4))[1] for _ in range(2)]
+    )
 
 
 @jax.jit
@@ -202,7 +204,7 @@ def test_it_learns_digits():
         rows = rng.integers(len(train), size=64)
         batch = {"image": to_unit(train.images[rows]), "label": train.labels[rows]}
         params, state = step(params, state, batch, jax.random.key(i))
-    _, probabilities = classify(config, params, to_unit(test.images))
+    _, probabilities = apply_classifier(config, params, to_unit(test.images))
     assert class_accuracy(probabilities, test.labels) > 0.9
 
 
@@ -224,8 +226,8 @@ def test_configurations_that_are_no_classifier(fields, fault):
 def test_images_that_do_not_fit():
     params, _ = start(SMALL)
     with pytest.raises(InputError, match=r"shape \(2, 8, 8, 3\), expected \[B, Y, X, 1\]"):
-        classify(SMALL, params, images(2, channels=3))
+        apply_classifier(SMALL, params, images(2, channels=3))
     with pytest.raises(InputError, match="batch_size is 256 for 0 images"):
-        classify(SMALL, params, images(0))
+        apply_classifier(SMALL, params, images(0))
     with pytest.raises(InputError, match="batch_size is 0 for 2 images"):
-        classify(SMALL, params, images(2), batch_size=0)
+        apply_classifier(SMALL, params, images(2), batch_size=0)

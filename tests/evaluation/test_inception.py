@@ -141,6 +141,15 @@ def test_weights_of_something_else(change, fault):
         inception_params(given, "a.safetensors")
 
 
+def test_bytes_are_the_same_images():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    params = inception_params(tensors())
+    wanted = inception_features(params, images.astype("f4") / 127.5 - 1)
+    np.testing.assert_allclose(inception_features(params, images), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="images have values from 0 to 25"):
+        inception_features(params, images.astype("f4"))
+
+
 def test_images_that_do_not_fit():
     with pytest.raises(
         InputError, match=r"shape \[2, 8, 8, 2\]; expected \[N, Y, X, C\] with C of"

@@ -190,7 +190,7 @@ def test_the_configuration_that_the_shapes_tell(naming):
     assert dit_naming(tensors) == naming
     config = DiTConfig(**dit_options(tensors, heads=2))
     assert config == SMALL
-    no_null = dit_options(tensors, null_class=False)
+    no_null = dit_options(tensors, heads=2, null_class=False)
     assert (no_null["num_classes"], no_null["null_class"]) == (6, False)
 
 

@@ -57,8 +57,10 @@ def test_forward_pass(case, tmp_path):
     model = randomised(diffusers.DiTTransformer2DModel(**{**SHARED, **CASES[case]}))
     model.save_pretrained(tmp_path)
     tensors = TensorFile(tmp_path)
-    options = dit_options(tensors, heads=model.config.num_attention_heads)
-    config = DiTConfig(**options, **OPTIONS)
+    options = dit_options(tensors)  # the heads and an epsilon are in config.json
+    assert options["heads"] == model.config.num_attention_heads
+    assert options["mlp_norm_epsilon"] == OPTIONS["mlp_norm_epsilon"]
+    config = DiTConfig(**{**options, **OPTIONS})
     rng = np.random.default_rng(1)
     z_BYXC = rng.normal(size=(3, 8, 8, 4)).astype(np.float32)
     inputs = z_BYXC, np.array([0.0, 417.0, 999.0], np.float32), np.array([0, 3, 5], np.int32)

@@ -1,21 +1,21 @@
 """The denoiser that flags ask for, and its loss."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 from jaxtyping import Array
 
-from jaxgen.diffusion import CosineSchedule, Schedule, Target
-from jaxgen.diffusion.denoiser import thousandths
+from jaxgen.diffusion import CosineSchedule, Schedule
 from jaxgen.diffusion.model import DenoiserConfig
-from jaxgen.diffusion.objectives.losses import draw_noised, loss_by_level, prediction_loss
+from jaxgen.diffusion.objectives.losses import diffusion_loss, loss_by_level
 from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
 from jaxgen.diffusion.objectives.weightings import Weighting
-from jaxgen.diffusion.process.predictions import channels_of
+from jaxgen.diffusion.process.predictions import TargetName, channels_of, check_target
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, gather_fsdp
-from jaxgen.spacetime import MDT, DiffiTConfig, DiTConfig, MDTConfig, UViTConfig
+from jaxgen.spacetime import DiffiTConfig, DiTConfig, MDTConfig, UViTConfig
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
@@ -138,7 +138,7 @@ def make_config(
     flags: NetworkFlags,
     shape: Shape,
     classes: tuple[str, ...],
-    target: Target = "v",
+    target: TargetName = "v",
     schedule: Schedule | None = None,
 ) -> DenoiserConfig:
     """The model that flags ask for, for images of a shape.
@@ -146,6 +146,7 @@ def make_config(
     Raises:
       InputError: as `NetworkFlags.config` and `DenoiserConfig`.
     """
+    target = check_target(target)
     network = flags.config(shape, len(classes), channels_of(target, shape[2]))
     return DenoiserConfig(network, shape, classes, target, schedule or CosineSchedule())
 
@@ -153,7 +154,8 @@ def make_config(
 def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> LossFn:
     """The mean loss of a batch of ``"image"`` (and ``"label"``), at times spread evenly.
 
-    An MDT is trained with all patches and with some of them hidden, and both losses are added.
+    Of a network with several predictions in training (MDT's, with all patches and with some of them
+    hidden) the losses are added.
 
     Args:
       config: the model.
@@ -164,29 +166,23 @@ def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> L
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         noise_key, dropout_key, mask_key = jax.random.split(key, 3)
-        noised = draw_noised(
-            batch["image"], noise_key, schedule=config.schedule, times=LowDiscrepancy()
-        )
-        outputs = model.apply(
+        network = functools.partial(
+            model.apply,
             {"params": gather_fsdp(params, layout)},
-            noised.z,
-            thousandths(noised.level),
-            batch.get("label") if config.classes else None,
+            label_B=batch.get("label") if config.classes else None,
             train=True,
             rngs={"dropout": dropout_key, "mask": mask_key},
-            method="full_and_masked" if isinstance(model, MDT) else None,
+            method=config.network.training_method,
         )
-        losses = [
-            prediction_loss(
-                output,
-                batch["image"],
-                noised.e,
-                noised.level,
-                target=config.target,
-                weighting=weighting,
-            )
-            for output in (outputs if isinstance(outputs, tuple) else (outputs,))
-        ]
-        return sum(losses).mean(), loss_by_level(losses[0], noised.level)
+        loss_B, level = diffusion_loss(
+            network,
+            batch["image"],
+            noise_key,
+            schedule=config.schedule,
+            target=config.target,
+            weighting=weighting,
+            times=LowDiscrepancy(),
+        )
+        return loss_B.mean(), loss_by_level(loss_B, level)
 
     return loss_fn

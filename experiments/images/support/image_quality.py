@@ -21,9 +21,9 @@ from jaxgen.data import BatchPlan, ImageSet, batch_at, from_unit, to_unit
 from jaxgen.evaluation import (
     ClassifierConfig,
     Moments,
+    apply_classifier,
     class_accuracy,
     classifier_loss,
-    classify,
     feature_moments,
     frechet_distance,
     precision_recall,
@@ -102,7 +102,7 @@ class Judge:
                 )
                 found |= {name: float(value) for name, value in covered._asdict().items()}
         if self.classifier is not None and labels is not None:
-            _, p_NV = classify(*self.classifier, images)
+            _, p_NV = apply_classifier(*self.classifier, images)
             found[ACCURACY] = class_accuracy(p_NV, labels)
         return found
 
@@ -162,7 +162,7 @@ def _digest(params: Tree) -> str:
 def _classifier_features(
     config: ClassifierConfig, params: Tree, images: Float[np.ndarray, "N Y X C"]
 ) -> Float[np.ndarray, "N D"]:
-    return classify(config, params, images)[0]
+    return apply_classifier(config, params, images)[0]
 
 
 def _real_features(features: Features, images: ImageSet) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     UniPC,
 )
-from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample
+from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample_with_table
 from jaxgen.errors import InputError
 from jaxgen.parallel import (
     Layout,
@@ -215,7 +215,9 @@ def compile_sampling(
             gather_fsdp(params, layout), batch.get("label"), guidance, clip=clip
         )
         z = initial_noise(key, batch["index"], config.image_shape, noisiest)
-        return sample(sampler, denoiser, z, table, key, batch["index"], previews=previews)
+        return sample_with_table(
+            sampler, denoiser, z, table, key, batch["index"], previews=previews
+        )
 
     return jax.jit(run, static_argnums=1, out_shardings=replicated(layout.mesh))
 

@@ -174,9 +174,9 @@ def train_denoiser(
       start: parameters to start from; None: new ones.
 
     Raises:
-      InputError: as `plan_batches`; and where `folder` has another run's checkpoints.
+      InputError: as `plan_image_batches`; and where `folder` has another run's checkpoints.
     """
-    plan = plan_batches(images, flags.batch_size, seed)
+    plan = plan_image_batches(images, flags.batch_size, seed)
     tx = make_optimizer(flags.optimizer())
     state, layout = create_state(config.make_init(), jax.random.key(seed), tx=tx, ema=True)
     if start is not None:
@@ -249,7 +249,12 @@ def plan_layout_of(config: DenoiserConfig) -> Layout:
     return plan_layout(config.make_init(), jax.random.key(0), mesh=current_mesh())
 
 
-def plan_batches(images: ImageSet, batch_size: int, seed: int) -> BatchPlan:
+def check_layout(config: DenoiserConfig) -> None:
+    """Refuses, before anything is written, what `plan_layout_of` would refuse."""
+    plan_layout_of(config)
+
+
+def plan_image_batches(images: ImageSet, batch_size: int, seed: int) -> BatchPlan:
     """Which images of the training part each update sees.
 
     Raises:
@@ -260,6 +265,11 @@ def plan_batches(images: ImageSet, batch_size: int, seed: int) -> BatchPlan:
     plan = BatchPlan(*images.parts["train"], batch_size, seed=seed, name=images.name)
     check_batch_size(batch_size, current_mesh())
     return plan
+
+
+def check_image_batches(images: ImageSet, batch_size: int, seed: int) -> None:
+    """Refuses, before anything is written, what `plan_image_batches` would refuse."""
+    plan_image_batches(images, batch_size, seed)
 
 
 def make_evaluation(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.lm.support.recipes import NetworkFlags
+from experiments.lm.support.recipes import WordNetworkFlags
 from experiments.shared.output import format_table
 from jaxgen.errors import InputError
 
@@ -35,7 +35,7 @@ class Row:
     paper: tuple[int | None, int | None, int | None] = (None, None, None)
     order: int | None = None
     classes: int | None = None
-    network: NetworkFlags | None = None
+    network: WordNetworkFlags | None = None
     members: tuple[str, ...] = ()
 
     @property
@@ -50,7 +50,7 @@ KNESER_NEY, BACK_OFF, CLASSES = "Kneser-Ney", "Kneser-Ney back-off", "class-base
 
 
 def _network(name: str, *paper: int, **options: Any) -> Row:
-    network = NetworkFlags(**options)
+    network = WordNetworkFlags(**options)
     return Row(name, NETWORK, paper or (None,) * 3, order=network.order, network=network)
 
 
@@ -107,7 +107,7 @@ MORE_ROWS = (
 ROWS = {row.name: row for row in TABLE_1 + MORE_ROWS}
 
 
-def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
+def selected_rows(names: Sequence[str]) -> tuple[Row, ...]:
     """Rows by name, separated by spaces or commas; all of them where none is named.
 
     Raises:

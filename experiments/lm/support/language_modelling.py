@@ -122,7 +122,7 @@ def train_network(
       progress: whether to show a bar.
 
     Raises:
-      InputError: as `plan_batches`; and where `folder` has another run's checkpoints.
+      InputError: as `plan_text_batches`; and where `folder` has another run's checkpoints.
     """
     ready = prepare_training(config, corpus, recipe, seed=seed, local_steps=local_steps)
     score = make_scorer(config, ready.layout)
@@ -196,12 +196,12 @@ def prepare_training(
     local_steps: int | None = None,
 ) -> Training:
     """Everything for a run but its folder; arguments and errors as for `train_network`."""
-    plan = plan_batches(config.order, corpus, recipe, seed)
+    plan = plan_text_batches(config.order, corpus, recipe, seed)
     loop = recipe.loop_for(plan.steps_per_epoch, local_steps)
     tx = make_optimizer(recipe.optimizer_for(loop.steps), lambda path, _: is_weight(path))
     bias_V = unigram_bias(corpus) if recipe.unigram_bias else None
-    state, layout = create_state(make_init(config, bias_V), jax.random.key(seed), tx=tx)
-    step = make_step(make_loss(config, layout), tx, loop.steps_per_call, local_steps)
+    state, layout = create_state(make_nplm_init(config, bias_V), jax.random.key(seed), tx=tx)
+    step = make_step(make_nplm_loss(config, layout), tx, loop.steps_per_call, local_steps)
 
     def data(index: int) -> Batch:
         return make_batch(corpus.tokens, plan.positions(index), config.order)
@@ -209,7 +209,7 @@ def prepare_training(
     return Training(state, layout, tx, compile_step(step, state), data, loop)
 
 
-def plan_batches(order: int, corpus: Corpus, recipe: Recipe, seed: int = 0) -> BatchPlan:
+def plan_text_batches(order: int, corpus: Corpus, recipe: Recipe, seed: int = 0) -> BatchPlan:
     """Which positions of the training part each update sees.
 
     Raises:
@@ -220,6 +220,11 @@ def plan_batches(order: int, corpus: Corpus, recipe: Recipe, seed: int = 0) -> B
     plan = BatchPlan(*span, recipe.batch_size, seed=seed, name=corpus.name)
     check_batch_size(recipe.batch_size, current_mesh())
     return plan
+
+
+def check_text_batches(order: int, corpus: Corpus, recipe: Recipe) -> None:
+    """Refuses, before anything is written, what `plan_text_batches` would refuse."""
+    plan_text_batches(order, corpus, recipe)
 
 
 def make_step(
@@ -253,7 +258,7 @@ def unigram_bias(corpus: Corpus) -> Float64[np.ndarray, "V"]:
     return np.log(count_V / count_V.sum())
 
 
-def make_init(
+def make_nplm_init(
     config: NPLMConfig, bias_V: Float[np.ndarray, "V"] | None = None
 ) -> Callable[[jax.Array], Tree]:
     """``key -> parameters`` with logical axes; the output bias b starts at `bias_V`, else at 0."""
@@ -271,7 +276,7 @@ def make_init(
     return init
 
 
-def make_loss(config: NPLMConfig, layout: Layout) -> LossFn:
+def make_nplm_loss(config: NPLMConfig, layout: Layout) -> LossFn:
     """The mean negative log-likelihood of a batch in nats, dropout on."""
     model = config.make_model()
 

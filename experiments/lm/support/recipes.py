@@ -156,7 +156,7 @@ def _replace_given(base: Any, flags: RecipeFlags, names: Iterable[str]) -> Any:
 
 @register_config("lm.network", first_format=["experiments.recipes:NetworkFlags"])
 @dataclass(frozen=True, kw_only=True)
-class NetworkFlags:
+class WordNetworkFlags:
     """The network (Bengio et al. 2003, equation 1).
 
     Attributes:

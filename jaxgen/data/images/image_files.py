@@ -40,7 +40,7 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N"}
 REFUSED_MODES = frozenset({"I", "F"})
 
 
-def check_target(size: int | None, channels: int | None) -> None:
+def check_size_and_channels(size: int | None, channels: int | None) -> None:
     """Refuses a size or a number of channels that no image can be given.
 
     Raises:
@@ -75,7 +75,7 @@ def read_image(
       UserWarning: 16-bit pixels use so little of their range (8 to 12 bits) that their high bytes
         say next to nothing.
     """
-    check_target(size, channels)
+    check_size_and_channels(size, channels)
     with _opened(path) as opened:
         if _has_16_bits(opened):
             _warn_of_small_values(path, opened)
@@ -207,7 +207,7 @@ class ImageFolder:
     left_out: tuple[str, ...] = ()
 
     def __post_init__(self):
-        check_target(self.size, self.channels)
+        check_size_and_channels(self.size, self.channels)
         check_labels(self.name, self.labels, len(self), self.classes)
         check_parts(self.name, self.parts, len(self))
 
@@ -288,7 +288,7 @@ def open_image_folder(
         different classes; or, without `channels`, a file is no image. The message names the
         folder or a file.
     """
-    check_target(size, channels)
+    check_size_and_channels(size, channels)
     root = pathlib.Path(folder)
     if not root.exists():
         raise FileNotFoundError(f"{folder}: no such folder")

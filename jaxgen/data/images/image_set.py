@@ -1,10 +1,7 @@
-"""Image sets in memory, the map between bytes and [-1, 1], and deterministic batches.
+"""Image sets in memory, and deterministic batches.
 
 Everything that reads images gives uint8; models see float32 in [-1, 1]. The two are tied by
-`to_unit` and `from_unit`::
-
-    x = u / 127.5 - 1            u in 0..255, x in [-1, 1]
-    u = round((x + 1) 127.5)     after clipping x to [-1, 1]; halves go to the even number
+`jaxgen.pixels.to_unit` and `from_unit`.
 
 An *example* is a dict with ``"image"`` and, where the set has labels, ``"label"``; a *batch* is the
 same dict with a leading axis B. Sets that fit in memory are batched by `batch_at`, records that are
@@ -18,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, Shaped, UInt8
+from jaxtyping import Int, Int32, Shaped, UInt8
 
 from jaxgen.data.archives import describe_left_out
 from jaxgen.data.batch_plan import BatchPlan, permute
 from jaxgen.data.text.corpus import PARTS, Spans
 from jaxgen.data.text.tfds_text import VALIDATION_SHARE
 from jaxgen.errors import InputError
+from jaxgen.pixels import to_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,32 +80,6 @@ class ImageSet:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         line = f"{self.name}: {len(self):,} images of {shape} ({parts}){classes}"
         return line + describe_left_out(self.left_out)
-
-
-def to_unit(images: UInt8[Any, "*shape"]) -> Float32[Any, "*shape"]:
-    """Bytes as numbers in [-1, 1]: ``u / 127.5 - 1``, in float32.
-
-    Args:
-      images: uint8 of any shape, of numpy or of JAX (then traceable).
-    """
-    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
-
-
-def from_unit(images: Float32[Any, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Numbers in [-1, 1] as bytes: clipped, then rounded to the nearest byte (halves to even).
-
-    The inverse of `to_unit` on all 256 bytes.
-
-    Args:
-      images: Real numbers of any shape, of numpy or JAX; those outside [-1, 1] are clipped.
-
-    Raises:
-      InputError: A number is NaN.
-    """
-    values = np.asarray(images, np.float32)
-    if np.isnan(values).any():
-        raise InputError(f"images of shape {values.shape} contain NaN; expected numbers in [-1, 1]")
-    return np.rint((np.clip(values, -1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
 
 
 def batch_at(

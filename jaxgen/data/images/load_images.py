@@ -11,7 +11,7 @@ import numpy as np
 from jaxgen.data.archives import Path
 from jaxgen.data.images.cifar import is_cifar_folder, read_cifar10
 from jaxgen.data.images.idx_files import is_idx_folder, read_mnist
-from jaxgen.data.images.image_files import check_target, fit_array, open_image_folder
+from jaxgen.data.images.image_files import check_size_and_channels, fit_array, open_image_folder
 from jaxgen.data.images.image_set import ImageSet, shuffled_parts
 from jaxgen.data.images.tfds_images import read_tfds_images
 from jaxgen.errors import InputError
@@ -68,7 +68,7 @@ def load_images(
       UserWarning: All pixels are nearly black, as shares in [0, 1] or classes kept as bytes are; or
         16-bit files lose most of what they say (`read_image`).
     """
-    check_target(size, channels)
+    check_size_and_channels(size, channels)
     images = _read(name, size, channels, data_dir)
     largest = int(images.images.max())
     if 0 < largest < LEAST_MAXIMUM:

@@ -32,6 +32,7 @@ from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import make_target
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.errors import InputError
+from jaxgen.pixels import as_data
 
 LabelledDenoiser = Callable[[Array, Level, Array], Estimate]
 """``(z [B, ...], level, labels [B]) -> Estimate``."""
@@ -116,7 +117,7 @@ def classify(
     """
     count = np.size(levels.t)
     _check(classes, levels, stages, batch)
-    index_B = example_indices(index_B, len(x))
+    x, index_B = as_data(x), example_indices(index_B, len(x))
     keys_B, order_N = example_keys(key, index_B), spread(count)
     label_BM = jnp.broadcast_to(jnp.arange(classes), (len(x), classes))
     rows_B1 = jnp.arange(len(x))[:, None]

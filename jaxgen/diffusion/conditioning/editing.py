@@ -22,8 +22,9 @@ from jaxgen.diffusion.process.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.process.predictions import divide
 from jaxgen.diffusion.process.step_levels import reverse_steps
 from jaxgen.diffusion.samplers import DDIM
-from jaxgen.diffusion.samplers.sampling import Sampler, Table, sample
+from jaxgen.diffusion.samplers.sampling import Sampler, sample
 from jaxgen.errors import InputError
+from jaxgen.pixels import as_data
 
 
 def last_steps(levels: Level, strength: float) -> Level:
@@ -54,11 +55,11 @@ def sdedit(
     sampler: Sampler,
     denoiser: Denoiser,
     x: Float[Array, "B ..."],
-    table: Table,
+    levels: Level,
     key: Key[Array, ""],
     index_B: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B ..."]:
-    """Noises a guide image to the first level of a table and samples from there (Meng et al. 2022).
+    """Noises a guide image to the first of some levels and samples from there (Meng et al. 2022).
 
     What is coarser than that noise stays as in x; the rest is made anew. Within a mask:
     ``sampler = Replacement(sampler, known, x)``.
@@ -67,18 +68,18 @@ def sdedit(
       sampler: the method.
       denoiser: what the result shall look like, with its conditions.
       x: guides such as strokes, collages, other images; [B, ...].
-      table: ``sampler.table(last_steps(levels, strength))``.
+      levels: ``last_steps(levels, strength)``.
       key: randomness.
       index_B: which example each is; 0 .. B-1 if not given.
 
     Returns:
       Edited images, [B, ...].
     """
-    index_B = example_indices(index_B, len(x))
-    first = jax.tree.map(lambda value: jnp.asarray(value)[0], table.now)
+    x, index_B = as_data(x), example_indices(index_B, len(x))
+    first = jax.tree.map(lambda value: jnp.float32(value[0]), levels)
     e = normal(example_keys(key, index_B), x.shape[1:])
     z = add_noise(x, e, broadcast_level(first, len(x)))
-    return sample(sampler, denoiser, z, table, key, index_B)
+    return sample(sampler, denoiser, z, levels, key, index_B)
 
 
 def encode(
@@ -95,7 +96,7 @@ def encode(
     Returns:
       z at ``levels[0]``, [B, ...].
     """
-    return _follow(denoiser, x, reverse_steps(levels), sampler)
+    return _follow(denoiser, as_data(x), reverse_steps(levels), sampler)
 
 
 def decode(
@@ -186,4 +187,4 @@ def _follow(
 ) -> Float[Array, "B ..."]:
     """A sampler that draws nothing."""
     sampler = DDIM() if sampler is None else sampler
-    return sample(sampler, denoiser, z, sampler.table(levels), jax.random.key(0))
+    return sample(sampler, denoiser, z, levels, jax.random.key(0))

@@ -32,18 +32,19 @@ from jaxgen.diffusion.denoiser import (
     Denoiser,
     Estimate,
     TimeInput,
+    check_level_fits,
     make_denoiser,
     thousandths,
 )
 from jaxgen.diffusion.process.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.process.predictions import (
-    Target,
+    TargetName,
     check_target,
     divide,
     make_target,
     to_x_and_e,
 )
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, can_be_checked
 
 Strength = float | Array | Callable[[Level], Any]
 """A number, an array ([] or [B]), or a function of the noise level."""
@@ -71,7 +72,7 @@ def within(w: Strength, low: float = 0.0, high: float = math.inf) -> Strength:
     Raises:
       InputError: unless 0 <= low < high.
     """
-    if _known(low, high) and not 0 <= low < high:
+    if can_be_checked(low, high) and not 0 <= low < high:
         raise InputError(f"low={low}, high={high}: expected 0 <= low < high, as ratios s / a")
 
     def strength(level: Level) -> Float[Array, "..."]:
@@ -99,7 +100,7 @@ def classifier_free_guidance(
     w: Strength,
     *,
     rescale: float | Array = 0.0,
-    rescale_target: Target = "v",
+    rescale_target: TargetName = "v",
     channels: int | None = None,
 ) -> Denoiser:
     """``(1 + w)`` times the conditional estimate less ``w`` times the unconditional one.
@@ -121,7 +122,7 @@ def classifier_free_guidance(
     Raises:
       InputError: for rescale outside of [0, 1], an unknown target, or no channels.
     """
-    check_target(rescale_target)
+    rescale_target = check_target(rescale_target)
     _check_options(rescale, channels)
 
     def denoiser(z: Float[Array, "B ..."], level: Level) -> Estimate:
@@ -137,7 +138,7 @@ def guide_network(
     null_label: int | None,
     w: Strength,
     *,
-    target: Target,
+    target: TargetName,
     time_input: TimeInput = thousandths,
     learnt_variance: bool = False,
     rescale: float | Array = 0.0,
@@ -167,8 +168,8 @@ def guide_network(
       InputError: without labels or null label, for labels that are no classes, and as
         `classifier_free_guidance`.
     """
-    labels_B, nulls_B = check_labels(labels_B, null_label)
-    check_target(target)
+    labels_B, nulls_B = labels_and_nulls(labels_B, null_label)
+    target = check_target(target)
     _check_options(rescale, channels)
     both_B = jnp.stack([labels_B, nulls_B], 1).reshape(-1)
     double = make_denoiser(
@@ -181,6 +182,7 @@ def guide_network(
     def denoiser(z: Float[Array, "B ..."], level: Level) -> Estimate:
         if len(z) != len(labels_B):
             raise InputError(f"labels of shape {labels_B.shape} for {len(z)} latents")
+        check_level_fits(level, target)
         level = broadcast_level(level, len(z))
         estimate = double(twice(z), jax.tree.map(twice, level))
         pair = _every_second(estimate, 0), _every_second(estimate, 1)
@@ -199,7 +201,9 @@ def _every_second(estimate: Estimate, first: int) -> Estimate:
     return jax.tree.map(lambda value: value.reshape(-1, 2, *value.shape[1:])[:, first], estimate)
 
 
-def check_labels(labels_B: Any, null_label: int | None) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
+def labels_and_nulls(
+    labels_B: Any, null_label: int | None
+) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
     """The labels as an array, and as many null labels, if guidance can be done with them.
 
     Raises:
@@ -213,7 +217,7 @@ def check_labels(labels_B: Any, null_label: int | None) -> tuple[Int[Array, "B"]
             'null_label=None: guidance without a null class; expected the id of "no class" of a '
             "network that was trained with one (null_class=True)"
         )
-    if _known(labels_B, null_label):
+    if can_be_checked(labels_B, null_label):
         labels_B = np.asarray(labels_B)
         if null_label < 1:
             raise InputError(f"null_label={null_label}: expected one after the classes, at least 1")
@@ -316,7 +320,7 @@ def _guide(
     level: Level,
     w: Strength,
     rescale: float | Array,
-    target: Target,
+    target: TargetName,
     channels: int | None,
 ) -> Estimate:
     """The conditional estimate moved away from the unconditional one."""
@@ -332,6 +336,7 @@ def _guide(
     )
     if isinstance(rescale, int | float) and rescale == 0:
         return guided
+    check_level_fits(level, target)
     wanted = make_target(target, conditional.x, conditional.e, level)
     prediction = make_target(target, guided.x, guided.e, level)
     axes = max(1, jnp.ndim(level.a))
@@ -349,16 +354,7 @@ def _deviation(value: Float[Array, "B ..."], axes: int) -> Float[Array, "B ..."]
 
 
 def _check_options(rescale: float | Array, channels: int | None) -> None:
-    if _known(rescale) and not all(0 <= phi <= 1 for phi in np.ravel(rescale)):
+    if can_be_checked(rescale) and not all(0 <= phi <= 1 for phi in np.ravel(rescale)):
         raise InputError(f"rescale={rescale}: expected 0 <= rescale <= 1")
     if channels is not None and channels < 1:
         raise InputError(f"channels={channels}: expected at least 1, or None for all")
-
-
-def _known(*values: Any) -> bool:
-    """Whether all values can be looked at: no tracers, nothing that other processes hold."""
-    return not any(
-        isinstance(value, jax.core.Tracer)
-        or (isinstance(value, jax.Array) and not value.is_fully_addressable)
-        for value in values
-    )

@@ -18,12 +18,13 @@ task           condition                             known                      
 `Upsample`     block means, enlarged again           nothing                            C
 =============  ====================================  =================================  =========
 
-Images lie in [-1, 1]. Holes are filled with standard normal noise, as in the paper, which also
-tells the network where they are.
+Images lie in [-1, 1], or are bytes (uint8), which are converted. Holes are filled with
+standard normal noise, as in the paper, which also tells the network where they are.
 """
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -34,6 +35,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion.conditioning.masks import (
     keep_known,
+    known_data,
     random_borders,
     random_boxes,
     random_strokes,
@@ -41,6 +43,7 @@ from jaxgen.diffusion.conditioning.masks import (
 from jaxgen.diffusion.denoiser import Denoiser, change_x
 from jaxgen.diffusion.process.example_keys import normal, step_keys
 from jaxgen.errors import InputError
+from jaxgen.pixels import as_data, as_unit
 
 LUMA_C = np.array([0.299, 0.587, 0.114], np.float32)
 """Shares of red, green and blue in the luma (ITU-R BT.601)."""
@@ -88,6 +91,7 @@ class Colourise(Task):
         """The luma [B, Y, X, 1]; the keys are not used."""
         if x_BYXC.shape[-1] != 3:
             raise InputError(f"images of shape {x_BYXC.shape}: expected three channels, RGB")
+        x_BYXC = as_unit(x_BYXC)
         return Given((x_BYXC * LUMA_C).sum(-1, keepdims=True), jnp.zeros((*x_BYXC.shape[:-1], 1)))
 
 
@@ -110,7 +114,7 @@ class Inpaint(Task):
 
     def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The images with noise in the holes."""
-        size = _sides(x_BYXC)
+        size, x_BYXC = _sides(x_BYXC), as_data(x_BYXC, "images")
         choice_B, mask_B, noise_B = (step_keys(keys_B, i) for i in range(3))
         if self.masks == "boxes":
             known = random_boxes(mask_B, size)
@@ -141,6 +145,7 @@ class Uncrop(Task):
 
     def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The images with noise at the border."""
+        x_BYXC = as_data(x_BYXC, "images")
         mask_B, noise_B = (step_keys(keys_B, i) for i in range(2))
         return _with_holes(x_BYXC, random_borders(mask_B, _sides(x_BYXC), self.share), noise_B)
 
@@ -164,6 +169,7 @@ class Upsample(Task):
 
     def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The blurred images; the keys are not used."""
+        x_BYXC = as_data(x_BYXC, "images")
         condition = upsample(downsample(x_BYXC, self.factor), self.factor)
         return Given(condition, jnp.zeros((*x_BYXC.shape[:-1], 1)))
 
@@ -207,6 +213,7 @@ def with_known(
       known: 1 where known; broadcasts against x.
       x: data, [B, ...]; where it is not known it does not matter, and may even be nan.
     """
+    x = known_data(known, x)
     return change_x(denoiser, lambda made: keep_known(known, x, made))
 
 
@@ -219,6 +226,7 @@ def downsample(x: Float[Array, "*B Y X C"], factor: int) -> Float[Array, "*B Y2 
     *lead, height, width, channels = x.shape
     if factor < 1 or height % factor or width % factor:
         raise InputError(f"images of {height} x {width}: factor={factor} does not divide both")
+    x = as_unit(x, "x", limit=math.inf)
     blocks = x.reshape(*lead, height // factor, factor, width // factor, factor, channels)
     return blocks.mean((-4, -2))
 
@@ -227,7 +235,7 @@ def upsample(x: Float[Array, "*B Y X C"], factor: int) -> Float[Array, "*B Y2 X2
     """Bilinear interpolation to factor times the sides."""
     *lead, height, width, channels = x.shape
     shape = (*lead, height * factor, width * factor, channels)
-    return jax.image.resize(x, shape, "bilinear")
+    return jax.image.resize(as_unit(x, "x", limit=math.inf), shape, "bilinear")
 
 
 def _sides(x_BYXC: Array) -> tuple[int, int]:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxgen.diffusion.conditioning.masks import keep_known
+from jaxgen.diffusion.conditioning.masks import keep_known, known_data
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.process.example_keys import normal, step_keys
 from jaxgen.diffusion.process.forward import add_noise
@@ -48,8 +48,10 @@ class Replacement:
 
     Attributes:
       sampler: makes the steps.
-      known: m, broadcasts against the latents (a box, strokes, frames of a video).
-      x: the data, [B, ...]; what is not known may be anything, even nan.
+      known: m, broadcasts against the latents (a box, strokes, frames of a video); values between
+        0 and 1 blend noisy data and latents in these shares.
+      x: the data, [B, ...], images as uint8 or in [-1, 1]; what is not known may be anything, even
+        nan.
     """
 
     sampler: Sampler
@@ -94,6 +96,7 @@ def replace_known(
     """
     if jnp.shape(x) != z.shape:
         raise InputError(f"x of shape {jnp.shape(x)} for latents of shape {z.shape}: expected same")
+    x = known_data(known, x)
     noisy = add_noise(x, normal(keys_B, z.shape[1:]), broadcast_level(level, len(z)))
     return keep_known(known, noisy.astype(z.dtype), z)
 

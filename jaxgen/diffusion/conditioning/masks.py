@@ -1,5 +1,8 @@
 """Masks: which pixels are known (1) and which are to be made (0), float32.
 
+Values between are *soft*: what is known and what is made are blended in those shares
+(`keep_known`), as the feathered edges of painting programs are.
+
 Boxes and frames broadcast against images [B, Y, X, C] and videos [B, T, Y, X, C]. Random ones take
 the keys of the examples, so a mask depends on its example alone; they are for images, and for all
 frames of a video with an axis more: ``mask_BYX1[:, None]``.
@@ -13,30 +16,62 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, can_be_checked
+from jaxgen.pixels import as_data, as_unit
 
 
 def keep_known(
     known: Float[Array, "..."], x: Float[Array, "B ..."], made: Float[Array, "B ..."]
 ) -> Float[Array, "B ..."]:
-    """x where it is known, what was made elsewhere.
+    """m x + (1 - m) made: x where it is known, what was made elsewhere, blended by soft masks.
 
     Args:
-      known: a mask that broadcasts against both.
-      x: of which the known part is taken; the rest may be anything, even nan.
-      made: of the same shape.
+      known: m, a mask that broadcasts against both, of 0 to 1 (or of booleans).
+      x: of which the known part is taken; where m is 0 it may be anything, even nan.
+      made: of the same shape; where m is 1 likewise.
 
     Raises:
-      InputError: for a mask that does not broadcast against the data.
+      InputError: for a mask that does not broadcast against the data, or with values outside of
+        [0, 1].
     """
-    shape = jnp.shape(known)
-    sizes = zip(reversed(shape), reversed(jnp.shape(made)), strict=False)
-    if len(shape) > jnp.ndim(made) or any(size not in (1, whole) for size, whole in sizes):
+    check_mask(known, jnp.shape(made))
+    dtype = jnp.result_type(x, made)
+    share = jnp.asarray(known).astype(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)
+    return share * jnp.where(share > 0, x, 0) + (1 - share) * jnp.where(share < 1, made, 0)
+
+
+def check_mask(known: Float[Array, "..."], shape: tuple[int, ...]) -> None:
+    """Refuses what is no mask of data of a shape; values are looked at where they can be.
+
+    Raises:
+      InputError: naming the shapes, or the values.
+    """
+    sizes = zip(reversed(jnp.shape(known)), reversed(shape), strict=False)
+    if jnp.ndim(known) > len(shape) or any(size not in (1, whole) for size, whole in sizes):
         raise InputError(
-            f"known of shape {shape} for data of shape {jnp.shape(made)}: expected a mask that "
+            f"known of shape {jnp.shape(known)} for data of shape {shape}: expected a mask that "
             "broadcasts against them"
         )
-    return jnp.where(jnp.asarray(known) > 0.5, x, made)
+    if can_be_checked(known):
+        values = np.asarray(known, np.float32)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise InputError(
+                f"known has values from {values.min():.4g} to {values.max():.4g}, expected a mask "
+                "of 0 (to be made) to 1 (known)"
+            )
+
+
+def known_data(known: Float[Array, "..."], x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """Data of which a part is known, as real numbers; that part alone is checked.
+
+    Raises:
+      InputError: as `check_mask` and `jaxgen.pixels.as_data`.
+    """
+    check_mask(known, jnp.shape(x))
+    if can_be_checked(known, x):
+        data = np.asarray(x)
+        as_data(np.where(np.asarray(known) > 0, data, np.zeros((), data.dtype)))
+    return as_unit(x, "x", limit=math.inf)
 
 
 def box_mask(

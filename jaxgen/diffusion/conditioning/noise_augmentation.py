@@ -19,6 +19,7 @@ from jaxgen.diffusion.process.forward import add_noise
 from jaxgen.diffusion.process.levels import broadcast_level, expand
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.errors import InputError
+from jaxgen.pixels import as_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Augmentation:
           [B, Y * factor, X * factor, C + 1]: the noisy images, enlarged, of unit scale whatever the
           schedule's frame; and a last channel that holds 2 t - 1 everywhere.
         """
+        y_BYXC = as_data(y_BYXC, "images")
         level = broadcast_level(self.schedule.at(jnp.asarray(t, jnp.float32)), len(y_BYXC))
         e_BYXC = normal(step_keys(keys_B, 0), y_BYXC.shape[1:])
         scale_B = jax.lax.rsqrt(level.a**2 + level.s**2)

@@ -54,6 +54,7 @@ from jaxgen.diffusion.denoiser import Denoiser, Estimate
 from jaxgen.diffusion.process.levels import Level, expand
 from jaxgen.diffusion.process.predictions import divide
 from jaxgen.errors import InputError
+from jaxgen.pixels import as_data
 
 Operator = Callable[[Array], Array]
 """A linear function of each example, ``x [B, ...] -> observations [B, ...]``."""
@@ -103,6 +104,8 @@ def reconstruction_guidance(
       InputError: when called, where A x^ has not the shape of y.
     """
 
+    observed = as_data(observed, "observed")
+
     def guided(z: Float[Array, "B ..."], level: Level) -> Estimate:
         estimate, missing, pull_back = _compare(denoiser, operator, observed, z, level)
         weight = expand(strength_at(w, level), z) * expand(level.a, z)
@@ -141,6 +144,8 @@ def moment_guidance(
     """
     if iterations < 1:
         raise InputError(f"iterations={iterations}: expected at least 1")
+
+    observed = as_data(observed, "observed")
 
     def guided(z: Float[Array, "B ..."], level: Level) -> Estimate:
         estimate, missing, pull_back = _compare(denoiser, operator, observed, z, level)

@@ -49,7 +49,7 @@ from jaxgen.diffusion.samplers.linear import (
     make_table,
 )
 from jaxgen.diffusion.samplers.ode import Heun
-from jaxgen.diffusion.samplers.single_steps import draw_examples, pick, single_steps, take_step
+from jaxgen.diffusion.samplers.single_steps import draw_examples, rows_at, single_steps, take_step
 from jaxgen.errors import InputError, check_not_negative, check_positive
 
 Distance = Callable[[Array, Array], Float[Array, "B"]]
@@ -214,7 +214,7 @@ def consistency_distillation_loss(
     """
     steps = single_steps(sampler, levels)
     step_B, x, e = draw_examples(x, key, len(steps.now.t), times, index_B)
-    step = pick(steps, step_B)
+    step = rows_at(steps, step_B)
     z = add_noise(x, e, step.now)
     z_after = take_step(sampler, teacher, z, step)
     return _loss(student, target, z, z_after, step.now, step.after, distance, weight), step.now
@@ -256,7 +256,7 @@ def consistency_training_loss(
     """
     pairs = jax.tree.map(np.float32, from_noise_to_data(levels))
     step_B, x, e = draw_examples(x, key, len(pairs[0].t), times, index_B)
-    now, after = pick(pairs, step_B)
+    now, after = rows_at(pairs, step_B)
     z, z_after = add_noise(x, e, now), add_noise(x, e, after)
     return _loss(student, target, z, z_after, now, after, distance, weight), now
 

@@ -42,14 +42,19 @@ from jaxgen.diffusion.objectives.weightings import Weighting
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, uniform
 from jaxgen.diffusion.process.forward import add_noise
 from jaxgen.diffusion.process.levels import Level, expand
-from jaxgen.diffusion.process.predictions import Target, make_target
+from jaxgen.diffusion.process.predictions import (
+    NOISE_TARGETS,
+    TargetName,
+    check_target,
+    make_target,
+)
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.process.step_levels import pair_levels
 from jaxgen.diffusion.samplers.ddim import DDIM
 from jaxgen.diffusion.samplers.single_steps import (
     SingleSteps,
     draw_examples,
-    pick,
+    rows_at,
     single_steps,
     take_step,
 )
@@ -162,7 +167,7 @@ def distillation_loss(
     key: Key[Array, ""],
     levels: Level,
     *,
-    target: Target = "v",
+    target: TargetName = "v",
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
@@ -191,14 +196,14 @@ def distillation_loss(
       InputError: for levels that cannot be halved, an unknown target, or one that says nothing of x
         at the first level.
     """
-    steps = distillation_steps(levels)
-    if target in ("e", "score") and steps.now.a[0] == 0:
+    steps, target = distillation_steps(levels), check_target(target)
+    if target in NOISE_TARGETS and steps.now.a[0] == 0:
         raise InputError(
             f"target={target!r} from zero SNR: the noise says nothing of the data there; expected "
             "target x, v, flow or both"
         )
     step_B, x, e = draw_examples(x, key, len(steps.ratio), times, index_B)
-    step = pick(steps, step_B)
+    step = rows_at(steps, step_B)
     z = add_noise(x, e, step.now)
     wanted = distillation_target(teacher, z, step)
     loss_B = _loss_to(student, z, step.now, wanted, None, target, weighting)
@@ -213,7 +218,7 @@ def matching_loss(
     *,
     schedule: Schedule,
     strengths: tuple[float, float] = STRENGTHS,
-    target: Target = "v",
+    target: TargetName = "v",
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
@@ -238,7 +243,7 @@ def matching_loss(
     Raises:
       InputError: for strengths out of order, or a target that the schedule does not allow.
     """
-    check_target_fits(schedule, target)
+    target = check_target_fits(schedule, target)
     strength_key, key = jax.random.split(key)
     w_B = draw_strengths(strength_key, len(x), strengths, index_B)
     noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)
@@ -255,7 +260,7 @@ def guided_distillation_loss(
     levels: Level,
     *,
     strengths: tuple[float, float] = STRENGTHS,
-    target: Target = "v",
+    target: TargetName = "v",
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
@@ -350,7 +355,7 @@ def _loss_to(
     level: Level,
     x: Float[Array, "B ..."],
     e: Float[Array, "B ..."] | None,
-    target: Target,
+    target: TargetName,
     weighting: Weighting,
 ) -> Float[Array, "B"]:
     """The loss of a student that should answer x, and e (what x leaves of z, if not given)."""

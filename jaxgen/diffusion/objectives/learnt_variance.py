@@ -28,7 +28,7 @@ from jaxgen.diffusion.objectives.time_distributions import Steps
 from jaxgen.diffusion.objectives.variational import bits_per_dimension, make_transitions, step_loss
 from jaxgen.diffusion.objectives.weightings import SNR, Weighting
 from jaxgen.diffusion.process.levels import Level
-from jaxgen.diffusion.process.predictions import Target, to_x_and_e
+from jaxgen.diffusion.process.predictions import TargetName, to_x_and_e
 from jaxgen.diffusion.process.table_schedules import TableSchedule
 
 E_LOSS = SNR()
@@ -40,7 +40,7 @@ def hybrid_loss(
     key: Key[Array, ""],
     *,
     schedule: TableSchedule,
-    target: Target = "e",
+    target: TargetName = "e",
     weighting: Weighting = E_LOSS,
     scale: float = 0.001,
     index_B: Int[Array, "B"] | None = None,
@@ -70,7 +70,7 @@ def hybrid_loss(
     Raises:
       InputError: for a target that the schedule does not allow, or a prediction of another shape.
     """
-    check_target_fits(schedule, target)
+    target = check_target_fits(schedule, target)
     steps = Steps(schedule.steps)
     noised = draw_noised(x, key, schedule=schedule, times=steps, index_B=index_B)
     output = network(noised.z, (time_input or step_index(schedule))(noised.level))

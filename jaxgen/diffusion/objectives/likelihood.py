@@ -26,6 +26,7 @@ from jaxgen.diffusion.process.example_keys import example_indices, example_keys,
 from jaxgen.diffusion.process.levels import Level, broadcast_level, scales
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.errors import InputError
+from jaxgen.pixels import as_data, as_unit
 
 Trace = Literal["rademacher", "gaussian", "exact"]
 Method = Literal["heun", "rk4"]
@@ -75,7 +76,7 @@ def log_likelihood(
         raise InputError(f"trace={trace!r}: expected one of {', '.join(get_args(Trace))}")
     if count < 1:
         raise InputError(f"count={count}: expected at least 1 step")
-    x = x.astype(jnp.float32)
+    x = as_data(x).astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     slope = _make_slope(denoiser, trace, _probe(trace, key, index_B, x.shape[1:]))
     levels, sizes_N = _steps(schedule, count, method, limits)
@@ -122,6 +123,7 @@ def dequantise(
       x + (u - 1/2) width with width = 2 / (count - 1).
     """
     index_B = example_indices(index_B, len(x))
+    x = as_unit(x, "x")
     u = uniform(example_keys(key, index_B), x.shape[1:])
     return x + (u - 0.5) * 2 / (count - 1)
 

@@ -15,7 +15,9 @@ A loss for training is a mean of these, for parameters p::
 (`loss_by_level` wants one level for each example: it has no place beside ``level_axes=2``.)
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.denoiser import (
     Denoiser,
-    Network,
     TimeInput,
     check_target_fits,
     thousandths,
@@ -33,9 +34,16 @@ from jaxgen.diffusion.objectives.weightings import SNRPlus, Weighting
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal
 from jaxgen.diffusion.process.forward import Noised, add_noise
 from jaxgen.diffusion.process.levels import Level, expand
-from jaxgen.diffusion.process.predictions import Target, channels_of, check_target, make_target
+from jaxgen.diffusion.process.predictions import TargetName, channels_of, check_target, make_target
 from jaxgen.diffusion.process.schedules import Schedule, check_schedule
 from jaxgen.errors import InputError, check_kind
+from jaxgen.pixels import as_data, as_unit
+
+Outputs = Array | tuple[Array, ...]
+"""What a network gives in training: a prediction, or several of the same target."""
+
+TrainingNetwork = Callable[[Array, Any], Outputs]
+"""``(z [B, ...], time) -> outputs``."""
 
 UNIFORM = Uniform()
 V_LOSS = SNRPlus()
@@ -88,7 +96,7 @@ def draw_noised(
         raise InputError(
             f"level_axes={level_axes} for data of shape {x.shape}: expected 1 to {x.ndim}"
         )
-    x = x.astype(jnp.float32)
+    x = as_data(x).astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
     level = draw_level(time_key, index_B, schedule, times, x.shape[1:level_axes])
@@ -102,7 +110,7 @@ def prediction_loss(
     e: Float[Array, "B ..."],
     level: Level,
     *,
-    target: Target,
+    target: TargetName,
     weighting: Weighting,
 ) -> Float[Array, "B"]:
     """w(SNR) |x - x^|^2 of a prediction, written in its own terms and so finite at both ends.
@@ -126,7 +134,8 @@ def prediction_loss(
         target's shape.
     """
     check_kind("weighting", weighting, Weighting, 'SNR(), or weighting_named("snr")')
-    shape = (*x.shape[:-1], channels_of(check_target(target), x.shape[-1]))
+    target, x = check_target(target), as_unit(x, "x", limit=math.inf)
+    shape = (*x.shape[:-1], channels_of(target, x.shape[-1]))
     if prediction.shape != shape:
         raise InputError(
             f"prediction of shape {prediction.shape} for data of shape {x.shape}: expected {shape} "
@@ -162,12 +171,12 @@ def mean_of_each(value: Float[Array, "B ..."], axes: int = 1) -> Float[Array, "B
 
 
 def diffusion_loss(
-    network: Network,
+    network: TrainingNetwork,
     x: Float[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,
-    target: Target = "v",
+    target: TargetName = "v",
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
@@ -177,8 +186,9 @@ def diffusion_loss(
     """The loss of a network at a random level for each example.
 
     Args:
-      network: ``(z, time) -> prediction``, its conditions closed over.
-      x: data, [B, ...], of any rank.
+      network: ``(z, time) -> prediction``, its conditions closed over; or a tuple of predictions,
+        whose losses are added.
+      x: data, [B, ...], of any rank; images as uint8 or in [-1, 1].
       key: randomness.
       schedule: the noise schedule.
       target: what the network predicts.
@@ -194,15 +204,42 @@ def diffusion_loss(
     Raises:
       InputError: for a target that the schedule does not allow, or a prediction of another shape.
     """
-    check_target_fits(schedule, target)
+    target = check_target_fits(schedule, target)
     noised = draw_noised(
         x, key, schedule=schedule, times=times, index_B=index_B, level_axes=level_axes
     )
-    prediction = network(noised.z, time_input(noised.level))
-    loss_B = prediction_loss(
-        prediction, x, noised.e, noised.level, target=target, weighting=weighting
-    )
+    outputs = network(noised.z, time_input(noised.level))
+    loss_B = sum_of_losses(outputs, x, noised, target=target, weighting=weighting)
     return loss_B, noised.level
+
+
+def sum_of_losses(
+    outputs: Outputs,
+    x: Float[Array, "B ..."],
+    noised: Noised,
+    *,
+    target: TargetName,
+    weighting: Weighting,
+) -> Float[Array, "B"]:
+    """`prediction_loss` of what a network gives in training: one prediction, or several, added up.
+
+    Args:
+      outputs: a prediction of the target, or a tuple of some (those of a masked diffusion
+        transformer from all patches and from the visible ones, say).
+      x: data, [B, ...].
+      noised: what was made from them.
+      target: what is predicted.
+      weighting: as in `prediction_loss`.
+
+    Returns:
+      [B].
+    """
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    losses = [
+        prediction_loss(output, x, noised.e, noised.level, target=target, weighting=weighting)
+        for output in several
+    ]
+    return sum(losses[1:], losses[0])
 
 
 def denoiser_loss(
@@ -211,7 +248,7 @@ def denoiser_loss(
     key: Key[Array, ""],
     *,
     schedule: Schedule,
-    target: Target = "v",
+    target: TargetName = "v",
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,

@@ -39,6 +39,7 @@ from jaxgen.diffusion.process.levels import Level, broadcast_level, expand, soft
 from jaxgen.diffusion.process.schedules import Schedule, check_ends
 from jaxgen.diffusion.process.step_levels import pair_levels
 from jaxgen.errors import InputError
+from jaxgen.pixels import as_data
 
 EVENLY = LowDiscrepancy()
 
@@ -173,7 +174,7 @@ def discrete_bound(
     count = len(table.gap)
     if steps is not None and steps.count != count:
         raise InputError(f"steps.count={steps.count}: expected {count}, as the levels have")
-    x = x.astype(jnp.float32)
+    x = as_data(x).astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key, last_key = jax.random.split(key, 3)
     keys_B = example_keys(noise_key, index_B)
@@ -226,7 +227,7 @@ def continuous_bound(
       InputError: for a schedule that ends at clean data or pure noise.
     """
     check_ends(schedule, "a bound in continuous time")
-    x = x.astype(jnp.float32)
+    x = as_data(x).astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key, last_key = jax.random.split(key, 3)
     t_B = times.draw(time_key, index_B)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Float
 
 from jaxgen.diffusion.process.levels import Level, namespace, sigmoid, softplus
-from jaxgen.diffusion.process.predictions import Target, check_target
+from jaxgen.diffusion.process.predictions import Target, TargetName, check_target
 from jaxgen.errors import InputError, check_not_negative, check_positive
 
 
@@ -48,7 +48,7 @@ class Weighting(abc.ABC):
     def form(self, data: Any, noise: Any) -> Form:
         """The powers and the factor, from the shares A and S."""
 
-    def weight(self, level: Level, target: Target = "x") -> Float[Array, "..."]:
+    def weight(self, level: Level, target: TargetName = "x") -> Float[Array, "..."]:
         """What multiplies |target - prediction|^2, so that it is w |x - x^|^2.
 
         Args:

@@ -31,6 +31,7 @@ from jaxgen.diffusion.objectives.time_distributions import Times
 from jaxgen.diffusion.process.example_keys import example_indices
 from jaxgen.diffusion.process.levels import expand
 from jaxgen.errors import InputError, check_positive
+from jaxgen.pixels import as_data
 
 Degradation = Callable[[Array, Array], Array]
 """``(x [B, ...], t [B]) -> D(x, t)``, of the shape of x."""
@@ -61,7 +62,7 @@ def cold_loss(
     Returns:
       The losses, [B], and the times, [B].
     """
-    x = x.astype(jnp.float32)
+    x = as_data(x).astype(jnp.float32)
     t_B = times.draw(key, example_indices(index_B, len(x)))
     error = jnp.abs(restorer(degradation(x, t_B), t_B) - x)
     return error.mean(tuple(range(1, x.ndim))), t_B
@@ -94,6 +95,7 @@ def cold_sample(
         raise InputError(f"count={count}: expected at least 1")
     if algorithm not in (1, 2):
         raise InputError(f"algorithm={algorithm}: expected 1 or 2")
+    z = as_data(z, "z")
     t_N = jnp.linspace(1, 0, count + 1)
 
     def step(z: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:

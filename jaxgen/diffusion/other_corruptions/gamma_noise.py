@@ -24,19 +24,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion.denoiser import Denoiser, Network, TimeInput, check_target_fits, thousandths
-from jaxgen.diffusion.objectives.losses import UNIFORM, V_LOSS, draw_level, prediction_loss
+from jaxgen.diffusion.denoiser import Denoiser, TimeInput, check_target_fits, thousandths
+from jaxgen.diffusion.objectives.losses import (
+    UNIFORM,
+    V_LOSS,
+    TrainingNetwork,
+    draw_level,
+    sum_of_losses,
+)
 from jaxgen.diffusion.objectives.time_distributions import Times
 from jaxgen.diffusion.objectives.weightings import Weighting
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys
 from jaxgen.diffusion.process.forward import Noised, add_noise
 from jaxgen.diffusion.process.levels import Level, broadcast_level, expand
-from jaxgen.diffusion.process.predictions import Target
+from jaxgen.diffusion.process.predictions import TargetName
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.samplers.ancestral import Ancestral
 from jaxgen.diffusion.samplers.linear import LinearRow
 from jaxgen.diffusion.samplers.sampling import SampleState
 from jaxgen.errors import check_positive
+from jaxgen.pixels import as_data
 
 THETA = 0.001
 """The paper's."""
@@ -108,7 +115,7 @@ def draw_gamma_noised(
       InputError: unless theta > 0, and as `jaxgen.diffusion.objectives.losses.draw_level`.
     """
     check_theta(theta)
-    x = x.astype(jnp.float32)
+    x = as_data(x).astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
     level = draw_level(time_key, index_B, schedule, times)
@@ -146,13 +153,13 @@ def add_gamma_step(
 
 
 def gamma_noise_loss(
-    network: Network,
+    network: TrainingNetwork,
     x: Float[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,
     theta: float = THETA,
-    target: Target = "v",
+    target: TargetName = "v",
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
@@ -178,12 +185,10 @@ def gamma_noise_loss(
     Raises:
       InputError: unless theta > 0, and as `jaxgen.diffusion.objectives.losses.diffusion_loss`.
     """
-    check_target_fits(schedule, target)
+    target = check_target_fits(schedule, target)
     noised = draw_gamma_noised(x, key, schedule=schedule, theta=theta, times=times, index_B=index_B)
-    prediction = network(noised.z, time_input(noised.level))
-    loss_B = prediction_loss(
-        prediction, x, noised.e, noised.level, target=target, weighting=weighting
-    )
+    outputs = network(noised.z, time_input(noised.level))
+    loss_B = sum_of_losses(outputs, x, noised, target=target, weighting=weighting)
     return loss_B, noised.level
 
 

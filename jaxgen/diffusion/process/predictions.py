@@ -2,8 +2,8 @@
 
 Symbols: z = a x + s e, r = a^2 + s^2 (one in the frame "vp"). Targets::
 
-    x       the data
-    e       the noise
+    x       the data                      also called "x0"
+    e       the noise                     also called "epsilon"
     v       a e - s x                     Salimans & Ho 2022; dz/dphi with phi = atan(s/a)
     score   -e / s                        gradient of log p(z | x) with respect to z
     flow    e - x                         the velocity dz/dt of a straight line, Lipman et al. 2022
@@ -30,14 +30,21 @@ from jaxgen.errors import InputError
 Target = Literal["x", "e", "v", "score", "flow", "both"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
+TargetName = Literal["x", "e", "v", "score", "flow", "both", "x0", "epsilon"]
+"""A target as it may be asked for; `check_target` makes it a `Target`."""
 
-def channels_of(target: Target, channels: int) -> int:
+LONG_NAMES: dict[str, Target] = {"x0": "x", "epsilon": "e"}
+NOISE_TARGETS: tuple[Target, ...] = ("e", "score")
+"""Those which say nothing of the data where a = 0."""
+
+
+def channels_of(target: TargetName, channels: int) -> int:
     """Numbers that a network predicts for each pixel of so many channels."""
-    return 2 * channels if target == "both" else channels
+    return 2 * channels if check_target(target) == "both" else channels
 
 
 def make_target(
-    target: Target, x: Float[Array, "B ..."], e: Float[Array, "B ..."], level: Level
+    target: TargetName, x: Float[Array, "B ..."], e: Float[Array, "B ..."], level: Level
 ) -> Float[Array, "B ..."]:
     """The value of a target where data and noise are known.
 
@@ -70,7 +77,7 @@ def make_target(
 
 
 def to_x_and_e(
-    prediction: Float[Array, "B ..."], z: Float[Array, "B ..."], level: Level, target: Target
+    prediction: Float[Array, "B ..."], z: Float[Array, "B ..."], level: Level, target: TargetName
 ) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."]]:
     """Data and noise that a prediction means, such that ``z = a x + s e`` wherever a, s > 0.
 
@@ -86,7 +93,8 @@ def to_x_and_e(
     Raises:
       InputError: for an unknown target, or a prediction that does not have the target's shape.
     """
-    width = channels_of(check_target(target), z.shape[-1])
+    target = check_target(target)
+    width = channels_of(target, z.shape[-1])
     if prediction.shape != (*z.shape[:-1], width):
         raise InputError(
             f"prediction of shape {prediction.shape} for latents of shape {z.shape}: expected "
@@ -116,8 +124,8 @@ def convert(
     prediction: Float[Array, "B ..."],
     z: Float[Array, "B ..."],
     level: Level,
-    source: Target,
-    target: Target,
+    source: TargetName,
+    target: TargetName,
 ) -> Float[Array, "B ..."]:
     """A prediction of one target as a prediction of another.
 
@@ -134,7 +142,8 @@ def convert(
     Raises:
       InputError: as `to_x_and_e`.
     """
-    if source == check_target(target):
+    source, target = check_target(source), check_target(target)
+    if source == target:
         return prediction
     x, e = to_x_and_e(prediction, z, level, source)
     return make_target(target, x, e, level)
@@ -147,11 +156,14 @@ def divide(numerator: Float[Array, "..."], denominator: Float[Array, "..."]) -> 
 
 
 def check_target(target: str) -> Target:
-    """The target, if it is one.
+    """The target of a name: itself, "x" for "x0", "e" for "epsilon".
 
     Raises:
-      InputError: if it is not.
+      InputError: for another name.
     """
+    target = LONG_NAMES.get(target, target)
     if target not in TARGETS:
-        raise InputError(f"target={target!r}: expected one of {', '.join(TARGETS)}")
+        raise InputError(
+            f"target={target!r}: expected one of {', '.join(TARGETS)} (x0 is x, epsilon is e)"
+        )
     return target

@@ -116,12 +116,21 @@ def steps_at(schedule: Schedule, times: Any, *, final: Final = "clean") -> Level
       Level of numpy float64 arrays, [N + 1], from noise to data.
 
     Raises:
-      InputError: for times outside of [0, 1], or that do not fall.
+      InputError: for times outside of [0, 1], that do not fall, or whose last one is where the
+        sample ends; the message says which.
     """
     times = np.asarray(times, np.float64)
-    if times.ndim != 1 or not len(times) or (times < 0).any() or (times > 1).any():
+    if times.ndim != 1 or not len(times) or not ((times >= 0) & (times <= 1)).all():
         raise InputError("times: expected at least one number, all of them in [0, 1]")
-    return _checked(_append(schedule.at(times), _last(schedule, final)), schedule)
+    _check_falling(times, schedule)
+    levels = _append(schedule.at(times), _last(schedule, final))
+    if not levels.log_snr[-1] > levels.log_snr[-2]:
+        raise InputError(
+            f"times[{len(times) - 1}] = {times[-1]:.6g} is where the sample ends (t = "
+            f"{levels.t[-1]:.6g}, final={final!r}), which is added to the times: leave out the "
+            "last one, so that they end above it"
+        )
+    return _checked(levels, schedule)
 
 
 def linear_quadratic_times(
@@ -200,10 +209,14 @@ def pair_levels(levels: Level) -> tuple[Level, Level]:
         raise InputError(f"levels of shape {levels.log_snr.shape}: expected [N + 1] with N >= 1")
     now, after = levels.log_snr[:-1], levels.log_snr[1:]
     if not ((after > now).all() or (after < now).all()):
-        i = int((~(after > now)).argmax())
+        rising = (after > now).sum() >= (after < now).sum()
+        i = int((~(after > now) if rising else ~(after < now)).argmax())
+        if now[i] == after[i]:
+            advice = f"the same level twice (t = {levels.t[i]:.6g}): leave out one of them"
+        else:
+            advice = "expected it to rise from noise to data, or to fall throughout, for encoding"
         raise InputError(
-            f"levels {i} and {i + 1} have log-SNR {now[i]:.6g} and {after[i]:.6g}: expected the "
-            "log-SNR to rise from noise to data (or to fall, for encoding)"
+            f"levels {i} and {i + 1} have log-SNR {now[i]:.6g} and {after[i]:.6g}: {advice}"
         )
     return Level(*(value[:-1] for value in levels)), Level(*(value[1:] for value in levels))
 
@@ -294,14 +307,30 @@ def _spaced(schedule: Schedule, asked: int, spacing: Spacing, rho: float, final:
     return _append(levels, CLEAN) if final == "clean" else levels
 
 
+def _check_falling(times: Float64[np.ndarray, "N"], schedule: Schedule) -> None:
+    """Refuses times that rise or repeat, naming the first two."""
+    wrong = np.diff(times) >= 0
+    if wrong.any():
+        i = int(wrong.argmax())
+        what = "leave out one of them" if times[i] == times[i + 1] else "expected falling times"
+        raise InputError(
+            f"steps {i} and {i + 1} of {type(schedule).__name__} are at the times {times[i]:.6g} "
+            f"and {times[i + 1]:.6g}: {what}"
+        )
+
+
 def _checked(levels: Level, schedule: Schedule) -> Level:
     """The levels, if each has less noise than the one before."""
     same = ~(np.diff(levels.log_snr) > 0)
     if same.any():
         i = int(same.argmax())
+        at_end = i + 2 == len(levels.log_snr) and np.isfinite(levels.log_snr[-1])
+        advice = "the last step has nowhere to go; ask for fewer steps, or for final='clean'"
+        if not at_end:
+            advice = "the schedule is flat there; ask for fewer steps, or for times further apart"
         raise InputError(
-            f"steps {i} and {i + 1} of {type(schedule).__name__} have log-SNR "
-            f"{levels.log_snr[i]:.6g} and {levels.log_snr[i + 1]:.6g}: expected it to rise; "
-            "ask for fewer steps, or for final='clean'"
+            f"steps {i} and {i + 1} of {type(schedule).__name__} (t = {levels.t[i]:.6g} and "
+            f"{levels.t[i + 1]:.6g}) have log-SNR {levels.log_snr[i]:.6g} and "
+            f"{levels.log_snr[i + 1]:.6g}, expected it to rise: {advice}"
         )
     return levels

@@ -64,8 +64,7 @@ def ode_errors(
         levels = make_steps(schedule, count, spacing, final="first")
         start, end = (Level(*(value[i] for value in levels)) for i in (0, -1))
         z_BD = unit_BD * start.s
-        table = sampler.table(levels)
-        found_BD = sample(sampler, denoiser, jnp.float32(z_BD), table, jax.random.key(0))
+        found_BD = sample(sampler, denoiser, jnp.float32(z_BD), levels, jax.random.key(0))
         return float(np.abs(found_BD - ode_solution(z_BD, start, end)).max())
 
     return {name: [error(sampler, count) for count in counts] for name, sampler in samplers.items()}

@@ -4,14 +4,17 @@ A *sampler* says what happens in a step; what it needs to know of the noise leve
 into a *table*, a tree of arrays with a leading axis N, in float64 on the host::
 
     levels = make_steps(schedule, 50, "trailing")
-    sampler = DDIM(eta=0.5)
-    table = sampler.table(levels)
     z = initial_noise(key, index_B, shape, levels)
-    x = sample(sampler, denoiser, z, table, key, index_B)
+    x = sample(DDIM(eta=0.5), denoiser, z, levels, key, index_B)
 
-Table, key, indices and whatever the denoiser closes over are values, not constants: under
-`jax.jit` other steps (as many), seeds, guidance scales or etas run the compiled program. The cost
-of a step does not depend on how many there are.
+Where one compiled program is to serve other steps (as many), seeds, guidance scales or etas, the
+table is made outside of it and handed over as a value, as key, indices and whatever the denoiser
+closes over are::
+
+    run = jax.jit(lambda table, key: sample_with_table(sampler, denoiser, z, table, key))
+    x = run(sampler.table(levels), key)
+
+The cost of a step does not depend on how many there are.
 
 Randomness: example b draws from ``fold_in(key, index_b)``, in step i from ``fold_in(..., i)``, so
 a sample depends on its key and index alone, not on batch, mesh or number of devices.
@@ -23,9 +26,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion.denoiser import Denoiser
+from jaxgen.diffusion.denoiser import Denoiser, visiting
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal, step_keys
 from jaxgen.diffusion.process.levels import Level
+from jaxgen.errors import InputError, can_be_checked
 
 Table = Any
 """A tree of arrays with leading axis N; its rows have the fields `now` and `next`, levels."""
@@ -64,25 +68,76 @@ def sample(
     sampler: Sampler,
     denoiser: Denoiser,
     z: Float[Array, "B ..."],
+    levels: Level,
+    key: Key[Array, ""],
+    index_B: Int[Array, "B"] | None = None,
+    *,
+    previews: bool = False,
+) -> Any:
+    """Takes latents through levels, from noise to data (or to noise, for encoding).
+
+    Args:
+      sampler: the method.
+      denoiser: what estimates data and noise.
+      z: latents at the first level, from `initial_noise`.
+      levels: [N + 1], from `make_steps`; numbers, no traced arrays.
+      key: the randomness of stochastic samplers.
+      index_B: which example each is; 0 .. B-1 if not given.
+      previews: whether x^ of every row of the sampler's table is returned too.
+
+    Returns:
+      The latents at the last level, [B, ...]; with previews a pair of them and [N, B, ...].
+
+    Raises:
+      InputError: for levels that are none (a table is for `sample_with_table`) or that are traced,
+        that do not go from noise to data, or that the denoiser cannot begin at
+        (`jaxgen.diffusion.denoiser.check_level_fits`).
+    """
+    table = sampler.table(_known_levels(levels))
+    return sample_with_table(sampler, denoiser, z, table, key, index_B, previews=previews)
+
+
+def _known_levels(levels: Level) -> Level:
+    if not isinstance(levels, Level):
+        raise InputError(
+            f"levels is a {type(levels).__name__}, expected a Level of [N + 1], such as "
+            "make_steps(schedule, 50); a sampler's table goes to sample_with_table"
+        )
+    if not can_be_checked(*levels):
+        raise InputError(
+            "levels are traced, expected numbers: make the sampler's table outside of the jitted "
+            "function and hand it to sample_with_table"
+        )
+    return levels
+
+
+def sample_with_table(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    z: Float[Array, "B ..."],
     table: Table,
     key: Key[Array, ""],
     index_B: Int[Array, "B"] | None = None,
     *,
     previews: bool = False,
 ) -> Any:
-    """Takes latents through all the steps of a table.
+    """`sample` through the rows of a table, which may be traced: one program for many tables.
 
     Args:
       sampler: the method.
       denoiser: what estimates data and noise.
       z: latents at the first level, from `initial_noise`.
       table: ``sampler.table(levels)``.
-      key: the randomness of stochastic samplers.
-      index_B: which example each is; 0 .. B-1 if not given.
-      previews: whether x^ of every row is returned too.
+      key: as in `sample`.
+      index_B: as there.
+      previews: as there.
 
     Returns:
-      The latents at the last level, [B, ...]; with previews a pair of them and [N, B, ...].
+      As `sample`.
+
+    Raises:
+      InputError: where the table can be looked at, for a first level that the denoiser cannot begin
+        at.
     """
     keys_B = example_keys(key, example_indices(index_B, len(z)))
     count = len(jax.tree.leaves(table)[0])
@@ -93,7 +148,8 @@ def sample(
         return state, state.x if previews else None
 
     rows = (jnp.arange(count), jax.tree.map(jnp.asarray, table))
-    state, xs = jax.lax.scan(step, sampler.start(z), rows)
+    with visiting(table.now):
+        state, xs = jax.lax.scan(step, sampler.start(z), rows)
     return (state.z, xs) if previews else state.z
 
 

@@ -4,7 +4,7 @@ Sampling takes all examples through the same rows of a table, one after the othe
 student draws a step for each example, and the teacher takes just that one::
 
     steps = single_steps(DDIM(), levels)           N steps, on the host in float64, once
-    z = take_step(DDIM(), teacher, z, pick(steps, step_B))
+    z = take_step(DDIM(), teacher, z, rows_at(steps, step_B))
 
 The arithmetic is the samplers' own: a row whose fields have one number for each example.
 """
@@ -31,6 +31,7 @@ from jaxgen.diffusion.samplers.linear import (
 from jaxgen.diffusion.samplers.ode import Euler
 from jaxgen.diffusion.samplers.sampling import SampleState
 from jaxgen.errors import InputError
+from jaxgen.pixels import as_data
 
 TreeT = TypeVar("TreeT")
 
@@ -130,7 +131,7 @@ def _row_of_steps(
     return row._replace(weights=np.where(there[:, None], row.weights, keep))
 
 
-def pick(tree: TreeT, step_B: Int[Array, "B"]) -> TreeT:
+def rows_at(tree: TreeT, step_B: Int[Array, "B"]) -> TreeT:
     """The rows of arrays [N, ...] with the examples' numbers: arrays [B, ...]."""
     return jax.tree.map(lambda value: jnp.asarray(value)[step_B], tree)
 
@@ -186,7 +187,7 @@ def draw_examples(
     Returns:
       The steps [B], the data in float32, and noise of their shape.
     """
-    x = x.astype(jnp.float32)
+    x = as_data(x).astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key = jax.random.split(key)
     step_B = draw_steps(times.draw(time_key, index_B), count)

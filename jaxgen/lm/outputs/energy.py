@@ -162,7 +162,7 @@ class EnergyNPLM(nn.Module):
     ) -> Float[Array, " B"]:
         """``log P(target | context)`` [B] in nats."""
         # Candidates are taken in passes; examples are not.
-        return sharded_logits.log_probabilities(
+        return sharded_logits.log_probabilities_sharded(
             self.logits(contexts_BL), targets_B, chunk=max(1, len(targets_B))
         )
 
@@ -170,13 +170,13 @@ class EnergyNPLM(nn.Module):
         self, contexts_BL: Int[Array, "B L"], k: int
     ) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
         """The k likeliest next words: log-probabilities [B, k] in nats and ids [B, k]."""
-        return sharded_logits.top_k(self.logits(contexts_BL), k)
+        return sharded_logits.top_k_sharded(self.logits(contexts_BL), k)
 
     def sample(
         self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
     ) -> Int[Array, " B"]:
-        """A next word for each context [B], with the options of `sharded_logits.sample`."""
-        return sharded_logits.sample(self.logits(contexts_BL), key, **options)
+        """A next word for each context [B], with the options of `sharded_logits.sample_sharded`."""
+        return sharded_logits.sample_sharded(self.logits(contexts_BL), key, **options)
 
 
 def pass_size() -> int:

@@ -67,7 +67,7 @@ class Samples(NamedTuple):
     log_q: Float[Array, "..."]
 
 
-class Estimate(NamedTuple):
+class SampledEstimate(NamedTuple):
     """What sampling says about a minibatch, all without gradient.
 
     Attributes:
@@ -108,7 +108,7 @@ def sampled_cross_entropy(
     *,
     least_ess: float = 0.0,
     count_target: bool = True,
-) -> tuple[Float[Array, ""], Estimate]:
+) -> tuple[Float[Array, ""], SampledEstimate]:
     """The mean of ``-log P(target)`` with the normaliser estimated from samples.
 
     Args:
@@ -152,7 +152,7 @@ def sampled_cross_entropy(
     parameters = tuple(hidden), tuple(units.kernels), units.bias
     loss, nll_B = jax.lax.cond(short, exact, estimated, *parameters, nll_B)
     weight_BS = jax.nn.softmax(jax.lax.stop_gradient(log_weight_BS), axis=1)
-    return loss, Estimate(nll_B, weight_BS, ess_B, ess, short)
+    return loss, SampledEstimate(nll_B, weight_BS, ess_B, ess, short)
 
 
 def _logits(
@@ -227,7 +227,7 @@ class SampledNPLM(NPLM):
         least_ess: float = 0.0,
         count_target: bool = True,
         train: bool = True,
-    ) -> tuple[Float[Array, ""], Estimate]:
+    ) -> tuple[Float[Array, ""], SampledEstimate]:
         """Mean negative log-likelihood in nats, estimated, and what sampling says about it.
 
         Its gradient with respect to the network is the importance-sampling estimate, and with

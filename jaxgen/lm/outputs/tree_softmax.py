@@ -184,7 +184,7 @@ class TreeNPLM(NPLM):
     def sample(
         self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
     ) -> Int[Array, " B"]:
-        """A next word for each context [B], with the options of `sharded_logits.sample`."""
+        """A next word for each context [B], with the options of `sharded_logits.sample_sharded`."""
         return output_units.sample_logits(self(contexts_BL), key, **options)
 
 
@@ -238,7 +238,7 @@ def _descend(node_logits_BN: Float[Array, "B N"], plan: "TreePlan") -> Float[Arr
     return jnp.concatenate(words)[plan.places_V].T
 
 
-class Level(NamedTuple):
+class TreeLevel(NamedTuple):
     """One level of a tree; its children are all child 0s and then all child 1s of its nodes.
 
     Attributes:
@@ -266,7 +266,7 @@ class TreePlan(NamedTuple):
     paths_VD: Int32[np.ndarray, "V D"]
     signs_VD: Int8[np.ndarray, "V D"]
     order_N: Int64[np.ndarray, "N"]
-    levels: tuple[Level, ...]
+    levels: tuple[TreeLevel, ...]
     places_V: Int64[np.ndarray, "V"]
 
     @property
@@ -285,7 +285,7 @@ def plan_tree(tree: BinaryTree) -> TreePlan:
     while len(nodes_N):
         child_C = children_N2[nodes_N].T.reshape(-1)
         leaf_C = child_C >= 0
-        levels.append(Level(len(nodes_N), np.flatnonzero(leaf_C), np.flatnonzero(~leaf_C)))
+        levels.append(TreeLevel(len(nodes_N), np.flatnonzero(leaf_C), np.flatnonzero(~leaf_C)))
         order.append(nodes_N)
         words.append(child_C[leaf_C])
         nodes_N = -1 - child_C[~leaf_C]

@@ -99,7 +99,7 @@ def log_probabilities(
     hidden: Hidden, units: Units, targets_B: Int[Array, " B"], *, chunk: int | None = None
 ) -> Float[Array, " B"]:
     """``log P(target)`` of each example [B], in nats. Arguments as in `cross_entropy`."""
-    return sharded_logits.log_probabilities(_logits(hidden, units), targets_B, chunk=chunk)
+    return sharded_logits.log_probabilities_sharded(_logits(hidden, units), targets_B, chunk=chunk)
 
 
 def logits(hidden: Hidden, units: Units) -> Float[Array, "B V"]:
@@ -109,17 +109,19 @@ def logits(hidden: Hidden, units: Units) -> Float[Array, "B V"]:
 
 def argmax(hidden: Hidden, units: Units) -> Int[Array, " B"]:
     """The likeliest unit of each example, [B] int32; the lowest id among equals."""
-    return sharded_logits.argmax(_logits(hidden, units))
+    return sharded_logits.argmax_sharded(_logits(hidden, units))
 
 
 def top_k(hidden: Hidden, units: Units, k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
-    """The k likeliest units: log-probabilities [B, K] and ids; see `sharded_logits.top_k`."""
-    return sharded_logits.top_k(_logits(hidden, units), k)
+    """The k likeliest units: log-probabilities [B, K], ids; see `sharded_logits.top_k_sharded`."""
+    return sharded_logits.top_k_sharded(_logits(hidden, units), k)
 
 
-def sample(hidden: Hidden, units: Units, key: Key[Array, ""], **options: Any) -> Int[Array, " B"]:
-    """One unit for each example [B], drawn with the options of `sharded_logits.sample`."""
-    return sharded_logits.sample(_logits(hidden, units), key, **options)
+def sample_units(
+    hidden: Hidden, units: Units, key: Key[Array, ""], **options: Any
+) -> Int[Array, " B"]:
+    """One unit for each example [B], drawn with the options of `sharded_logits.sample_sharded`."""
+    return sharded_logits.sample_sharded(_logits(hidden, units), key, **options)
 
 
 def sample_logits(
@@ -130,13 +132,13 @@ def sample_logits(
     Args:
       logits_BV: [B, V]; -inf for units that are never drawn.
       key: a key of ``jax.random.key``.
-      **options: those of `sharded_logits.sample`.
+      **options: those of `sharded_logits.sample_sharded`.
 
     Returns:
       ids [B] int32.
 
     Raises:
-      InputError: as `sharded_logits.sample`.
+      InputError: as `sharded_logits.sample_sharded`.
     """
     examples, size = logits_BV.shape
     pad = padded_units(size, MeshAxes.current(examples).blocks) - size
@@ -148,7 +150,7 @@ def sample_logits(
         shared=(),
         size=size,
     )
-    return sharded_logits.sample(given, key, **options)
+    return sharded_logits.sample_sharded(given, key, **options)
 
 
 def _logits(hidden: Hidden, units: Units) -> ShardedLogits:

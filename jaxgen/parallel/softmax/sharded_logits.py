@@ -66,7 +66,7 @@ class ShardedLogits:
         return first.shape[letters.index("V")]
 
 
-def log_probabilities(
+def log_probabilities_sharded(
     logits: ShardedLogits, targets_B: Int[Array, " B"], *, chunk: int | None = None
 ) -> Float[Array, " B"]:
     """``log P(target)`` of each example [B], in nats; differentiable.
@@ -98,12 +98,12 @@ def values(logits: ShardedLogits) -> Float[Array, "B V"]:
     return on_blocks(lambda block: block.logits(block.part.examples), logits, out="BV")
 
 
-def argmax(logits: ShardedLogits) -> Int[Array, " B"]:
+def argmax_sharded(logits: ShardedLogits) -> Int[Array, " B"]:
     """The likeliest unit of each example, [B] int32; the lowest id among equals."""
     return on_blocks(lambda block: block.argmax(block.logits(block.part.examples)), logits, out="B")
 
 
-def top_k(logits: ShardedLogits, k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
+def top_k_sharded(logits: ShardedLogits, k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
     """The k likeliest units, likeliest first; the lower id first among equals.
 
     Every device sends its own k best along ``model``, never its logits.
@@ -129,7 +129,7 @@ def top_k(logits: ShardedLogits, k: int) -> tuple[Float[Array, "B K"], Int[Array
     return on_blocks(on_block, logits, out=("BK", "BK"))
 
 
-def sample(
+def sample_sharded(
     logits: ShardedLogits,
     key: Key[Array, ""],
     *,
@@ -190,7 +190,7 @@ def sample(
 def check_sampling(
     size: int, temperature: Any, top_k: int | None, top_p: Any, forbid: Sequence[int]
 ) -> None:
-    """Raises an InputError for sampling options that cannot be meant; see `sample`."""
+    """Raises an InputError for sampling options that cannot be meant; see `sample_sharded`."""
     outside = [unit for unit in forbid if not 0 <= unit < size]
     if outside or len(set(forbid)) == size:
         wrong = f"the id {outside[0]}" if outside else "every id"

@@ -42,8 +42,9 @@ def test_sdedit_of_gaussian_data_is_the_posterior_predictive(strength):
     """z = a x + s e, then x' from p(x | z): mean and covariance in closed form."""
     x, sampler = jnp.broadcast_to(jnp.array([-1.0, 1.0]), (4096, 2)), DDIM(eta=1.0)
     levels = last_steps(make_steps(SCHEDULE, 200), strength)
-    table = sampler.table(levels)
-    samples = jax.jit(lambda x, key: sdedit(sampler, DENOISER, x, table, key))(x, jax.random.key(0))
+    samples = jax.jit(lambda x, key: sdedit(sampler, DENOISER, x, levels, key))(
+        x, jax.random.key(0)
+    )
     a, s = levels.a[0], levels.s[0]
     gain = a * COVARIANCE @ np.linalg.inv(a * a * COVARIANCE + s * s * np.eye(2))
     mean = MEAN + gain @ (a * np.array([-1.0, 1.0]) - a * MEAN)
@@ -60,8 +61,8 @@ def test_little_strength_keeps_the_image_and_much_forgets_it():
     )
     distances = []
     for strength in (0.04, 0.4, 1.0):
-        table = sampler.table(last_steps(levels, strength))
-        edited = [sdedit(sampler, DENOISER, y, table, jax.random.key(0)) for y in (x, 3 - x)]
+        part = last_steps(levels, strength)
+        edited = [sdedit(sampler, DENOISER, y, part, jax.random.key(0)) for y in (x, 3 - x)]
         distances.append(float(jnp.abs(edited[0] - x).mean()))
         kept = jnp.abs(edited[0] - edited[1]).mean() / jnp.abs(2 * x - 3).mean()
     assert distances[0] < 0.1 < distances[1] < distances[2]
@@ -71,17 +72,17 @@ def test_little_strength_keeps_the_image_and_much_forgets_it():
 def test_sdedit_within_a_mask_leaves_the_rest():
     x = jax.random.normal(jax.random.key(3), (8, 2))
     sampler = Replacement(DDIM(), jnp.array([1.0, 0.0]), x)
-    table = sampler.table(last_steps(make_steps(SCHEDULE, 20), 0.5))
-    edited = sdedit(sampler, DENOISER, x, table, jax.random.key(0))
+    levels = last_steps(make_steps(SCHEDULE, 20), 0.5)
+    edited = sdedit(sampler, DENOISER, x, levels, jax.random.key(0))
     np.testing.assert_array_equal(edited[:, 0], x[:, 0])
     assert float(jnp.abs(edited[:, 1] - x[:, 1]).min()) > 0
 
 
 def test_sdedit_of_an_example_depends_on_its_index_alone():
     x, sampler = jax.random.normal(jax.random.key(3), (8, 2)), DDIM(eta=1.0)
-    table = sampler.table(last_steps(make_steps(SCHEDULE, 6), 0.5))
-    many = sdedit(sampler, DENOISER, x, table, jax.random.key(0))
-    few = sdedit(sampler, DENOISER, x[3:5], table, jax.random.key(0), jnp.array([3, 4]))
+    levels = last_steps(make_steps(SCHEDULE, 6), 0.5)
+    many = sdedit(sampler, DENOISER, x, levels, jax.random.key(0))
+    few = sdedit(sampler, DENOISER, x[3:5], levels, jax.random.key(0), jnp.array([3, 4]))
     np.testing.assert_allclose(many[3:5], few, rtol=1e-4, atol=1e-5)
 
 

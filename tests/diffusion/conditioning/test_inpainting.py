@@ -11,7 +11,7 @@ from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import DDIM
-from jaxgen.diffusion.samplers.sampling import SampleState, sample
+from jaxgen.diffusion.samplers.sampling import SampleState, sample, sample_with_table
 from jaxgen.errors import InputError
 
 PAIR = np.array([[1.0, 0.8], [0.8, 1.0]])
@@ -26,7 +26,7 @@ def given(count=4096, value=2.0):
 def run(sampler, denoiser, z, steps=64, schedule=None, **options):
     levels = make_steps(schedule or CosineSchedule(), steps)
     table = sampler.table(levels)
-    return jax.jit(lambda z, key: sample(sampler, denoiser, z, table, key, **options))(
+    return jax.jit(lambda z, key: sample_with_table(sampler, denoiser, z, table, key, **options))(
         z, jax.random.key(2)
     )
 
@@ -154,7 +154,7 @@ def test_the_sampler_is_an_argument_like_any_other():
     @jax.jit
     def inpaint(sampler, table, z):
         traces.append(z)
-        return sample(sampler, prior, z, table, jax.random.key(0))
+        return sample_with_table(sampler, prior, z, table, jax.random.key(0))
 
     for known, value in ((KNOWN, 2.0), (0 * KNOWN, 1.0)):
         sampler = RePaint(ANCESTRAL, known, given(4, value), 2, 2)
@@ -183,4 +183,4 @@ def test_bad_input_is_named():
         RePaint(AsksTwice(), KNOWN, given()).table(levels)
     sampler = Replacement(ANCESTRAL, KNOWN, given(3))
     with pytest.raises(InputError, match=r"x of shape \(3, 2\) for latents of shape \(4, 2\)"):
-        sample(sampler, prior, noise(4), sampler.table(levels), jax.random.key(0))
+        sample(sampler, prior, noise(4), levels, jax.random.key(0))

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.conditioning.image_to_image import with_known
+from jaxgen.diffusion.conditioning.inpainting import RePaint, Replacement
 from jaxgen.diffusion.conditioning.masks import (
     box_mask,
     frame_mask,
@@ -13,6 +15,13 @@ from jaxgen.diffusion.conditioning.masks import (
     random_boxes,
     random_strokes,
 )
+from jaxgen.diffusion.conditioning.reconstruction import masked
+from jaxgen.diffusion.denoiser import Estimate
+from jaxgen.diffusion.process.levels import expand
+from jaxgen.diffusion.process.schedules import CosineSchedule
+from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.samplers import DDIM
+from jaxgen.diffusion.samplers.sampling import sample
 from jaxgen.errors import InputError
 
 SIZE = (24, 32)
@@ -125,3 +134,42 @@ def test_unknown_pixels_may_hold_anything():
 def test_masks_that_cannot_be_meant(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_soft_masks_blend_in_their_shares():
+    """m x + (1 - m) made everywhere; where m is 0 or 1 the other side may be nan, gradients too."""
+    mask = jnp.array([0.0, 0.25, 0.7, 1.0])
+    x, made = jnp.array([[jnp.nan, 2.0, 4.0, 8.0]]), jnp.array([[16.0, 32.0, 64.0, jnp.nan]])
+    np.testing.assert_allclose(keep_known(mask, x, made), [[16.0, 24.5, 22.0, 8.0]], rtol=1e-6)
+    slopes = jax.grad(lambda x, made: keep_known(mask, x, made).sum(), (0, 1))(x, made)
+    np.testing.assert_allclose(slopes, [[mask], [1 - mask]], rtol=1e-6)
+    np.testing.assert_array_equal(
+        keep_known(jnp.array([True, False]), x[:, 2:], made[:, :2])[0, 0], 4
+    )
+
+
+def test_soft_masks_blend_in_inpainting_and_operators():
+    """At clean data, the last level, what is known counts as much as the mask says."""
+    mask, x, made = (
+        jnp.array([0.25, 1.0, 0.0]),
+        jnp.array([[1.0, 0.5, 0.2]]),
+        jnp.full((1, 3), -0.4),
+    )
+
+    def denoiser(z, level):
+        return Estimate(made, (z - expand(level.a, z) * made) / expand(level.s, z))
+
+    levels = make_steps(CosineSchedule(), 4)
+    for sampler in (Replacement(DDIM(), mask, x), RePaint(DDIM(), mask, x, 2, 2)):
+        found = sample(sampler, denoiser, made, levels, jax.random.key(0))
+        np.testing.assert_allclose(found, mask * x + (1 - mask) * made, atol=1e-6)
+    estimate = with_known(denoiser, mask, x)(made, CosineSchedule().at(0.5))
+    np.testing.assert_allclose(estimate.x, mask * x + (1 - mask) * made, atol=1e-6)
+    np.testing.assert_allclose(masked(mask)(x), mask * x, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [[0.0, 1.5], [-0.1, 1.0], [0.0, np.nan], [0.0, 255.0]])
+def test_masks_of_other_values_are_refused(mask):
+    x = jnp.ones((1, 2))
+    with pytest.raises(InputError, match=r"known has values from .*, expected a mask of 0"):
+        keep_known(jnp.array(mask), x, x)

@@ -39,8 +39,8 @@ from jaxgen.diffusion.process.levels import expand
 from jaxgen.diffusion.process.predictions import make_target
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import DDIM, DPMSolver, Heun
-from jaxgen.diffusion.samplers.sampling import sample
-from jaxgen.diffusion.samplers.single_steps import draw_steps, pick, single_steps, take_step
+from jaxgen.diffusion.samplers.sampling import sample, sample_with_table
+from jaxgen.diffusion.samplers.single_steps import draw_steps, rows_at, single_steps, take_step
 from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
@@ -88,12 +88,12 @@ def level32(level):
 
 @jax.jit
 def sample_mixture(z, table):
-    return sample(DDIM(), MIXTURE, z, table, jax.random.key(0))
+    return sample_with_table(DDIM(), MIXTURE, z, table, jax.random.key(0))
 
 
 @jax.jit
 def sample_exact(z, table):
-    return sample(DDIM(), EXACT, z, table, jax.random.key(0))
+    return sample_with_table(DDIM(), EXACT, z, table, jax.random.key(0))
 
 
 def ddim(x, z, now, after):
@@ -107,8 +107,8 @@ def test_one_step_with_the_target_ends_where_two_steps_of_the_teacher_do(name, c
     levels = make_steps(SCHEDULES[name], 2 * count)
     steps = distillation_steps(levels)
     n = np.arange(count).repeat(4)
-    z = add_noise(examples(20)[: len(n)], 2 * examples(20, 1)[: len(n)], pick(steps.now, n))
-    x = np.asarray(target_of_mixture(z, pick(steps, n)), np.float64)
+    z = add_noise(examples(20)[: len(n)], 2 * examples(20, 1)[: len(n)], rows_at(steps.now, n))
+    x = np.asarray(target_of_mixture(z, rows_at(steps, n)), np.float64)
     for i in range(count):
         path = Level(*(value[2 * i : 2 * i + 3] for value in levels))
         z_i = z[4 * i : 4 * i + 4]
@@ -125,8 +125,8 @@ def test_the_target_is_a_mean_of_the_teachers_two_answers(name):
     levels = make_steps(SCHEDULES[name], 8)
     steps = distillation_steps(levels)
     n = np.arange(4)
-    z = add_noise(examples(4), examples(4, 1), pick(steps.now, n))
-    found = np.asarray(target_of_mixture(z, pick(steps, n)))
+    z = add_noise(examples(4), examples(4, 1), rows_at(steps.now, n))
+    found = np.asarray(target_of_mixture(z, rows_at(steps, n)))
     now, middle, after = (Level(*(v[k : k + 7 : 2, None] for v in levels)) for k in range(3))
     x1 = np.asarray(answer_of_mixture(z, level32(now)), np.float64)
     z_middle = ddim(x1, np.asarray(z, np.float64), now, middle)
@@ -143,13 +143,11 @@ def test_a_clipped_teacher_is_followed_as_it_samples(recompute_e):
     levels = make_steps(COSINE, 2)
     steps = distillation_steps(levels)
     z = 2 * examples(6)
-    x = distillation_target(teacher, z, pick(steps, jnp.zeros(6, int)))
-    end = sample(DDIM(), teacher, z, DDIM().table(levels), jax.random.key(0))
+    x = distillation_target(teacher, z, rows_at(steps, jnp.zeros(6, int)))
+    end = sample(DDIM(), teacher, z, levels, jax.random.key(0))
     np.testing.assert_allclose(x, end, atol=1e-5)
     student = Level(*(value[::2] for value in levels))
-    one = sample(
-        DDIM(), lambda z, level: Estimate(x, z), z, DDIM().table(student), jax.random.key(0)
-    )
+    one = sample(DDIM(), lambda z, level: Estimate(x, z), z, student, jax.random.key(0))
     np.testing.assert_allclose(one, end, atol=1e-5)
 
 
@@ -157,9 +155,9 @@ def test_many_steps_lose_few_digits():
     levels = make_steps(COSINE, 2048)
     steps = distillation_steps(levels)
     n = np.arange(0, 1024, 16)
-    z = add_noise(examples(64), examples(64, 1), pick(steps.now, n))
-    found = distillation_target(EXACT, z, pick(steps, n))
-    np.testing.assert_allclose(found, EXACT(z, pick(steps.now, n)).x, atol=5e-3)
+    z = add_noise(examples(64), examples(64, 1), rows_at(steps.now, n))
+    found = distillation_target(EXACT, z, rows_at(steps, n))
+    np.testing.assert_allclose(found, EXACT(z, rows_at(steps.now, n)).x, atol=5e-3)
 
 
 # --- the loss ---
@@ -230,14 +228,14 @@ def test_a_chain_of_students_does_in_one_step_what_the_teacher_does_in_sixteen(n
     for count in halving_plan(16)[1:]:
         steps = distillation_steps(levels)
         n = np.arange(count).repeat(64)
-        latents = add_noise(examples(len(n)), examples(len(n), 1), pick(steps.now, n))
-        x = distillation_target(teacher, latents, pick(steps, n))
+        latents = add_noise(examples(len(n)), examples(len(n), 1), rows_at(steps.now, n))
+        x = distillation_target(teacher, latents, rows_at(steps, n))
         fitted = fit(np.asarray(latents, np.float64), np.asarray(x, np.float64), count)
         closed, levels = halved(closed, levels), every_second(levels)
         for part in fitted:
             np.testing.assert_allclose(fitted[part], closed[part], rtol=2e-3, atol=2e-4)
         teacher = affine_student(as_float32(fitted), count)
-    one = sample(DDIM(), teacher, z, DDIM().table(levels), jax.random.key(0))
+    one = sample(DDIM(), teacher, z, levels, jax.random.key(0))
     np.testing.assert_allclose(one, wanted, atol=2e-3)
     assert levels.t.tolist() == [1, 0]
 
@@ -437,9 +435,9 @@ def test_a_network_that_is_told_the_strength():
 def test_single_steps_make_up_the_sampler(sampler, name, final):
     levels = make_steps(SCHEDULES[name], 5, final=final)
     z = np.hypot(levels.a[0], levels.s[0]) * examples(4)
-    wanted = sample(sampler, MIXTURE, z, sampler.table(levels), jax.random.key(0))
+    wanted = sample(sampler, MIXTURE, z, levels, jax.random.key(0))
     steps = single_steps(sampler, levels)
-    one = jax.jit(lambda z, n: take_step(sampler, MIXTURE, z, pick(steps, jnp.full(4, n))))
+    one = jax.jit(lambda z, n: take_step(sampler, MIXTURE, z, rows_at(steps, jnp.full(4, n))))
     for n in range(5):
         z = one(z, n)
     np.testing.assert_allclose(z, wanted, rtol=1e-5, atol=1e-5)

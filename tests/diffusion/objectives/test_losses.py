@@ -53,6 +53,19 @@ def test_examples_of_any_shape(shape, target):
     np.testing.assert_allclose(loss_B, want, rtol=1e-6)
 
 
+def test_the_losses_of_several_predictions_are_added():
+    x = np.random.default_rng(0).normal(size=(4, 3, 2)).astype(np.float32)
+    one, other, both = (
+        diffusion_loss(network, x, KEY, schedule=COSINE)[0]
+        for network in (
+            lambda z, time: 0.3 * z,
+            lambda z, time: 0.1 * z,
+            lambda z, time: (0.3 * z, 0.1 * z),
+        )
+    )
+    np.testing.assert_allclose(both, one + other, rtol=1e-6)
+
+
 def test_the_v_loss_by_hand():
     x = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
     loss_B, level = diffusion_loss(lambda z, time: 0.3 * z, x, KEY, schedule=COSINE)

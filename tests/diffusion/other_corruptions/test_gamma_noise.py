@@ -24,7 +24,7 @@ from jaxgen.diffusion.other_corruptions.gamma_noise import (
 from jaxgen.diffusion.process.example_keys import example_keys, step_keys
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import Ancestral
-from jaxgen.diffusion.samplers.sampling import initial_noise, sample
+from jaxgen.diffusion.samplers.sampling import initial_noise, sample_with_table
 from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
@@ -212,7 +212,7 @@ def run(sampler, table, levels, key):
         z = initial_gamma_noise(key, index_B, (1,), levels, sampler.theta)
     else:
         z = initial_noise(key, index_B, (1,), levels)
-    return sample(sampler, LINEAR, z, table, jax.random.fold_in(key, 1))
+    return sample_with_table(sampler, LINEAR, z, table, jax.random.fold_in(key, 1))
 
 
 @pytest.mark.parametrize("theta", [0.5, 0.001])
@@ -253,7 +253,9 @@ def test_finite_at_both_ends(schedule, t):
     assert bool(jnp.isfinite(later).all())
     sampler = GammaAncestral(theta=0.1)
     table = sampler.table(make_steps(schedule, 1))
-    assert bool(jnp.isfinite(sample(sampler, LINEAR, x[:, :1], table, jax.random.key(0))).all())
+    assert bool(
+        jnp.isfinite(sample_with_table(sampler, LINEAR, x[:, :1], table, jax.random.key(0))).all()
+    )
 
     def loss(gain):
         fixed = Uniform(max(t - 1e-7, 0.0), max(t, 1e-7))

@@ -7,15 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.conditioning.guidance import classifier_free_guidance, guide_network
+from jaxgen.diffusion.denoiser import check_target_fits, make_denoiser
+from jaxgen.diffusion.distillation.progressive import distillation_loss
+from jaxgen.diffusion.objectives.losses import diffusion_loss
+from jaxgen.diffusion.objectives.weightings import SNRPlus
+from jaxgen.diffusion.other_corruptions.gamma_noise import gamma_noise_loss
 from jaxgen.diffusion.process.levels import Level, scales
 from jaxgen.diffusion.process.predictions import (
+    LONG_NAMES,
     TARGETS,
     channels_of,
+    check_target,
     convert,
     divide,
     make_target,
     to_x_and_e,
 )
+from jaxgen.diffusion.process.schedules import CosineSchedule
+from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
 from jaxgen.errors import InputError
 
 FRAMES = ("vp", "ve", "flow")
@@ -43,6 +54,46 @@ def test_every_prediction_becomes_every_other(frame, source, target):
     want = make_target(target, X, E, level)
     assert found.shape == want.shape
     np.testing.assert_allclose(found, want, rtol=2e-3, atol=2e-3)
+
+
+def test_long_names_are_the_short_ones_everywhere():
+    """epsilon is e, x0 is x: in conversions, denoisers, guidance, losses and weights alike."""
+    level, z = level_of("vp"), latents(level_of("vp"))
+    network = lambda z, time, *label: 0.3 * z  # noqa: E731
+    schedule, key, labels = CosineSchedule(), jax.random.key(0), np.zeros(6, np.int32)
+    denoiser = make_denoiser(network, "v")
+    calls = {
+        "channels_of": lambda t: channels_of(t, 3),
+        "make_target": lambda t: make_target(t, X, E, level),
+        "to_x_and_e": lambda t: to_x_and_e(X, z, level, t),
+        "convert from": lambda t: convert(X, z, level, t, "v"),
+        "convert to": lambda t: convert(X, z, level, "v", t),
+        "denoiser": lambda t: make_denoiser(network, t)(z, level)[:2],
+        "guided": lambda t: guide_network(network, labels, 1, 0.5, target=t, rescale=0.5)(z, level)[
+            :2
+        ],
+        "rescaled": lambda t: classifier_free_guidance(
+            denoiser, denoiser, 1.0, rescale=0.5, rescale_target=t
+        )(z, level)[:2],
+        "loss": lambda t: diffusion_loss(network, X, key, schedule=schedule, target=t)[0],
+        "gamma loss": lambda t: gamma_noise_loss(network, X, key, schedule=schedule, target=t)[0],
+        "distillation": lambda t: distillation_loss(
+            denoiser, denoiser, X, key, make_steps(schedule, 2), target=t
+        )[0],
+        "weight": lambda t: SNRPlus().weight(level, t),
+    }
+    for long, short in LONG_NAMES.items():
+        assert check_target(long) == check_target(short) == short
+        assert check_target_fits(schedule, long) == short
+        for name, call in calls.items():
+            for found, wanted in zip(
+                jax.tree.leaves(call(long)), jax.tree.leaves(call(short)), strict=True
+            ):
+                np.testing.assert_array_equal(found, wanted, err_msg=name)
+    with pytest.raises(InputError, match="target='epsilon' with zero_terminal_snr"):
+        check_target_fits(DiscreteSchedule(zero_terminal_snr=True), "epsilon")
+    with pytest.raises(InputError, match=r"target='noise': expected one of x, e, .*epsilon is e"):
+        check_target("noise")
 
 
 @pytest.mark.parametrize("frame", FRAMES)

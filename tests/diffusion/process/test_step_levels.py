@@ -168,6 +168,27 @@ def test_steps_at_and_reverse():
         (lambda: make_steps(RectifiedFlow(), 5, "karras"), "from -inf to inf: expected finite"),
         (lambda: make_steps(TABLE, 1000, "leading", final="first"), "steps 999 and 1000 of Disc"),
         (lambda: steps_at(RectifiedFlow(), [0.5, 0.5]), "steps 0 and 1 of RectifiedFlow"),
+        (
+            lambda: steps_at(RectifiedFlow(), [1, 0.5, 0.5]),
+            "at the times 0.5 and 0.5: leave out one of them",
+        ),
+        (
+            lambda: steps_at(RectifiedFlow(), [0.5, 0.7]),
+            "at the times 0.5 and 0.7: expected falling times",
+        ),
+        (
+            lambda: steps_at(RectifiedFlow(), np.linspace(1, 0, 5)),
+            r"times\[4\] = 0 is where the sample ends .*leave out the last one",
+        ),
+        (
+            lambda: steps_at(CosineSchedule(), [1, 0.5, 0], final="first"),
+            r"times\[2\] = 0 is where the sample ends .*leave out the last one",
+        ),
+        (lambda: steps_at(RectifiedFlow(), [1, float("nan")]), "times: expected .* in \\[0, 1\\]"),
+        (
+            lambda: pair_levels(Level(*np.array([[0, 0.5, 0.5]] * 4))),
+            r"levels 1 and 2 .*the same level twice \(t = 0.5\): leave out one of them",
+        ),
         (lambda: steps_at(RectifiedFlow(), [1.5]), "times: expected .* in \\[0, 1\\]"),
         (
             lambda: pair_levels(Level(*np.array([[1, 0.5, 0.6]] * 4))),

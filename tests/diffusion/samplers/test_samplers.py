@@ -43,7 +43,7 @@ from jaxgen.diffusion.samplers import (
     StochasticKarras,
     UniPC,
 )
-from jaxgen.diffusion.samplers.sampling import sample
+from jaxgen.diffusion.samplers.sampling import sample_with_table
 from jaxgen.errors import InputError
 
 SAME = {
@@ -193,7 +193,7 @@ def test_a_network_at_both_ends(target):
     estimate = denoiser(z, level_at(levels, 0))
     for name in ("ddim", "angular", "2m", "2s"):
         one = jax.tree.map(lambda v: v[:1], FIXED[name].table(levels))
-        found = np.asarray(sample(FIXED[name], denoiser, z, one, KEY))
+        found = np.asarray(sample_with_table(FIXED[name], denoiser, z, one, KEY))
         wanted = levels.a[1] * estimate.x + levels.s[1] * z
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
         assert np.isfinite(run(FIXED[name], levels, denoiser, z=z)).all()

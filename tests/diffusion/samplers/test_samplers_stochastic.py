@@ -42,7 +42,7 @@ from jaxgen.diffusion.samplers import (
     StochasticKarras,
     unknown_variance,
 )
-from jaxgen.diffusion.samplers.sampling import sample
+from jaxgen.diffusion.samplers.sampling import sample_with_table
 from jaxgen.errors import InputError
 
 
@@ -212,7 +212,7 @@ def test_churn_by_the_letter():
     here = slope(churned, hat)
     there = slope(churned + (after - hat) * here, after)
     wanted = churned + (after - hat) / 2 * (here + there)
-    found = sample(sampler, MIXTURE, z, jax.tree.map(lambda v: v[2:4], table), KEY)
+    found = sample_with_table(sampler, MIXTURE, z, jax.tree.map(lambda v: v[2:4], table), KEY)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     # The network is told the time of the churned level.
     assert table.now.s[2] == pytest.approx(hat, rel=1e-6)

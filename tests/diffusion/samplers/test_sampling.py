@@ -21,7 +21,8 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     StochasticKarras,
 )
-from jaxgen.diffusion.samplers.sampling import initial_noise, sample
+from jaxgen.diffusion.samplers.sampling import initial_noise, sample, sample_with_table
+from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
 SCHEDULE = CosineSchedule(-12, 12)
@@ -46,9 +47,20 @@ def run(sampler, key=0, index_B=None, count=6, batch=5, **options):
     levels = make_steps(SCHEDULE, count)
     index_B = jnp.arange(batch) if index_B is None else index_B
     z = initial_noise(jax.random.key(key), index_B, (2,), levels)
-    return sample(
-        sampler, DENOISER, z, sampler.table(levels), jax.random.key(key), index_B, **options
-    )
+    return sample(sampler, DENOISER, z, levels, jax.random.key(key), index_B, **options)
+
+
+def test_levels_and_their_table_give_the_same_samples():
+    """And neither is taken for the other."""
+    sampler, levels, key = DDIM(1.0), make_steps(SCHEDULE, 4), jax.random.key(0)
+    z = initial_noise(key, jnp.arange(3), (2,), levels)
+    table = sampler.table(levels)
+    wanted = sample_with_table(sampler, DENOISER, z, table, key)
+    np.testing.assert_array_equal(sample(sampler, DENOISER, z, levels, key), wanted)
+    with pytest.raises(InputError, match=r"levels is a LinearRow, .* goes to sample_with_table"):
+        sample(sampler, DENOISER, z, table, key)
+    with pytest.raises(InputError, match=r"levels are traced, .*sample_with_table"):
+        jax.jit(lambda levels: sample(sampler, DENOISER, z, levels, key))(levels)
 
 
 class Counted:
@@ -66,7 +78,7 @@ class Counted:
             return denoiser
 
         def run(table, z, key, index_B, w):
-            return sample(sampler, guided(w), z, table, key, index_B)
+            return sample_with_table(sampler, guided(w), z, table, key, index_B)
 
         self.run = jax.jit(run)
 
@@ -144,7 +156,9 @@ def test_size_of_the_program_does_not_grow_with_the_steps(sampler):
     def size(count):
         table = sampler.table(make_steps(SCHEDULE, count))
         args = (table, jnp.ones((3, 2)), jax.random.key(0))
-        jaxpr = jax.make_jaxpr(lambda t, z, key: sample(sampler, DENOISER, z, t, key))(*args)
+        jaxpr = jax.make_jaxpr(lambda t, z, key: sample_with_table(sampler, DENOISER, z, t, key))(
+            *args
+        )
         return [str(eqn.primitive) for inner in (jaxpr, scanned(jaxpr)) for eqn in inner.eqns]
 
     assert size(4) == size(400)
@@ -161,7 +175,9 @@ def test_one_question_per_row(name):
 
     sampler = SAMPLERS[name]
     table = sampler.table(make_steps(SCHEDULE, 6))
-    sample(sampler, denoiser, jnp.ones((2, 2)), table, jax.random.key(0)).block_until_ready()
+    sample_with_table(
+        sampler, denoiser, jnp.ones((2, 2)), table, jax.random.key(0)
+    ).block_until_ready()
     jax.effects_barrier()
     rows = {"heun": 11, "churn": 11, "langevin": 12}.get(name, 6)
     assert len(asked) == rows
@@ -189,7 +205,7 @@ def test_nor_on_the_mesh(name):
 
     def draw(key, index_B):
         z = initial_noise(key, index_B, (2,), levels)
-        return sample(sampler, DENOISER, z, table, key, index_B)
+        return sample_with_table(sampler, DENOISER, z, table, key, index_B)
 
     key, index_B = jax.random.key(4), jnp.arange(16)
     wanted = np.asarray(draw(key, index_B))
@@ -239,6 +255,6 @@ def test_bfloat16_networks_leave_the_latents_in_float32():
     z = initial_noise(jax.random.key(0), jnp.arange(5), (2,), levels)
     for sampler in (SAMPLERS["heun"], SAMPLERS["churn"]):
         table = sampler.table(levels)
-        x = sample(sampler, denoiser, z.astype(jnp.bfloat16), table, jax.random.key(0))
+        x = sample_with_table(sampler, denoiser, z.astype(jnp.bfloat16), table, jax.random.key(0))
         assert x.dtype == jnp.float32
         assert np.isfinite(x).all()

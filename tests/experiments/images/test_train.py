@@ -170,6 +170,28 @@ def test_another_sampler_in_the_same_folder_trains_nothing_anew(
     assert not (folder / "table.md").exists()
 
 
+def test_a_finished_run_is_trained_further_and_sampled_with_another_seed(
+    reference, pictures, tmp_path, monkeypatch, capfd
+):
+    """The updates that were made stay, whatever seed is asked for; the learning rate is the new."""
+    folder = shutil.copytree(reference, tmp_path / "copy")
+    arguments = [*FLAGS, "--data", pictures, "--workdir", folder, "--evaluate", "0"]
+    assert run([*arguments, "--seed", "1"], monkeypatch) == 0
+    assert losses(folder) == losses(reference)
+    other = (folder / "samples.png").read_bytes()
+    assert other != (reference / "samples.png").read_bytes()
+    assert run([*arguments, "--sampling-seed", "1"], monkeypatch) == 0
+    assert (folder / "samples.png").read_bytes() == other
+    capfd.readouterr()
+    assert run([*arguments, "--training-steps", STEPS - 8], monkeypatch) == 2
+    assert "training_steps is 8, 8 updates, but the run in" in capfd.readouterr().err
+    assert run([*arguments, "--training-steps", STEPS + 8], monkeypatch) == 0
+    assert losses(folder)[: len(losses(reference))] == losses(reference)
+    assert figures(folder)["updates"] == STEPS + 8
+    assert losses(folder)[-1][0] == STEPS + 8
+    assert run([*arguments, "--training-steps", STEPS + 16, "--width", "128"], monkeypatch) == 2
+
+
 def test_the_same_losses_on_a_mesh(reference, pictures, tmp_path, monkeypatch):
     arguments = [*FLAGS, "--data", pictures, "--workdir", tmp_path, "--evaluate", "0"]
     assert run(arguments, monkeypatch, "data=2,fsdp=2,model=2", devices=8) == 0

@@ -19,10 +19,10 @@ from experiments.lm.support.bengio2003_rows import (
     ROWS,
     TABLE_1,
     check_table,
-    chosen_rows,
     highest_order,
     most_classes,
     ratios,
+    selected_rows,
     table,
 )
 from experiments.lm.support.recipes import RecipeFlags
@@ -53,10 +53,10 @@ def test_the_21_rows_of_the_paper():
 
 
 def test_rows_are_chosen_by_name():
-    assert [row.name for row in chosen_rows(["MLP9,MLP10", "KN3"])] == ["MLP9", "MLP10", "KN3"]
-    assert chosen_rows([]) == tuple(ROWS.values())
+    assert [row.name for row in selected_rows(["MLP9,MLP10", "KN3"])] == ["MLP9", "MLP10", "KN3"]
+    assert selected_rows([]) == tuple(ROWS.values())
     with pytest.raises(InputError, match="there is no row 'MLP11'; expected some of MLP1, "):
-        chosen_rows(["MLP11"])
+        selected_rows(["MLP11"])
 
 
 def test_checks_hold_of_the_papers_own_figures_but_two():

@@ -7,8 +7,8 @@ import pytest
 from random_text import write_text
 
 from experiments.lm.local_steps import Config, main, make_recipe
-from experiments.lm.support.language_modelling import plan_batches
-from experiments.lm.support.recipes import MODERN, NetworkFlags
+from experiments.lm.support.language_modelling import plan_text_batches
+from experiments.lm.support.recipes import MODERN, WordNetworkFlags
 from experiments.shared.launch import LaunchConfig
 from jaxgen.data import load_corpus
 from jaxgen.errors import InputError
@@ -27,7 +27,7 @@ def config(tmp_path):
         launch=LaunchConfig(workdir=str(tmp_path / "run")),
         corpus=str(write_text(tmp_path / "text.txt", 200)),
         steps=(1, 4),
-        network=NetworkFlags(order=3, features=6, hidden=8),
+        network=WordNetworkFlags(order=3, features=6, hidden=8),
         optimizer="adagrad",
         batch_size=32,
         epochs=1,
@@ -57,7 +57,7 @@ def test_every_run_makes_as_many_updates(config, four_shards):
     corpus = load_corpus(config.corpus)
     config = dataclasses.replace(config, steps=(3, 4, 8))
     recipe = make_recipe(config, corpus)
-    per_epoch = plan_batches(3, corpus, recipe).steps_per_epoch
+    per_epoch = plan_text_batches(3, corpus, recipe).steps_per_epoch
     loops = [recipe.loop_for(per_epoch, k) for k in (3, 4, 8, None)]
     assert {loop.steps for loop in loops} == {max(1, round(per_epoch / 48)) * 48}
     assert {loop.evaluate_every for loop in loops} == {48}

@@ -13,12 +13,12 @@ from experiments.lm.support.language_modelling import (
     make_scorer,
     mix_by_frequency,
     model_probabilities,
-    plan_batches,
+    plan_text_batches,
     prepare_training,
     train_network,
     unigram_bias,
 )
-from experiments.lm.support.recipes import MODERN, PAPER, NetworkFlags, RecipeFlags
+from experiments.lm.support.recipes import MODERN, PAPER, RecipeFlags, WordNetworkFlags
 from jaxgen.data import TokenStream, make_corpus
 from jaxgen.errors import InputError
 from jaxgen.lm import perplexity_of
@@ -143,8 +143,8 @@ def test_scores_are_log_probabilities_on_any_mesh(corpus):
 def test_batches_that_a_mesh_cannot_share_are_refused(corpus):
     with jax.set_mesh(make_mesh("data=8")):
         with pytest.raises(InputError, match="batch_size is 1, expected a multiple of 8"):
-            plan_batches(3, corpus, PAPER)
-        assert plan_batches(3, corpus, MODERN).batch_size == 256
+            plan_text_batches(3, corpus, PAPER)
+        assert plan_text_batches(3, corpus, MODERN).batch_size == 256
 
 
 def test_local_steps_of_one_are_synchronous_for_plain_gradients(corpus):
@@ -168,7 +168,7 @@ def test_local_steps_of_one_are_synchronous_for_plain_gradients(corpus):
 def test_a_run_goes_on_where_the_mesh_has_another_shape(corpus, tmp_path):
     """V = 160 or so does not divide by 3: the output units are padded on one of the meshes."""
     recipe = dataclasses.replace(MODERN, batch_size=48, epochs=1)
-    flags = NetworkFlags(order=3, features=4, hidden=4)
+    flags = WordNetworkFlags(order=3, features=4, hidden=4)
     found = []
     for folder, meshes in (("a", ("data=1", "data=1")), ("b", ("data=2,model=3", "data=1"))):
         for epochs, mesh in zip((1, 2), meshes, strict=True):

@@ -129,7 +129,7 @@ def test_sampling_from_logits_draws_what_sampling_from_units_draws(settings):
         units = Units(kernels, bias, V)
         log_p_BV = jax.nn.log_softmax(output_units.logits(hidden, units))
         return (
-            output_units.sample(hidden, units, key, **settings),
+            output_units.sample_units(hidden, units, key, **settings),
             output_units.sample_logits(output_units.logits(hidden, units), key, **settings),
             output_units.sample_logits(log_p_BV, key, **settings),
         )

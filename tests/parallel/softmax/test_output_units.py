@@ -271,7 +271,9 @@ SETTINGS = {
 
 def all_samples(hidden, units, key):
     """A sample for each of the settings, [settings, B]."""
-    samples = [output_units.sample(hidden, units, key, **options) for options in SETTINGS.values()]
+    samples = [
+        output_units.sample_units(hidden, units, key, **options) for options in SETTINGS.values()
+    ]
     return jnp.stack(samples)
 
 
@@ -307,7 +309,7 @@ def many_draws(bias, count, **settings):
     units = Units((jnp.zeros((1, len(bias))),), jnp.asarray(bias, jnp.float32), len(bias))
     with on_mesh("data=2,model=4"):
         hidden = (jnp.zeros((count, 1)),)
-        ids_B = run(output_units.sample, hidden, units, jax.random.key(0), **settings)
+        ids_B = run(output_units.sample_units, hidden, units, jax.random.key(0), **settings)
     return np.asarray(ids_B)
 
 
@@ -343,7 +345,7 @@ def test_top_p_keeps_the_exact_set_of_a_sort(temperature, top_k):
     units = Units((jnp.asarray(bias_BV, jnp.float32),), jnp.zeros(8), 7)
     with on_mesh("data=2,model=4"):
         sample = jax.jit(
-            lambda mass: output_units.sample(
+            lambda mass: output_units.sample_units(
                 (identity,),
                 units,
                 jax.random.key(1),
@@ -375,7 +377,9 @@ def test_temperature_zero_is_the_arg_max():
 
     def coldest(hidden, units, key):
         options = ({}, {"top_p": 0.9}, {"top_k": 4})
-        draws = [output_units.sample(hidden, units, key, temperature=0.0, **o) for o in options]
+        draws = [
+            output_units.sample_units(hidden, units, key, temperature=0.0, **o) for o in options
+        ]
         return jnp.stack(draws)
 
     with on_mesh("data=2,model=4") as blocks:
@@ -387,9 +391,9 @@ def test_settings_may_be_traced():
     problem, units = Problem.random(37), Problem.random(37).units(4)
     key, options = jax.random.key(2), {"temperature": 2.0, "top_p": 0.5}
     with on_mesh("data=2,model=4"):
-        sample = lambda h, u, options: output_units.sample(h, u, key, **options)  # noqa: E731
+        sample = lambda h, u, options: output_units.sample_units(h, u, key, **options)  # noqa: E731
         found = run(sample, problem.hidden, units, options)
-        expected = run(output_units.sample, problem.hidden, units, key, **options)
+        expected = run(output_units.sample_units, problem.hidden, units, key, **options)
     assert np.array_equal(found, expected)
 
 
@@ -397,7 +401,7 @@ def test_keys_of_any_generator():
     problem = Problem.random(37)
     with on_mesh("data=2,model=4") as blocks:
         key = jax.random.key(0, impl="rbg")
-        ids_B = run(output_units.sample, problem.hidden, problem.units(blocks), key)
+        ids_B = run(output_units.sample_units, problem.hidden, problem.units(blocks), key)
     assert ids_B.shape == (B,)
     assert ids_B.min() >= 0
     assert ids_B.max() < 37
@@ -440,8 +444,8 @@ OPERATIONS = {
     "log_probabilities": lambda h, u: output_units.log_probabilities(h, u, jnp.zeros(B, int)),
     "argmax": output_units.argmax,
     "top_k": lambda h, u: output_units.top_k(h, u, 5),
-    "sample": lambda h, u: output_units.sample(h, u, jax.random.key(0)),
-    "sample top_k top_p": lambda h, u: output_units.sample(
+    "sample": lambda h, u: output_units.sample_units(h, u, jax.random.key(0)),
+    "sample top_k top_p": lambda h, u: output_units.sample_units(
         h, u, jax.random.key(0), top_k=5, top_p=0.5
     ),
 }
@@ -492,15 +496,15 @@ def test_no_operation_sends_its_logits(name):
         ),
         (lambda h, u, t: output_units.top_k(h, u, 38), r"top_k is 38, expected 1 to \|V\| = 37"),
         (
-            lambda h, u, t: output_units.sample(h, u, jax.random.key(0), top_k=0),
+            lambda h, u, t: output_units.sample_units(h, u, jax.random.key(0), top_k=0),
             r"top_k is 0, expected 1 to \|V\| = 37",
         ),
         (
-            lambda h, u, t: output_units.sample(h, u, jax.random.key(0), temperature=-1.0),
+            lambda h, u, t: output_units.sample_units(h, u, jax.random.key(0), temperature=-1.0),
             "temperature is -1.0, expected 0 or more",
         ),
         (
-            lambda h, u, t: output_units.sample(h, u, jax.random.key(0), top_p=1.5),
+            lambda h, u, t: output_units.sample_units(h, u, jax.random.key(0), top_p=1.5),
             "top_p is 1.5, expected 0 <= top_p <= 1",
         ),
         (
@@ -542,8 +546,10 @@ def test_forbidden_units_are_never_drawn(mesh):
     rest[:, best] = -np.inf
     with on_mesh(mesh) as blocks:
         units, key = problem.units(blocks), jax.random.key(0)
-        found = run(output_units.sample, problem.hidden, units, key, temperature=0.0, forbid=best)
+        found = run(
+            output_units.sample_units, problem.hidden, units, key, temperature=0.0, forbid=best
+        )
     assert len(best) < 8
     assert np.array_equal(found, rest.argmax(-1))
     with pytest.raises(InputError, match=r"forbid has the id 8, expected some of the ids in"):
-        run(output_units.sample, problem.hidden, problem.units(1), key, forbid=(8,))
+        run(output_units.sample_units, problem.hidden, problem.units(1), key, forbid=(8,))
