@@ -53,6 +53,7 @@ from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample
 from jaxgen.errors import InputError
+from jaxgen.files import as_path
 
 SHOWN = 10
 """Images of a picture's row."""
@@ -111,7 +112,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """All that is asked for."""
     images = load_images(config.data, size=config.size)
-    teacher = pathlib.Path(config.model)
+    teacher = as_path(config.model)
     model = open_model(teacher)
     check_fits(model.config, images)
     for guidance in config.guidances if config.evaluate else ():
