@@ -58,11 +58,11 @@ families; any other basename is one file's."""
 NEVER = {"torch", "tensorflow", "transformers", "tyro", "argparse", "absl", "experiments", "tests"}
 NEVER_IN_FAMILIES = {
     *("optax", "orbax", "grain", "tensorflow_datasets", "array_record"),
-    *("tqdm", "matplotlib", "tensorboardX"),
+    *("tqdm", "matplotlib", "tensorboardX", "etils", "fsspec"),
 }
 AT_ONCE = {"jax", "flax", "numpy", "jaxtyping", "optax", "chex"}
 """Packages that may be imported with the module; all others where they are used."""
-BY_ONE_MODULE = {"orbax", "grain", "tensorboardX", "tensorflow_datasets"}
+BY_ONE_MODULE = {"orbax", "grain", "tensorboardX", "tensorflow_datasets", "etils", "fsspec"}
 LAUNCHES = {"jax.distributed", "jax.config"}
 
 
@@ -192,7 +192,7 @@ def test_some_packages_have_one_door() -> None:
             importers[name.split(".")[0]].add(module_name(path))
     for package in BY_ONE_MODULE:
         assert len(importers[package]) <= 1, f"{package}: {importers[package]}"
-    assert importers["orbax"] <= {"jaxgen.training.checkpoint"}
+    assert importers["orbax"] <= {"jaxgen.training.checkpoint_files"}
 
 
 def test_only_the_launcher_reads_flags_and_sets_up_the_process() -> None:
@@ -275,7 +275,7 @@ def test_every_module_can_be_imported_first_and_touches_no_device() -> None:
             importlib.import_module(module)
         heavy = {{"torch", "tensorflow", "transformers", "orbax", "grain", "tensorflow_datasets",
                   "array_record", "tyro", "tqdm", "matplotlib", "tensorboardX", "scipy", "nltk",
-                  "sklearn", "PIL"}}
+                  "sklearn", "PIL", "fsspec"}}
         print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
         import jax
         try:

@@ -52,6 +52,7 @@ from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
 from jaxgen.diffusion.objectives.weightings import TruncatedSNR
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.errors import InputError
+from jaxgen.files import as_path
 from jaxgen.parallel import Layout, gather_fsdp
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
@@ -116,14 +117,14 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Distils, judges, shows."""
     images = load_images(config.data, size=config.size)
-    teacher = open_model(pathlib.Path(config.model))
+    teacher = open_model(as_path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.guidance)
     check_image_batches(images, config.training.batch_size, config.seed)
     folder = open_workdir(config, may_differ=("methods", "questions"))
     report(images.describe())
     students = distil(config, images, teacher, folder)
-    judge = make_judge(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
+    judge = make_judge(images, as_path(config.model) / "classifier", seed=config.seed)
     draw = make_drawing(config, teacher)
     judged = functools.partial(judge_model, config, draw, judge)
     figures = {

@@ -57,6 +57,7 @@ from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
 from jaxgen.diffusion.objectives.weightings import TruncatedSNR
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.errors import InputError
+from jaxgen.files import as_path
 from jaxgen.nn.widening import widen_input
 from jaxgen.parallel import Layout, gather_fsdp
 from jaxgen.training.saved_names import register_config
@@ -121,7 +122,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Distils, judges, shows."""
     images = load_images(config.data, size=config.size)
-    teacher = open_model(pathlib.Path(config.model))
+    teacher = open_model(as_path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.strongest)
     if teacher.config.guidance_channels:
@@ -131,7 +132,7 @@ def main(config: Config) -> dict[str, Any]:
     report(images.describe())
     models: dict[str, ImageModel] = {TEACHER: teacher}
     models |= distil_in_stages(config, images, teacher, folder)
-    judge = make_judge(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
+    judge = make_judge(images, as_path(config.model) / "classifier", seed=config.seed)
     draw = make_guided_drawing(config, models)
     figures: dict[str, Any] = {"real, held out": held_out_figures(judge, images, config.evaluate)}
     labels = even_labels(config.evaluate, len(teacher.config.classes))

@@ -53,6 +53,7 @@ from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample_with_table
 from jaxgen.errors import InputError
+from jaxgen.files import as_path
 from jaxgen.training.saved_names import register_config
 
 SHOWN = 10
@@ -113,7 +114,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """All that is asked for."""
     images = load_images(config.data, size=config.size)
-    teacher = pathlib.Path(config.model)
+    teacher = as_path(config.model)
     model = open_model(teacher)
     check_fits(model.config, images)
     for guidance in config.guidances if config.evaluate else ():

@@ -37,7 +37,7 @@ import jax
 import tyro
 
 from jaxgen.errors import InputError
-from jaxgen.files import replacing
+from jaxgen.files import as_path, replacing
 from jaxgen.parallel import is_main_process, keep_freed_memory, make_mesh, start
 from jaxgen.training.loop import NonFiniteError
 from jaxgen.training.metrics import write_figures
@@ -51,7 +51,8 @@ class LaunchConfig:
     """Where to run and on what; may change when a run is started again.
 
     Attributes:
-      workdir: folder for all that the run writes; started again with it, the run goes on.
+      workdir: folder for all that the run writes, local or gs://BUCKET/...; started again with it,
+        the run goes on.
       mesh: sizes of the mesh axes data, fsdp and model, say "data=2,model=4"; -1 is the rest.
       devices: simulate so many CPU devices (in each process); 0 uses the devices there are.
       coordinator: HOST:PORT of process 0 of several; "auto" asks the cluster (TPU pod, Slurm).
@@ -104,7 +105,7 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
         config = parse_flags(config_class)
         with jax.set_mesh(_start(config.launch)):
             figures = main(config)
-            write_figures(pathlib.Path(config.launch.workdir) / "metrics.json", figures)
+            write_figures(as_path(config.launch.workdir) / "metrics.json", figures)
     sys.exit(0)
 
 
@@ -157,7 +158,7 @@ def open_workdir(config: ExperimentConfig, may_differ: Sequence[str] = ()) -> pa
       InputError: the folder is a file, or holds a run of another configuration (the message names
         the fields that differ).
     """
-    folder = pathlib.Path(config.launch.workdir)
+    folder = as_path(config.launch.workdir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder to work in, found a file")
     path = folder / "config.json"

@@ -81,7 +81,7 @@ def cached_figures(path: pathlib.Path, compute: Callable[[], Mapping[str, Any]])
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file by name."""
-    with np.load(path) as arrays:
+    with path.open("rb") as handle, np.load(handle) as arrays:
         return dict(arrays)
 
 

@@ -1,54 +1,61 @@
 """Checkpoints: the state of a run, its configuration and its small files, together in one folder.
 
-The only module that knows Orbax, which is imported when first needed. A run has one folder of
-checkpoints; each is a sub-folder named by its step, written under another name first and renamed
-when complete, so that a process killed at any moment leaves the last complete one as it was::
+A run has one folder of checkpoints; each is a sub-folder named by its step, written under another
+name first and renamed when complete (in a bucket: marked when complete), so that a process killed
+at any moment leaves the last complete one as it was::
 
     checkpoints/
       1200/ state/      arrays of the TrainState, by path
             run/        JSON: the configuration (`jaxgen.training.saved_configs`), small text files
             by
-                        name, what the loop keeps on the host, which figure says what is best
+                        name, what the loop keeps on the host, which figure says what is best,
+                        and digests of the arrays and of this file
             metrics/    JSON: figures of that step
 
 Arrays are saved by path (``params/hidden/kernel``), whatever containers held them, and are loaded
 into a tree of `jax.ShapeDtypeStruct` with shardings: on any mesh and any number of devices and
-processes. Before anything is loaded, paths, shapes and dtypes are compared with what was saved.
+processes. Before anything is loaded, paths, shapes and dtypes are compared with what was saved;
+afterwards the digests (`jaxgen.training.digests`) are, so that damage of the files is not taken for
+numbers. Checkpoints of before there were digests open without that.
 """
 
-import contextlib
-import logging
 import math
 import os
 import pathlib
-import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
 from jaxgen.errors import InputError
+from jaxgen.files import as_path, is_remote
 from jaxgen.parallel import current_mesh, replicated
-from jaxgen.training.saved_configs import Json, config_differences, config_from_json, config_to_json
-from jaxgen.training.saved_trees import (
-    Names,
-    Padding,
-    by_path,
-    differences,
-    flat,
-    nested,
-    padded_sizes,
+from jaxgen.training.checkpoint_files import (
+    RUN,
+    STATE,
+    DamagedError,
+    Figures,
+    newest_intact,
+    open_checkpointer,
+    read_figures,
+    read_run,
+    read_tree,
+    saved_arrays,
+    verify_figures,
+    write,
+    writing,
 )
+from jaxgen.training.saved_configs import Json, config_differences, config_from_json, config_to_json
+from jaxgen.training.saved_trees import Padding, nested
 from jaxgen.training.state import TrainState
 from jaxgen.typing import Tree
 
+T = TypeVar("T")
 Path = str | os.PathLike[str]
 Mode = Literal["min", "max"]
 Which = Literal["latest", "best"] | int
-
-_STATE, _RUN = "state", "run"
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,8 @@ class Checkpoints:
     """The checkpoints of one run, for saving and resuming. Use it in a ``with`` block.
 
     Saving goes on in the background; leaving the block waits for it. All processes of a run make
-    the same calls.
+    the same calls. What cannot be written (a full disk) is an `OSError` that names the folder, of
+    the call that finds it: the next `save`, `wait` or `close`.
     """
 
     def __init__(
@@ -89,7 +97,7 @@ class Checkpoints:
         """Opens the folder, made if it does not exist.
 
         Args:
-          folder: the run's checkpoints.
+          folder: the run's checkpoints; local, or ``gs://BUCKET/...``.
           config: the configuration to save; a dataclass. `load_model` gives it back.
           may_differ: fields of it that may differ from those of the checkpoints in the folder, by
             dotted name (``model.output_blocks``).
@@ -106,7 +114,7 @@ class Checkpoints:
             raise InputError(f"keep={keep}: expected at least 1 checkpoint")
         if mode not in ("min", "max"):
             raise InputError(f"mode={mode!r}: expected one of min, max")
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder = _folder(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: expected a folder for checkpoints, found a file")
         self._metric, self._mode, self._keep = metric, mode, keep
@@ -116,7 +124,9 @@ class Checkpoints:
             "metric": metric,
             "mode": mode,
         }
-        self._checkpointer = _open(self.folder, preservation_policy=self)
+        self._checkpointer = open_checkpointer(self.folder, preservation_policy=self)
+        if metric is not None:
+            _verify_figures(self.folder, read_figures(self._checkpointer))
         if config is not None and self.latest is not None:
             _check_same_config(self.folder / str(self.latest), config, may_differ)
 
@@ -129,12 +139,12 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """The step of the latest checkpoint, or None."""
-        return max(_figures(self._checkpointer), default=None)
+        return max(read_figures(self._checkpointer), default=None)
 
     @property
     def best(self) -> int | None:
         """The step of the best checkpoint, the earliest of equals, or None."""
-        return _best(_figures(self._checkpointer), self._metric, self._mode)
+        return _best(read_figures(self._checkpointer), self._metric, self._mode)
 
     def save(
         self,
@@ -143,24 +153,23 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
         progress: Json = None,
     ) -> None:
-        """Saves a state under its step; a step that is saved already is left alone.
+        """Saves a state under its step.
 
-        Returns when the arrays are copied, so the state may be donated to the next step.
+        A step that is saved already is left alone, unless there are figures now that it lacks: then
+        it is written anew. Returns when the arrays are copied, so the state may be donated to the
+        next step.
 
         Args:
           state: the state.
           metrics: figures of this step. One that is not finite is never the best.
           progress: what else a resumed run needs, as JSON can hold it.
         """
-        step = int(state.step)
-        if step in _figures(self._checkpointer):
+        figures, saved = metrics or {}, read_figures(self._checkpointer).get(int(state.step))
+        if saved is not None and set(figures) <= set(saved):
             return
-        self._checkpointer.save_checkpointables_async(
-            step,
-            {_STATE: nested(by_path(state)), _RUN: {**self._run, "progress": progress}},
-            force=True,
-            metrics=dict(metrics or {}),
-        )
+        run = {**self._run, "progress": progress}
+        with writing(self.folder):
+            write(self._checkpointer, state, run, figures, overwrite=saved is not None)
 
     def restore(
         self, abstract: TrainState, which: Which = "latest", padding: Padding | None = None
@@ -177,20 +186,26 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: where there is no such checkpoint.
-          InputError: where it cannot be read, and where it does not fit `abstract`, naming the
-            first path, found and expected.
+          InputError: where it cannot be read or is damaged, naming the newest that is not; and
+            where it does not fit `abstract`, naming the first path, found and expected.
         """
         self.wait()
-        folder = _choose(self.folder, _figures(self._checkpointer), which, self._metric, self._mode)
-        return _load_tree(folder, abstract, (), padding), _load_run(folder)["progress"]
+        folder = _choose(
+            self.folder, read_figures(self._checkpointer), which, self._metric, self._mode
+        )
+        return _read(
+            folder, lambda f: (read_tree(f, abstract, (), padding), read_run(f)["progress"])
+        )
 
     def wait(self) -> None:
         """Waits until all that was saved is on disk."""
-        self._checkpointer.wait()
+        with writing(self.folder):
+            self._checkpointer.wait()
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        self._checkpointer.close()
+        with writing(self.folder):
+            self._checkpointer.close()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax asks this: whether to keep each of its checkpoints, given in order of step."""
@@ -213,21 +228,27 @@ def load_model(
 
     Raises:
       FileNotFoundError: where there is no such folder or no such checkpoint.
-      InputError: where it cannot be read, or its configuration's class is gone or has other fields.
+      InputError: where it cannot be read or is damaged, naming the newest that is not, or where its
+        configuration's class is gone or has other fields.
     """
-    folder = _find(path, which)
-    return LoadedModel(
-        config=load_config(folder),
-        params=load_params(folder, averaged=averaged, mesh=mesh),
-        files=_load_run(folder)["files"],
-        step=int(folder.name),
+    return _read(
+        _find(path, which),
+        lambda folder: LoadedModel(
+            config=_read_config(folder),
+            params=_read_params(folder, None, averaged, None, mesh),
+            files=read_run(folder)["files"],
+            step=int(folder.name),
+        ),
     )
 
 
 def load_config(path: Path, which: Which = "latest") -> Any:
     """The configuration of a checkpoint; arguments and errors as for `load_model`."""
-    folder = _find(path, which)
-    data = _load_run(folder)["config"]
+    return _read(_find(path, which), _read_config)
+
+
+def _read_config(folder: pathlib.Path) -> Any:
+    data = read_run(folder)["config"]
     if data is None:
         raise InputError(f"{folder} was saved without a configuration")
     return config_from_json(data, f"{folder}: configuration")
@@ -256,8 +277,19 @@ def load_params(
     Raises:
       FileNotFoundError, InputError: as `Checkpoints.restore`.
     """
-    folder = _find(path, which)
-    saved = _saved_arrays(folder)
+    return _read(
+        _find(path, which), lambda folder: _read_params(folder, abstract, averaged, padding, mesh)
+    )
+
+
+def _read_params(
+    folder: pathlib.Path,
+    abstract: Tree | None,
+    averaged: bool,
+    padding: Padding | None,
+    mesh: Mesh | None,
+) -> Tree:
+    saved = saved_arrays(folder)
     part = "ema" if averaged and any(names[0] == "ema" for names in saved) else "params"
     if abstract is None:
         whole = replicated(mesh or current_mesh())
@@ -268,58 +300,18 @@ def load_params(
                 if names[0] == part
             }
         )
-    return _load_tree(folder, abstract, (part,), padding)
+    return read_tree(folder, abstract, (part,), padding)
 
 
-def _orbax() -> Any:
-    """Orbax, imported here: it takes longer than all the rest of this package."""
-    from orbax.checkpoint import v1
-
-    return v1
-
-
-def _context(*, padding: bool = False) -> Any:
-    """Orbax's options: small things as JSON, parts of a tree may be loaded."""
-    ocp = _orbax()
-    registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name=_RUN)
-    context = ocp.Context()
-    context.checkpointables.registry = registry
-    context.pytree.loading.partial_load = True
-    context.array.loading.enable_padding_and_truncation = padding
-    return context
-
-
-def _open(folder: pathlib.Path, **options: Any) -> Any:
-    with _reading(folder, "its checkpoints"):
-        return _orbax().training.Checkpointer(
-            folder, context=_context(), cleanup_tmp_directories=bool(options), **options
-        )
-
-
-@contextlib.contextmanager
-def _reading(folder: pathlib.Path, what: str) -> Iterator[None]:
-    """Turns whatever goes wrong inside into one line that names the folder and what is read."""
-    logger = logging.getLogger("absl")  # Orbax's; it warns at length of what is raised anyway
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _read(folder: pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
+    """What is in a checkpoint; one that is damaged is never passed over, but another is named."""
     try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 160)
-        raise InputError(f"{folder}: cannot read {what} ({reason})") from error
-    finally:
-        logger.setLevel(level)
+        return read(folder)
+    except DamagedError as error:
+        raise InputError(f"{error}; {newest_intact(folder, read)}") from error
 
 
-def _figures(checkpointer: Any) -> dict[int, Mapping[str, float]]:
-    """Step -> the figures saved with it."""
-    return {c.step: c.metrics or {} for c in checkpointer.checkpoints}
-
-
-def _best(figures: Mapping[int, Mapping[str, float]], metric: str | None, mode: Mode) -> int | None:
+def _best(figures: Figures, metric: str | None, mode: Mode) -> int | None:
     """The step with the best finite value, the earliest of equals."""
     sign = 1 if mode == "min" else -1
     ranked = [
@@ -330,26 +322,43 @@ def _best(figures: Mapping[int, Mapping[str, float]], metric: str | None, mode: 
     return min(ranked)[1] if ranked else None
 
 
+def _folder(path: Path) -> pathlib.Path:
+    """A folder as Orbax wants it: absolute, and nowhere that it would take for a local one."""
+    folder = as_path(path)
+    if not is_remote(folder):
+        return folder.absolute()
+    if os.fspath(folder).startswith("s3://"):
+        raise InputError(
+            f"{folder}: Orbax writes no arrays to s3://, expected gs:// or a local path"
+        )
+    return folder
+
+
 def _find(path: Path, which: Which) -> pathlib.Path:
     """The folder of one checkpoint, from its own path or its run's."""
-    folder = pathlib.Path(path).absolute()
+    folder = _folder(path)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder of checkpoints")
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of checkpoints, found a file")
-    if folder.name.isdecimal() and (folder / _STATE).is_dir():
+    if folder.name.isdecimal() and (folder / STATE).is_dir():
         return folder
-    with _open(folder) as checkpointer:
-        figures = _figures(checkpointer)
-    if not figures:
+    with open_checkpointer(folder) as checkpointer:
+        figures = read_figures(checkpointer)
+    if not any((folder / str(step) / part).is_dir() for step in figures for part in (STATE, RUN)):
         raise InputError(f"{folder}: expected a folder of checkpoints, found none in it")
-    run = _load_run(folder / str(max(figures))) if which == "best" else {}
+    run = read_run(folder / str(max(figures))) if which == "best" else {}
     return _choose(folder, figures, which, run.get("metric"), run.get("mode", "min"))
+
+
+def _verify_figures(folder: pathlib.Path, figures: Figures) -> None:
+    for step in sorted(figures, reverse=True):
+        _read(folder / str(step), lambda f: verify_figures(f, figures))
 
 
 def _choose(
     folder: pathlib.Path,
-    figures: Mapping[int, Mapping[str, float]],
+    figures: Figures,
     which: Which,
     metric: str | None,
     mode: Mode,
@@ -358,18 +367,13 @@ def _choose(
     steps = ", ".join(map(str, sorted(figures))) or "none"
     step = max(figures, default=None) if which == "latest" else which
     if which == "best":
+        _verify_figures(folder, figures)
         step = _best(figures, metric, mode)
         if step is None:
             raise FileNotFoundError(f"{folder}: no checkpoint is the best by {metric!r}")
     if step not in figures:
         raise FileNotFoundError(f"{folder}: no checkpoint {which!r}; there are: {steps}")
     return folder / str(step)
-
-
-def _load_run(folder: pathlib.Path) -> Json:
-    """The JSON beside the arrays."""
-    with _reading(folder, "its configuration"), _context():
-        return _orbax().load_checkpointables(folder, {_RUN: None})[_RUN]
 
 
 def _check_same_config(folder: pathlib.Path, config: Any, may_differ: Collection[str]) -> None:
@@ -381,28 +385,3 @@ def _check_same_config(folder: pathlib.Path, config: Any, may_differ: Collection
     ]
     if lines:
         raise InputError(f"{folder} was saved by another configuration: {'; '.join(lines)}")
-
-
-def _saved_arrays(folder: pathlib.Path) -> dict[Names, Any]:
-    """Path -> shape and dtype of every array of a checkpoint."""
-    with _reading(folder, "its arrays"), _context():
-        metadata = _orbax().checkpointables_metadata(folder).metadata[_STATE]
-        if metadata is None:
-            raise InputError(f"{folder}: cannot read its arrays (damaged files)")
-        return flat(metadata)
-
-
-def _load_tree(
-    folder: pathlib.Path, abstract: Tree, prefix: Names, padding: Padding | None
-) -> Tree:
-    """The arrays below a path, as a tree like `abstract`."""
-    expected = {prefix + names: leaf for names, leaf in by_path(abstract).items()}
-    saved = {n: array for n, array in _saved_arrays(folder).items() if n[: len(prefix)] == prefix}
-    problems = differences(saved, expected, padded_sizes(expected, abstract, padding))
-    if problems:
-        more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
-        raise InputError(f"{folder}: {problems[0]}{more}")
-    with _reading(folder, "its arrays"), _context(padding=padding is not None):
-        loaded = _orbax().load_checkpointables(folder, {_STATE: nested(expected)})[_STATE]
-    arrays = flat(loaded)
-    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[n] for n in expected])

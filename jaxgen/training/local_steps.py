@@ -97,6 +97,7 @@ def _average_metrics(metrics: Metrics) -> Metrics:
             return jax.lax.pmax(x, DATA)
         if weight is None:
             return jax.lax.pmean(x, DATA)
-        return jax.lax.psum(weight * x, DATA) / jax.lax.psum(weight, DATA)
+        weighted = jnp.where(weight == 0, 0, weight * x)  # the mean of nothing may be NaN
+        return jax.lax.psum(weighted, DATA) / jax.lax.psum(weight, DATA)
 
     return {name: over_replicas(name, x) for name, x in metrics.items()}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxgen.errors import InputError
-from jaxgen.files import replacing
+from jaxgen.files import append, as_path, replacing
 from jaxgen.parallel.distributed import is_main_process
 from jaxgen.training.step import WEIGHT
 
@@ -43,7 +43,7 @@ class RunningAverage:
             if name in _COUNTED:
                 if name == "skipped" or not skipped:
                     self._add(name, float(value), 0)
-            elif not skipped:
+            elif weight and not skipped:  # the mean of nothing may be NaN
                 self._add(name, weight * float(value), weight)
 
     def _add(self, name: str, value: float, weight: float) -> None:
@@ -63,12 +63,13 @@ class MetricsLog:
     """Appends records to ``metrics.jsonl`` and, if asked, to TensorBoard event files beside it.
 
     Only process 0 writes. A record is in the file once `write` returns, so that a killed run loses
-    none; what was written after the checkpoint that a run resumes from is dropped by `resume`.
+    none; what was written after the checkpoint that a run resumes from is dropped by `resume`. In a
+    bucket, where files cannot grow, each record writes the whole file.
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False):
         """Args: folder: made if it does not exist. tensorboard: needs the package tensorboardX."""
-        self.path = pathlib.Path(folder) / "metrics.jsonl"
+        self.path = as_path(folder) / "metrics.jsonl"
         self._tensorboard = tensorboard
         self._events: Any = None
         if is_main_process():
@@ -92,8 +93,7 @@ class MetricsLog:
         """Appends one record; it must have a ``step``."""
         if not is_main_process():
             return
-        with self.path.open("ab") as handle:
-            handle.write(_line(record))
+        append(self.path, _line(record))
         if self._events is not None:
             for name, value in record.items():
                 if name != "step":
@@ -117,7 +117,10 @@ def _event_writer(folder: pathlib.Path, step: int) -> Any:
         raise InputError(
             "tensorboard=True needs the package tensorboardX: pip install 'jaxgen[experiments]'"
         ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else 0, flush_secs=10)
+    try:
+        return SummaryWriter(str(folder), purge_step=step + 1 if step else 0, flush_secs=10)
+    except ImportError as error:  # of what it writes to a bucket with
+        raise InputError(f"tensorboard=True in {folder}: {error}") from None
 
 
 def read_records(path: Path) -> list[Record]:
@@ -128,7 +131,7 @@ def read_records(path: Path) -> list[Record]:
     Raises:
       InputError: for any other line that is no record, naming file and line.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]

@@ -14,7 +14,10 @@ steps do not count), e_t learning rate, lambda weight decay, c clipping norm.
 
 **Coupled** decay, in all but adamw: ``g' = g + lambda theta``, the gradient of the loss plus
 ``lambda/2 |theta|^2`` (Bengio et al. 2003). **Decoupled** decay, in adamw: the parameters shrink by
-``e_t lambda`` besides the step (Loshchilov & Hutter 2019). Either touches weights only.
+``e_t lambda`` besides the step (Loshchilov & Hutter 2019). Either touches weights only, that is
+what multiplies features: kernels, and the tables of classes and words, which multiply one-hot
+vectors. What is added to features or only scales them does not decay: biases, those by relative
+position included, scales of norms, embeddings of positions, learnt tokens.
 
 **Clipping**, where asked for, comes first: ``g <- g min(1, c / |g|)`` with one norm over all
 parameters; the decay is not clipped.
@@ -62,7 +65,10 @@ class OptimizerConfig:
       final_fraction: f, for the same: what is left of the learning rate at T.
       weight_decay: lambda.
       decay_pattern: a regular expression; weight decay applies to the parameters in whose path it
-        is found. None: to all arrays of two or more dimensions, that is weights and never biases.
+        is found. None: to weights and never biases, by their names whatever their rank: ``kernel``
+        and ``table`` decay; ``bias``, ``scale``, ``positions``, ``token``, also as the last word
+        of a longer name (``mask_token``), and ``relative/table`` do not. Of other names, arrays of
+        two or more dimensions do.
       clip_norm: c; None for no clipping.
       momentum: mu, for momentum.
       b1, b2: for adam and adamw.
@@ -154,11 +160,21 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Int[Array, ""]], Float[A
     return schedule
 
 
+_NO_WEIGHT = re.compile(r"(^|[/_])(bias|scale|positions|token|relative/table)$")
+_WEIGHT = re.compile(r"(^|[/_])(kernel|table)$")
+
+
 def _default_mask(pattern: str | None) -> DecayMask:
     if pattern is None:
-        return lambda path, array: array.ndim >= 2
+        return _is_weight
     found = re.compile(pattern)
     return lambda path, array: found.search(path) is not None
+
+
+def _is_weight(path: str, array: Any) -> bool:
+    if _NO_WEIGHT.search(path):
+        return False
+    return array.ndim >= 2 or _WEIGHT.search(path) is not None
 
 
 def _mask_of(decay_mask: DecayMask, config: OptimizerConfig) -> Callable[[Any], Any]:

@@ -5,7 +5,8 @@ state and average stay as they were; the step is counted and the next batch come
 
 **Weights.** A loss is a mean. Where batches hold different amounts (padding, masks), the loss
 function says how much its mean stands for in the metric ``weight`` (tokens, examples): microbatches
-and logged averages are then combined in that proportion.
+and logged averages are then combined in that proportion. The mean of nothing, weight 0, counts
+nowhere, be it NaN; a whole batch of weight 0 is skipped as a gradient is that is not finite.
 """
 
 import math
@@ -74,11 +75,12 @@ def make_train_step(
         step_key = jax.random.fold_in(key, state.step)
         gradients, metrics = mean_gradient(loss_fn, state.params, batch, step_key, accumulate)
         norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        state = _update(tx, state, gradients, finite, ema_decay)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        good &= jnp.asarray(metrics.get(WEIGHT, 1)) != 0
+        state = _update(tx, state, gradients, good, ema_decay)
         metrics |= {
             "gradient_norm": norm,
-            "skipped": ~finite,
+            "skipped": ~good,
             "skipped_in_a_row": state.skipped_in_a_row,
         }
         return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
@@ -120,9 +122,9 @@ def mean_gradient(
 ) -> tuple[Tree, Metrics]:
     """Gradient of the mean loss over a batch, and the batch's metrics, ``loss`` among them.
 
-    With microbatches a = 1..A of weights w_a: ``g = sum_a w_a g_a / sum_a w_a``, in float32, and
-    the same for the loss and every metric but ``weight``, which is summed. Microbatch a draws its
-    randomness from ``fold_in(key, a)``.
+    With microbatches a = 1..A of weights w_a: ``g = sum_a w_a g_a / sum_a w_a``, in float32, over
+    those with w_a other than 0, and the same for the loss and every metric but ``weight``, which is
+    summed. Microbatch a draws its randomness from ``fold_in(key, a)``.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -137,7 +139,10 @@ def mean_gradient(
         index, microbatch = item
         gradients, metrics = gradient(microbatch, jax.random.fold_in(key, index))
         weight = jnp.asarray(metrics.pop(WEIGHT, 1.0), jnp.float32)
-        summed = jax.tree.map(lambda t, x: t + weight * x, totals[:2], (gradients, metrics))
+        # The mean of an empty microbatch may be NaN, which no factor of 0 would take away.
+        summed = jax.tree.map(
+            lambda t, x: jnp.where(weight == 0, t, t + weight * x), totals[:2], (gradients, metrics)
+        )
         return (*summed, totals[2] + weight), None
 
     microbatches = split_batch(batch, accumulate)
@@ -185,10 +190,10 @@ def _update(
     tx: optax.GradientTransformation,
     state: TrainState,
     gradients: Tree,
-    finite: Bool[Array, ""],
+    good: Bool[Array, ""],
     ema_decay: float | None,
 ) -> TrainState:
-    """The state after a step: updated where the gradient is finite, else only counted."""
+    """The state after a step: updated where the gradient is good, else only counted."""
 
     def updated(params: Tree, opt_state: Tree, ema: Tree) -> tuple[Tree, Tree, Tree]:
         updates, opt_state = tx.update(gradients, opt_state, params)
@@ -201,9 +206,9 @@ def _update(
     # A branch, not a choice between old and new numbers: it updates in place, where choosing keeps
     # a copy of both (on CPU four times as slow as the update itself).
     params, opt_state, ema = jax.lax.cond(
-        finite, updated, lambda *old: old, state.params, state.opt_state, state.ema
+        good, updated, lambda *old: old, state.params, state.opt_state, state.ema
     )
-    bad = (~finite).astype(jnp.int32)
+    bad = (~good).astype(jnp.int32)
     return TrainState(
         step=state.step + 1,
         params=params,

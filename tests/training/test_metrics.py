@@ -26,6 +26,7 @@ def test_averages_weigh_steps_by_their_tokens():
     average = RunningAverage()
     for loss, weight in zip(losses, weights, strict=True):
         average.add({"loss": loss, "weight": weight, "skipped": 0})
+    average.add({"loss": np.nan, "weight": 0, "skipped": 0})  # the mean of nothing
     means = average.means()
     assert means["loss"] == pytest.approx(np.average(losses, weights=weights), rel=1e-12)
     assert (means["weight"], means["skipped"]) == (weights.sum(), 0)

@@ -109,6 +109,27 @@ def test_decay_is_chosen_by_rank_or_by_pattern(pattern, decays):
     close(run_jax(config_of("sgd", decay_pattern=pattern)), run_numpy(sgd, decays=decays))
 
 
+def test_decay_is_chosen_by_name_whatever_the_rank():
+    """Weights decay, also vectors; biases and scales over several axes do not."""
+    decays = {
+        "kernel": (3,),
+        "deep/dense/kernel": (2, 2, 2, 2),
+        "label/table": (2, 2),
+        "relative/table": (2, 2),
+        "bias": (3, 2, 2),
+        "norm/scale": (2, 2),
+        "encoder_positions": (2, 2),
+        "mask_token": (2, 2),
+        "biased": (2, 2),  # not of those names, so by its rank
+        "other": (2,),
+    }
+    params = {name: jnp.ones(shape) for name, shape in decays.items()}
+    tx = make_optimizer(OptimizerConfig("sgd", 1.0, weight_decay=0.5))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    chosen = {name for name, update in updates.items() if float(jnp.abs(update).max()) > 0}
+    assert chosen == {"kernel", "deep/dense/kernel", "label/table", "biased"}
+
+
 def test_decay_is_chosen_by_a_function():
     mask = lambda path, array: path == "bias" and array.shape == (2,)  # noqa: E731
     close(run_jax(config_of("sgd"), decay_mask=mask), run_numpy(sgd, decays=["bias"]))

@@ -95,6 +95,45 @@ def test_accumulation_weighs_microbatches_by_their_tokens():
     close(whole_gradient, mean_gradient(loss_fn, state.params, kept, KEY)[0])
 
 
+def masked_loss(params, batch, key):
+    """A mean over true examples, without a care for there being none: 0 / 0."""
+    weight = batch["mask"].sum()
+    squares = (batch["x"] @ params["w"] - batch["y"]) ** 2
+    return jnp.sum(batch["mask"] * squares) / weight, {"weight": weight, "square": squares[0]}
+
+
+def safe_loss(params, batch, key):
+    """The same, 0 where there is none."""
+    loss, metrics = masked_loss(params, {**batch, "mask": batch["mask"] + 1e-30}, key)
+    return loss, {**metrics, "weight": batch["mask"].sum()}
+
+
+@pytest.mark.parametrize("loss_fn", [masked_loss, safe_loss])
+def test_an_empty_microbatch_counts_nowhere_and_an_empty_batch_is_skipped(loss_fn):
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(8, 3)).astype(np.float32), rng.normal(size=8).astype(np.float32)
+    tx = optax.adamw(0.1, weight_decay=0.1)  # which moves parameters though the gradient is 0
+    state = create_state(lambda: {"w": jnp.arange(3.0)}, tx=tx, ema=True)[0]
+    steps = [
+        jax.jit(make_train_step(loss_fn, tx, accumulate=parts, ema_decay=0.9))
+        for parts in (1, 2, 4)
+    ]
+    odd_rows_empty, some, nothing = np.zeros((3, 8), np.float32)
+    odd_rows_empty[::2] = some[[1, 2, 5]] = 1
+    for mask in (odd_rows_empty, some, nothing):
+        whole, *others = [step(state, {"x": x, "y": y, "mask": mask}, KEY) for step in steps]
+        for new, metrics in others:
+            same((new.step, new.skipped), (whole[0].step, whole[0].skipped))
+            close((new.params, new.ema), (whole[0].params, whole[0].ema), rtol=1e-5)
+            assert metrics["skipped"] == whole[1]["skipped"] == (not mask.any())
+            assert metrics["weight"] == mask.sum()
+            if mask.any():
+                for name in ("loss", "gradient_norm"):
+                    np.testing.assert_allclose(metrics[name], whole[1][name], rtol=1e-5)
+        if not mask.any():
+            same((whole[0].params, whole[0].opt_state), (state.params, state.opt_state))
+
+
 def test_split_batch_sends_nothing_and_keeps_batches_balanced():
     mesh = make_mesh("data=2,fsdp=2,model=2")
     sharding = NamedSharding(mesh, P(("data", "fsdp")))

@@ -278,7 +278,7 @@ def show_text(path: pathlib.Path, text: str) -> None:
 def remove_table(path: pathlib.Path) -> None:
     """Removes a `quality_table`, or what stands in its place, of an earlier run; nothing else."""
     if is_main_process() and path.is_file():
-        first, *_ = path.read_text(errors="replace").split("\n")
+        first, *_ = path.read_bytes().decode(errors="replace").split("\n")
         if first.startswith(UNJUDGED) or all(column in first for column in COLUMNS):
             path.unlink()
 
