@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments.digests import images_digest
 from experiments.images.support.image_plots import plot_images
 from experiments.images.support.image_quality import (
     ACCURACY,
@@ -130,7 +131,9 @@ def main(config: Config) -> dict[str, Any]:
             f"inpaint is {config.inpaint}, but the network has no null class (class_dropout is 0), "
             "and is told no class here; expected inpaint 0"
         )
-    folder = open_workdir(config)
+    folder = open_workdir(
+        config, data={images.name: images_digest(images), config.model: model.digest}
+    )
     judge = make_judge(images, teacher / "classifier", seed=config.seed)
     figures: dict[str, Any] = {}
     if config.evaluate:

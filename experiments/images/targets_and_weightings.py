@@ -13,13 +13,16 @@ classifier of the same images, so that orderings are what to compare. In the wor
   classifier/                 what samples are judged with
 """
 
+import dataclasses
 import functools
+import itertools
 import pathlib
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from experiments.digests import images_digest
 from experiments.images.support.image_networks import (
     DenoiserConfig,
     NetworkFlags,
@@ -37,6 +40,7 @@ from experiments.images.support.image_sampling import SAMPLERS, even_labels, mak
 from experiments.images.support.image_training import TrainingFlags, plan_batches, train_denoiser
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures, format_table, three_decimals, write_text
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import CosineSchedule
 from jaxgen.diffusion.objectives.weightings import weighting_named
@@ -99,9 +103,18 @@ def main(config: Config) -> dict[str, Any]:
             "samples are judged by the features of a classifier"
         )
     plan_batches(images, config.training.batch_size, config.seed)
-    for target in config.targets:
-        model_for(config, images, target)
-    folder = open_workdir(config, may_differ=("targets", "weightings"))
+    models = {target: model_for(config, images, target) for target in config.targets}
+
+    def check(folder: pathlib.Path) -> None:
+        for target, weighting in itertools.product(config.targets, config.weightings):
+            check_checkpoints(folder / f"{target}-{weighting}", models[target])
+
+    folder = open_workdir(
+        config,
+        may_differ=("targets", "weightings"),
+        data={images.name: images_digest(images)},
+        check=check,
+    )
     report(images.describe())
     judge = make_judge(images, folder / "classifier", seed=config.seed)
     figures: dict[str, Any] = {"real, held out": held_out_figures(judge, images, config.evaluate)}
@@ -130,7 +143,10 @@ def finished_run(
         except NonFiniteError as error:
             return {"diverged": str(error)}
 
-    return cached_figures(folder / "metrics.json", figures)
+    alone = dataclasses.replace(
+        config, launch=LaunchConfig(), targets=(target,), weightings=(weighting,)
+    )
+    return cached_figures(folder / "metrics.json", figures, made_of=(alone, judge.made_of))
 
 
 def judged_run(

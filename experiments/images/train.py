@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.digests import images_digest
 from experiments.images.support.image_networks import (
     DenoiserConfig,
     NetworkFlags,
@@ -60,6 +61,7 @@ from experiments.images.support.image_training import (
     train_denoiser,
 )
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.errors import InputError
@@ -123,7 +125,12 @@ def main(config: Config) -> dict[str, Any]:
     plan_batches(images, config.training.batch_size, config.seed)
     plan_layout_of(model)
     inception = open_inception(config.inception)
-    folder = open_workdir(config, may_differ=("sampling", "inception"))
+    folder = open_workdir(
+        config,
+        may_differ=("sampling", "inception"),
+        data={images.name: images_digest(images)},
+        check=lambda folder: check_checkpoints(folder, model),
+    )
     report(images.describe())
     trained = train_denoiser(
         model,

@@ -5,6 +5,7 @@ any mesh and any number of processes, to rounding.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 from jaxgen.typing import Batch, Tree
 
+from experiments.digests import params_digest
 from experiments.images.support.image_networks import DenoiserConfig
 from jaxgen.data import BatchPlan, ImageSet, batch_at, to_unit
 from jaxgen.errors import InputError
@@ -123,6 +125,11 @@ class ImageModel:
     params: Tree
     layout: Layout
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of the parameters; all processes ask for it together."""
+        return params_digest(self.params)
+
 
 @dataclass(frozen=True)
 class TrainedModel(ImageModel):
@@ -203,7 +210,7 @@ def train_denoiser(
         records,
         steps=int(result.state.step),
         skipped=int(result.state.skipped),
-        seconds=max((record["seconds"] for record in records), default=0.0),
+        seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
     )
 
 
