@@ -42,8 +42,10 @@ from experiments.images.support.image_training import (
     open_model,
     train_denoiser,
 )
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.distillation.progressive import distillation_loss, every_second, halving_plan
@@ -121,7 +123,17 @@ def main(config: Config) -> dict[str, Any]:
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.guidance)
     check_image_batches(images, config.training.batch_size, config.seed)
-    folder = open_workdir(config, may_differ=("methods", "questions"))
+
+    def check(folder: pathlib.Path) -> None:
+        for steps in halving_plan(config.start, config.stop)[1:]:
+            check_checkpoints(folder / str(steps), teacher.config)
+
+    folder = open_workdir(
+        config,
+        may_differ=("methods", "questions"),
+        data={images.name: images_digest(images), config.model: teacher.digest},
+        check=check,
+    )
     report(images.describe())
     students = distil(config, images, teacher, folder)
     judge = make_judge(images, as_path(config.model) / "classifier", seed=config.seed)
@@ -254,6 +266,7 @@ def judge_model(
     return cached_figures(
         folder / f"{method}_{steps}.json",
         lambda: judge.figures(draw(model, method, steps, guidance, labels, count), labels),
+        made_of=(model.digest, judge.made_of, method, steps, guidance, count, config.seed),
     )
 
 

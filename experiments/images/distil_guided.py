@@ -39,8 +39,10 @@ from experiments.images.support.image_training import (
     plan_layout_of,
     train_denoiser,
 )
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.distillation.progressive import (
@@ -128,7 +130,17 @@ def main(config: Config) -> dict[str, Any]:
     if teacher.config.guidance_channels:
         raise InputError(f"{config.model}: expected a model that is not told a strength already")
     check_image_batches(images, config.training.batch_size, config.seed)
-    folder = open_workdir(config)
+    told = told_config(teacher.config)
+
+    def check(folder: pathlib.Path) -> None:
+        for name in (MATCHED, *map(str, halving_plan(config.start, config.stop)[1:])):
+            check_checkpoints(folder / name, told)
+
+    folder = open_workdir(
+        config,
+        data={images.name: images_digest(images), config.model: teacher.digest},
+        check=check,
+    )
     report(images.describe())
     models: dict[str, ImageModel] = {TEACHER: teacher}
     models |= distil_in_stages(config, images, teacher, folder)
@@ -142,6 +154,10 @@ def main(config: Config) -> dict[str, Any]:
             f"{w:g}": cached_figures(
                 kept / f"guidance_{w:g}.json",
                 lambda name=name, w=w: judge.figures(draw(name, w, labels), labels),
+                made_of=(
+                    *(models[name].digest, judge.made_of),
+                    *(steps_of(name, config), w, config.evaluate, config.seed),
+                ),
             )
             for w in (config.strengths if judge.features is not None else ())
         }

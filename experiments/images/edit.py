@@ -35,6 +35,7 @@ from experiments.images.support.image_quality import (
 )
 from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.images.support.image_training import ImageModel, check_fits, open_model
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import progress_bar
 from jaxgen.data import ImageSet, load_images, to_unit
@@ -133,7 +134,9 @@ def main(config: Config) -> dict[str, Any]:
             f"inpaint is {config.inpaint}, but the network has no null class (class_dropout is 0), "
             "and is told no class here; expected inpaint 0"
         )
-    folder = open_workdir(config)
+    folder = open_workdir(
+        config, data={images.name: images_digest(images), config.model: model.digest}
+    )
     judge = make_judge(images, teacher / "classifier", seed=config.seed)
     figures: dict[str, Any] = {}
     if config.evaluate:

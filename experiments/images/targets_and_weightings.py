@@ -13,7 +13,9 @@ classifier of the same images, so that orderings are what to compare. In the wor
   classifier/                 what samples are judged with
 """
 
+import dataclasses
 import functools
+import itertools
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +36,10 @@ from experiments.images.support.image_training import (
     check_image_batches,
     train_denoiser,
 )
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures, format_table, three_decimals, write_text
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import CosineSchedule
 from jaxgen.diffusion.model import DenoiserConfig
@@ -103,9 +107,18 @@ def main(config: Config) -> dict[str, Any]:
             "samples are judged by the features of a classifier"
         )
     check_image_batches(images, config.training.batch_size, config.seed)
-    for target in config.targets:
-        model_predicting(config, images, target)
-    folder = open_workdir(config, may_differ=("targets", "weightings"))
+    models = {target: model_predicting(config, images, target) for target in config.targets}
+
+    def check(folder: pathlib.Path) -> None:
+        for target, weighting in itertools.product(config.targets, config.weightings):
+            check_checkpoints(folder / f"{target}-{weighting}", models[target])
+
+    folder = open_workdir(
+        config,
+        may_differ=("targets", "weightings"),
+        data={images.name: images_digest(images)},
+        check=check,
+    )
     report(images.describe())
     judge = make_judge(images, folder / "classifier", seed=config.seed)
     figures: dict[str, Any] = {"real, held out": held_out_figures(judge, images, config.evaluate)}
@@ -134,7 +147,10 @@ def finished_run(
         except NonFiniteError as error:
             return {"diverged": str(error)}
 
-    return cached_figures(folder / "metrics.json", figures)
+    alone = dataclasses.replace(
+        config, launch=LaunchConfig(), targets=(target,), weightings=(weighting,)
+    )
+    return cached_figures(folder / "metrics.json", figures, made_of=(alone, judge.made_of))
 
 
 def judged_run(

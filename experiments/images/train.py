@@ -60,18 +60,21 @@ from experiments.images.support.image_training import (
     check_layout,
     train_denoiser,
 )
-from experiments.restarts import (
+from experiments.shared.digests import images_digest
+from experiments.shared.launch import LaunchConfig, open_workdir, report, run
+from experiments.shared.restarts import (
     SampledConfig,
     check_not_shorter,
     keep_training_seed,
     may_train_longer,
 )
-from experiments.shared.launch import LaunchConfig, open_workdir, report, run
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.diffusion.process.predictions import LONG_NAMES
 from jaxgen.errors import InputError
+from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
 from jaxgen.training.saved_names import register_config
 
@@ -145,10 +148,14 @@ def main(config: Config) -> dict[str, Any]:
     check_layout(model)
     inception = open_inception(config.inception)
     steps = config.training.training_steps
-    workdir = pathlib.Path(config.launch.workdir)
-    check_not_shorter(workdir, steps, f"training_steps is {steps}")
+    check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
     longer = may_train_longer(config, "training_steps")
-    folder = open_workdir(config, ("sampling", "sampling_seed", "inception", *longer))
+    folder = open_workdir(
+        config,
+        may_differ=("sampling", "sampling_seed", "inception", *longer),
+        data={images.name: images_digest(images)},
+        check=lambda folder: check_checkpoints(folder, model),
+    )
     report(images.describe())
     trained = train_denoiser(
         model,

@@ -17,7 +17,7 @@ finds. The row "best" is what the paper's ideas give today: a larger network wit
 mixed with n-grams of words and of classes.
 """
 
-import json
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +48,7 @@ from experiments.lm.support.bengio2003_rows import (
     table,
 )
 from experiments.lm.support.language_modelling import (
+    MAY_DIFFER,
     check_text_batches,
     curve_of,
     frequency_bins_of,
@@ -57,15 +58,19 @@ from experiments.lm.support.language_modelling import (
     train_network,
 )
 from experiments.lm.support.recipes import METRIC, RecipeFlags
+from experiments.shared.digests import corpus_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import (
     cached_arrays,
-    load_arrays,
+    known_arrays,
+    known_figures,
     progress_bar,
     save_arrays,
+    save_figures,
     write_text,
 )
 from experiments.shared.plots import plot_perplexity, plot_ratios
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import Corpus, load_corpus
 from jaxgen.data.text.brown import TOKENS
 from jaxgen.data.text.corpus import BROWN_TRAIN, BROWN_VALIDATION, spans_by_size
@@ -126,7 +131,12 @@ def main(config: Config) -> dict[str, Any]:
     is_brown = recognise(config.corpus)[0] == "brown"
     _check_classes(rows, corpus)
     check_text_batches(max(map(highest_order, rows)), corpus, config.training.chosen())
-    folder = open_workdir(config, may_differ=("rows",))
+    folder = open_workdir(
+        config,
+        may_differ=("rows",),
+        data={corpus.name: corpus_digest(corpus)},
+        check=functools.partial(check_networks, corpus),
+    )
     report(f"{corpus.describe()}\n{_what_compares(corpus, is_brown)}".rstrip())
     table_of_rows = Rows(config, corpus, folder)
     for row in rows:
@@ -142,6 +152,18 @@ def main(config: Config) -> dict[str, Any]:
     figures = {"rows": json_rows(results, is_brown=is_brown), "checks": checks}
     write_figures(folder / "table.json", figures)
     return {**results, "checks": checks}
+
+
+def check_networks(corpus: Corpus, folder: pathlib.Path) -> None:
+    """Refuses a folder that has other networks.
+
+    Raises:
+      InputError: naming the fields that differ.
+    """
+    for row in ROWS.values():
+        if row.network:
+            network = row.network.config(len(corpus.vocabulary))
+            check_checkpoints(folder / "rows" / row.name, network, MAY_DIFFER)
 
 
 def _check_classes(rows: Sequence[Row], corpus: Corpus) -> None:
@@ -201,12 +223,17 @@ class Rows:
     A row has two files, ``rows/NAME.npz`` with the probabilities of the words of the validation and
     test parts, and ``rows/NAME.json``, written after it, with perplexities by part and "seconds":
     how long it takes to train or estimate and to evaluate the model, its word classes and a
-    mixture's members included. (N-grams are counted once, in the first row that needs them.)
+    mixture's members included. (N-grams are counted once, in the first row that needs them.) Files
+    of another text or other settings count for nothing.
     """
 
     def __init__(self, config: Config, corpus: Corpus, folder: pathlib.Path):
         self.config, self.corpus, self.folder = config, corpus, folder / "rows"
         self._computed: dict[str, Computed] = {}
+        self._digest = corpus_digest(corpus)
+
+    def _made_of(self, row: Row) -> Any:
+        return self._digest, self.config.training, self.config.seed, row
 
     def compute(self, row: Row) -> Computed:
         """What a row's model gives; its members are computed first."""
@@ -217,22 +244,22 @@ class Rows:
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """By name, in the table's order, the figures of all rows that the folder has."""
-        paths = {name: self.folder / f"{name}.json" for name in ROWS}
-        return {
-            name: json.loads(path.read_bytes()) for name, path in paths.items() if path.exists()
+        known = {
+            name: known_figures(self.folder / f"{name}.json", self._made_of(row))
+            for name, row in ROWS.items()
         }
+        return {name: figures for name, figures in known.items() if figures is not None}
 
     def _load(self, row: Row) -> Computed | None:
-        figures = self.folder / f"{row.name}.json"
-        if not figures.exists():
-            return None
-        arrays = load_arrays(self.folder / f"{row.name}.npz")
-        return Computed(arrays, json.loads(figures.read_bytes()))
+        figures = known_figures(self.folder / f"{row.name}.json", self._made_of(row))
+        arrays = known_arrays(self.folder / f"{row.name}.npz", self._made_of(row))
+        return None if figures is None or arrays is None else Computed(arrays, figures)
 
     def _compute(self, row: Row) -> Computed:
         computed = METHODS[row.model](self, row)
-        save_arrays(self.folder / f"{row.name}.npz", computed.probabilities)
-        write_figures(self.folder / f"{row.name}.json", computed.figures)
+        made_of = self._made_of(row)
+        save_arrays(self.folder / f"{row.name}.npz", computed.probabilities, made_of=made_of)
+        save_figures(self.folder / f"{row.name}.json", computed.figures, made_of=made_of)
         figures = "  ".join(f"{name} {value:.1f}" for name, value in computed.figures.items())
         report(f"{row.name:>12}  {figures}")
         return computed
@@ -288,7 +315,9 @@ class Rows:
         assert row.order is not None
         order, text = row.order, self.corpus.split("train")
         clusters = cached_arrays(
-            self.folder / f"classes{row.classes}.npz", lambda: self._cluster(row.classes)
+            self.folder / f"classes{row.classes}.npz",
+            lambda: self._cluster(row.classes),
+            made_of=(self._digest, row.classes),
         )
         earlier = float(clusters["seconds"])
         return self._estimated(

@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from experiments.lm.support.language_modelling import (
+    MAY_DIFFER,
     Training,
     model_probabilities,
     perplexities,
@@ -42,12 +43,14 @@ from experiments.lm.support.recipes import (
     Recipe,
     WordNetworkFlags,
 )
+from experiments.shared.digests import corpus_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import (
     format_table,
     write_text,
 )
 from experiments.shared.plots import Curve, plot_cost
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.axes import DATA
 from jaxgen.data import Corpus, load_corpus
 from jaxgen.errors import InputError
@@ -95,7 +98,12 @@ def main(config: Config) -> dict[str, Any]:
     model = config.network.config(len(corpus.vocabulary))
     shards = current_mesh().shape[DATA]
     recipe = make_recipe(config, corpus)
-    folder = open_workdir(config)
+
+    def check(folder: pathlib.Path) -> None:
+        for k in (None, *config.steps):
+            check_checkpoints(folder / name_of(k), model, MAY_DIFFER)
+
+    folder = open_workdir(config, data={corpus.name: corpus_digest(corpus)}, check=check)
     report(f"{corpus.describe()}\n{shards} data shards of {recipe.batch_size // shards} examples")
     results = {
         f"k = {k}" if k else SYNCHRONOUS: train(config, corpus, model, recipe, folder, k)
@@ -131,7 +139,7 @@ def train(
     k: int | None,
 ) -> tuple[Result, Curve]:
     """Trains with one k, None for the synchronous run; also its validation curve."""
-    name = f"k{k}" if k else "synchronous"
+    name = name_of(k)
     report(f"training: {name}")
     if k and config.optimizer == "adagrad":
         recipe = faster(recipe, math.sqrt(current_mesh().shape[DATA]))
@@ -150,6 +158,11 @@ def train(
         Result(**figures, bytes_per_update=bytes_sent(ready), seconds=network.seconds),
         network.curve(METRIC),
     )
+
+
+def name_of(k: int | None) -> str:
+    """The folder of the run with one k, None for the synchronous run."""
+    return f"k{k}" if k else "synchronous"
 
 
 def bytes_sent(ready: Training) -> float:

@@ -24,6 +24,7 @@ one for the new length, from the step on that was reached.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -36,6 +37,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from experiments.lm.support.language_modelling import (
+    MAY_DIFFER,
     PARTS,
     TrainedNetwork,
     check_text_batches,
@@ -47,21 +49,25 @@ from experiments.lm.support.language_modelling import (
     train_network,
 )
 from experiments.lm.support.recipes import METRIC, RecipeFlags, WordNetworkFlags
-from experiments.restarts import (
+from experiments.shared.digests import corpus_digest, params_digest
+from experiments.shared.launch import LaunchConfig, open_workdir, report, run
+from experiments.shared.output import cached_arrays, format_table, write_text
+from experiments.shared.plots import plot_perplexity, plot_weights, plot_words
+from experiments.shared.restarts import (
     SampledConfig,
     check_not_shorter,
     keep_training_seed,
     may_train_longer,
 )
-from experiments.shared.launch import LaunchConfig, open_workdir, report, run
-from experiments.shared.output import cached_arrays, format_table, write_text
-from experiments.shared.plots import plot_perplexity, plot_weights, plot_words
+from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import UNKNOWN, Corpus, load_corpus
 from jaxgen.errors import InputError
+from jaxgen.files import as_path
 from jaxgen.interop.word_vectors import write_word_vectors
 from jaxgen.lm import LanguageModel, windows
 from jaxgen.lm.generate import make_generator
 from jaxgen.lm.ngram import NgramCounts, count_ngrams, fit_interpolated, fit_kneser_ney
+from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.lm.word_maps import nearest_words, word_features, word_map
 from jaxgen.parallel import current_mesh, is_main_process, replicated
 from jaxgen.training.saved_names import register_config
@@ -81,6 +87,8 @@ SAMPLING: dict[str, dict[str, Any]] = {
 
 PLANE = WordNetworkFlags(features=2, hidden=30)
 """The small network whose words are points of a plane."""
+
+PLANE_FOLDER = "plane"
 
 
 @register_config("lm.nplm", first_format=["experiments.nplm:Config"])
@@ -131,23 +139,36 @@ def main(config: Config) -> dict[str, Any]:
     check_text_batches(order, corpus, recipe)
     per_epoch = plan_text_batches(model.order, corpus, recipe).steps_per_epoch
     check_not_shorter(
-        pathlib.Path(config.launch.workdir),
+        as_path(config.launch.workdir),
         recipe.loop_for(per_epoch).steps,
         f"epochs is {recipe.epochs:g}",
     )
-    folder = open_workdir(config, ("sampling_seed", *may_train_longer(config, "epochs")))
+    digest = corpus_digest(corpus)
+    folder = open_workdir(
+        config,
+        ("sampling_seed", *may_train_longer(config, "epochs")),
+        data={corpus.name: digest},
+        check=functools.partial(check_networks, config, corpus),
+    )
     report(corpus.describe())
 
-    def probabilities(name: str, model: LanguageModel) -> dict[str, Float64[np.ndarray, "N"]]:
-        path = folder / "probabilities" / f"{name}.npz"
-        return cached_arrays(path, lambda: model_probabilities(model, corpus, order, name=name))
+    def probabilities(
+        name: str, model: LanguageModel, made_of: Any
+    ) -> dict[str, Float64[np.ndarray, "N"]]:
+        return cached_arrays(
+            folder / "probabilities" / f"{name}.npz",
+            lambda: model_probabilities(model, corpus, order, name=name),
+            made_of=(digest, order, name, made_of),
+        )
 
-    by_model = {name: probabilities(name, rival) for name, rival in rivals.items()}
+    by_model = {
+        name: probabilities(name, rival, config.kneser_ney_order) for name, rival in rivals.items()
+    }
     report(f"training the network: {model.parameter_count:,} parameters")
     network = train_network(
         model, corpus, folder, recipe, seed=config.seed, tensorboard=config.launch.tensorboard
     )
-    by_model[NETWORK] = probabilities(f"{NETWORK}_{network.best_step}", network.model)
+    by_model[NETWORK] = probabilities(NETWORK, network.model, params_digest(network.params))
     by_model[MIXTURE] = mixture(folder, corpus, counts.up_to(3), by_model, order)
     figures = {name: perplexities(by_part) for name, by_part in by_model.items()}
     table = format_table(("model", *PARTS), [(n, *figures[n].values()) for n in figures])
@@ -278,16 +299,31 @@ def show_generated_text(
 def show_plane(config: Config, folder: pathlib.Path, corpus: Corpus) -> None:
     """Trains a small network whose words have two features, and draws them as they are."""
     report("\ntraining a small network with 2 features a word")
-    flags = dataclasses.replace(PLANE, order=config.network.order)
     network = train_network(
-        flags.config(len(corpus.vocabulary)),
+        plane_config(config, corpus),
         corpus,
-        folder / "plane",
+        folder / PLANE_FOLDER,
         config.training.chosen(),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )
     draw_words(folder / "word_map_2d.png", corpus, features_of(network))
+
+
+def plane_config(config: Config, corpus: Corpus) -> NPLMConfig:
+    """The small network for a text."""
+    flags = dataclasses.replace(PLANE, order=config.network.order)
+    return flags.config(len(corpus.vocabulary))
+
+
+def check_networks(config: Config, corpus: Corpus, folder: pathlib.Path) -> None:
+    """Refuses a folder that has other networks.
+
+    Raises:
+      InputError: naming the fields that differ.
+    """
+    check_checkpoints(folder, config.network.config(len(corpus.vocabulary)), MAY_DIFFER)
+    check_checkpoints(folder / PLANE_FOLDER, plane_config(config, corpus), MAY_DIFFER)
 
 
 def features_of(network: TrainedNetwork) -> Float[np.ndarray, "V D"]:

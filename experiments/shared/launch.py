@@ -1,6 +1,7 @@
-"""Where an experiment meets its surroundings: flags, processes, devices, its folder, its end.
+"""Where an experiment meets its surroundings: flags, processes, devices.
 
-The only module that reads flags, starts `jax.distributed`, sets `jax.config` or makes the mesh.
+The only module that reads flags, starts `jax.distributed`, sets `jax.config` or makes the mesh. Its
+folder is the matter of `experiments.shared.workdir`, its end that of `experiments.shared.endings`.
 An experiment is a configuration class and a function that returns its final figures::
 
     @dataclass(frozen=True, kw_only=True)
@@ -17,18 +18,17 @@ An experiment is a configuration class and a function that returns its final fig
         launch.run(main, Config)
 
 Exit codes: 0; 2 with one line on stderr for bad input; 1 with one line for a training that
-diverged; 128 + the signal's number after SIGINT or SIGTERM, which lose nothing that was saved.
+diverged or a full disk; 128 + the signal's number after SIGINT or SIGTERM, which lose nothing that
+was saved.
 """
 
 import contextlib
-import dataclasses
+import importlib.util
 import io
-import json
 import pathlib
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
@@ -36,12 +36,18 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import tyro
 
+from experiments.shared.endings import ending_well
+from experiments.shared.workdir import (
+    check_finite,
+    keeping_folders,
+    last_opened,
+    let_go,
+    open_workdir,
+)
 from jaxgen.errors import InputError
-from jaxgen.files import as_path, replacing
+from jaxgen.files import as_path
 from jaxgen.parallel import is_main_process, keep_freed_memory, make_mesh, start
-from jaxgen.training.loop import NonFiniteError
 from jaxgen.training.metrics import write_figures
-from jaxgen.training.saved_configs import config_differences, config_from_json, config_to_json
 from jaxgen.training.saved_names import register_config
 
 
@@ -87,6 +93,15 @@ class ExperimentConfig:
     seed: int = 0
 
 
+__all__ = [
+    "ExperimentConfig",
+    "LaunchConfig",
+    "open_workdir",
+    "parse_flags",
+    "report",
+    "run",
+]
+
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
 
 SEEDS = 2**31
@@ -101,8 +116,10 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
         end, nested as `write_figures` allows.
       config_class: its configuration; flags, their help and defaults are those of the class.
     """
-    with _ending_well():
+    program = main.__module__ == "__main__"
+    with ending_well(program, last_opened, let_go), keeping_folders():
         config = parse_flags(config_class)
+        _check_packages(config.launch)
         with jax.set_mesh(_start(config.launch)):
             figures = main(config)
             write_figures(as_path(config.launch.workdir) / "metrics.json", figures)
@@ -117,9 +134,11 @@ def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = N
       arguments: the flags; by default those of the process.
 
     Raises:
-      InputError: for an unknown flag or a bad value, in one line.
+      InputError: for an unknown flag or a bad value, in one line; infinities and NaN are bad values
+        of every flag.
     """
     config = _parse(config_class, arguments)
+    check_finite(config)
     if not 0 <= config.seed < SEEDS:
         raise InputError(f"seed is {config.seed}, expected 0 to {SEEDS - 1:,}")
     return config
@@ -144,48 +163,6 @@ def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> Conf
         raise InputError(_message_of_box(captured.getvalue())) from None
 
 
-def open_workdir(config: ExperimentConfig, may_differ: Sequence[str] = ()) -> pathlib.Path:
-    """The run's folder, made or found again, with ``config.json`` in it.
-
-    To be called once all input has been looked at: until then nothing is written.
-
-    Args:
-      config: the run's.
-      may_differ: fields that may have changed since the folder was made, besides where and on what
-        to run.
-
-    Raises:
-      InputError: the folder is a file, or holds a run of another configuration (the message names
-        the fields that differ).
-    """
-    folder = as_path(config.launch.workdir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder to work in, found a file")
-    path = folder / "config.json"
-    if path.exists():
-        _check_same_run(path, config, ("launch", *may_differ))
-    if is_main_process():
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as handle:
-            handle.write(json.dumps(config_to_json(config), indent=2).encode() + b"\n")
-    return folder
-
-
-def saved_config(config: ExperimentConfig) -> Any:
-    """The configuration that a run's folder holds; None for a new folder.
-
-    Raises:
-      InputError: where its ``config.json`` is none.
-    """
-    path = pathlib.Path(config.launch.workdir) / "config.json"
-    if not path.is_file():
-        return None
-    try:
-        return config_from_json(json.loads(path.read_bytes()), str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected the configuration of a run: {error}") from None
-
-
 def report(text: str = "") -> None:
     """Prints on the main process."""
     if is_main_process():
@@ -205,52 +182,14 @@ def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
     return make_mesh(launch.mesh)
 
 
-def _check_same_run(
-    path: pathlib.Path, config: ExperimentConfig, may_differ: Sequence[str]
-) -> None:
-    found = saved_config(config)
-    if type(found) is not type(config):
-        raise InputError(
-            f"{path.parent} holds a run of {type(found).__module__}; choose another --workdir"
-        )
-    now = {name: getattr(config, name) for name in may_differ}
-    differing = config_differences(dataclasses.replace(found, **now), config)
-    if differing:
-        lines = [f"{name}: {was!r}, expected {is_!r}" for name, (was, is_) in differing.items()]
-        raise InputError(
-            f"{path.parent} holds a run of another configuration ({'; '.join(lines)}); "
-            "choose another --workdir"
-        )
+def _check_packages(launch: LaunchConfig) -> None:
+    if launch.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise InputError("tensorboard is on, expected the package tensorboardX for it")
 
 
 def _program_name(program: ModuleType) -> str:
     spec = getattr(program, "__spec__", None)
     return f"python -m {spec.name}" if spec else pathlib.Path(sys.argv[0]).name
-
-
-@contextlib.contextmanager
-def _ending_well() -> Iterator[None]:
-    """Turns what a person can mend into one line and an exit code; SIGTERM into a clean exit."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    except InputError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        if error.filename is None and not isinstance(error, FileNotFoundError):
-            raise
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-    except NonFiniteError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 128 + signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
-    raise SystemExit(code) from None
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")

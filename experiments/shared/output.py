@@ -1,6 +1,7 @@
 """What experiments write besides figures: tables, texts, arrays; and progress bars."""
 
 import contextlib
+import io
 import json
 import pathlib
 import re
@@ -11,9 +12,13 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from experiments.shared.digests import digest_of
 from jaxgen.files import replacing
 from jaxgen.parallel import is_main_process
-from jaxgen.training.metrics import write_figures
+from jaxgen.training.metrics import figures_from_json, figures_to_json, write_figures
+
+_SEAL = "made of"
+"""In files kept for a second start: a digest of what they were made of, and of their content."""
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -62,21 +67,29 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def cached_arrays(
-    path: pathlib.Path, compute: Callable[[], Mapping[str, np.ndarray]]
+    path: pathlib.Path, compute: Callable[[], Mapping[str, np.ndarray]], *, made_of: Any
 ) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file; without the file, those that `compute` gives, saved in it."""
-    if not path.exists():
-        save_arrays(path, arrays := dict(compute()))
-        return arrays
-    return load_arrays(path)
+    """The arrays of an ``.npz`` file made of the same things; else what `compute` gives, saved.
+
+    Args:
+      path: the file. One that is damaged, or made of other things, is written again.
+      compute: gives the arrays.
+      made_of: all that they depend on, data by their digests (`experiments.shared.digests`).
+    """
+    arrays = known_arrays(path, made_of)
+    if arrays is None:
+        save_arrays(path, arrays := dict(compute()), made_of=made_of)
+    return arrays
 
 
-def cached_figures(path: pathlib.Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of a ``.json`` file; without it, those that `compute` gives, saved in it."""
-    if not path.exists():
-        write_figures(path, figures := dict(compute()))
-        return figures
-    return json.loads(path.read_text())
+def known_arrays(path: pathlib.Path, made_of: Any) -> dict[str, np.ndarray] | None:
+    """The arrays of a file of `save_arrays`; None where it is missing or another one."""
+    try:
+        arrays = load_arrays(path)
+        seal = str(arrays.pop(_SEAL))
+    except Exception:  # zip and npy have many ways to be damaged
+        return None
+    return arrays if seal == digest_of(made_of, arrays) else None
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -85,12 +98,43 @@ def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, made_of: Any) -> None:
     """Writes an ``.npz`` file, whole or not at all, and its folder, on the main process."""
     if is_main_process():
+        content = io.BytesIO()  # a zip file that a full disk cuts complains twice
+        seal = np.array(digest_of(made_of, {k: np.asarray(v) for k, v in arrays.items()}))
+        np.savez(content, **arrays, **{_SEAL: seal})
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as handle:
-            np.savez(handle, **arrays)
+            handle.write(content.getbuffer())
+
+
+def cached_figures(
+    path: pathlib.Path, compute: Callable[[], Mapping[str, Any]], *, made_of: Any
+) -> dict[str, Any]:
+    """The figures of a ``.json`` file; as `cached_arrays`."""
+    figures = known_figures(path, made_of)
+    if figures is None:
+        save_figures(path, figures := dict(compute()), made_of=made_of)
+    return figures
+
+
+def known_figures(path: pathlib.Path, made_of: Any) -> dict[str, Any] | None:
+    """The figures of a file of `save_figures`; None where it is missing or another one."""
+    try:
+        figures = json.loads(path.read_bytes())
+        if figures.pop(_SEAL) == digest_of(made_of, figures):
+            return figures_from_json(figures)
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
+        pass
+    return None
+
+
+def save_figures(path: pathlib.Path, figures: Mapping[str, Any], *, made_of: Any) -> None:
+    """Writes figures by name as JSON, whole or not at all, and its folder, on the main process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = json.loads(json.dumps(figures_to_json(figures)))
+    write_figures(path, {**written, _SEAL: digest_of(made_of, written)})
 
 
 @contextlib.contextmanager

@@ -25,7 +25,14 @@ from jaxgen.parallel.collectives.report import (
     communication,
     communication_of_text,
 )
-from jaxgen.parallel.distributed import barrier, is_main_process, on_main_process, start
+from jaxgen.parallel.distributed import (
+    all_succeed,
+    barrier,
+    gather_texts,
+    is_main_process,
+    on_main_process,
+    start,
+)
 from jaxgen.parallel.host_memory import keep_freed_memory
 from jaxgen.parallel.mesh import current_mesh, make_mesh, parse_mesh
 from jaxgen.parallel.sharding import (
@@ -45,6 +52,7 @@ __all__ = [
     "Communication",
     "Layout",
     "Operand",
+    "all_succeed",
     "barrier",
     "batch_sharding",
     "check_batch_size",
@@ -52,6 +60,7 @@ __all__ = [
     "communication_of_text",
     "current_mesh",
     "gather_fsdp",
+    "gather_texts",
     "init_optimiser",
     "init_sharded",
     "is_main_process",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import numpy as np
 
 from jaxgen.errors import InputError
 
@@ -26,6 +27,8 @@ def start(
     timeout_s: int = 300,
 ) -> None:
     """Joins this process to the others; on CPU they talk through gloo. A second call does nothing.
+
+    SIGTERM stays with the process's own handler: JAX's preemption service is switched off.
 
     What is not given is taken from the environment variables ``JAX_COORDINATOR_ADDRESS``,
     ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``. With none of the three from either place, JAX asks
@@ -49,6 +52,8 @@ def start(
         os.environ.get(variable, "") if value is None else str(value)
         for value, variable in zip(given, _VARIABLES, strict=True)
     ]
+    # JAX's own service takes SIGTERM away from handlers set before, and the process lives on.
+    jax.config.update("jax_enable_preemption_service", False)
     if not any(settings):
         _start_on_cluster(timeout_s)
         return
@@ -124,3 +129,42 @@ def barrier(name: str) -> None:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)
+
+
+def gather_texts(text: str) -> list[str]:
+    """What every process gives, a text each, in order of the processes; all of them call it."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(data))).ravel()
+    padded = np.zeros(max(int(lengths.max()), 1), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
+
+
+def all_succeed(action: Callable[[], Result]) -> Result:
+    """Calls the action on every process; where it refuses something on one, all of them refuse.
+
+    Args:
+        action: What each process does. It must not wait for other processes itself.
+
+    Raises:
+        InputError: If the action raised one or an `OSError` here, that one; if it did elsewhere,
+            one that names the first process and says what that said.
+    """
+    refused: InputError | OSError | None = None
+    try:
+        result = action()
+    except (InputError, OSError) as error:
+        refused = error
+    # An empty text is success.
+    said = gather_texts(str(refused) or type(refused).__name__ if refused else "")
+    if refused is not None:
+        raise refused
+    for process, text in enumerate(said):
+        if text:
+            raise InputError(f"process {process}: {text}")
+    return result

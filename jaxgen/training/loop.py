@@ -11,11 +11,9 @@ import dataclasses
 import math
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,9 +26,13 @@ from jaxgen.parallel.distributed import is_main_process
 from jaxgen.training.checkpoint import Checkpoints, Mode
 from jaxgen.training.metrics import MetricsLog, Record, RunningAverage
 from jaxgen.training.saved_trees import Padding
+from jaxgen.training.signals import Interrupted, Signals, held
 from jaxgen.training.state import TrainState
 from jaxgen.training.step import Metrics, StepFn
 from jaxgen.typing import Batch
+
+AGREEMENT_SECONDS = 3.0
+"""How often several processes ask each other whether one was told to stop, roughly."""
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
 Callback = Callable[[Record, TrainState], bool | None]
@@ -141,7 +143,8 @@ def fit(
 
     SIGINT and SIGTERM end the run cleanly: the step under way is finished, a checkpoint saved, and
     `SystemExit` raised with 128 + the signal's number; a second signal ends it at once. (Several
-    processes agree on it, and on what callbacks say, at the next multiple of ``log_every``.)
+    processes agree on it, and on what callbacks say, at the next multiple of ``log_every`` or after
+    about `AGREEMENT_SECONDS`.) A signal that comes too late for that is raised at the end.
 
     Args:
       step: a compiled step (`compile_step`); of `scan_steps` where ``steps_per_call`` is not 1.
@@ -170,8 +173,8 @@ def fit(
     state = run.resume(state, padding)
     mesh, several = current_mesh(), config.steps_per_call > 1
     metrics = None
-    with _closing(log), _signals() as caught, _bar(progress, run.step, config.steps) as advance:
-        while (reason := run.reason(caught)) is None:
+    with _closing(log), held() as signals, _bar(progress, run.step, config.steps) as advance:
+        while (reason := run.reason(signals)) is None:
             count = run.next_count()
             batch = _stacked(data, run.step, count) if several else data(run.step)
             state, new = step(state, put(batch, mesh, leading=int(several)), key)
@@ -183,7 +186,7 @@ def fit(
                 run.boundary(state)
             advance(count, run.record)
         run.look(metrics)
-        return run.finish(state, reason, caught)
+        return run.finish(state, reason, signals)
 
 
 class _Run:
@@ -206,6 +209,8 @@ class _Run:
         self.average = RunningAverage()
         self.started = time.monotonic()
         self.stop = False
+        self.last_agreement = 0, -math.inf
+        self.next_agreement = 0
 
     def resume(self, state: TrainState, padding: Padding | None) -> TrainState:
         """The latest checkpoint's state where there is one, else the given one."""
@@ -219,26 +224,37 @@ class _Run:
             self.log.resume(self.step)
         return state
 
-    def reason(self, caught: Sequence[int]) -> str | None:
+    def reason(self, signals: Signals) -> str | None:
         """Why the run ends before the next step, or None."""
         patience = self.config.patience
-        if self._agreed(bool(caught)):
+        signalled, stop = self._agreed(bool(signals.received), self.stop)
+        if signalled:
             return "signal"
         if self.step >= self.config.steps:
             return "steps"
         if patience is not None and self.progress.worse >= patience:
             return "no improvement"
-        return "callback" if self._agreed(self.stop) else None
+        return "callback" if stop else None
 
-    def _agreed(self, wish: bool) -> bool:
-        """Whether any process wishes to stop; asked of the others at multiples of log_every."""
+    def _agreed(self, *wishes: bool) -> Sequence[bool]:
+        """Which of some wishes any process has; between agreements, none.
+
+        Processes exchange them at multiples of log_every and about every `AGREEMENT_SECONDS`. They
+        exchange how long a step takes too: so all of them know at which step they do it next.
+        """
         if jax.process_count() == 1:
-            return wish
-        if self.step % self.config.log_every:
-            return False
+            return wishes
+        if self.step % self.config.log_every and self.step < self.next_agreement:
+            return (False,) * len(wishes)
         from jax.experimental import multihost_utils
 
-        return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
+        now, (step, then) = time.monotonic(), self.last_agreement
+        pace = (now - then) / (self.step - step) if self.step > step else math.inf
+        self.last_agreement = self.step, now
+        said = multihost_utils.process_allgather(np.array([*wishes, pace], np.float32))
+        steps = AGREEMENT_SECONDS / max(float(said[:, -1].max()), 1e-6)
+        self.next_agreement = self.step + max(int(steps), 1)
+        return [bool(wished) for wished in said[:, :-1].any(axis=0)]
 
     def look(self, metrics: Metrics | None) -> None:
         """Takes in the metrics of one call, [] or [K] each."""
@@ -316,7 +332,7 @@ class _Run:
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
 
-    def finish(self, state: TrainState, reason: str, caught: Sequence[int]) -> FitResult:
+    def finish(self, state: TrainState, reason: str, signals: Signals) -> FitResult:
         """The last evaluation and checkpoint."""
         if reason != "signal":
             self._evaluate(state)
@@ -324,7 +340,8 @@ class _Run:
         if self.checkpoints is not None:
             self.checkpoints.wait()
         if reason == "signal":
-            raise SystemExit(128 + (caught[0] if caught else signal.SIGTERM))
+            signals.check()
+            raise Interrupted(signal.SIGTERM)  # another process received it
         return FitResult(state, reason, self.progress.best, self.progress.best_step)
 
 
@@ -340,27 +357,6 @@ def _stacked(data: Callable[[int], Batch], start: int, count: int) -> Batch:
 
 def _closing(log: MetricsLog | None) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if log is None else contextlib.closing(log)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of ending the process; the second one does."""
-    caught: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield caught  # only the main thread may set handlers
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: not set from Python
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ class MetricsLog:
 
 
 def _line(record: Record) -> bytes:
-    return json.dumps(_finite(record), allow_nan=False).encode() + b"\n"
+    return json.dumps(figures_to_json(record), allow_nan=False).encode() + b"\n"
 
 
 def _event_writer(folder: pathlib.Path, step: int) -> Any:
@@ -129,7 +129,7 @@ def read_records(path: Path) -> list[Record]:
     A last line without an end, as a killed process leaves it, is ignored.
 
     Raises:
-      InputError: for any other line that is no record, naming file and line.
+      InputError: for any other line that is no record of numbers, naming file and line.
     """
     path = as_path(path)
     if not path.exists():
@@ -138,12 +138,15 @@ def read_records(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = figures_from_json(json.loads(line))
+        except (ValueError, RecursionError):
             record = None
         if not (isinstance(record, dict) and isinstance(record.get("step"), int)):
             raise InputError(f"{path}, line {number}: expected a JSON object with a 'step'")
-        records.append({name: _number(value) for name, value in record.items()})
+        for name, value in record.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"{path}, line {number}: {name} is {value!r}, expected a number")
+        records.append(record)
     return records
 
 
@@ -167,20 +170,26 @@ def write_figures(path: Path, figures: Mapping[str, Any]) -> None:
     """
     if is_main_process():
         with replacing(path) as handle:
-            handle.write(json.dumps(_finite(figures), indent=2, allow_nan=False).encode() + b"\n")
+            handle.write(
+                json.dumps(figures_to_json(figures), indent=2, allow_nan=False).encode() + b"\n"
+            )
 
 
-def _finite(value: Any) -> Any:
-    """The value as JSON can hold it: numpy and JAX scalars as numbers, infinities as strings."""
+def figures_to_json(value: Any) -> Any:
+    """Figures as JSON can hold them: numpy and JAX scalars as numbers, infinities as strings."""
     if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
+        return {str(name): figures_to_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [figures_to_json(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _number(value: Any) -> Any:
-    """The reverse of `_finite` for one scalar."""
+def figures_from_json(value: Any) -> Any:
+    """The reverse of `figures_to_json`, in mappings and lists too."""
+    if isinstance(value, Mapping):
+        return {name: figures_from_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [figures_from_json(item) for item in value]
     return float(value) if value in ("inf", "-inf", "nan") else value

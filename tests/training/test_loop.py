@@ -1,5 +1,8 @@
 """The loop: what is due when, stopping, the guard's end, callbacks; resuming is in test_resume."""
 
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,6 +184,66 @@ def test_a_metric_that_is_not_evaluated_is_refused():
     config = LoopConfig(steps=2, metric="loss")
     with pytest.raises(InputError, match="metric='loss': expected one of perplexity"):
         run(config, evaluate=lambda state: {"perplexity": 1.0})
+
+
+def test_a_signal_that_comes_too_late_to_stop_is_raised_at_the_end(tmp_path):
+    """The last evaluation is under way; whoever runs the program must not take it for finished."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    def evaluate(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    with Checkpoints(tmp_path) as saved:
+        with pytest.raises(SystemExit) as stopped:
+            run(LoopConfig(steps=3), evaluate=evaluate, checkpoints=saved)
+        assert saved.latest == 3
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at"), [(0.5, [0, 1, 7, 13]), (1.0, [0, 1, 4, 7, 10]), (50.0, [*range(11)])]
+)
+def test_several_processes_ask_each_other_every_few_seconds(monkeypatch, seconds, at):
+    """Records are rare. The process beside this one is its mirror; a step takes some seconds."""
+    clock = [0.0]
+
+    def data(t):
+        clock[0] += seconds
+        if t == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        steps.append(t)
+        return {"x": np.full(4, t, np.float32)}
+
+    def allgather(values):
+        asked.append(len(steps))
+        return np.stack([values, values])
+
+    state, _ = create_state(lambda: {"theta": jnp.zeros(())}, tx=TX)
+    step = compile_step(make_train_step(loss_fn, TX), state)
+    steps, asked = [], []
+    config = LoopConfig(steps=100, log_every=1000)
+    with monkeypatch.context() as patched:
+        patched.setattr("time.monotonic", lambda: clock[0])
+        patched.setattr(jax, "process_count", lambda: 2)
+        patched.setattr("jax.experimental.multihost_utils.process_allgather", allgather)
+        with pytest.raises(SystemExit):
+            fit(step, state, data, KEY, config, put=lambda batch, *_, **__: batch)
+    assert len(steps) == asked[-1]
+    assert asked == at
+
+
+def test_a_second_signal_ends_the_run_at_once():
+    def data(t):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+
+    state, _ = create_state(lambda: {"theta": jnp.zeros(())}, tx=TX)
+    with pytest.raises(SystemExit) as stopped:
+        fit(None, state, data, KEY, LoopConfig(steps=3))
+    assert stopped.value.code == 128 + signal.SIGINT
 
 
 def test_a_bar_is_shown(capsys):

@@ -89,6 +89,14 @@ def test_a_broken_log_is_refused_by_line(tmp_path, line):
         read_records(path)
 
 
+@pytest.mark.parametrize("value", ['"high"', "null", "[1]", "{}", "true"])
+def test_a_figure_that_is_no_number_is_refused_by_line_and_name(tmp_path, value):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "train/loss": "nan"}\n{"step": 2, "train/loss": ' + value + "}\n")
+    with pytest.raises(InputError, match=r"metrics.jsonl, line 2: train/loss is .* a number"):
+        read_records(path)
+
+
 def test_no_log_has_no_records(tmp_path):
     assert read_records(tmp_path / "metrics.jsonl") == []
 

@@ -6,7 +6,6 @@ same figures of real held-out images say what is the best to hope for.
 """
 
 import functools
-import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments.shared.digests import digest_of, images_digest, params_digest, tree_digest
 from experiments.shared.launch import report
 from experiments.shared.output import cached_arrays, format_table, three_decimals, write_text
+from experiments.shared.workdir import using_folder
 from jaxgen.data import BatchPlan, ImageSet, batch_at, from_unit, to_unit
 from jaxgen.evaluation import (
     ClassifierConfig,
@@ -72,12 +73,14 @@ class Judge:
       classifier: the trained classifier and its parameters; None for images without labels.
       train: moments of the training part's features.
       real_ND: features of some training images, for precision and recall.
+      made_of: a digest of the images and of what makes the features.
     """
 
     features: Features | None
     classifier: tuple[ClassifierConfig, Tree] | None
     train: Moments | None
     real_ND: Float[np.ndarray, "N D"] | None
+    made_of: str = ""
 
     def figures(
         self, images: Float[np.ndarray, "N Y X C"], labels: Int[np.ndarray, "N"] | None
@@ -119,14 +122,17 @@ def make_judge(
 
     Args:
       images: the set.
-      folder: where the classifier and the figures of real features are kept.
+      folder: where the classifier and the figures of real features are kept, in a folder of their
+        own for every set of images.
       inception: parameters of Inception (`open_inception`), if its features are wanted.
       seed: of the classifier's training.
       progress: whether to show a bar while it is trained.
     """
-    classifier = None
+    classifier, digest = None, images_digest(images)
+    folder = folder / digest
     if len(images.classes) > 1:
-        classifier = train_classifier(images, folder, seed, progress)
+        with using_folder(folder):
+            classifier = train_classifier(images, folder, seed, progress)
     features: Features | None = None
     if inception is not None:
         features = functools.partial(inception_features, inception)
@@ -134,11 +140,13 @@ def make_judge(
         features = functools.partial(_classifier_features, *classifier)
     if features is None:
         return Judge(None, None, None, None)
-    # By the weights: features of another file's network are other numbers.
-    name = "classifier" if inception is None else f"inception_{_digest(inception)}"
-    real = cached_arrays(folder / f"{name}_features.npz", lambda: _real_features(features, images))
+    name = "classifier" if inception is None else f"inception_{tree_digest(inception)}"
+    made_of = digest_of(digest, name, classifier and params_digest(classifier[1]))
+    real = cached_arrays(
+        folder / f"{name}_features.npz", lambda: _real_features(features, images), made_of=made_of
+    )
     train = Moments(int(real["count"]), real["mean"], real["scatter"])
-    return Judge(features, classifier, train, real["some"])
+    return Judge(features, classifier, train, real["some"], made_of)
 
 
 def open_inception(path: str | None) -> Tree | None:
@@ -148,15 +156,6 @@ def open_inception(path: str | None) -> Tree | None:
       InputError: for a file that is not Inception's; the message names it.
     """
     return None if path is None else inception_params(TensorFile(path), path)
-
-
-def _digest(params: Tree) -> str:
-    """Twelve letters that tell parameters apart."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _classifier_features(

@@ -5,6 +5,7 @@ any mesh and any number of processes, to rounding.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.shared.digests import params_digest
 from jaxgen.data import BatchPlan, ImageSet, batch_at, to_unit
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.errors import InputError
@@ -125,6 +127,11 @@ class ImageModel:
     params: Tree
     layout: Layout
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of the parameters; all processes ask for it together."""
+        return params_digest(self.params)
+
 
 @dataclass(frozen=True)
 class TrainedModel(ImageModel):
@@ -205,7 +212,7 @@ def train_denoiser(
         records,
         steps=int(result.state.step),
         skipped=int(result.state.skipped),
-        seconds=max((record["seconds"] for record in records), default=0.0),
+        seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
     )
 
 

@@ -56,6 +56,9 @@ from jaxgen.typing import Batch, Tree
 PARTS = ("train", "validation", "test")
 EVALUATION_BATCH = 1024
 
+MAY_DIFFER = ("output_blocks",)
+"""Fields of a network's configuration that may have changed when its training goes on."""
+
 
 @dataclass(frozen=True)
 class TrainedNetwork:
@@ -159,7 +162,7 @@ def train_network(
         records,
         steps=int(result.state.step),
         best_step=result.best_step,
-        seconds=max((record["seconds"] for record in records), default=0.0),
+        seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
     )
 
 
@@ -168,7 +171,7 @@ def open_checkpoints(folder: pathlib.Path, config: NPLMConfig, corpus: Corpus) -
     return Checkpoints(
         folder / "checkpoints",
         config=config,
-        may_differ=("output_blocks",),
+        may_differ=MAY_DIFFER,
         files={"vocabulary.txt": corpus.vocabulary.text},
         keep=1,
         metric=METRIC,

@@ -160,7 +160,7 @@ def test_configuration_first_and_figures_last(monkeypatch, tmp_path, sigterm):
 
     def main(config):
         assert open_workdir(config) == folder
-        assert os.listdir(folder) == ["config.json"]
+        assert sorted(os.listdir(folder)) == ["config.json", "running.json"]
         return {"perplexity": 2.5, "nested": {"x": float("inf")}}
 
     assert run_main(main, ["--workdir", folder, "--count", 5], monkeypatch) == 0
@@ -173,6 +173,16 @@ def test_configuration_first_and_figures_last(monkeypatch, tmp_path, sigterm):
         "perplexity": 2.5,
         "nested": {"x": "inf"},
     }
+
+
+def test_tensorboard_without_its_package_is_refused_before_anything_is_done(
+    monkeypatch, capfd, sigterm
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run_main(lambda config: pytest.fail("ran"), ["--tensorboard"], monkeypatch) == 2
+    assert capfd.readouterr().err == (
+        "error: tensorboard is on, expected the package tensorboardX for it\n"
+    )
 
 
 def at(folder, **options):

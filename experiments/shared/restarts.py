@@ -10,7 +10,8 @@ import pathlib
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from experiments.shared.launch import SEEDS, ExperimentConfig, report, saved_config
+from experiments.shared.launch import SEEDS, ExperimentConfig, report
+from experiments.shared.workdir import saved_config
 from jaxgen.errors import InputError
 
 
@@ -50,7 +51,7 @@ def keep_training_seed(config: SampledT) -> SampledT:
       InputError: where the folder's ``config.json`` is none.
     """
     found = saved_config(config)
-    if found is None or type(found) is not type(config) or found.seed == config.seed:
+    if found is None or found.seed == config.seed:
         return config
     report(
         f"{config.launch.workdir} was trained with seed {found.seed}, which stays; samples are "
@@ -68,7 +69,7 @@ def may_train_longer(config: Any, length: str) -> tuple[str, ...]:
       length: the field of ``training`` that says how long it is.
     """
     found = saved_config(config)
-    if found is None or type(found) is not type(config):
+    if found is None:
         return ()
     now = getattr(config.training, length)
     same = dataclasses.replace(found.training, **{length: now}) == config.training

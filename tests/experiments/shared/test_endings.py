@@ -1,0 +1,130 @@
+"""How programs end: signals at any moment, full disks, threads and processes that do not end."""
+
+import errno
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import run_processes
+
+from experiments.shared.endings import ending_well
+from jaxgen.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROGRAMS = pathlib.Path(__file__).parent / "ending_programs.py"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
+CODES = {
+    "plain": TERMINATED,
+    "interrupt": INTERRUPTED,
+    "swallowed": TERMINATED,
+    "swallowed_at_the_end": TERMINATED,
+    "swallowed_while_asleep": TERMINATED,
+    "stuck": TERMINATED,
+    "held_and_stuck": TERMINATED,
+    "held_and_done": TERMINATED,
+    "another_exception": TERMINATED,
+    "waiting_thread": 2,
+    "waiting_thread_after_a_fault": 1,
+}
+
+
+def test_a_program_ends_in_seconds_with_its_code(tmp_path):
+    """Many programs at once, in children of one process; left alone, most take 30 s or more."""
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", str(PROGRAMS), *CODES, "--workdir", str(tmp_path)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    ends = {
+        name: (int(code), float(seconds))
+        for name, code, seconds in map(str.split, finished.stdout.splitlines())
+    }
+    assert {name: code for name, (code, _) in ends.items()} == CODES, finished.stderr
+    assert max(seconds for _, seconds in ends.values()) < 15
+    # One line for what was refused, a traceback for the fault, and nothing for any signal.
+    lines = finished.stderr.splitlines()
+    assert lines.count("error: not good") == 1
+    assert lines.count("Traceback (most recent call last):") == 1
+    assert lines.count("KeyError: 'a fault'") == 1
+    for name in CODES:
+        left = {path.name for path in (tmp_path / name).glob("*")} - {"metrics.json"}
+        assert left == (set() if name == "waiting_thread" else {"config.json"})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_imports_says_nothing(number):
+    """Python calls itself "-m" as long as it looks for the program's module."""
+    source = (
+        f"import sys, os; sys.argv[0] = '-m'; import experiments; os.kill(os.getpid(), {number})"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", f"{source}; import time; time.sleep(9)"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (finished.returncode, finished.stdout + finished.stderr) == (128 + number, "")
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_signal_during_the_imports_of_a_program(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.lm.nplm", "--workdir", str(tmp_path / "run")],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    maps = pathlib.Path(f"/proc/{process.pid}/maps")
+    while "jaxlib" not in maps.read_text():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out + err) == (INTERRUPTED, "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_of_two_processes_ends_though_the_other_waits_for_it(tmp_path):
+    """JAX waits 5 minutes at the exit for the others, and would take SIGTERM for itself."""
+    arguments = ["one_of_two", "--workdir", str(tmp_path), "--num-processes", "2"]
+    arguments += ["--process-id", "{process}"]
+    with pytest.raises(AssertionError, match=f"process 1 ended with exit code {TERMINATED}"):
+        run_processes(PROGRAMS, arguments, devices_per_process=1, timeout=25)
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FULL, "runs/a: No space left on device"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "there"), "there: Disk quota exceeded"),
+        (caused(RuntimeError("not saved"), FULL), "runs/a: No space left on device"),
+        (caused(InputError("no checkpoints"), FULL), "runs/a: No space left on device"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: [OS error 28: No space left on device]\nin C++"),
+            "runs/a: No space left on device",
+        ),
+        (OSError(errno.EFBIG, "File too large"), "runs/a: File too large"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_code_1(error, line, capsys):
+    with pytest.raises(SystemExit) as stopped, ending_well(False, lambda: "runs/a"):
+        raise error
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == f"error: {line}\n"
