@@ -13,8 +13,9 @@ import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiments.shared.experiment_config import ExperimentConfig
 from experiments.shared.locks import LOCK, read_holder, take_lock
 from jaxgen.errors import InputError
 from jaxgen.files import as_path, replacing
@@ -23,9 +24,6 @@ from jaxgen.training import load_config
 from jaxgen.training.saved_configs import config_differences, config_from_json, config_to_json
 from jaxgen.training.saved_names import FIRST_FORMAT, saved_name
 
-if TYPE_CHECKING:
-    from experiments.shared.launch import ExperimentConfig
-
 CONFIG = "config.json"
 
 _VISIBLE_SECONDS = 3.0
@@ -33,7 +31,7 @@ _VISIBLE_SECONDS = 3.0
 
 
 def open_workdir(
-    config: "ExperimentConfig",
+    config: ExperimentConfig,
     may_differ: Sequence[str] = (),
     *,
     data: Mapping[str, str] | None = None,
@@ -85,7 +83,7 @@ def open_workdir(
     return folder
 
 
-def saved_config(config: "ExperimentConfig") -> Any:
+def saved_config(config: ExperimentConfig) -> Any:
     """The configuration that a run's folder holds, of the same program; None without one.
 
     Raises:
@@ -252,7 +250,7 @@ def _check_shared(claim: Claim) -> None:
 
 def _check_same_run(
     folder: pathlib.Path,
-    config: "ExperimentConfig",
+    config: ExperimentConfig,
     may_differ: Sequence[str],
     data: Mapping[str, str],
 ) -> None:

@@ -15,8 +15,8 @@ at any moment leaves the last complete one as it was::
 Arrays are saved by path (``params/hidden/kernel``), whatever containers held them, and are loaded
 into a tree of `jax.ShapeDtypeStruct` with shardings: on any mesh and any number of devices and
 processes. Before anything is loaded, paths, shapes and dtypes are compared with what was saved;
-afterwards the digests (`jaxgen.training.digests`) are, so that damage of the files is not taken for
-numbers. Checkpoints of before there were digests open without that.
+afterwards the digests (`jaxgen.training.array_digests`) are, so that damage of the files is not
+taken for numbers. Checkpoints of before there were digests open without that.
 """
 
 import math

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from jaxgen.errors import InputError
-from jaxgen.training.digests import digests
+from jaxgen.training.array_digests import digests
 from jaxgen.training.saved_configs import Json
 from jaxgen.training.saved_trees import (
     Names,

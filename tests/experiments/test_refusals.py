@@ -9,9 +9,9 @@ import pytest
 from picture_folder import write_pictures
 from random_text import write_text
 
-from experiments.images.support.image_networks import NetworkFlags as ImageFlags
+from experiments.images.support.image_networks import NetworkFlags
 from experiments.images.support.image_training import TrainingFlags
-from experiments.lm.support.recipes import NetworkFlags, RecipeFlags
+from experiments.lm.support.recipes import RecipeFlags, WordNetworkFlags
 from experiments.shared.launch import LaunchConfig, open_workdir
 from jaxgen.data import load_images
 from jaxgen.errors import InputError
@@ -20,14 +20,17 @@ from jaxgen.training import Checkpoints, OptimizerConfig, create_state, make_opt
 
 pytestmark = pytest.mark.filterwarnings("ignore:Kneser-Ney discounts")
 
-NETWORK = NetworkFlags(order=3, features=4, hidden=5)
+NETWORK = WordNetworkFlags(order=3, features=4, hidden=5)
 RECIPE = RecipeFlags(batch_size=32, epochs=1)
 TEXTS = {
-    "nplm": ({"network": NETWORK, "training": RECIPE, "kneser_ney_order": 2}, ("", "plane")),
-    "local_steps": ({"network": NETWORK, "batch_size": 32}, ("synchronous", "k4")),
-    "bengio2003": ({"training": RECIPE, "split": (2000, 500), "rows": ("MLP7",)}, ("rows/MLP7",)),
+    "lm.nplm": ({"network": NETWORK, "training": RECIPE, "kneser_ney_order": 2}, ("", "plane")),
+    "lm.local_steps": ({"network": NETWORK, "batch_size": 32}, ("synchronous", "k4")),
+    "lm.bengio2003": (
+        {"training": RECIPE, "split": (2000, 500), "rows": ("MLP7",)},
+        ("rows/MLP7",),
+    ),
 }
-PICTURES = {"image_diffusion": ("",), "diffusion_tables": ("x-snr", "both-snr_plus_one")}
+PICTURES = {"images.train": ("",), "images.targets_and_weightings": ("x-snr", "both-snr_plus_one")}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,7 @@ def configs(text, pictures, tmp_path):
         name: (load(name).Config(launch=launch, corpus=str(text), **options), str(text))
         for name, (options, _) in TEXTS.items()
     }
-    flags = {"network": ImageFlags(width=32, depth=1), "training": TrainingFlags(batch_size=16)}
+    flags = {"network": NetworkFlags(width=32, depth=1), "training": TrainingFlags(batch_size=16)}
     for name in PICTURES:
         config = load(name).Config(launch=launch, data=str(pictures), **flags)
         found[name] = config, load_images(str(pictures)).name

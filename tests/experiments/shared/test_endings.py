@@ -14,8 +14,8 @@ from processes import run_processes
 from experiments.shared.endings import ending_well
 from jaxgen.errors import InputError
 
-ROOT = pathlib.Path(__file__).parents[2]
-PROGRAMS = pathlib.Path(__file__).parent / "ending_programs.py"
+ROOT = pathlib.Path(__file__).parents[3]
+PROGRAMS = pathlib.Path(__file__).parents[1] / "ending_programs.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT

@@ -20,11 +20,13 @@ from experiments.shared.launch import (
 )
 from jaxgen.errors import InputError
 from jaxgen.training import NonFiniteError
+from jaxgen.training.saved_names import register_config
 
 ROOT = pathlib.Path(__file__).parents[3]
-EXPERIMENTS = ("nplm", "bengio2003", "local_steps")
+EXPERIMENTS = ("lm.nplm", "lm.bengio2003", "lm.local_steps")
 
 
+@register_config("test.part")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
     """Some numbers.
@@ -42,6 +44,7 @@ class Part:
             raise InputError(f"count is {self.count}, expected 1 or more, as everybody will know")
 
 
+@register_config("test.launch-config")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """A configuration."""
@@ -215,7 +218,7 @@ def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match=r"config\.json: expected the configuration of a run"):
         open_workdir(at(tmp_path))
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="holds a run of"):
+    with pytest.raises(InputError, match=r"config\.json: expected the configuration of a run"):
         open_workdir(at(tmp_path))
 
 

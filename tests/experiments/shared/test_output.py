@@ -166,9 +166,9 @@ def test_a_working_folder_may_be_in_a_bucket(tmp_path, monkeypatch):
         arrays = lambda: {"x": np.arange(3)}  # noqa: E731
         for _ in range(2):
             np.testing.assert_array_equal(
-                cached_arrays(folder / "rows/a.npz", arrays)["x"], [0, 1, 2]
+                cached_arrays(folder / "rows/a.npz", arrays, made_of=1)["x"], [0, 1, 2]
             )
-            assert cached_figures(folder / "a.json", lambda: {"loss": 1}) == {"loss": 1}
+            assert cached_figures(folder / "a.json", lambda: {"loss": 1}, made_of=1) == {"loss": 1}
         write_text(folder / "a.txt", "text")
         save_figure(new_figure("title", 2, 2)[0], folder / "a.png")
         found = tmp_path / "buckets/bucket/run"

@@ -17,10 +17,12 @@ from experiments.shared.locks import LOCK, Holder, process_start, read_holder, t
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.errors import InputError
 from jaxgen.training import Checkpoints, OptimizerConfig, create_state, make_optimizer
+from jaxgen.training.saved_names import register_config
 
 HERE = Holder.this_process()
 
 
+@register_config("test.rates")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
     """Some rates.
@@ -34,6 +36,7 @@ class Rates:
     limit: float | None = None
 
 
+@register_config("test.workdir-config")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """A configuration.
