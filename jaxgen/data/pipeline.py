@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_integers
 
 
 class Records(Protocol):
@@ -63,7 +64,7 @@ def make_batches(
     """
     if not 0 < batch_size <= len(records):
         raise InputError(f"batch_size is {batch_size}; expected 1 to {len(records)} records")
-    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    rows = np.arange(batch_size) if rows is None else as_integers(rows, "rows")
     if not len(rows) or rows.min() < 0 or rows.max() >= batch_size:
         raise InputError(f"rows {rows}; expected numbers in [0, {batch_size}), one at least")
     indices = _import_grain().MapDataset.range(len(records)).seed(seed)

@@ -28,6 +28,7 @@ from jaxgen.lm.ngram import (
 )
 from jaxgen.lm.ngram.interpolation_weights import frequency_bins
 from jaxgen.lm.nplm import NPLMConfig
+from jaxgen.lm.outputs.oov import context_weights
 from jaxgen.lm.outputs.short_list import tail_probabilities
 from jaxgen.lm.outputs.word_tree import class_tree, tree_from_merges
 from jaxgen.lm.word_maps import nearest_words, neighbours, word_map
@@ -128,6 +129,12 @@ def test_a_network_reads_every_type():
     ):
         with pytest.raises(InputError, match=fault):
             write(prompt, jax.random.key(1))
+    expected = context_weights(config, params, [TEXT[None, :2]])
+    found = context_weights(config, params, [TEXT[None, :2].astype(np.uint8)])
+    np.testing.assert_array_equal(found, expected)
+    for contexts in (["the cat"], "the cat", [[[0.0, 1.0]]]):
+        with pytest.raises(InputError, match=r"contexts .*, expected integer ids"):
+            context_weights(config, params, contexts)
     with pytest.raises(InputError, match="words have type float32, expected integer ids"):
         network.apply({"params": params}, jnp.zeros((1, 2)))
 

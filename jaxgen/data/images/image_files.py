@@ -84,11 +84,14 @@ def read_image(
 
 
 def _has_16_bits(image: Any) -> bool:
-    """Whether a file has pixels of 16 bits, also where Pillow gives their high bytes."""
-    return image.mode.startswith("I;16") or any(
-        "16" in str(argument)
-        for tile in getattr(image, "tile", ())
-        for argument in (tile.args if isinstance(tile.args, tuple) else (tile.args,))
+    """Whether a file has channels of 16 bits, also where Pillow gives their high bytes."""
+    if image.mode.startswith("I;16"):
+        return True
+    tiles = [tile.args for tile in getattr(image, "tile", ())]
+    arguments = [part for args in tiles for part in (args if isinstance(args, tuple) else (args,))]
+    # "RGB;16B" is how the file keeps its pixels; "BGR;16" are three channels in 16 bits.
+    return any(
+        isinstance(part, str) and ";16" in part and not part.startswith("BGR") for part in arguments
     )
 
 

@@ -31,6 +31,7 @@ from flax import linen as nn
 from jaxtyping import Float, Float64, Int
 
 from jaxgen.errors import InputError
+from jaxgen.ids import as_ids
 from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.lm.outputs.energy import EnergyNPLMConfig
@@ -76,7 +77,7 @@ def context_weights(
     _check_config(config)
     model = NetworkModel(config.make_model(), params)
     weights_JV = np.zeros((len(contexts), config.vocabulary_size))
-    for j, contexts_NL in enumerate(map(np.asarray, contexts)):
+    for j, contexts_NL in enumerate(as_ids(rows, "contexts") for rows in contexts):
         if len(contexts_NL) == 0:
             raise InputError(f"new word {j} has no contexts, expected one or more")
         for first in range(0, len(contexts_NL), _ROWS):
