@@ -61,13 +61,13 @@ from experiments.images.support.image_training import (
     check_layout,
     train_denoiser,
 )
-from experiments.restarts import (
+from experiments.shared.launch import LaunchConfig, open_workdir, report, run
+from experiments.shared.restarts import (
     SampledConfig,
     check_not_shorter,
     keep_training_seed,
     may_train_longer,
 )
-from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.diffusion.process.predictions import LONG_NAMES

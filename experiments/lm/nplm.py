@@ -47,15 +47,15 @@ from experiments.lm.support.language_modelling import (
     train_network,
 )
 from experiments.lm.support.recipes import METRIC, RecipeFlags, WordNetworkFlags
-from experiments.restarts import (
+from experiments.shared.launch import LaunchConfig, open_workdir, report, run
+from experiments.shared.output import cached_arrays, format_table, write_text
+from experiments.shared.plots import plot_perplexity, plot_weights, plot_words
+from experiments.shared.restarts import (
     SampledConfig,
     check_not_shorter,
     keep_training_seed,
     may_train_longer,
 )
-from experiments.shared.launch import LaunchConfig, open_workdir, report, run
-from experiments.shared.output import cached_arrays, format_table, write_text
-from experiments.shared.plots import plot_perplexity, plot_weights, plot_words
 from jaxgen.data import UNKNOWN, Corpus, load_corpus
 from jaxgen.errors import InputError
 from jaxgen.interop.word_vectors import write_word_vectors

@@ -8,8 +8,8 @@ from experiments.images import train as image_diffusion
 from experiments.images.support.image_training import TrainingFlags
 from experiments.lm import nplm
 from experiments.lm.support.recipes import RecipeFlags
-from experiments.restarts import check_not_shorter, keep_training_seed, may_train_longer
 from experiments.shared.launch import LaunchConfig, open_workdir, saved_config
+from experiments.shared.restarts import check_not_shorter, keep_training_seed, may_train_longer
 from jaxgen.errors import InputError
 
 

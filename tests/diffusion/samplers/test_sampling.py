@@ -22,6 +22,7 @@ from jaxgen.diffusion.samplers import (
     StochasticKarras,
 )
 from jaxgen.diffusion.samplers.sampling import initial_noise, sample, sample_with_table
+from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
 SCHEDULE = CosineSchedule(-12, 12)
