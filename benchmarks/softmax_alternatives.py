@@ -36,8 +36,8 @@ import numpy as np
 from benchmarks.softmax_report import CLOCKS, Point, plot, to_markdown, to_row
 from experiments.lm.support.language_modelling import (
     make_batch,
-    make_init,
-    make_loss,
+    make_nplm_init,
+    make_nplm_loss,
     make_scorer,
     unigram_bias,
 )
@@ -216,11 +216,11 @@ def build(name: str, setting: Setting, features_VF: np.ndarray | None = None) ->
     )
     recipe = dataclasses.replace(MODERN, optimizer=optimizer)
     tx = make_optimizer(recipe.optimizer_for(setting.steps), lambda path, _: is_weight(path))
-    state, layout = create_state(make_init(parts.config, parts.bias), jax.random.key(0), tx=tx)
+    state, layout = create_state(make_nplm_init(parts.config, parts.bias), jax.random.key(0), tx=tx)
     sizes = None if parts.proposal is None else sample_sizes(parts.proposal, setting.arguments)
 
     def compile_for(state: TrainState, batches: Any, samples: int) -> Callable:
-        loss_fn = make_loss(parts.config, layout)
+        loss_fn = make_nplm_loss(parts.config, layout)
         if parts.proposal is not None:
             loss_fn = make_sampled_loss(parts.config, parts.proposal, samples, sizes.target / 10)
         step = compile_step(scan_steps(make_train_step(loss_fn, tx)), state)

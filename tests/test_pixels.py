@@ -22,6 +22,7 @@ from jaxgen.diffusion.conditioning.reconstruction import moment_guidance, recons
 from jaxgen.diffusion.denoiser import Estimate
 from jaxgen.diffusion.distillation.consistency import consistency_training_loss
 from jaxgen.diffusion.distillation.progressive import distillation_loss
+from jaxgen.diffusion.objectives.decoders import continuous_decoder
 from jaxgen.diffusion.objectives.likelihood import dequantise, log_likelihood
 from jaxgen.diffusion.objectives.losses import denoiser_loss, draw_noised
 from jaxgen.diffusion.objectives.variational import continuous_bound
@@ -65,7 +66,9 @@ TAKES_IMAGES = {
     "consistency_training_loss": lambda x: consistency_training_loss(
         denoiser, denoiser, x, KEY, LEVELS
     ),
-    "continuous_bound": lambda x: continuous_bound(denoiser, x, KEY, schedule=COSINE),
+    "continuous_bound": lambda x: continuous_bound(
+        denoiser, x, KEY, schedule=COSINE, decoder=continuous_decoder
+    ),
     "log_likelihood": lambda x: log_likelihood(denoiser, x, KEY, schedule=COSINE, count=1),
     "dequantise": lambda x: dequantise(x, KEY),
     "classify": lambda x: classify(labelled, x, 2, even_times(COSINE, 2), KEY),

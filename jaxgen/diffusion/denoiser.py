@@ -71,7 +71,7 @@ def step_index(schedule: TableSchedule) -> TimeInput:
 
 
 _PURE_NOISE: contextvars.ContextVar[bool] = contextvars.ContextVar("pure noise", default=False)
-"""Whether levels that are traced, so that they cannot be looked at, may have a = 0."""
+"""Whether a = 0 is among the levels that are gone through, which may be traced meanwhile."""
 
 
 @contextlib.contextmanager
@@ -96,12 +96,12 @@ def check_level_fits(level: Level, target: TargetName) -> None:
     schedules), and a sample that begins there would begin with x^ = 0.
 
     Raises:
-      InputError: for the targets e and score at a = 0, where the level can be looked at or is one
-        of those that `visiting` was told.
+      InputError: for the targets e and score at a = 0, where the level can be looked at; and at
+        any level while those that `visiting` was told have such a one.
     """
     if check_target(target) not in NOISE_TARGETS:
         return
-    if _has_pure_noise(level) or (not can_be_checked(level.a) and _PURE_NOISE.get()):
+    if _PURE_NOISE.get() or _has_pure_noise(level):
         raise InputError(
             f"target={target!r} at a level with a = 0: at zero SNR the noise says nothing of the "
             "data; expected target x, v, flow or both, or levels that begin with a > 0"

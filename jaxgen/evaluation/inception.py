@@ -201,6 +201,11 @@ def inception_params(
 def _checked(
     source: str, name: str, tensor: Float[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Float[np.ndarray, "..."]:
+    if not isinstance(tensor, np.ndarray | jax.Array):
+        kind = f"{type(tensor).__module__.split('.')[0]}.{type(tensor).__name__}"
+        raise InputError(
+            f"{source}: {name} is a {kind}; expected a numpy array, x.numpy() of torch"
+        )
     if np.iscomplexobj(tensor):
         raise InputError(f"{source}: {name} holds complex numbers; expected real ones")
     array = np.asarray(tensor, np.float64)

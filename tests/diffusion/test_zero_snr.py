@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.conditioning.diffusion_classifier import classify
 from jaxgen.diffusion.conditioning.editing import decode, encode, last_steps, sdedit
 from jaxgen.diffusion.conditioning.guidance import (
     classifier_free_guidance,
@@ -14,7 +15,11 @@ from jaxgen.diffusion.conditioning.guidance import (
 from jaxgen.diffusion.conditioning.inpainting import RePaint, Replacement
 from jaxgen.diffusion.conditioning.reconstruction import reconstruction_guidance
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser
+from jaxgen.diffusion.distillation.progressive import distillation_loss
 from jaxgen.diffusion.exact import gaussian_denoiser
+from jaxgen.diffusion.objectives.decoders import continuous_decoder
+from jaxgen.diffusion.objectives.variational import discrete_bound
+from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
 from jaxgen.diffusion.samplers import DDIM
@@ -35,6 +40,8 @@ def ways_to_sample(target):
     on_doubled = guide_network(
         lambda z, time, label: 0.1 * z, np.array([0, 1, 0]), 2, 0.5, target=target
     )
+    gaussian = gaussian_denoiser(np.zeros(2), np.eye(2))
+    until_noise = Level(*(value[:-1] for value in BEGIN))
     wrapped = classifier_guidance(guided, lambda z, level: -(z**2).sum((1, 2)))
     known = reconstruction_guidance(denoiser, lambda x: x[:, :1], jnp.zeros((3, 1, 2)))
 
@@ -55,6 +62,13 @@ def ways_to_sample(target):
         "resampled": lambda: run(denoiser, RePaint(DDIM(), jnp.ones(2), 0 * Z, 2, 2)),
         "edited": lambda: sdedit(DDIM(), denoiser, 0 * Z, last_steps(BEGIN, 1.0), KEY),
         "decoded": lambda: decode(denoiser, Z, BEGIN),
+        "as a teacher": lambda: distillation_loss(gaussian, denoiser, 0 * Z, KEY, BEGIN),
+        "in a bound": lambda: discrete_bound(
+            denoiser, 0 * Z, KEY, levels=until_noise, decoder=continuous_decoder
+        ),
+        "as a classifier": lambda: classify(
+            lambda z, level, _: denoiser(z, level), Z, 2, until_noise, KEY
+        ),
     }
 
 

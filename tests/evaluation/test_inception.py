@@ -141,6 +141,13 @@ def test_weights_of_something_else(change, fault):
         inception_params(given, "a.safetensors")
 
 
+def test_tensors_of_torch_are_called_what_they_are():
+    kind = type("Tensor", (), {"__module__": "torch"})
+    given = {name: kind() for name in SHAPES}
+    with pytest.raises(InputError, match=r"^f: .* is a torch\.Tensor; expected a numpy array"):
+        inception_params(given, "f")
+
+
 def test_bytes_are_the_same_images():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     params = inception_params(tensors())

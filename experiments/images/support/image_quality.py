@@ -31,6 +31,7 @@ from jaxgen.evaluation import (
 )
 from jaxgen.evaluation.inception import inception_features, inception_params
 from jaxgen.interop.safetensors import TensorFile
+from jaxgen.interop.tensors import without_prefix
 from jaxgen.parallel import current_mesh, is_main_process, num_batch_shards
 from jaxgen.training import (
     Checkpoints,
@@ -152,10 +153,14 @@ def make_judge(
 def open_inception(path: str | None) -> Tree | None:
     """Inception's parameters from a weight file (safetensors); None without one.
 
+    A prefix that all its names have ("module.") is left out.
+
     Raises:
       InputError: for a file that is not Inception's; the message names it.
     """
-    return None if path is None else inception_params(TensorFile(path), path)
+    if path is None:
+        return None
+    return inception_params(without_prefix(TensorFile(path), ["Conv2d_1a_3x3.conv.weight"]), path)
 
 
 def _classifier_features(

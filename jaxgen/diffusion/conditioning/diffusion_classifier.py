@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion.denoiser import Estimate
+from jaxgen.diffusion.denoiser import Estimate, visiting
 from jaxgen.diffusion.objectives.losses import mean_square
 from jaxgen.diffusion.objectives.weightings import SNR, Weighting
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal, step_keys
@@ -170,7 +170,8 @@ def _losses(
 
     chosen = jax.tree.map(lambda value: jnp.asarray(value[chosen_N], jnp.float32), levels)
     numbered = (jnp.asarray(chosen_N), chosen)
-    return jax.lax.scan(at_level, jnp.zeros(label_BM.shape), numbered)[0]
+    with visiting(levels):
+        return jax.lax.scan(at_level, jnp.zeros(label_BM.shape), numbered)[0]
 
 
 def _each(value: Float[Array, "B ..."], times: int) -> Float[Array, "P ..."]:

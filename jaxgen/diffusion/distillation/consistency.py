@@ -35,6 +35,7 @@ from jaxgen.diffusion.denoiser import (
     TimeInput,
     noise_given,
     thousandths,
+    visiting,
 )
 from jaxgen.diffusion.objectives.losses import UNIFORM, mean_square
 from jaxgen.diffusion.objectives.time_distributions import Times
@@ -216,8 +217,10 @@ def consistency_distillation_loss(
     step_B, x, e = draw_examples(x, key, len(steps.now.t), times, index_B)
     step = rows_at(steps, step_B)
     z = add_noise(x, e, step.now)
-    z_after = take_step(sampler, teacher, z, step)
-    return _loss(student, target, z, z_after, step.now, step.after, distance, weight), step.now
+    with visiting(steps.now):
+        z_after = take_step(sampler, teacher, z, step)
+        loss_B = _loss(student, target, z, z_after, step.now, step.after, distance, weight)
+    return loss_B, step.now
 
 
 def consistency_training_loss(
@@ -258,7 +261,8 @@ def consistency_training_loss(
     step_B, x, e = draw_examples(x, key, len(pairs[0].t), times, index_B)
     now, after = rows_at(pairs, step_B)
     z, z_after = add_noise(x, e, now), add_noise(x, e, after)
-    return _loss(student, target, z, z_after, now, after, distance, weight), now
+    with visiting(pairs[0]):
+        return _loss(student, target, z, z_after, now, after, distance, weight), now
 
 
 def _loss(

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, noise_given
+from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, noise_given, visiting
 from jaxgen.diffusion.objectives.losses import UNIFORM, V_LOSS, draw_noised, prediction_loss
 from jaxgen.diffusion.objectives.time_distributions import Times
 from jaxgen.diffusion.objectives.weightings import Weighting
@@ -205,8 +205,9 @@ def distillation_loss(
     step_B, x, e = draw_examples(x, key, len(steps.ratio), times, index_B)
     step = rows_at(steps, step_B)
     z = add_noise(x, e, step.now)
-    wanted = distillation_target(teacher, z, step)
-    loss_B = _loss_to(student, z, step.now, wanted, None, target, weighting)
+    with visiting(steps.now):
+        wanted = distillation_target(teacher, z, step)
+        loss_B = _loss_to(student, z, step.now, wanted, None, target, weighting)
     return loss_B, step.now
 
 

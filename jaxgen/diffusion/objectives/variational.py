@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion.denoiser import Denoiser, Estimate
+from jaxgen.diffusion.denoiser import Denoiser, Estimate, visiting
 from jaxgen.diffusion.objectives.decoders import Decoder, total
 from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy, Steps, Times
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal, step_keys
@@ -189,11 +189,13 @@ def discrete_bound(
             i, row = numbered
             return sum_B + loss_of(row, normal(step_keys(keys_B, i), x.shape[1:])), None
 
-        diffusion_B, _ = jax.lax.scan(add, jnp.zeros(len(x)), (jnp.arange(count), table))
+        with visiting(table.now):
+            diffusion_B, _ = jax.lax.scan(add, jnp.zeros(len(x)), (jnp.arange(count), table))
     else:
         t_B = steps.draw(time_key, index_B)
         row = jax.tree.map(lambda value: value[steps.index(t_B)], table)
-        losses_B = loss_of(row, normal(keys_B, x.shape[1:]))
+        with visiting(table.now):
+            losses_B = loss_of(row, normal(keys_B, x.shape[1:]))
         diffusion_B = count * losses_B / steps.density(t_B)
     first, last = (Level(*(value[i] for value in levels)) for i in (0, -1))
     return _bound(denoiser, x, example_keys(last_key, index_B), first, last, diffusion_B, decoder)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Key
 
-from jaxgen.diffusion.denoiser import Denoiser
+from jaxgen.diffusion.denoiser import Denoiser, visiting
 from jaxgen.diffusion.process.example_keys import example_keys, normal, step_keys
 from jaxgen.diffusion.process.levels import Level, broadcast_level
 from jaxgen.diffusion.samplers.ancestral import deviations
@@ -60,7 +60,9 @@ def unknown_variance(
 
     rows = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), now)
     scan = jax.jit(lambda rows: jax.lax.map(lambda row: squares(*row), rows))
-    e2_N, x2_N = (np.asarray(value, np.float64) for value in scan((jnp.arange(len(now.t)), rows)))
+    with visiting(now):
+        found = scan((jnp.arange(len(now.t)), rows))
+    e2_N, x2_N = (np.asarray(value, np.float64) for value in found)
     with np.errstate(divide="ignore", invalid="ignore"):
         v_N = np.where(
             now.a > now.s, (now.s / now.a) ** 2 * (1 - e2_N), float(jnp.mean(x**2)) - x2_N

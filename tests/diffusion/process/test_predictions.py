@@ -90,7 +90,7 @@ def test_long_names_are_the_short_ones_everywhere():
                 jax.tree.leaves(call(long)), jax.tree.leaves(call(short)), strict=True
             ):
                 np.testing.assert_array_equal(found, wanted, err_msg=name)
-    with pytest.raises(InputError, match="target='epsilon' with zero_terminal_snr"):
+    with pytest.raises(InputError, match="target='e' with zero_terminal_snr"):
         check_target_fits(DiscreteSchedule(zero_terminal_snr=True), "epsilon")
     with pytest.raises(InputError, match=r"target='noise': expected one of x, e, .*epsilon is e"):
         check_target("noise")
