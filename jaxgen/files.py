@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 from jaxgen.errors import InputError
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.jaxgen\.tmp", re.DOTALL)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 
 
@@ -88,13 +89,26 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             with target.open("wb") as uploaded:
                 shutil.copyfileobj(handle, uploaded)
         return
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.jaxgen.tmp")
     try:
         with _naming(target), temporary.open("xb") as handle:
             yield handle
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Removes the temporary files of `replacing` that killed processes left, in all sub-folders.
+
+    To be called where no other process is writing into the folder; nothing else is touched.
+    """
+    root = as_path(folder)
+    if is_remote(root):
+        return  # where there are none
+    for found in root.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(found.name) and found.is_file() and not found.is_symlink():
+            found.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

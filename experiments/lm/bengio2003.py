@@ -15,7 +15,6 @@ finds. The row "best" is what the paper's ideas give today: a larger network wit
 mixed with n-grams of words and of classes.
 """
 
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -74,7 +73,7 @@ from jaxgen.lm.ngram import (
     fit_kneser_ney,
 )
 from jaxgen.training import read_records
-from jaxgen.training.metrics import write_figures
+from jaxgen.training.metrics import read_figures, write_figures
 
 HELD_OUT = ("validation", "test")
 SRILM_MINIMUM_COUNTS = (1, 1, 2, 2, 2)
@@ -181,16 +180,14 @@ class Rows:
     def finished(self) -> dict[str, dict[str, Any]]:
         """By name, in the table's order, the figures of all rows that the folder has."""
         paths = {name: self.folder / f"{name}.json" for name in ROWS}
-        return {
-            name: json.loads(path.read_bytes()) for name, path in paths.items() if path.exists()
-        }
+        return {name: read_figures(path) for name, path in paths.items() if path.exists()}
 
     def _load(self, row: Row) -> Computed | None:
         figures = self.folder / f"{row.name}.json"
         if not figures.exists():
             return None
         arrays = load_arrays(self.folder / f"{row.name}.npz")
-        return Computed(arrays, json.loads(figures.read_bytes()))
+        return Computed(arrays, read_figures(figures))
 
     def _compute(self, row: Row) -> Computed:
         computed = METHODS[row.model](self, row)

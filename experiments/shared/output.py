@@ -1,7 +1,6 @@
 """What experiments write besides figures: tables, texts, arrays; and progress bars."""
 
 import contextlib
-import json
 import pathlib
 import re
 import sys
@@ -13,7 +12,7 @@ from tqdm.auto import tqdm
 
 from jaxgen.files import replacing
 from jaxgen.parallel import is_main_process
-from jaxgen.training.metrics import write_figures
+from jaxgen.training.metrics import read_figures, write_figures
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -76,7 +75,7 @@ def cached_figures(path: pathlib.Path, compute: Callable[[], Mapping[str, Any]])
     if not path.exists():
         write_figures(path, figures := dict(compute()))
         return figures
-    return json.loads(path.read_text())
+    return read_figures(path)
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

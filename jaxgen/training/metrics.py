@@ -141,9 +141,12 @@ def read_records(path: Path) -> list[Record]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if not (isinstance(record, dict) and isinstance(record.get("step"), int)):
+        if not (isinstance(record, dict) and type(record.get("step")) is int):
             raise InputError(f"{path}, line {number}: expected a JSON object with a 'step'")
-        records.append({name: _number(value) for name, value in record.items()})
+        if type(record.get("seconds", 0)) not in (int, float):
+            odd = record["seconds"]
+            raise InputError(f"{path}, line {number}: seconds is {odd!r}, expected a number")
+        records.append(_restored(record))
     return records
 
 
@@ -170,6 +173,21 @@ def write_figures(path: Path, figures: Mapping[str, Any]) -> None:
             handle.write(json.dumps(_finite(figures), indent=2, allow_nan=False).encode() + b"\n")
 
 
+def read_figures(path: Path) -> dict[str, Any]:
+    """The figures of a file of `write_figures`, infinities among them.
+
+    Raises:
+      InputError: where the file holds anything else.
+    """
+    try:
+        figures = json.loads(as_path(path).read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: expected figures by name as JSON ({error})") from None
+    if not isinstance(figures, dict):
+        raise InputError(f"{path}: expected figures by name as a JSON object")
+    return _restored(figures)
+
+
 def _finite(value: Any) -> Any:
     """The value as JSON can hold it: numpy and JAX scalars as numbers, infinities as strings."""
     if isinstance(value, Mapping):
@@ -181,6 +199,10 @@ def _finite(value: Any) -> Any:
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _number(value: Any) -> Any:
-    """The reverse of `_finite` for one scalar."""
+def _restored(value: Any) -> Any:
+    """The reverse of `_finite`."""
+    if isinstance(value, dict):
+        return {name: _restored(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
     return float(value) if value in ("inf", "-inf", "nan") else value

@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen.parallel import make_mesh
-from jaxgen.training import digests as module
-from jaxgen.training.digests import digests
+from jaxgen.training import array_digests as module
+from jaxgen.training.array_digests import digests
 
 
 def reference(x):
