@@ -20,6 +20,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 """The first two bytes of a gzip file."""
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.jaxgen\.tmp", re.DOTALL)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 
 
@@ -117,7 +118,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with target.open("wb") as uploaded:
                 shutil.copyfileobj(handle, uploaded)
         return
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.jaxgen.tmp")
     try:
         with _naming(target), temporary.open("xb") as handle:
             yield handle
@@ -138,6 +139,19 @@ def decompressed(content: bytes, source: str) -> bytes:
         return gzip.decompress(content)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{source}: a damaged or truncated gzip file ({error})") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of `replacing` that killed processes left, in all sub-folders.
+
+    To be called where no other process is writing into the folder; nothing else is touched.
+    """
+    root = as_path(folder)
+    if is_remote(root):
+        return  # where there are none
+    for found in root.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(found.name) and found.is_file() and not found.is_symlink():
+            found.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,15 @@
 """Files are written whole or not at all, on this machine or in a bucket."""
 
 import pathlib
+import signal
+import subprocess
 import sys
 
 import pytest
 from buckets import buckets_in
 
 from jaxgen.errors import InputError
-from jaxgen.files import append, as_path, is_remote, replacing
+from jaxgen.files import append, as_path, is_remote, remove_leftovers, replacing
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path):
@@ -80,3 +82,35 @@ def test_files_in_buckets_are_written_whole_or_not_at_all(tmp_path):
         append(target.with_name("other"), b"first")
         assert target.read_bytes() == b"old and new"
         assert sorted(p.name for p in target.parent.iterdir()) == ["file", "other"]
+
+
+KILLED = """
+import os, sys
+from jaxgen.files import replacing
+with replacing(sys.argv[1]) as handle:
+    handle.write(b"half")
+    handle.flush()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_only_what_killed_processes_left_is_removed(tmp_path):
+    (tmp_path / "rows").mkdir()
+    ours = [tmp_path / "metrics.json", tmp_path / "rows" / "a.npz"]
+    for target in ours:
+        target.write_bytes(b"whole")
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.rglob("*.tmp"))) == 2
+    theirs = [".notes.tmp", "x.0123abcd.jaxgen.tmp", ".x.0123abcd.tmp", ".x.0123abcg.jaxgen.tmp"]
+    for name in theirs:
+        (tmp_path / name).write_bytes(b"a user's")
+    (tmp_path / ".folder.0123abcd.jaxgen.tmp").mkdir()
+    remove_leftovers(tmp_path)
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
+    kept = {*theirs, "metrics.json", "rows", "rows/a.npz", ".folder.0123abcd.jaxgen.tmp"}
+    assert left == kept
+    assert {target.read_bytes() for target in ours} == {b"whole"}
+    remove_leftovers(tmp_path / "nowhere")
+    with buckets_in(tmp_path):
+        remove_leftovers("gs://bucket/run")

@@ -7,7 +7,7 @@ The digest of an array x of bits b_i at positions p_i is a sum of mixed words, m
 with m a bijection of 32-bit words (the finaliser of MurmurHash3) and odd constants c_d, one for
 each dimension. A sum does not depend on its order, so shards, devices and processes may add theirs
 in any way. Another value of one element always changes it, any other damage does with probability
-1 - 2^-32. On two CPU cores it takes 80 to 170 ms for 100 MB.
+1 - 2^-32. On two CPU cores it takes about 100 ms for 100 MB, where saving them takes 2 s.
 """
 
 import functools
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, Sharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, UInt32
 
@@ -32,7 +32,7 @@ def digests(arrays: Iterable[Array]) -> list[int]:
     each shape, dtype and sharding.
     """
     arrays = list(arrays)
-    large = [None if _on_host(x) else _compiled(_everywhere(x.sharding))(x) for x in arrays]
+    large = [None if _on_host(x) else _on_devices(x) for x in arrays]
     small = jax.device_get([x if _on_host(x) else None for x in arrays])
     pairs = zip(small, jax.device_get(large), strict=True)
     with np.errstate(over="ignore"):  # words wrap around
@@ -43,13 +43,23 @@ def _on_host(x: Array) -> bool:
     return x.size <= _SMALL and (x.is_fully_addressable or x.is_fully_replicated)
 
 
-def _everywhere(sharding: Sharding) -> Sharding | None:
-    return NamedSharding(sharding.mesh, P()) if isinstance(sharding, NamedSharding) else None
+def _on_devices(x: Array) -> UInt32[Array, ""]:
+    mesh = mesh_of(x.sharding)
+    with jax.set_mesh(mesh):
+        return _compiled(mesh)(x)
 
 
 @functools.cache
-def _compiled(out_sharding: Sharding | None) -> Any:
-    return jax.jit(functools.partial(_digest, xp=jnp), out_shardings=out_sharding)
+def _compiled(mesh: Mesh) -> Any:
+    return jax.jit(functools.partial(_digest, xp=jnp), out_shardings=NamedSharding(mesh, P()))
+
+
+def mesh_of(sharding: Sharding) -> Mesh:
+    """The mesh of an array's devices, which need not be those of the current mesh."""
+    if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+        return sharding.mesh
+    devices: Any = sorted(sharding.device_set, key=str)
+    return Mesh(np.array(devices), ("devices",))
 
 
 def _digest(x: Any, xp: Any) -> UInt32[Array, ""]:

@@ -37,9 +37,9 @@ from jaxgen.training.checkpoint_files import (
     STATE,
     DamagedError,
     Figures,
+    figures_of,
     newest_intact,
     open_checkpointer,
-    read_figures,
     read_run,
     read_tree,
     saved_arrays,
@@ -81,6 +81,11 @@ class Checkpoints:
     Saving goes on in the background; leaving the block waits for it. All processes of a run make
     the same calls. What cannot be written (a full disk) is an `OSError` that names the folder, of
     the call that finds it: the next `save`, `wait` or `close`.
+
+    Attributes:
+      folder: where they are, an absolute path.
+      metric: the figure by which the best is known, or None.
+      mode: whether the best is the smallest or the largest.
     """
 
     def __init__(
@@ -117,7 +122,7 @@ class Checkpoints:
         self.folder = _folder(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: expected a folder for checkpoints, found a file")
-        self._metric, self._mode, self._keep = metric, mode, keep
+        self.metric, self.mode, self._keep = metric, mode, keep
         self._run = {
             "config": config_to_json(config),
             "files": dict(files or {}),
@@ -126,7 +131,7 @@ class Checkpoints:
         }
         self._checkpointer = open_checkpointer(self.folder, preservation_policy=self)
         if metric is not None:
-            _verify_figures(self.folder, read_figures(self._checkpointer))
+            _verify_figures(self.folder, figures_of(self._checkpointer))
         if config is not None and self.latest is not None:
             _check_same_config(self.folder / str(self.latest), config, may_differ)
 
@@ -139,12 +144,12 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """The step of the latest checkpoint, or None."""
-        return max(read_figures(self._checkpointer), default=None)
+        return max(figures_of(self._checkpointer), default=None)
 
     @property
     def best(self) -> int | None:
         """The step of the best checkpoint, the earliest of equals, or None."""
-        return _best(read_figures(self._checkpointer), self._metric, self._mode)
+        return _best(figures_of(self._checkpointer), self.metric, self.mode)
 
     def save(
         self,
@@ -164,7 +169,7 @@ class Checkpoints:
           metrics: figures of this step. One that is not finite is never the best.
           progress: what else a resumed run needs, as JSON can hold it.
         """
-        figures, saved = metrics or {}, read_figures(self._checkpointer).get(int(state.step))
+        figures, saved = metrics or {}, figures_of(self._checkpointer).get(int(state.step))
         if saved is not None and set(figures) <= set(saved):
             return
         run = {**self._run, "progress": progress}
@@ -190,9 +195,7 @@ class Checkpoints:
             where it does not fit `abstract`, naming the first path, found and expected.
         """
         self.wait()
-        folder = _choose(
-            self.folder, read_figures(self._checkpointer), which, self._metric, self._mode
-        )
+        folder = _choose(self.folder, figures_of(self._checkpointer), which, self.metric, self.mode)
         return _read(
             folder, lambda f: (read_tree(f, abstract, (), padding), read_run(f)["progress"])
         )
@@ -209,7 +212,7 @@ class Checkpoints:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax asks this: whether to keep each of its checkpoints, given in order of step."""
-        best = _best({c.step: c.metrics or {} for c in checkpoints}, self._metric, self._mode)
+        best = _best({c.step: c.metrics or {} for c in checkpoints}, self.metric, self.mode)
         latest = [c.step for c in checkpoints][-self._keep :]
         return [c.step == best or c.step in latest for c in checkpoints]
 
@@ -344,7 +347,7 @@ def _find(path: Path, which: Which) -> pathlib.Path:
     if folder.name.isdecimal() and (folder / STATE).is_dir():
         return folder
     with open_checkpointer(folder) as checkpointer:
-        figures = read_figures(checkpointer)
+        figures = figures_of(checkpointer)
     if not any((folder / str(step) / part).is_dir() for step in figures for part in (STATE, RUN)):
         raise InputError(f"{folder}: expected a folder of checkpoints, found none in it")
     run = read_run(folder / str(max(figures))) if which == "best" else {}

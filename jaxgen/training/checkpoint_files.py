@@ -10,6 +10,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import textwrap
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from jaxgen.errors import InputError
-from jaxgen.training.array_digests import digests
+from jaxgen.files import is_remote
+from jaxgen.parallel import is_main_process
+from jaxgen.training.array_digests import digests, mesh_of
 from jaxgen.training.saved_configs import Json
 from jaxgen.training.saved_trees import (
     Names,
@@ -41,19 +44,35 @@ Figures = dict[int, Mapping[str, float]]
 """Step -> the figures saved with it."""
 
 
+_UNFINISHED = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
+
+
 class DamagedError(InputError):
     """A checkpoint that cannot be read, or is not what was saved."""
 
 
 def open_checkpointer(folder: pathlib.Path, **options: Any) -> Any:
     """Orbax's view of a run's checkpoints; with options it is for writing."""
+    if options:
+        _remove_unfinished(folder)
     with _reading(folder, "its checkpoints"), _naming_bad_figures(folder):
         return _orbax().training.Checkpointer(
             folder, context=_context(), cleanup_tmp_directories=bool(options), **options
         )
 
 
-def read_figures(checkpointer: Any) -> Figures:
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what killed runs were saving. Orbax does it too, but only in time for the next save.
+
+    In a bucket Orbax alone does, where unfinished checkpoints have no name of their own.
+    """
+    if is_main_process() and not is_remote(folder) and folder.is_dir():
+        for path in folder.iterdir():
+            if _UNFINISHED.fullmatch(path.name):
+                shutil.rmtree(path)
+
+
+def figures_of(checkpointer: Any) -> Figures:
     """The figures of every checkpoint.
 
     Raises:
@@ -74,7 +93,7 @@ def verify_figures(folder: pathlib.Path, figures: Figures) -> None:
     Raises:
       InputError: where they differ.
     """
-    found = figures[int(folder.name)]
+    found = figures.get(int(folder.name), {})
     expected = read_run(folder).get("figures", found)
     if _digest_of_json(found) != _digest_of_json(expected):
         raise DamagedError(f"{folder / 'metrics'}: {_short(found)}, expected {_short(expected)}")
@@ -206,7 +225,8 @@ def _resized(array: Array, leaf: jax.ShapeDtypeStruct) -> Array:
         missing = [(0, asked - found) for asked, found in zip(leaf.shape, x.shape, strict=True)]
         return jnp.pad(x, missing)
 
-    return jax.jit(resize, out_shardings=leaf.sharding)(array)
+    with jax.set_mesh(mesh_of(array.sharding)):
+        return jax.jit(resize, out_shardings=leaf.sharding)(array)
 
 
 def newest_intact(folder: pathlib.Path, read: Callable[[pathlib.Path], object]) -> str:

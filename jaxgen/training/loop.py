@@ -3,7 +3,8 @@
 A run is a function of its starting state, its key and its data: batch t is ``data(t)``, so a run
 that was killed and started again continues to the same numbers bit for bit. What happens after a
 step happens in this order: the step's metrics are looked at, a record is logged, the model is
-evaluated, a checkpoint is saved.
+evaluated, a new best is saved, callbacks see the evaluation, a checkpoint that is due is saved. So
+the best is saved whatever ends the run afterwards.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from jaxgen.parallel.batches import put_batch
 from jaxgen.parallel.distributed import is_main_process
 from jaxgen.training.checkpoint import Checkpoints, Mode
 from jaxgen.training.metrics import MetricsLog, Record, RunningAverage
+from jaxgen.training.progress import Progress
 from jaxgen.training.saved_trees import Padding
 from jaxgen.training.signals import Interrupted, Signals, held
 from jaxgen.training.state import TrainState
@@ -54,7 +56,7 @@ class LoopConfig:
       evaluate_every: after how many steps to evaluate, and once at the end; 0 for the end only.
       checkpoint_every: after how many steps to save; 0 for the end (and each new best) only.
       metric: the evaluation's figure that says which model is best, for early stopping; a new best
-        is saved at once. None: no early stopping.
+        is on disk before the run goes on. None: no early stopping.
       mode: whether the best is the smallest or the largest.
       patience: stop after so many evaluations in a row without a new best; None: never.
       max_skipped_in_a_row: stop with an error after so many steps in a row whose loss or gradient
@@ -91,27 +93,6 @@ class LoopConfig:
             raise InputError(f"mode={self.mode!r}: expected one of min, max")
         if self.patience is not None and (self.patience < 1 or self.metric is None):
             raise InputError(f"patience={self.patience}: expected at least 1, and a metric")
-
-
-@dataclass
-class Progress:
-    """What the loop keeps on the host; saved with every checkpoint.
-
-    Attributes:
-      seconds: time spent in `fit` so far, over all restarts.
-      window: averages since the last record, as `RunningAverage.sums`.
-      best: the best value of the metric; None before the first evaluation.
-      best_step: where it was reached.
-      worse: evaluations since then.
-      evaluated: the step of the last evaluation.
-    """
-
-    seconds: float = 0.0
-    window: dict[str, tuple[float, float]] = field(default_factory=dict)
-    best: float | None = None
-    best_step: int | None = None
-    worse: int = 0
-    evaluated: int | None = None
 
 
 @dataclass(frozen=True)
@@ -165,8 +146,9 @@ def fit(
 
     Raises:
       NonFiniteError: after ``max_skipped_in_a_row`` bad steps in a row.
-      InputError: where the checkpoint does not fit the state, or the metric is not among the
-        evaluation's figures.
+      InputError: where the checkpoint does not fit the state, the metric is not among the
+        evaluation's figures, or the checkpoints keep the best by another.
+      OSError: where a checkpoint or a record cannot be written, naming the folder or the file.
       SystemExit: after a signal.
     """
     run = _Run(config, evaluate, checkpoints, log, callbacks)
@@ -175,6 +157,7 @@ def fit(
     metrics = None
     with _closing(log), held() as signals, _bar(progress, run.step, config.steps) as advance:
         while (reason := run.reason(signals)) is None:
+            run.save_if_due(state)  # where the run ends, `finish` saves once all is known
             count = run.next_count()
             batch = _stacked(data, run.step, count) if several else data(run.step)
             state, new = step(state, put(batch, mesh, leading=int(several)), key)
@@ -202,6 +185,10 @@ class _Run:
     ):
         self.config, self.evaluate_fn = config, evaluate
         self.checkpoints, self.log, self.callbacks = checkpoints, log, callbacks
+        if checkpoints is not None and config.metric is not None:
+            kept, best = (checkpoints.metric, checkpoints.mode), (config.metric, config.mode)
+            if kept != best:
+                raise InputError(f"checkpoints keep the best by {kept}, expected {best}")
         self.step = 0
         self.record: Record = {}
         self.figures: Mapping[str, float] = {}
@@ -211,12 +198,13 @@ class _Run:
         self.stop = False
         self.last_agreement = 0, -math.inf
         self.next_agreement = 0
+        self.save_due = False
 
     def resume(self, state: TrainState, padding: Padding | None) -> TrainState:
         """The latest checkpoint's state where there is one, else the given one."""
         if self.checkpoints is not None and self.checkpoints.latest is not None:
             state, saved = self.checkpoints.restore(jax.tree.map(_abstract, state), padding=padding)
-            self.progress = Progress(**(saved or {}))
+            self.progress = Progress.from_json(saved, f"{self.checkpoints.folder}/{state.step}")
             self.average = RunningAverage(self.progress.window)
             self.started -= self.progress.seconds
         self.step = int(state.step)
@@ -282,40 +270,54 @@ class _Run:
         return any(every and self.step % every == 0 for every in intervals)
 
     def boundary(self, state: TrainState) -> None:
-        """Logs, evaluates and saves, as far as each is due."""
+        """Logs and evaluates, as far as each is due."""
         c, last = self.config, self.step == self.config.steps
         if last or self.step % c.log_every == 0:
             means = self.average.means()
             self.average = RunningAverage()
-            self._write({f"train/{name}": value for name, value in means.items()}, state)
-        improved = False
+            self._write({f"train/{name}": value for name, value in means.items()})
+            self._call(state)
         if last or (c.evaluate_every and self.step % c.evaluate_every == 0):
-            improved = self._evaluate(state)
-        if improved or (c.checkpoint_every and self.step % c.checkpoint_every == 0):
-            self._save(state)
+            self._evaluate(state)
+        self.save_due = bool(c.checkpoint_every and self.step % c.checkpoint_every == 0)
 
-    def _write(self, values: Mapping[str, float], state: TrainState) -> None:
+    def save_if_due(self, state: TrainState) -> None:
+        """Saves at multiples of ``checkpoint_every``."""
+        if self.save_due:
+            self._save(state)
+        self.save_due = False
+
+    def _write(self, values: Mapping[str, float]) -> None:
         self.record = {"step": self.step, "seconds": self._seconds(), **values}
         if self.log is not None:
             self.log.write(self.record)
+
+    def _call(self, state: TrainState) -> None:
         for callback in self.callbacks:
             self.stop |= bool(callback(self.record, state))
 
-    def _evaluate(self, state: TrainState) -> bool:
-        """Evaluates once per step; whether the metric has never been better."""
-        progress, metric = self.progress, self.config.metric
-        if self.evaluate_fn is None or progress.evaluated == self.step:
-            return False
-        progress.evaluated = self.step
+    def _evaluate(self, state: TrainState) -> None:
+        """Evaluates once per step; a new best is saved before any callback sees it."""
+        if self.evaluate_fn is None or self.progress.evaluated == self.step:
+            return
+        self.progress.evaluated = self.step
         self.figures = {name: float(value) for name, value in self.evaluate_fn(state).items()}
-        self._write(self.figures, state)
+        self._write(self.figures)
+        if self._is_new_best() and self.checkpoints is not None:
+            self._save(state)
+            self.checkpoints.wait()  # so that even a killed run has it
+        self._call(state)
+
+    def _is_new_best(self) -> bool:
+        """Whether the metric is finite and has never been better; counts how often it was not."""
+        progress, metric = self.progress, self.config.metric
         if metric is None:
             return False
         if metric not in self.figures:
             raise InputError(f"metric={metric!r}: expected one of {', '.join(self.figures)}")
         value, sign = self.figures[metric], 1 if self.config.mode == "min" else -1
-        worst = sign * math.inf
-        if sign * value < sign * (worst if progress.best is None else progress.best):
+        better = progress.best is None or sign * value < sign * progress.best
+        if better and math.isfinite(value):
             progress.best, progress.best_step, progress.worse = value, self.step, 0
             return True
         progress.worse += 1

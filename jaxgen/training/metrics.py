@@ -141,7 +141,7 @@ def read_records(path: Path) -> list[Record]:
             record = figures_from_json(json.loads(line))
         except (ValueError, RecursionError):
             record = None
-        if not (isinstance(record, dict) and isinstance(record.get("step"), int)):
+        if not (isinstance(record, dict) and type(record.get("step")) is int):
             raise InputError(f"{path}, line {number}: expected a JSON object with a 'step'")
         for name, value in record.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -173,6 +173,21 @@ def write_figures(path: Path, figures: Mapping[str, Any]) -> None:
             handle.write(
                 json.dumps(figures_to_json(figures), indent=2, allow_nan=False).encode() + b"\n"
             )
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """The figures of a file of `write_figures`, infinities among them.
+
+    Raises:
+      InputError: where the file holds anything else.
+    """
+    try:
+        figures = json.loads(as_path(path).read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: expected figures by name as JSON ({error})") from None
+    if not isinstance(figures, dict):
+        raise InputError(f"{path}: expected figures by name as a JSON object")
+    return figures_from_json(figures)
 
 
 def figures_to_json(value: Any) -> Any:

@@ -343,6 +343,11 @@ def test_leftovers_of_a_killed_save_are_ignored_and_removed(copy, state_and_layo
         assert checkpoints.latest == 2
         checkpoints.save(dataclasses.replace(state_and_layout[0], step=jax.numpy.int32(4)))
     assert load_model(copy).step == 4
+    assert sorted(p.name for p in copy.iterdir()) == ["2", "4"]
+    shutil.copytree(copy / "2", copy / "6.orbax-checkpoint-tmp")
+    with Checkpoints(copy, config=CONFIG) as checkpoints:
+        assert checkpoints.latest == 4
+    assert sorted(p.name for p in copy.iterdir()) == ["2", "4"]  # though nothing was saved
 
 
 def test_importing_training_does_not_import_orbax():

@@ -10,14 +10,18 @@ import resource
 import shutil
 import signal
 import zipfile
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxgen.errors import InputError
+from jaxgen.parallel import make_mesh
 from jaxgen.training import Checkpoints, create_state, load_model, load_params
 from jaxgen.training.metrics import MetricsLog, read_records
 
@@ -222,3 +226,30 @@ def test_a_log_that_cannot_grow_names_its_file(tmp_path, small_files):
     records = read_records(tmp_path / "metrics.jsonl")  # without the half record
     log.resume(100)
     assert read_records(tmp_path / "metrics.jsonl") == records[:101]
+
+
+def test_large_sharded_arrays_are_verified_on_other_meshes(tmp_path):
+    """Digests of them are made on the devices, also where another mesh is the current one."""
+    mesh = make_mesh("data=2,model=4")
+    spread = NamedSharding(mesh, P("data", "model"))
+    w = jnp.arange(90_000.0).reshape(300, 300)
+    with jax.set_mesh(mesh):
+        state = create_state(lambda: {"w": w}, tx=optax.sgd(1))[0]
+        state = dataclasses.replace(state, params=jax.device_put(state.params, spread))
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(state)
+            checkpoints.save(at(state, 1))
+    with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
+        for target in (make_mesh("data=8"), make_mesh("data=1", jax.devices()[1:2])):
+            same(load_params(tmp_path, mesh=target), state.params)
+        one_device = {"w": jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding)}
+        same(load_params(tmp_path, one_device), state.params)
+    run = json.loads((tmp_path / "1/run/data.json").read_text())
+    run["digests"]["params/w"] ^= 1
+    del run["digest"]
+    run["digest"] = zlib.crc32(json.dumps(run, sort_keys=True).encode())
+    (tmp_path / "1/run/data.json").write_text(json.dumps(run))
+    with pytest.raises(
+        InputError, match=f"{tmp_path}/1: params/w is damaged.*intact.*{tmp_path}/0;"
+    ):
+        load_params(tmp_path, mesh=mesh)

@@ -1,5 +1,7 @@
 """The loop: what is due when, stopping, the guard's end, callbacks; resuming is in test_resume."""
 
+import contextlib
+import dataclasses
 import os
 import signal
 
@@ -11,7 +13,7 @@ import pytest
 
 from jaxgen.errors import InputError
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.loop import LoopConfig, NonFiniteError, fit
+from jaxgen.training.loop import LoopConfig, NonFiniteError, _abstract, fit
 from jaxgen.training.metrics import MetricsLog, read_records
 from jaxgen.training.state import create_state
 from jaxgen.training.step import compile_step, make_train_step, scan_steps
@@ -267,3 +269,113 @@ def test_a_bar_is_shown(capsys):
 def test_bad_values_name_the_field(fields, message):
     with pytest.raises(InputError, match=message):
         LoopConfig(**fields)
+
+
+def scores_then(scores, end, folder):
+    """An evaluation by step, and data that end the run as told once step 4 is evaluated."""
+    at = {"step": 0}
+
+    def evaluate(state):
+        at["step"] = int(state.step)
+        return {"score": scores[at["step"]]}
+
+    def data(t):
+        if at["step"] == 4 and end == "data":
+            raise OSError("no more")
+        if at["step"] == 4 and end == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        bad = at["step"] == 4 and end == "not finite"
+        return {"x": np.full(4, np.nan if bad else 0, np.float32)}
+
+    def callback(record, state):
+        if record["step"] == 4 and "score" in record:
+            assert (folder / "4").is_dir()  # so a run that is killed from here on has it too
+            if end == "callback":
+                raise KeyError("a fault")
+            return end == "callback stops"
+        return False
+
+    return evaluate, data, callback
+
+
+ENDS = {
+    "steps": None,
+    "callback stops": None,
+    "patience": None,
+    "data": OSError,
+    "signal": SystemExit,
+    "not finite": NonFiniteError,
+    "callback": KeyError,
+}
+
+
+def test_the_best_is_kept_however_the_run_ends(tmp_path):
+    state, _ = create_state(lambda: {"theta": jnp.zeros(())}, tx=TX)
+    step = jax.jit(make_train_step(loss_fn, TX))
+    config = LoopConfig(steps=9, log_every=3, evaluate_every=2, metric="score", mode="max")
+    config = dataclasses.replace(config, checkpoint_every=3, max_skipped_in_a_row=2)
+    for end, error in ENDS.items():
+        scores = {2: 3.0, 4: 5.0, 6: float("inf"), 8: float("nan"), 9: 1.0}
+        evaluate, data, callback = scores_then(scores, end, tmp_path / end)
+        patience = 2 if end == "patience" else None
+        with Checkpoints(tmp_path / end, keep=1, metric="score", mode="max") as saved:
+            expected = contextlib.nullcontext() if error is None else pytest.raises(error)
+            with expected:
+                fit(
+                    step,
+                    state,
+                    data,
+                    KEY,
+                    dataclasses.replace(config, patience=patience),
+                    evaluate=evaluate,
+                    checkpoints=saved,
+                    callbacks=[callback],
+                )
+        with Checkpoints(tmp_path / end, metric="score", mode="max") as saved:
+            assert saved.best == 4, end
+            restored, progress = saved.restore(jax.tree.map(_abstract, state), "best")
+        assert (int(restored.step), progress["best"], progress["best_step"]) == (4, 5.0, 4), end
+
+
+def test_a_best_that_the_last_evaluation_finds_is_saved_over_its_step(tmp_path):
+    """Step 6 is saved before its evaluation, by a run that is started again and ends there."""
+    with Checkpoints(tmp_path, metric="score") as saved:
+        run(LoopConfig(steps=6), checkpoints=saved)
+        assert (saved.latest, saved.best) == (6, None)
+        config = LoopConfig(steps=6, metric="score")
+        result, asked = run(config, evaluate=lambda state: {"score": 2.0}, checkpoints=saved)
+        assert (asked, result.best_step, saved.best) == ([], 6, 6)
+
+
+def test_a_callback_that_stops_where_a_checkpoint_is_due_still_has_its_evaluation_saved(tmp_path):
+    config = LoopConfig(steps=20, log_every=2, checkpoint_every=2, metric="score")
+    with Checkpoints(tmp_path, metric="score") as saved:
+        result, _ = run(
+            config,
+            evaluate=lambda state: {"score": 1.0},
+            checkpoints=saved,
+            callbacks=[lambda record, state: record["step"] == 4],
+        )
+        assert (result.reason, result.best_step, saved.best) == ("callback", 4, 4)
+
+
+def test_checkpoints_that_keep_another_best_are_refused(tmp_path):
+    config = LoopConfig(steps=1, metric="score")
+    for kwargs in ({}, {"metric": "loss"}, {"metric": "score", "mode": "max"}):
+        with (
+            Checkpoints(tmp_path, **kwargs) as saved,
+            pytest.raises(InputError, match=r"keep the best by .*, expected \('score', 'min'\)"),
+        ):
+            run(config, evaluate=lambda state: {"score": 0.0}, checkpoints=saved)
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [3, [1], {"best": "low"}, {"worse": -1}, {"window": {"a": [1]}}, {"window": 2}, {"other": 1}],
+)
+def test_odd_progress_is_one_line(tmp_path, progress):
+    state, _ = create_state(lambda: {"theta": jnp.float32(7)}, tx=TX)
+    with Checkpoints(tmp_path) as saved:
+        saved.save(state, progress=progress)
+        with pytest.raises(InputError, match=f"^{tmp_path}/0: progress .* expected that of `fit`$"):
+            run(LoopConfig(steps=2), checkpoints=saved)

@@ -14,6 +14,7 @@ from jaxgen.errors import InputError
 from jaxgen.training.metrics import (
     MetricsLog,
     RunningAverage,
+    read_figures,
     read_records,
     write_csv,
     write_figures,
@@ -97,6 +98,14 @@ def test_a_figure_that_is_no_number_is_refused_by_line_and_name(tmp_path, value)
         read_records(path)
 
 
+@pytest.mark.parametrize("value", ['"late"', "null", "true", "[1]"])
+def test_odd_seconds_are_refused_by_line(tmp_path, value):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "seconds": 0.5}\n{"step": 2, "seconds": ' + value + "}\n")
+    with pytest.raises(InputError, match=r"metrics.jsonl, line 2: seconds is .*expected a number"):
+        read_records(path)
+
+
 def test_no_log_has_no_records(tmp_path):
     assert read_records(tmp_path / "metrics.jsonl") == []
 
@@ -116,6 +125,17 @@ def test_figures_are_valid_json_and_replaced_whole(tmp_path):
         write_figures(path, {"test": object()})
     assert json.loads(path.read_text())["list"] == ["nan", 1]
     assert os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_figures_are_read_as_they_were_written_and_nothing_else_is(tmp_path):
+    path = tmp_path / "metrics.json"
+    figures = {"a": {"b": [1, -math.inf, None]}, "c": "text", "d": 0.1, "e": math.inf}
+    write_figures(path, figures)
+    assert read_figures(path) == figures
+    for content in (b"", b"{", b"[1]", b"3", b'{"a": 1}}', b"\xff\xfe\xfd"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"metrics.json: expected figures by name as [^\n]*$"):
+            read_figures(path)
 
 
 def read_events(path):
