@@ -26,8 +26,8 @@ from experiments.images.support.image_sampling import SamplerName, SamplingFlags
 from experiments.lm.support.language_modelling import make_init, make_loss
 from experiments.lm.support.recipes import NetworkFlags
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.output import write_text
 from jaxgen.errors import InputError
-from jaxgen.files import replacing
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.parallel import (
     Layout,
@@ -93,8 +93,7 @@ def main(config: CommunicationConfig) -> dict[str, int]:
             f"{name}/{axes}": size
             for axes, size in (by_axes if language else listed.bytes_by_axes()).items()
         }
-    with replacing(folder / "communication.md") as handle:
-        handle.write("\n".join(sections).encode())
+    write_text(folder / "communication.md", "\n".join(sections))
     return figures
 
 

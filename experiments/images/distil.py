@@ -26,7 +26,6 @@ import numpy as np
 from jaxgen.typing import Batch, Tree
 from jaxtyping import Array
 
-from experiments.digests import images_digest
 from experiments.images.support.image_plots import plot_by_steps, plot_images
 from experiments.images.support.image_quality import (
     FRECHET,
@@ -44,6 +43,7 @@ from experiments.images.support.image_training import (
     plan_batches,
     train_denoiser,
 )
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures
 from experiments.shared.workdir import check_checkpoints

@@ -28,7 +28,6 @@ import numpy as np
 from jaxgen.typing import Batch, Tree
 from jaxtyping import Array
 
-from experiments.digests import images_digest
 from experiments.images.support.image_networks import DenoiserConfig
 from experiments.images.support.image_plots import plot_images
 from experiments.images.support.image_quality import held_out_figures, make_judge, write_tables
@@ -42,6 +41,7 @@ from experiments.images.support.image_training import (
     plan_layout_of,
     train_denoiser,
 )
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures
 from experiments.shared.workdir import check_checkpoints

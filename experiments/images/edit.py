@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.digests import images_digest
 from experiments.images.support.image_plots import plot_images
 from experiments.images.support.image_quality import (
     ACCURACY,
@@ -36,6 +35,7 @@ from experiments.images.support.image_quality import (
 )
 from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.images.support.image_training import ImageModel, check_fits, open_model
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import progress_bar
 from jaxgen.data import ImageSet, load_images, to_unit

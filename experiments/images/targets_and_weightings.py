@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 
-from experiments.digests import images_digest
 from experiments.images.support.image_networks import (
     DenoiserConfig,
     NetworkFlags,
@@ -38,6 +37,7 @@ from experiments.images.support.image_quality import (
 )
 from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.images.support.image_training import TrainingFlags, plan_batches, train_denoiser
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures, format_table, three_decimals, write_text
 from experiments.shared.workdir import check_checkpoints

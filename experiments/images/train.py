@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.digests import images_digest
 from experiments.images.support.image_networks import (
     DenoiserConfig,
     NetworkFlags,
@@ -60,6 +59,7 @@ from experiments.images.support.image_training import (
     plan_layout_of,
     train_denoiser,
 )
+from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images

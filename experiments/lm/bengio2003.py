@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from experiments.digests import corpus_digest
 from experiments.lm.support.bengio2003_rows import (
     BACK_OFF,
     CHECKS,
@@ -56,6 +55,7 @@ from experiments.lm.support.language_modelling import (
     train_network,
 )
 from experiments.lm.support.recipes import METRIC, RecipeFlags
+from experiments.shared.digests import corpus_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import (
     cached_arrays,

@@ -27,7 +27,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments.digests import corpus_digest
 from experiments.lm.support.language_modelling import (
     MAY_DIFFER,
     Training,
@@ -38,6 +37,7 @@ from experiments.lm.support.language_modelling import (
     train_network,
 )
 from experiments.lm.support.recipes import METRIC, MODERN, MOST_STEPS_PER_CALL, NetworkFlags, Recipe
+from experiments.shared.digests import corpus_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import (
     format_table,

@@ -32,7 +32,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from experiments.digests import corpus_digest, params_digest
 from experiments.lm.support.language_modelling import (
     MAY_DIFFER,
     PARTS,
@@ -45,6 +44,7 @@ from experiments.lm.support.language_modelling import (
     train_network,
 )
 from experiments.lm.support.recipes import METRIC, NetworkFlags, RecipeFlags
+from experiments.shared.digests import corpus_digest, params_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_arrays, format_table, write_text
 from experiments.shared.plots import plot_perplexity, plot_weights, plot_words

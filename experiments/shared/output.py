@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments.digests import digest_of
+from experiments.shared.digests import digest_of
 from jaxgen.files import replacing
 from jaxgen.parallel import is_main_process
 from jaxgen.training.metrics import figures_from_json, figures_to_json, write_figures
@@ -74,7 +74,7 @@ def cached_arrays(
     Args:
       path: the file. One that is damaged, or made of other things, is written again.
       compute: gives the arrays.
-      made_of: all that they depend on, data by their digests (`experiments.digests`).
+      made_of: all that they depend on, data by their digests (`experiments.shared.digests`).
     """
     arrays = known_arrays(path, made_of)
     if arrays is None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.locks import LOCK, read_holder, take_lock
+from experiments.shared.locks import LOCK, read_holder, take_lock
 from jaxgen.errors import InputError
 from jaxgen.files import replacing
 from jaxgen.parallel import all_succeed, gather_texts, is_main_process

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jaxgen.typing import Batch, Tree
 
-from experiments.digests import params_digest
 from experiments.images.support.image_networks import DenoiserConfig
+from experiments.shared.digests import params_digest
 from jaxgen.data import BatchPlan, ImageSet, batch_at, to_unit
 from jaxgen.errors import InputError
 from jaxgen.parallel import (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments.digests import (
+from experiments.shared.digests import (
     corpus_digest,
     digest_of,
     images_digest,

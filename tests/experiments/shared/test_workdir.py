@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from processes import run_processes
 
-from experiments.locks import LOCK, Holder, process_start, read_holder, take_lock
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, parse_flags, run
+from experiments.shared.locks import LOCK, Holder, process_start, read_holder, take_lock
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.errors import InputError
 from jaxgen.training import Checkpoints, OptimizerConfig, create_state, make_optimizer
@@ -118,7 +118,7 @@ def test_who_takes_a_folder_over_at_the_same_time(tmp_path, monkeypatch):
     write_lock(tmp_path, process=2**22 + 1, started="then")
     other = dataclasses.replace(HERE, process=1, started=process_start(1), token="last")
     monkeypatch.setattr(
-        "experiments.locks.time.sleep",
+        "experiments.shared.locks.time.sleep",
         lambda _: (tmp_path / LOCK).write_text(json.dumps(dataclasses.asdict(other))),
     )
     with pytest.raises(InputError, match="is in use by process 1 on"):
