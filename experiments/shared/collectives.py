@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.shared.launch import report
-from jaxgen.files import replacing
+from experiments.shared.output import write_text
 from jaxgen.parallel import Communication, communication
 
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -34,5 +34,4 @@ def write_collectives(
     sections = {name: f"### {name}\n\n{found.table()}\n" for name, found in listed.items()}
     for name, found in listed.items():
         report(sections[name] if whole else f"### {name}\n\n{found.summary()}\n")
-    with replacing(folder / FILE) as handle:
-        handle.write("\n".join(sections.values()).encode())
+    write_text(folder / FILE, "\n".join(sections.values()))

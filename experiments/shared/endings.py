@@ -19,8 +19,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from jaxgen.errors import InputError
+from jaxgen.parallel import stop
 from jaxgen.training.loop import NonFiniteError
 from jaxgen.training.signals import ENDING, Interrupted, Signals, handled
 
@@ -59,6 +61,8 @@ def ending_well(
             code, line = _verdict(error, signals, place())
             if program and code:
                 _end_within(GRACE_SECONDS, code)
+            if program and signals.received:
+                _end_at_once(code)
             if line is None:
                 raise
             if line:
@@ -159,6 +163,19 @@ def _watch(
                     last()
                 os._exit(128 + byte[0])
             signals.remind()
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """Ends the process without the interpreter's clean-up.
+
+    That has ended in a segmentation fault where the exception went through a compilation.
+    """
+    with contextlib.suppress(Exception):
+        stop()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _end_within(seconds: float, code: int) -> None:

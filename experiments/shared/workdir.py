@@ -18,7 +18,7 @@ from typing import Any
 from experiments.shared.experiment_config import ExperimentConfig
 from experiments.shared.locks import LOCK, read_holder, take_lock
 from jaxgen.errors import InputError
-from jaxgen.files import as_path, replacing
+from jaxgen.files import as_path, remove_leftovers, replacing
 from jaxgen.parallel import all_succeed, gather_texts, is_main_process
 from jaxgen.training import load_config
 from jaxgen.training.saved_configs import config_differences, config_from_json, config_to_json
@@ -78,6 +78,7 @@ def open_workdir(
         raise
     _remember(claim)
     if is_main_process():
+        remove_leftovers(folder)
         with replacing(folder / CONFIG) as handle:
             handle.write(json.dumps(saved, indent=2).encode() + b"\n")
     return folder

@@ -32,6 +32,7 @@ from jaxgen.parallel.distributed import (
     is_main_process,
     on_main_process,
     start,
+    stop,
 )
 from jaxgen.parallel.host_memory import keep_freed_memory
 from jaxgen.parallel.mesh import current_mesh, make_mesh, parse_mesh
@@ -78,4 +79,5 @@ __all__ = [
     "replicated",
     "shardings_of",
     "start",
+    "stop",
 ]

@@ -70,6 +70,15 @@ def start(
     )
 
 
+def stop() -> None:
+    """Leaves the other processes, waiting until they do so too; alone, does nothing.
+
+    A process that ends does it by itself; this is for one that skips what Python does at its end.
+    """
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
 def _start_on_cluster(timeout_s: int) -> None:
     """Leaves everything to JAX's detection of the cluster."""
     try:

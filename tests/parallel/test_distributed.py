@@ -10,7 +10,16 @@ import pytest
 from processes import run_processes
 
 from jaxgen.errors import InputError
-from jaxgen.parallel import barrier, is_main_process, on_main_process, start
+from jaxgen.parallel import (
+    all_succeed,
+    barrier,
+    distributed,
+    gather_texts,
+    is_main_process,
+    on_main_process,
+    start,
+    stop,
+)
 
 WORKER = Path(__file__).parent / "two_processes.py"
 MESHES = ["data=2,model=4", "model=8", "data=2,fsdp=2,model=2"]
@@ -139,3 +148,20 @@ def test_one_process_is_the_main_one_and_waits_for_nobody() -> None:
     assert is_main_process()
     assert on_main_process(max, 3, 4) == 4
     barrier("alone")
+    assert gather_texts("é") == ["é"]
+    assert all_succeed(lambda: 3) == 3
+    with pytest.raises(InputError, match=r"^not good$"):
+        all_succeed(lambda: refuse("not good"))
+    stop()
+
+
+def test_all_processes_say_what_one_of_them_refuses(monkeypatch) -> None:
+    monkeypatch.setattr(distributed, "gather_texts", lambda text: [text, "", "no such file", "no"])
+    with pytest.raises(InputError, match=r"^process 2: no such file$"):
+        all_succeed(lambda: 3)
+    with pytest.raises(OSError, match=r"^full$"):
+        all_succeed(lambda: refuse("full", OSError))
+
+
+def refuse(line: str, kind: type[Exception] = InputError) -> None:
+    raise kind(line)

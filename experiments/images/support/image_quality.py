@@ -123,17 +123,16 @@ def make_judge(
 
     Args:
       images: the set.
-      folder: where the classifier and the figures of real features are kept, in a folder of their
+      folder: where the figures of real features are kept, and the classifier, in a folder of its
         own for every set of images.
       inception: parameters of Inception (`open_inception`), if its features are wanted.
       seed: of the classifier's training.
       progress: whether to show a bar while it is trained.
     """
     classifier, digest = None, images_digest(images)
-    folder = folder / digest
     if len(images.classes) > 1:
-        with using_folder(folder):
-            classifier = train_classifier(images, folder, seed, progress)
+        with using_folder(folder / digest):
+            classifier = train_classifier(images, folder / digest, seed, progress)
     features: Features | None = None
     if inception is not None:
         features = functools.partial(inception_features, inception)

@@ -98,7 +98,7 @@ def test_one_of_two_processes_ends_though_the_other_waits_for_it(tmp_path):
     arguments = ["one_of_two", "--workdir", str(tmp_path), "--num-processes", "2"]
     arguments += ["--process-id", "{process}"]
     with pytest.raises(AssertionError, match=f"process 1 ended with exit code {TERMINATED}"):
-        run_processes(PROGRAMS, arguments, devices_per_process=1, timeout=25)
+        run_processes(PROGRAMS, arguments, devices_per_process=1, timeout=60)
 
 
 def caused(error, cause):
