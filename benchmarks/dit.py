@@ -286,11 +286,11 @@ def make_sampling(model, params: dict, arrays: dict, steps: int) -> Callable[[],
     import jax
 
     from jaxgen.diffusion import DiscreteSchedule
+    from jaxgen.diffusion.conditioning.guidance import guide_network
     from jaxgen.diffusion.denoiser import step_index
-    from jaxgen.diffusion.guidance import guide_network
+    from jaxgen.diffusion.process.step_levels import make_steps
     from jaxgen.diffusion.samplers import DDIM
-    from jaxgen.diffusion.sampling import sample
-    from jaxgen.diffusion.steps import make_steps
+    from jaxgen.diffusion.samplers.sampling import sample
 
     schedule = DiscreteSchedule("linear")
     sampler = DDIM()
@@ -318,9 +318,9 @@ def make_training(model, params: dict, arrays: dict) -> Callable[[], float]:
 
     from jaxgen.diffusion import DiscreteSchedule
     from jaxgen.diffusion.denoiser import step_index
-    from jaxgen.diffusion.losses import diffusion_loss
-    from jaxgen.diffusion.times import Steps
-    from jaxgen.diffusion.weights import SNR
+    from jaxgen.diffusion.objectives.losses import diffusion_loss
+    from jaxgen.diffusion.objectives.time_distributions import Steps
+    from jaxgen.diffusion.objectives.weightings import SNR
     from jaxgen.parallel import make_mesh, put_batch
     from jaxgen.training import OptimizerConfig, compile_step, create_state, make_optimizer
     from jaxgen.training.step import make_train_step

@@ -227,7 +227,7 @@ def make_bare_products(shape: dict, batch: int, steps: int) -> Callable[[], obje
     import jax
     import jax.numpy as jnp
 
-    from jaxgen.parallel.sharded_logits import CPU_CHUNK
+    from jaxgen.parallel.softmax.sharded_logits import CPU_CHUNK
 
     top = shape["hidden"] + shape["direct"] * (shape["order"] - 1) * shape["features"]
     chunk = math.gcd(batch, CPU_CHUNK)

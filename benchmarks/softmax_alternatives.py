@@ -34,24 +34,24 @@ import jax
 import numpy as np
 
 from benchmarks.softmax_report import CLOCKS, Point, plot, to_markdown, to_row
-from experiments.language_modelling import (
+from experiments.lm.support.language_modelling import (
     make_batch,
     make_init,
     make_loss,
     make_scorer,
     unigram_bias,
 )
-from experiments.recipes import MODERN
+from experiments.lm.support.recipes import MODERN
 from jaxgen.data import BatchPlan, Corpus, load_corpus, trainable_span
 from jaxgen.lm import windows
-from jaxgen.lm.clustering import exchange_clustering
-from jaxgen.lm.importance_sampling import SampledNPLMConfig, SampleSizes
+from jaxgen.lm.classes.clustering import exchange_clustering
 from jaxgen.lm.ngram import count_ngrams, fit_kneser_ney
 from jaxgen.lm.nplm import NPLMConfig, is_weight
-from jaxgen.lm.proposals import NgramProposal, make_proposal
-from jaxgen.lm.short_list import ShortListConfig, tail_probabilities
-from jaxgen.lm.tree_softmax import TreeCode, TreeNPLMConfig, node_log_odds
-from jaxgen.lm.word_tree import BinaryTree, class_tree, feature_tree
+from jaxgen.lm.outputs.importance_sampling import SampledNPLMConfig, SampleSizes
+from jaxgen.lm.outputs.proposals import NgramProposal, make_proposal
+from jaxgen.lm.outputs.short_list import ShortListConfig, tail_probabilities
+from jaxgen.lm.outputs.tree_softmax import TreeCode, TreeNPLMConfig, node_log_odds
+from jaxgen.lm.outputs.word_tree import BinaryTree, class_tree, feature_tree
 from jaxgen.training.optimizers import make_optimizer
 from jaxgen.training.state import TrainState, create_state
 from jaxgen.training.step import LossFn, compile_step, make_train_step, scan_steps

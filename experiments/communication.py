@@ -15,17 +15,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.image_networks import make_init as make_image_init
-from experiments.image_programs import (
+from experiments.images.support.image_networks import make_init as make_image_init
+from experiments.images.support.image_programs import (
     Program,
     published_model,
     sampling_program,
     training_program,
 )
-from experiments.image_sampling import SamplerName, SamplingFlags
-from experiments.language_modelling import make_init, make_loss
-from experiments.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.recipes import NetworkFlags
+from experiments.images.support.image_sampling import SamplerName, SamplingFlags
+from experiments.lm.support.language_modelling import make_init, make_loss
+from experiments.lm.support.recipes import NetworkFlags
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from jaxgen.errors import InputError
 from jaxgen.files import replacing
 from jaxgen.lm.nplm import NPLMConfig

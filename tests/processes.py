@@ -28,7 +28,7 @@ def run_processes(
     the others would wait for the lost one for minutes.
 
     Args:
-        worker: A path to a script, or the dotted name of a module (``experiments.nplm``).
+        worker: A path to a script, or the dotted name of a module (``experiments.lm.nplm``).
         args: Command-line arguments, the same for all. ``{process}`` in one becomes the number of
             the process.
         num_processes: How many processes.

@@ -4,10 +4,13 @@
 (grain) makes batches of records and is imported by itself.
 """
 
-from jaxgen.data.batches import BatchPlan, trainable_span, windows_at
-from jaxgen.data.brown import read_brown
-from jaxgen.data.builtin import read_builtin
-from jaxgen.data.corpus import (
+from jaxgen.data.batch_plan import BatchPlan, trainable_span, windows_at
+from jaxgen.data.images.image_files import ImageFolder, open_image_folder, read_image
+from jaxgen.data.images.image_set import ImageSet, batch_at, from_unit, make_transform, to_unit
+from jaxgen.data.images.load_images import load_images
+from jaxgen.data.text.brown import read_brown
+from jaxgen.data.text.builtin_text import read_builtin
+from jaxgen.data.text.corpus import (
     Corpus,
     Spans,
     TokenStream,
@@ -15,14 +18,11 @@ from jaxgen.data.corpus import (
     spans_by_fraction,
     spans_by_size,
 )
-from jaxgen.data.images import ImageSet, batch_at, from_unit, make_transform, to_unit
-from jaxgen.data.images_files import ImageFolder, open_image_folder, read_image
-from jaxgen.data.images_load import load_images
-from jaxgen.data.load import load_corpus
-from jaxgen.data.plain_text import read_plain_text, tokenise
-from jaxgen.data.tfds import read_tfds
-from jaxgen.data.token_files import read_token_files
-from jaxgen.data.vocabulary import UNKNOWN, Vocabulary, count_vocabulary
+from jaxgen.data.text.load_corpus import load_corpus
+from jaxgen.data.text.plain_text import read_plain_text, tokenise
+from jaxgen.data.text.tfds_text import read_tfds
+from jaxgen.data.text.token_files import read_token_files
+from jaxgen.data.text.vocabulary import UNKNOWN, Vocabulary, count_vocabulary
 
 __all__ = [
     "UNKNOWN",

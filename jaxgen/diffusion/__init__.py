@@ -9,21 +9,31 @@ The network comes in as a callable (`jaxgen.diffusion.denoiser`). Sampling in sh
     x = sample(sampler, clip_x(denoiser), z, sampler.table(levels), key, index_B)
 """
 
-from jaxgen.diffusion.classification import classify
-from jaxgen.diffusion.denoiser import Denoiser, Estimate, clip_x, make_denoiser, threshold_x
-from jaxgen.diffusion.derived_schedules import Blended, Bounded, Reframed, Shifted
-from jaxgen.diffusion.discrete import CustomTable, DiscreteSchedule, TableSchedule
-from jaxgen.diffusion.distillation import distillation_loss, every_second, halving_plan
-from jaxgen.diffusion.guidance import (
+from jaxgen.diffusion.conditioning.diffusion_classifier import classify
+from jaxgen.diffusion.conditioning.guidance import (
     classifier_free_guidance,
     classifier_guidance,
     guide_network,
 )
-from jaxgen.diffusion.inpainting import RePaint, Replacement
-from jaxgen.diffusion.levels import Level
-from jaxgen.diffusion.losses import denoiser_loss, diffusion_loss
-from jaxgen.diffusion.predictions import Target, convert, make_target
-from jaxgen.diffusion.reconstruction import moment_guidance, reconstruction_guidance
+from jaxgen.diffusion.conditioning.inpainting import RePaint, Replacement
+from jaxgen.diffusion.conditioning.reconstruction import moment_guidance, reconstruction_guidance
+from jaxgen.diffusion.denoiser import Denoiser, Estimate, clip_x, make_denoiser, threshold_x
+from jaxgen.diffusion.distillation.progressive import distillation_loss, every_second, halving_plan
+from jaxgen.diffusion.objectives.losses import denoiser_loss, diffusion_loss
+from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Reframed, Shifted
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.predictions import Target, convert, make_target
+from jaxgen.diffusion.process.schedules import (
+    CosineSchedule,
+    InverseCosineSchedule,
+    KarrasSchedule,
+    RectifiedFlow,
+    Schedule,
+    SigmoidSchedule,
+)
+from jaxgen.diffusion.process.sde_schedules import GeometricSchedule, LinearBetaSchedule
+from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.process.table_schedules import CustomTable, DiscreteSchedule, TableSchedule
 from jaxgen.diffusion.samplers import (
     DDIM,
     Ancestral,
@@ -33,17 +43,7 @@ from jaxgen.diffusion.samplers import (
     Heun,
     StochasticKarras,
 )
-from jaxgen.diffusion.sampling import Sampler, initial_noise, sample
-from jaxgen.diffusion.schedules import (
-    CosineSchedule,
-    InverseCosineSchedule,
-    KarrasSchedule,
-    RectifiedFlow,
-    Schedule,
-    SigmoidSchedule,
-)
-from jaxgen.diffusion.sde_schedules import GeometricSchedule, LinearBetaSchedule
-from jaxgen.diffusion.steps import make_steps
+from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample
 
 __all__ = [
     "DDIM",

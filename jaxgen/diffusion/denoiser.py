@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgen.diffusion.discrete import DiscreteSchedule, TableSchedule
-from jaxgen.diffusion.levels import Level, broadcast_level, expand
-from jaxgen.diffusion.predictions import Target, check_target, divide, to_x_and_e
-from jaxgen.diffusion.schedules import Schedule, check_schedule
+from jaxgen.diffusion.process.levels import Level, broadcast_level, expand
+from jaxgen.diffusion.process.predictions import Target, check_target, divide, to_x_and_e
+from jaxgen.diffusion.process.schedules import Schedule, check_schedule
+from jaxgen.diffusion.process.table_schedules import DiscreteSchedule, TableSchedule
 from jaxgen.errors import InputError
 
 

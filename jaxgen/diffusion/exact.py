@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.diffusion.denoiser import Denoiser, Estimate
-from jaxgen.diffusion.levels import Level, broadcast_level, expand
+from jaxgen.diffusion.process.levels import Level, broadcast_level, expand
 from jaxgen.errors import InputError
 
 

@@ -21,8 +21,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from jaxgen.errors import InputError
-from jaxgen.evaluation.features import Forward, Tree, apply_in_batches
+from jaxgen.evaluation.features import Forward, apply_in_batches
 from jaxgen.nn.dense import Dense
+from jaxgen.typing import Tree
 
 GROUPS = 8
 

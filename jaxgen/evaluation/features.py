@@ -11,9 +11,7 @@ from jaxtyping import Array, Float, Float64
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import current_mesh, num_batch_shards, put_batch, replicated
-
-Tree = Any
-"""A pytree: parameters, or the outputs of a network."""
+from jaxgen.typing import Tree
 
 Forward = Callable[[Tree, Array], Tree]
 """``(params, images [B, ...]) -> outputs``, each with a leading axis B."""

@@ -26,7 +26,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.errors import InputError
-from jaxgen.evaluation.features import Tree, apply_in_batches
+from jaxgen.evaluation.features import apply_in_batches
+from jaxgen.typing import Tree
 
 SIDE = 299
 SMALLEST_SIDE = 75

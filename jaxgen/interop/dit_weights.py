@@ -37,7 +37,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jaxgen.errors import InputError
-from jaxgen.interop.weights import (
+from jaxgen.interop.tensors import (
     Rule,
     RuleOf,
     Tree,

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.errors import InputError
-from jaxgen.interop.weights import (
+from jaxgen.interop.tensors import (
     Rule,
     Tree,
     bias,

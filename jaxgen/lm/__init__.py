@@ -1,7 +1,7 @@
 """Language models: n-grams, neural networks, their mixtures, and how they are evaluated."""
 
+from jaxgen.lm.contexts import NO_WORD, windows
 from jaxgen.lm.evaluation import perplexity, perplexity_of, span_probabilities
-from jaxgen.lm.positions import NO_WORD, windows
 from jaxgen.lm.protocol import LanguageModel
 
 __all__ = [

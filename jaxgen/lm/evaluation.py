@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from jaxgen.errors import InputError
-from jaxgen.lm.positions import check_span, windows
+from jaxgen.lm.contexts import check_span, windows
 from jaxgen.lm.protocol import LanguageModel
 
 

@@ -22,10 +22,11 @@ import numpy as np
 from jaxtyping import Array, Float64, Int, Int32, Key
 
 from jaxgen.errors import InputError
-from jaxgen.lm.network import Network, Tree, compile_with
-from jaxgen.lm.positions import NO_WORD, check_contexts, check_words
+from jaxgen.lm.contexts import NO_WORD, check_contexts, check_words
+from jaxgen.lm.network import Network, compile_with
 from jaxgen.lm.protocol import LanguageModel
-from jaxgen.parallel.sharded_logits import check_sampling
+from jaxgen.parallel.softmax.sharded_logits import check_sampling
+from jaxgen.typing import Tree
 
 
 def generate(
@@ -148,7 +149,7 @@ def make_generator(
 
     The word at step t of text b depends on the key, t, b and the text before it alone, so neither
     the mesh nor the number of texts changes a text. On a mesh, words are drawn from logits where
-    they lie (`jaxgen.parallel.sharded_logits.sample`).
+    they lie (`jaxgen.parallel.softmax.sharded_logits.sample`).
 
     Args:
       network: a network that predicts all its words (no short list).

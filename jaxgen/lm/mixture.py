@@ -1,10 +1,10 @@
 """Mixtures of language models: P(w | context) = sum_j a_j P_j(w | context).
 
 Bengio et al. (2003), section 4: the weights a are fixed, learnt once, or learnt for each bin of the
-context's frequency (bins ceil(-log((1 + f) / T)), `jaxgen.lm.ngram.weights`), by EM on validation
-text. To evaluate a network is dear, so everything is done on arrays of probabilities that may have
-been computed once: :func:`learn_weights` and :func:`mix`. :class:`Mixture` wraps them into a
-`LanguageModel`.
+context's frequency (bins ceil(-log((1 + f) / T)), `jaxgen.lm.ngram.interpolation_weights`), by EM
+on validation text. To evaluate a network is dear, so everything is done on arrays of probabilities
+that may have been computed once: :func:`learn_weights` and :func:`mix`. :class:`Mixture` wraps them
+into a `LanguageModel`.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
 from jaxgen.errors import InputError
+from jaxgen.lm.contexts import windows
 from jaxgen.lm.evaluation import span_probabilities
-from jaxgen.lm.ngram.weights import fit_weights, frequency_bin_count, frequency_bins
-from jaxgen.lm.positions import windows
+from jaxgen.lm.ngram.interpolation_weights import fit_weights, frequency_bin_count, frequency_bins
 from jaxgen.lm.protocol import LanguageModel
 
 EM_ITERATIONS = 100
@@ -62,7 +62,8 @@ def learn_weights(
 
     Returns:
         float64 [size, J]; rows are at least zero and sum to one. A bin without words takes the
-        weights of the nearest bin that has some (`jaxgen.lm.ngram.weights.fit_weights`).
+        weights of the nearest bin that has some
+        (`jaxgen.lm.ngram.interpolation_weights.fit_weights`).
 
     Raises:
         InputError: if there are no words, a probability is not in [0, 1], or a bin is out of range.

@@ -17,12 +17,10 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Float64, Int, Int32, Key
 
 from jaxgen.errors import InputError
-from jaxgen.lm.positions import NO_WORD, check_contexts, check_targets
+from jaxgen.lm.contexts import NO_WORD, check_contexts, check_targets
 from jaxgen.parallel import Layout, num_batch_shards, put_batch, replicated, shardings_of
 from jaxgen.parallel.sharding import gather_fsdp
-
-Tree = Any
-"""A tree of parameters."""
+from jaxgen.typing import Tree
 
 
 class NetworkConfig(Protocol):

@@ -8,7 +8,7 @@ Symbols, for a context ``w_{t-1}, ..., w_{t-n+1}`` and a vocabulary V::
     P(w_t = i | context) = exp(y_i) / sum_j exp(y_j)
 
 The parameters keep the paper's names. U, W and b belong to the output units and lie over the mesh
-axis ``model`` in blocks of ``ceil(|V| / M)`` (section 3.2, `jaxgen.parallel.output_units`);
+axis ``model`` in blocks of ``ceil(|V| / M)`` (section 3.2, `jaxgen.parallel.softmax.output_units`);
 everything before them is computed by every device along that axis.
 """
 
@@ -21,8 +21,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.errors import InputError
-from jaxgen.parallel import output_units
-from jaxgen.parallel.output_units import Units, padded_units
+from jaxgen.parallel.softmax import output_units
+from jaxgen.parallel.softmax.output_units import Units, padded_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +189,7 @@ class NPLM(nn.Module):
     def output_layer(
         self, contexts_BL: Int[Array, "B L"], train: bool = False
     ) -> tuple[tuple[Float[Array, "B D"], ...], Units]:
-        """What `jaxgen.parallel.output_units` works on: the layers below the units, and the units.
+        """What `jaxgen.parallel.softmax.output_units` works on: the layers below the units, and the units.
 
         Args:
           contexts_BL: [B, n-1] ids in the order of the text (nearest word last).

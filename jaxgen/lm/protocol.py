@@ -11,7 +11,7 @@ class LanguageModel(Protocol):
 
     Contexts are integer [N, L] with the nearest word last and L >= order - 1: a model uses the last
     ``order - 1`` columns, so that models of several orders can be given the same contexts. The id
-    -1 stands for "no word" (`jaxgen.lm.positions.NO_WORD`).
+    -1 stands for "no word" (`jaxgen.lm.contexts.NO_WORD`).
     """
 
     @property

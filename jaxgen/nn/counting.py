@@ -15,8 +15,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from jaxgen.errors import InputError
-
-Tree = Any
+from jaxgen.typing import Tree
 
 
 def parameter_count(tree: Tree) -> int:

@@ -18,13 +18,13 @@ from jaxgen.parallel.batches import (
     put_batch,
     put_local_batch,
 )
-from jaxgen.parallel.communication import (
+from jaxgen.parallel.collectives.hlo import Operand
+from jaxgen.parallel.collectives.report import (
     Collective,
     Communication,
     communication,
     communication_of_text,
 )
-from jaxgen.parallel.communication_hlo import Operand
 from jaxgen.parallel.distributed import barrier, is_main_process, on_main_process, start
 from jaxgen.parallel.host_memory import keep_freed_memory
 from jaxgen.parallel.mesh import current_mesh, make_mesh, parse_mesh

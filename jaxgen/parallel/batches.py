@@ -16,9 +16,7 @@ from jaxtyping import Int
 
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError
-
-Tree = Any
-"""A pytree; a batch is usually a dict of arrays that share their leading dimension B."""
+from jaxgen.typing import Tree
 
 
 def num_batch_shards(mesh: Mesh) -> int:

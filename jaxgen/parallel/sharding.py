@@ -23,9 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.axes import DEFAULT_RULES, FSDP, Rules
 from jaxgen.errors import InputError
-
-Tree = Any
-"""A pytree; a parameter tree here is a nested dict of arrays, unboxed."""
+from jaxgen.typing import Tree
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """Denoising networks on patches of images: transformers, and what they share."""
 
-from jaxgen.spacetime.config import GridConfig, TransformerConfig
 from jaxgen.spacetime.diffit import DiffiT, DiffiTConfig
 from jaxgen.spacetime.dit import DiT, DiTConfig
 from jaxgen.spacetime.mdt import MDT, MDTConfig
 from jaxgen.spacetime.patches import patchify, unpatchify
-from jaxgen.spacetime.unet import UNet
-from jaxgen.spacetime.unet_config import UNetConfig
+from jaxgen.spacetime.transformer_config import GridConfig, TransformerConfig
 from jaxgen.spacetime.uvit import UViT, UViTConfig
+from jaxgen.unet.unet import UNet, UNetConfig
 
 __all__ = [
     "MDT",

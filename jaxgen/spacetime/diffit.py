@@ -25,8 +25,8 @@ from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norms import layer_norm
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.nn.relative import RelativeBias
-from jaxgen.spacetime.config import GridConfig, check_wave_width, published_fields
 from jaxgen.spacetime.patches import patchify, unpatchify
+from jaxgen.spacetime.transformer_config import GridConfig, check_wave_width, published_fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     tokens = patches W + b + positions          fixed sines and cosines, width before height
     c      = time embedding + class embedding
-    tokens = block(tokens, c)                   `depth` times, see `jaxgen.spacetime.blocks`
+    tokens = block(tokens, c)                   `depth` times, see `jaxgen.spacetime.transformer_blocks`
     output = unpatchify(final layer(tokens, c))
 
 Twelve sizes are published: S, B, L, XL with patches of 8, 4, 2 on latents of 32 x 32 x 4, 1000
@@ -22,9 +22,13 @@ from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition
 from jaxgen.nn.norms import EPSILON
 from jaxgen.nn.positions import sincos_grid
-from jaxgen.spacetime.blocks import Conditioning, DiTBlock, FinalLayer
-from jaxgen.spacetime.config import TransformerConfig, check_wave_width, published_fields
 from jaxgen.spacetime.patches import patchify, unpatchify
+from jaxgen.spacetime.transformer_blocks import Conditioning, DiTBlock, FinalLayer
+from jaxgen.spacetime.transformer_config import (
+    TransformerConfig,
+    check_wave_width,
+    published_fields,
+)
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 """Depth, width and heads (Peebles & Xie 2023, table 1)."""

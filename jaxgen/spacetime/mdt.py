@@ -27,10 +27,10 @@ from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.nn.relative import RelativeBias
-from jaxgen.spacetime.blocks import DiTBlock, FinalLayer
-from jaxgen.spacetime.config import GridConfig, check_wave_width, published_fields
 from jaxgen.spacetime.dit import SIZES
 from jaxgen.spacetime.patches import patchify, unpatchify
+from jaxgen.spacetime.transformer_blocks import DiTBlock, FinalLayer
+from jaxgen.spacetime.transformer_config import GridConfig, check_wave_width, published_fields
 
 
 @dataclasses.dataclass(frozen=True)

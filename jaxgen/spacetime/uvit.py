@@ -26,8 +26,8 @@ from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import LabelEmbedding, time_frequencies
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norms import LayerNorm
-from jaxgen.spacetime.config import GridConfig, published_fields
 from jaxgen.spacetime.patches import patchify, unpatchify
+from jaxgen.spacetime.transformer_config import GridConfig, published_fields
 
 SIZES = {
     "S": (13, 512, 8),

@@ -19,7 +19,6 @@ from jaxgen.training.checkpoint import (
     load_model,
     load_params,
 )
-from jaxgen.training.config import config_from_json, config_to_json
 from jaxgen.training.local_steps import make_local_steps
 from jaxgen.training.loop import FitResult, LoopConfig, NonFiniteError, fit
 from jaxgen.training.metrics import (
@@ -30,6 +29,7 @@ from jaxgen.training.metrics import (
     write_figures,
 )
 from jaxgen.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
+from jaxgen.training.saved_configs import config_from_json, config_to_json
 from jaxgen.training.saved_trees import Padding
 from jaxgen.training.state import (
     TrainState,

@@ -6,7 +6,8 @@ when complete, so that a process killed at any moment leaves the last complete o
 
     checkpoints/
       1200/ state/      arrays of the TrainState, by path
-            run/        JSON: the configuration (`jaxgen.training.config`), small text files by
+            run/        JSON: the configuration (`jaxgen.training.saved_configs`), small text files
+            by
                         name, what the loop keeps on the host, which figure says what is best
             metrics/    JSON: figures of that step
 
@@ -30,7 +31,7 @@ from jax.sharding import Mesh
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import current_mesh, replicated
-from jaxgen.training.config import Json, config_differences, config_from_json, config_to_json
+from jaxgen.training.saved_configs import Json, config_differences, config_from_json, config_to_json
 from jaxgen.training.saved_trees import (
     Names,
     Padding,
@@ -40,7 +41,8 @@ from jaxgen.training.saved_trees import (
     nested,
     padded_sizes,
 )
-from jaxgen.training.state import TrainState, Tree
+from jaxgen.training.state import TrainState
+from jaxgen.typing import Tree
 
 Path = str | os.PathLike[str]
 Mode = Literal["min", "max"]

@@ -13,7 +13,7 @@ With k = 1 and plain SGD this is the synchronous step: the mean of ``theta - e g
 ``theta - e mean_r g_r``. Between two averages nothing travels along ``data``; ``fsdp`` and
 ``model`` work inside a replica as they always do. (One thing is beyond XLA there, in jax 0.10 to
 0.12: it aborts on `jnp.take_along_axis` into an array that lies over both ``fsdp`` and ``model``.
-`jaxgen.parallel.output_units` and sums over one-hot masks are free of it.)
+`jaxgen.parallel.softmax.output_units` and sums over one-hot masks are free of it.)
 
 **What is averaged**: parameters, their moving average, and the optimiser's state (moments and
 accumulators; of counters, the largest). So after a round all replicas are equal, and the state is
@@ -30,7 +30,8 @@ from jaxtyping import Array
 
 from jaxgen.axes import DATA
 from jaxgen.training.state import TrainState
-from jaxgen.training.step import WEIGHT, Batch, LossFn, Metrics, StepFn, make_train_step, scan_steps
+from jaxgen.training.step import WEIGHT, LossFn, Metrics, StepFn, make_train_step, scan_steps
+from jaxgen.typing import Batch
 
 
 def make_local_steps(

@@ -29,7 +29,8 @@ from jaxgen.training.checkpoint import Checkpoints, Mode
 from jaxgen.training.metrics import MetricsLog, Record, RunningAverage
 from jaxgen.training.saved_trees import Padding
 from jaxgen.training.state import TrainState
-from jaxgen.training.step import Batch, Metrics, StepFn
+from jaxgen.training.step import Metrics, StepFn
+from jaxgen.typing import Batch
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
 Callback = Callable[[Record, TrainState], bool | None]

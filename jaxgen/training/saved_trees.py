@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import traverse_util
 
-from jaxgen.training.state import Tree
+from jaxgen.typing import Tree
 
 Names = tuple[str, ...]
 """The path of an array: ``("params", "hidden", "kernel")``."""

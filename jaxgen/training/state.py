@@ -18,9 +18,7 @@ from jaxgen.parallel import (
     optimiser_layout,
     replicated,
 )
-
-Tree = Any
-"""A pytree of arrays."""
+from jaxgen.typing import Tree
 
 
 @jax.tree_util.register_dataclass

@@ -33,10 +33,8 @@ from jaxtyping import Array, Bool, Float
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError
 from jaxgen.parallel import replicated, shardings_of
-from jaxgen.training.state import TrainState, Tree
-
-Batch = Mapping[str, Any]
-"""Arrays by name, all with the same leading axis B."""
+from jaxgen.training.state import TrainState
+from jaxgen.typing import Batch, Tree
 
 Metrics = dict[str, Array]
 """Scalars by name, float32."""

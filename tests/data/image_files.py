@@ -70,7 +70,7 @@ def write_cifar(folder: pathlib.Path, form: str):
 def write_sheets(folder: pathlib.Path, images, labels):
     import json
 
-    from jaxgen.data.images_cifar import CLASSES
+    from jaxgen.data.images.cifar import CLASSES
 
     numbers = {name: int(name.rsplit("_")[-1]) if "data" in name else 50 for name in images}
     sheets = {name: f"cifar10_batch_{number}.png" for name, number in numbers.items()}

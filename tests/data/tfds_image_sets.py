@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxgen.data import load_images
-from jaxgen.data.images_tfds import read_tfds_images
+from jaxgen.data.images.tfds_images import read_tfds_images
 from jaxgen.errors import InputError
 
 CLASSES = ["oak", "elm", "fir"]

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion.derived_schedules import Reframed
 from jaxgen.diffusion.exact import gaussian_denoiser, gaussian_mixture_denoiser
-from jaxgen.diffusion.levels import Level
-from jaxgen.diffusion.noise import example_keys, step_keys
-from jaxgen.diffusion.sampling import initial_noise, sample
-from jaxgen.diffusion.schedules import CosineSchedule
+from jaxgen.diffusion.process.derived_schedules import Reframed
+from jaxgen.diffusion.process.example_keys import example_keys, step_keys
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.schedules import CosineSchedule
+from jaxgen.diffusion.samplers.sampling import initial_noise, sample
 
 COSINE = CosineSchedule(-12, 12)
 FRAMES = {frame: Reframed(COSINE, frame) for frame in ("vp", "ve", "flow")}

@@ -20,10 +20,10 @@ from jaxgen.diffusion.denoiser import (
     thousandths,
     threshold_x,
 )
-from jaxgen.diffusion.discrete import DiscreteSchedule
-from jaxgen.diffusion.levels import Level, expand
-from jaxgen.diffusion.predictions import TARGETS, make_target, to_x_and_e
-from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
+from jaxgen.diffusion.process.levels import Level, expand
+from jaxgen.diffusion.process.predictions import TARGETS, make_target, to_x_and_e
+from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
+from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
 from jaxgen.errors import InputError
 
 SCHEDULE = CosineSchedule()

@@ -10,7 +10,7 @@ from jaxgen.diffusion.exact import (
     gaussian_mixture_denoiser,
     gaussian_mixture_log_density,
 )
-from jaxgen.diffusion.levels import Level, scales
+from jaxgen.diffusion.process.levels import Level, scales
 from jaxgen.errors import InputError
 
 WEIGHTS = np.array([0.2, 0.5, 0.3])

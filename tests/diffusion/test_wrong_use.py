@@ -7,19 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion.cold import Blur, cold_sample
-from jaxgen.diffusion.decoders import continuous_decoder
-from jaxgen.diffusion.derived_schedules import Reframed
-from jaxgen.diffusion.discrete import CustomTable, DiscreteSchedule
-from jaxgen.diffusion.distillation import matching_loss
+from jaxgen.diffusion.conditioning.guidance import check_labels
+from jaxgen.diffusion.conditioning.image_to_image import with_known
+from jaxgen.diffusion.conditioning.inpainting import RePaint, Replacement
+from jaxgen.diffusion.conditioning.reconstruction import masked
+from jaxgen.diffusion.distillation.progressive import matching_loss
 from jaxgen.diffusion.exact import gaussian_denoiser
-from jaxgen.diffusion.gamma_noise import GammaAncestral, gamma_noise_loss, initial_gamma_noise
-from jaxgen.diffusion.guidance import check_labels
-from jaxgen.diffusion.inpainting import RePaint, Replacement
-from jaxgen.diffusion.learnt_schedule import LearntScheduleConfig
-from jaxgen.diffusion.likelihood import log_likelihood
-from jaxgen.diffusion.losses import diffusion_loss
-from jaxgen.diffusion.reconstruction import masked
+from jaxgen.diffusion.objectives.decoders import continuous_decoder
+from jaxgen.diffusion.objectives.likelihood import log_likelihood
+from jaxgen.diffusion.objectives.losses import diffusion_loss
+from jaxgen.diffusion.objectives.variational import continuous_bound
+from jaxgen.diffusion.other_corruptions.cold import Blur, cold_sample
+from jaxgen.diffusion.other_corruptions.gamma_noise import (
+    GammaAncestral,
+    gamma_noise_loss,
+    initial_gamma_noise,
+)
+from jaxgen.diffusion.process.derived_schedules import Reframed
+from jaxgen.diffusion.process.learnt_schedule import LearntScheduleConfig
+from jaxgen.diffusion.process.schedules import (
+    CosineSchedule,
+    KarrasSchedule,
+    RectifiedFlow,
+    SigmoidSchedule,
+)
+from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.process.table_schedules import CustomTable, DiscreteSchedule
 from jaxgen.diffusion.samplers import (
     DDIM,
     Ancestral,
@@ -30,16 +43,7 @@ from jaxgen.diffusion.samplers import (
     StochasticKarras,
     UniPC,
 )
-from jaxgen.diffusion.sampling import initial_noise, sample
-from jaxgen.diffusion.schedules import (
-    CosineSchedule,
-    KarrasSchedule,
-    RectifiedFlow,
-    SigmoidSchedule,
-)
-from jaxgen.diffusion.steps import make_steps
-from jaxgen.diffusion.tasks import with_known
-from jaxgen.diffusion.variational import continuous_bound
+from jaxgen.diffusion.samplers.sampling import initial_noise, sample
 from jaxgen.errors import InputError
 
 COSINE, KEY = CosineSchedule(), jax.random.key(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import launch
+from experiments.shared import launch
 from jaxgen.parallel import make_mesh
 
 CLASSES = ("circle", "dot", "stripe", "wall")

@@ -9,18 +9,18 @@ import sys
 import jax
 import numpy as np
 
-from experiments.image_networks import ImageModelConfig, make_loss
-from experiments.image_sampling import even_labels, make_draw
-from experiments.image_training import TrainingFlags, train_denoiser
+from experiments.images.support.image_networks import DenoiserConfig, make_loss
+from experiments.images.support.image_sampling import even_labels, make_draw
+from experiments.images.support.image_training import TrainingFlags, train_denoiser
 from jaxgen.data import ImageSet
+from jaxgen.diffusion.objectives.weightings import SNRPlus
+from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import Ancestral
-from jaxgen.diffusion.steps import make_steps
-from jaxgen.diffusion.weights import SNRPlus
 from jaxgen.parallel import barrier, is_main_process, make_mesh, start
 from jaxgen.spacetime import DiTConfig
 
 CLASSES = ("dark", "bright")
-MODEL = ImageModelConfig(
+MODEL = DenoiserConfig(
     DiTConfig(in_channels=1, out_channels=1, patch=4, width=16, depth=1, heads=4, num_classes=2),
     (8, 8, 1),
     CLASSES,

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxgen.errors import InputError
 from jaxgen.interop.safetensors import TensorFile, write_safetensors
 from jaxgen.interop.unet_weights import unet_options, unet_params, unet_tensors
-from jaxgen.spacetime.unet_config import UNetConfig
+from jaxgen.unet.unet import UNetConfig
 
 SMALL = UNetConfig(
     channels=(8, 16), blocks=1, attention_levels=(1,), head_size=8, groups=4, num_classes=3

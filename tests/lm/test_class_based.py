@@ -7,11 +7,11 @@ import pytest
 
 from jaxgen.data import count_vocabulary, read_brown
 from jaxgen.errors import InputError
-from jaxgen.lm.clustering import exchange_clustering
+from jaxgen.lm.classes.clustering import exchange_clustering
+from jaxgen.lm.contexts import NO_WORD, windows
 from jaxgen.lm.evaluation import perplexity
 from jaxgen.lm.ngram import count_ngrams, fit_kneser_ney
 from jaxgen.lm.ngram.class_based import NO_CLASS, fit_class_model
-from jaxgen.lm.positions import NO_WORD, windows
 
 WORDS, UNSEEN = 60, [57, 58, 59]
 

@@ -11,11 +11,11 @@ import scipy.stats
 from flax import linen as nn
 
 from jaxgen.errors import InputError
+from jaxgen.lm.contexts import NO_WORD
 from jaxgen.lm.generate import generate, make_generator, restrict
 from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.nplm import NPLMConfig
-from jaxgen.lm.positions import NO_WORD
-from jaxgen.lm.short_list import ShortListConfig
+from jaxgen.lm.outputs.short_list import ShortListConfig
 from jaxgen.parallel import init_sharded, make_mesh
 
 V = 9

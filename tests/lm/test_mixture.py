@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from jaxgen.errors import InputError
+from jaxgen.lm.contexts import NO_WORD, windows
 from jaxgen.lm.evaluation import perplexity, perplexity_of, span_probabilities
 from jaxgen.lm.mixture import (
     FrequencyBins,
@@ -16,8 +17,7 @@ from jaxgen.lm.mixture import (
 )
 from jaxgen.lm.ngram import count_ngrams
 from jaxgen.lm.ngram.class_based import fit_class_model
-from jaxgen.lm.ngram.weights import frequency_bins
-from jaxgen.lm.positions import NO_WORD, windows
+from jaxgen.lm.ngram.interpolation_weights import frequency_bins
 from jaxgen.lm.protocol import LanguageModel
 
 WORDS = 9

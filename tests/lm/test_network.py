@@ -12,9 +12,9 @@ from jaxgen.errors import InputError
 from jaxgen.lm.evaluation import perplexity, span_probabilities
 from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.nplm import NPLMConfig
-from jaxgen.lm.short_list import ShortListConfig
-from jaxgen.lm.tree_softmax import TreeCode, TreeNPLMConfig
-from jaxgen.lm.word_tree import feature_tree
+from jaxgen.lm.outputs.short_list import ShortListConfig
+from jaxgen.lm.outputs.tree_softmax import TreeCode, TreeNPLMConfig
+from jaxgen.lm.outputs.word_tree import feature_tree
 from jaxgen.parallel import init_sharded, make_mesh
 
 CONFIG = NPLMConfig(vocabulary_size=13, order=4, features=4, hidden=8, direct=True)

@@ -5,10 +5,10 @@ import pytest
 from ngram_references import Interpolated, random_text, some_contexts
 
 from jaxgen.errors import InputError
+from jaxgen.lm.contexts import windows
 from jaxgen.lm.evaluation import perplexity, span_probabilities
 from jaxgen.lm.ngram import InterpolatedModel, count_ngrams, fit_interpolated
-from jaxgen.lm.ngram.weights import fit_weights, frequency_bin_count, frequency_bins
-from jaxgen.lm.positions import windows
+from jaxgen.lm.ngram.interpolation_weights import fit_weights, frequency_bin_count, frequency_bins
 
 
 def fitted(seed, order, size=7, iterations=5):

@@ -6,9 +6,9 @@ import pytest
 from ngram_references import FALLBACK, KneserNey, known_words, ngrams, random_text, some_contexts
 
 from jaxgen.errors import InputError
+from jaxgen.lm.contexts import windows
 from jaxgen.lm.evaluation import perplexity
 from jaxgen.lm.ngram import count_ngrams, fit_kneser_ney, modified_discounts
-from jaxgen.lm.positions import windows
 
 BOTH = pytest.mark.parametrize("interpolated", [True, False], ids=["interpolated", "back-off"])
 may_fall_back = pytest.mark.filterwarnings("ignore:Kneser-Ney discounts")

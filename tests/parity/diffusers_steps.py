@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from jaxgen.diffusion.denoiser import make_denoiser
-from jaxgen.diffusion.discrete import CustomTable, DiscreteSchedule
-from jaxgen.diffusion.noise import example_keys, normal, step_keys
+from jaxgen.diffusion.process.example_keys import example_keys, normal, step_keys
+from jaxgen.diffusion.process.table_schedules import CustomTable, DiscreteSchedule
 
 TABLES = {
     "linear": DiscreteSchedule(),

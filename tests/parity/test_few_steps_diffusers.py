@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion.consistency import (
+from jaxgen.diffusion.denoiser import Estimate, clip_x, threshold_x
+from jaxgen.diffusion.distillation.consistency import (
     ConsistencySampler,
     hold_boundary,
     make_consistency_function,
 )
-from jaxgen.diffusion.denoiser import Estimate, clip_x, threshold_x
-from jaxgen.diffusion.discrete import CustomTable
+from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
+from jaxgen.diffusion.process.step_levels import steps_at
+from jaxgen.diffusion.process.table_schedules import CustomTable
 from jaxgen.diffusion.samplers import DDIM, TCD
-from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
-from jaxgen.diffusion.steps import steps_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser, threshold_x
-from jaxgen.diffusion.derived_schedules import Shifted
-from jaxgen.diffusion.discrete import DiscreteSchedule
-from jaxgen.diffusion.levels import Level
-from jaxgen.diffusion.noise import example_keys, normal, step_keys
+from jaxgen.diffusion.process.derived_schedules import Shifted
+from jaxgen.diffusion.process.example_keys import example_keys, normal, step_keys
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.schedules import KarrasSchedule, RectifiedFlow
+from jaxgen.diffusion.process.step_levels import make_steps, steps_at
+from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
 from jaxgen.diffusion.samplers import (
     DDIM,
     Ancestral,
@@ -25,8 +27,6 @@ from jaxgen.diffusion.samplers import (
     LearntAncestral,
     StochasticKarras,
 )
-from jaxgen.diffusion.schedules import KarrasSchedule, RectifiedFlow
-from jaxgen.diffusion.steps import make_steps, steps_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")

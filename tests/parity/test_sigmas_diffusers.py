@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.denoiser import make_denoiser
-from jaxgen.diffusion.derived_schedules import Shifted
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.derived_schedules import Shifted
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.schedules import RectifiedFlow
+from jaxgen.diffusion.process.step_levels import CLEAN, linear_quadratic_times
 from jaxgen.diffusion.samplers import (
     Adams,
     DPMSolver,
@@ -21,8 +23,6 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     UniPC,
 )
-from jaxgen.diffusion.schedules import RectifiedFlow
-from jaxgen.diffusion.steps import CLEAN, linear_quadratic_times
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.denoiser import threshold_x
-from jaxgen.diffusion.discrete import CustomTable
+from jaxgen.diffusion.process.schedules import RectifiedFlow
+from jaxgen.diffusion.process.step_levels import make_steps, steps_at
+from jaxgen.diffusion.process.table_schedules import CustomTable
 from jaxgen.diffusion.samplers import (
     Adams,
     DPMSolver,
@@ -17,8 +19,6 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     UniPC,
 )
-from jaxgen.diffusion.schedules import RectifiedFlow
-from jaxgen.diffusion.steps import make_steps, steps_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from jaxgen.interop.safetensors import TensorFile, write_safetensors
 from jaxgen.interop.unet_weights import unet_options, unet_params, unet_tensors
-from jaxgen.spacetime.unet_config import UNetConfig
+from jaxgen.unet.unet import UNetConfig
 
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
 diffusers = pytest.importorskip(

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import inpainting
+from jaxgen.diffusion.conditioning import inpainting
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser
-from jaxgen.diffusion.levels import Level, log_snr_of
-from jaxgen.diffusion.noise import example_keys, normal, step_keys
+from jaxgen.diffusion.process.example_keys import example_keys, normal, step_keys
+from jaxgen.diffusion.process.levels import Level, log_snr_of
+from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
+from jaxgen.diffusion.process.sde_schedules import LinearBetaSchedule
+from jaxgen.diffusion.process.step_levels import insert_middles, make_steps, reverse_steps, steps_at
 from jaxgen.diffusion.samplers import (
     DDIM,
     Adams,
@@ -28,9 +31,6 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     UniPC,
 )
-from jaxgen.diffusion.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
-from jaxgen.diffusion.sde_schedules import LinearBetaSchedule
-from jaxgen.diffusion.steps import insert_middles, make_steps, reverse_steps, steps_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")

@@ -11,7 +11,7 @@ from networks import CLASSES, TINY, apply, initial, inputs, params_of, paths, ra
 from jaxgen.errors import InputError
 from jaxgen.nn import multiply_adds, parameter_count, sincos_grid
 from jaxgen.spacetime import DiTConfig, patchify, unpatchify
-from jaxgen.spacetime.blocks import DiTBlock
+from jaxgen.spacetime.transformer_blocks import DiTBlock
 
 LATENT = (
     jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32),

@@ -12,7 +12,7 @@ from networks import CLASSES, TINY, B, C, X, Y, apply, initial, inputs, params_o
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import gather_fsdp, init_sharded, make_mesh, plan_layout, put_batch
-from jaxgen.training.config import config_from_json, config_to_json
+from jaxgen.training.saved_configs import config_from_json, config_to_json
 
 every_family = pytest.mark.parametrize("family", TINY)
 

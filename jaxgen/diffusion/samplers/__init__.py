@@ -1,4 +1,4 @@
-"""Samplers: how estimates of a denoiser become samples. See `jaxgen.diffusion.sampling`."""
+"""Samplers: how estimates of a denoiser become samples. See `jaxgen.diffusion.samplers.sampling`."""
 
 from jaxgen.diffusion.samplers.adams import Adams
 from jaxgen.diffusion.samplers.adjusted import AdjustedDDIM

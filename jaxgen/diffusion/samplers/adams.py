@@ -27,7 +27,8 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.samplers.linear import (
     LinearSampler,
     Term,
@@ -35,8 +36,7 @@ from jaxgen.diffusion.samplers.linear import (
     from_level_with_noise,
     make_table,
 )
-from jaxgen.diffusion.sampling import SampleState
-from jaxgen.diffusion.schedules import Schedule
+from jaxgen.diffusion.samplers.sampling import SampleState
 from jaxgen.errors import InputError
 
 EVEN_STEPS = (
@@ -116,7 +116,7 @@ class Adams(LinearSampler):
         return tuple((name, lag) for name in "ze" for lag in range(lags[name]))
 
     def table(self, levels: Level) -> Any:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: for a first or last level without data.

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion.denoiser import Denoiser, Estimate
-from jaxgen.diffusion.levels import Level, expand
-from jaxgen.diffusion.losses import mean_square
-from jaxgen.diffusion.predictions import divide
+from jaxgen.diffusion.objectives.losses import mean_square
+from jaxgen.diffusion.process.levels import Level, expand
+from jaxgen.diffusion.process.predictions import divide
 from jaxgen.diffusion.samplers.linear import LinearSampler, Term, from_noise_to_data, make_table
-from jaxgen.diffusion.sampling import SampleState
+from jaxgen.diffusion.samplers.sampling import SampleState
 from jaxgen.errors import check_not_negative
 
 
@@ -69,7 +69,7 @@ class AdjustedDDIM(LinearSampler):
         return ("x", 0), ("e", 0)
 
     def table(self, levels: Level) -> Any:
-        """See `jaxgen.diffusion.sampling.Sampler`."""
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`."""
         now, after = from_noise_to_data(levels)
         gap = after.a * now.s / np.where(after.s == 0, np.inf, after.s) - now.a
         lost = self.share * np.where(after.s == 0, 0.0, gap) ** 2 / (2 * now.s**2 + now.a**2)

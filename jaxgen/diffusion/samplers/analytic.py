@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
-from jaxgen.diffusion.levels import Level, broadcast_level
-from jaxgen.diffusion.noise import example_keys, normal, step_keys
+from jaxgen.diffusion.process.example_keys import example_keys, normal, step_keys
+from jaxgen.diffusion.process.levels import Level, broadcast_level
 from jaxgen.diffusion.samplers.ancestral import deviations
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
@@ -99,7 +99,7 @@ class AnalyticDPM(LinearSampler):
         return True
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`; a last step to clean data returns its mean.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`; a last step to clean data returns its mean.
 
         Raises:
           InputError: where the levels are not as many as the variances.

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.diffusion.denoiser import Estimate
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
@@ -63,7 +63,7 @@ class Ancestral(LinearSampler):
         return True
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`."""
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`."""
         now, after = from_noise_to_data(levels)
         lower, upper = deviations(now, after)
         return make_table(
@@ -97,7 +97,7 @@ class LearntAncestral(Ancestral):
     """
 
     def table(self, levels: Level) -> Any:
-        """See `jaxgen.diffusion.sampling.Sampler`."""
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`."""
         now, after = from_noise_to_data(levels)
         lower, upper = deviations(now, after)
         last = after.s == 0

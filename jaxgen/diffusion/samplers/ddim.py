@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.step_levels import pair_levels
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
@@ -21,7 +22,6 @@ from jaxgen.diffusion.samplers.linear import (
     from_noise_to_data,
     make_table,
 )
-from jaxgen.diffusion.steps import pair_levels
 from jaxgen.errors import InputError, check_not_negative, check_share
 
 
@@ -59,7 +59,7 @@ class DDIM(LinearSampler):
         return True
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: for levels that are not in order, or noise where the levels encode.
@@ -110,7 +110,7 @@ class BlendedDDIM(LinearSampler):
         return True
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`."""
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`."""
         now, after = from_noise_to_data(levels)
         rest = -self.share * np.expm1((now.log_snr - after.log_snr) / 2)  # 1 - k
         return make_table(
@@ -136,7 +136,7 @@ class AngularDDIM(LinearSampler):
         return ("z", 0), ("x", 0), ("e", 0)
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`."""
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`."""
         now, after = pair_levels(levels)
         d = np.arctan2(now.s, now.a) - np.arctan2(after.s, after.a)
         r, r_after = np.hypot(now.a, now.s), np.hypot(after.a, after.s)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.samplers.exponential import (
     Predicts,
     earlier_nodes,
@@ -78,7 +78,7 @@ class DPMSolver(LinearSampler):
         return self.stochastic
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: where e is interpolated from pure noise or to clean data.
@@ -151,7 +151,7 @@ class SingleStepDPMSolver(LinearSampler):
         return self.stochastic
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: where e is interpolated from pure noise or to clean data.

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.schedules import Schedule, check_schedule
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
@@ -27,7 +28,6 @@ from jaxgen.diffusion.samplers.linear import (
     from_noise_to_data,
     make_table,
 )
-from jaxgen.diffusion.schedules import Schedule, check_schedule
 from jaxgen.errors import InputError, check_not_negative
 
 
@@ -64,7 +64,7 @@ class EulerMaruyama(LinearSampler):
         return True
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: for levels of another schedule, and where the log-SNR has an infinite slope.

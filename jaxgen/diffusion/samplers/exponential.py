@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.samplers.linear import check_finite_sigma
 from jaxgen.errors import InputError
 

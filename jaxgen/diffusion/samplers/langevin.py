@@ -21,10 +21,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
-from jaxgen.diffusion.levels import Level, broadcast_level, expand
-from jaxgen.diffusion.noise import normal, step_keys
-from jaxgen.diffusion.predictions import divide
-from jaxgen.diffusion.sampling import Sampler, SampleState
+from jaxgen.diffusion.process.example_keys import normal, step_keys
+from jaxgen.diffusion.process.levels import Level, broadcast_level, expand
+from jaxgen.diffusion.process.predictions import divide
+from jaxgen.diffusion.samplers.sampling import Sampler, SampleState
 from jaxgen.errors import InputError, check_positive
 
 
@@ -86,7 +86,7 @@ class LangevinCorrector:
             raise self._remembers()
 
     def table(self, levels: Level) -> CorrectedRow:
-        """See `jaxgen.diffusion.sampling.Sampler`."""
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`."""
         rows = self.predictor.table(levels)
         return CorrectedRow(rows, np.full(len(rows.now.t), self.size, np.float32))
 

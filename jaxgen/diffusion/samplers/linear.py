@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgen.diffusion.denoiser import Denoiser, Estimate
-from jaxgen.diffusion.levels import Level, broadcast_level
-from jaxgen.diffusion.noise import normal
-from jaxgen.diffusion.sampling import SampleState
-from jaxgen.diffusion.steps import pair_levels
+from jaxgen.diffusion.process.example_keys import normal
+from jaxgen.diffusion.process.levels import Level, broadcast_level
+from jaxgen.diffusion.process.step_levels import pair_levels
+from jaxgen.diffusion.samplers.sampling import SampleState
 from jaxgen.errors import InputError
 
 Term = tuple[str, int]

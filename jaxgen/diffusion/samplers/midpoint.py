@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.samplers.ddim import posterior_share
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
@@ -20,7 +21,6 @@ from jaxgen.diffusion.samplers.linear import (
     from_noise_to_data,
     make_table,
 )
-from jaxgen.diffusion.schedules import Schedule
 from jaxgen.errors import check_not_negative
 
 
@@ -53,7 +53,7 @@ class Midpoint(LinearSampler):
         return True
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: for a first level without data, where sigma is infinite.

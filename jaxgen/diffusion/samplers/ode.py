@@ -22,7 +22,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from jaxgen.diffusion.levels import Frame, Level
+from jaxgen.diffusion.process.levels import Frame, Level
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
@@ -101,7 +101,7 @@ class Euler(LinearSampler):
         return ("z", 0), ("x", 0), ("e", 0)
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: in the frame "ve" for a first level without data.
@@ -126,7 +126,7 @@ class Heun(Euler):
         return tuple((name, lag) for name in "zxe" for lag in (0, 1))
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: in the frame "ve" for a first level without data.

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
-from jaxgen.diffusion.levels import Level, broadcast_level
-from jaxgen.diffusion.noise import normal
+from jaxgen.diffusion.process.example_keys import normal
+from jaxgen.diffusion.process.levels import Level, broadcast_level
 from jaxgen.diffusion.samplers.exponential import (
     Parts,
     Predicts,
@@ -36,7 +36,7 @@ from jaxgen.diffusion.samplers.linear import (
     from_noise_to_data,
     make_table,
 )
-from jaxgen.diffusion.sampling import SampleState
+from jaxgen.diffusion.samplers.sampling import SampleState
 from jaxgen.errors import InputError, check_not_negative
 
 
@@ -174,7 +174,7 @@ class UniPC(PredictorCorrector):
         return m[0] / 2 if self.variant == "bh2" or math.isinf(h) else h / 2
 
     def table(self, levels: Level) -> CorrectorRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: where e is interpolated from pure noise or to clean data.
@@ -230,7 +230,7 @@ class SASolver(PredictorCorrector):
         return m[1] if math.isinf(h) or self.predicts == "e" else h / 2
 
     def table(self, levels: Level) -> CorrectorRow:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: where e is interpolated from pure noise or to clean data.

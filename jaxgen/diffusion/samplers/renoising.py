@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from jaxgen.diffusion.levels import Level
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
@@ -27,7 +28,6 @@ from jaxgen.diffusion.samplers.linear import (
     from_noise_to_data,
     make_table,
 )
-from jaxgen.diffusion.schedules import Schedule
 from jaxgen.errors import check_share
 
 
@@ -49,7 +49,7 @@ class Renoising(LinearSampler):
         """lambda_d of each step; where it is less than lambda', lambda' is taken."""
 
     def table(self, levels: Level) -> LinearRow:
-        """See `jaxgen.diffusion.sampling.Sampler`; a last step to clean data adds no noise."""
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`; a last step to clean data adds no noise."""
         now, after = from_noise_to_data(levels)
         last = after.s == 0
         below = np.where(last, 0.0, after.log_snr)

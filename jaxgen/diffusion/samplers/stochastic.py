@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxgen.diffusion.denoiser import Denoiser
-from jaxgen.diffusion.levels import Level
-from jaxgen.diffusion.noise import normal
+from jaxgen.diffusion.process.example_keys import normal
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.samplers.linear import (
     LinearSampler,
     Term,
@@ -25,8 +26,7 @@ from jaxgen.diffusion.samplers.linear import (
     from_noise_to_data,
 )
 from jaxgen.diffusion.samplers.ode import heun_table
-from jaxgen.diffusion.sampling import SampleState
-from jaxgen.diffusion.schedules import Schedule
+from jaxgen.diffusion.samplers.sampling import SampleState
 from jaxgen.errors import InputError, check_not_negative
 
 
@@ -85,7 +85,7 @@ class StochasticKarras(LinearSampler):
         return tuple((name, lag) for name in "zxe" for lag in (0, 1))
 
     def table(self, levels: Level) -> Any:
-        """See `jaxgen.diffusion.sampling.Sampler`.
+        """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
           InputError: for a first level without data, where sigma is infinite.

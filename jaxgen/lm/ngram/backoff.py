@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from jaxgen.errors import InputError
-from jaxgen.lm.ngram.counts import ContextTrie, Ids, NgramIndex, build_trie, pick
-from jaxgen.lm.positions import (
+from jaxgen.lm.contexts import (
     NO_WORD,
     check_contexts,
     check_order,
@@ -26,6 +25,7 @@ from jaxgen.lm.positions import (
     check_vocabulary_size,
     check_words,
 )
+from jaxgen.lm.ngram.counts import ContextTrie, Ids, NgramIndex, build_trie, pick
 
 LOG10_ZERO = -99.0
 """The logarithm that stands for probability zero in ARPA files."""

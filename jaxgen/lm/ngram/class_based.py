@@ -32,10 +32,10 @@ import numpy as np
 from jaxtyping import Float64, Int, Int32
 
 from jaxgen.errors import InputError
+from jaxgen.lm.contexts import NO_WORD, check_contexts, check_span, check_targets, check_words
 from jaxgen.lm.ngram.backoff import BackoffModel
 from jaxgen.lm.ngram.counts import count_ngrams
 from jaxgen.lm.ngram.kneser_ney import fit_kneser_ney
-from jaxgen.lm.positions import NO_WORD, check_contexts, check_span, check_targets, check_words
 
 NO_CLASS = NO_WORD
 """The class of a word that the training text lacks: to the model of classes it is no word."""
@@ -118,8 +118,9 @@ def fit_class_model(
 
     Args:
         tokens_N: the training text, ids in [0, V).
-        classes_V: the class of each word, such as `jaxgen.lm.clustering.exchange_clustering`
-            finds; any integers >= 0. Those of words that the text lacks are not used.
+        classes_V: the class of each word, such as
+            `jaxgen.lm.classes.clustering.exchange_clustering` finds; any integers >= 0. Those of
+            words that the text lacks are not used.
         order: n.
         interpolated: interpolated Kneser-Ney over the classes rather than the back-off form.
         minimum_counts: see `jaxgen.lm.ngram.kneser_ney.fit_kneser_ney`.

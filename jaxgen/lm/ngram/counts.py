@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from jaxgen.errors import InputError
-from jaxgen.lm.positions import (
+from jaxgen.lm.contexts import (
     check_contexts,
     check_order,
     check_span,

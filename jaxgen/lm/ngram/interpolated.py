@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from jaxgen.errors import InputError
+from jaxgen.lm.contexts import check_contexts, check_span, check_targets, check_words, windows
 from jaxgen.lm.ngram.counts import Ids, NgramCounts, pick
-from jaxgen.lm.ngram.weights import fit_weights, frequency_bin_count, frequency_bins
-from jaxgen.lm.positions import check_contexts, check_span, check_targets, check_words, windows
+from jaxgen.lm.ngram.interpolation_weights import fit_weights, frequency_bin_count, frequency_bins
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def fit_interpolated(
 
     Returns:
         The model. A bin of contexts that the validation span does not have takes the weights of
-        the nearest bin (`jaxgen.lm.ngram.weights.fit_weights`).
+        the nearest bin (`jaxgen.lm.ngram.interpolation_weights.fit_weights`).
 
     Raises:
         InputError: if the span is empty or outside the stream, or an id is out of range.

@@ -1,0 +1,301 @@
+"""Progressive distillation of a diffusion model of images to a few steps (Salimans & Ho 2022).
+
+``python -m experiments.images.distil --data mnist --model runs/image_diffusion``
+
+Takes a model that ``experiments.images.train`` has trained, and halves the steps that it needs,
+round by round: each student learns to do in one DDIM step what its teacher does in two. Then
+samples of the students are judged beside those of the first teacher by several methods, at equal
+numbers of questions to a network. With ``--guidance`` the guided model is what is distilled, at one
+strength: a student then asks once where the teacher asks twice. In the working folder:
+
+  table.md           Fréchet distance and accuracy by method and questions
+  steps.png          the same as a picture
+  students.png       samples of the teacher and the students from the same noise
+  metrics.json       all figures
+  STEPS/             each student; one that is finished is not trained again
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxgen.typing import Batch, Tree
+from jaxtyping import Array
+
+from experiments.images.support.image_plots import plot_by_steps, plot_images
+from experiments.images.support.image_quality import (
+    FRECHET,
+    Judge,
+    held_out_figures,
+    make_judge,
+    write_tables,
+)
+from experiments.images.support.image_sampling import SAMPLERS, SamplerName, even_labels, make_draw
+from experiments.images.support.image_training import (
+    ImageModel,
+    TrainingFlags,
+    check_fits,
+    open_model,
+    plan_batches,
+    train_denoiser,
+)
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.output import cached_figures
+from jaxgen.data import ImageSet, load_images
+from jaxgen.diffusion import Level
+from jaxgen.diffusion.distillation.progressive import distillation_loss, every_second, halving_plan
+from jaxgen.diffusion.objectives.losses import loss_by_level
+from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
+from jaxgen.diffusion.objectives.weightings import TruncatedSNR
+from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.errors import InputError
+from jaxgen.parallel import Layout, gather_fsdp
+from jaxgen.training.step import LossFn
+
+REAL, STUDENT = "real, held out", "student"
+"""Names of rows besides the teacher's methods."""
+
+SHOWN = 10
+"""Samples of each student in the picture."""
+
+Drawing = Callable[..., np.ndarray]
+"""``(model, method, steps, guidance, labels or None, count) -> images``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Flags of this experiment.
+
+    Attributes:
+      launch: where to run and on what.
+      model: the folder of a run of ``experiments.images.train``: the first teacher.
+      data: the images that it was trained on.
+      size: as there.
+      start: DDIM steps of the first teacher; a power of two times `stop`.
+      stop: steps of the last student.
+      guidance: strength at which the teacher is guided; 0 distils the conditional model.
+      methods: samplers of the teacher to compare with: "ddim", "ancestral", "heun", "dpm_solver"
+        and the others of ``experiments.images.train``.
+      questions: questions to the network at which they are compared (Heun makes half the steps).
+      evaluate: samples to judge.
+      training: how each student is trained.
+    """
+
+    launch: LaunchConfig = LaunchConfig(workdir="runs/distil_images")
+    model: str
+    data: str = "mnist"
+    size: int | None = None
+    start: int = 64
+    stop: int = 1
+    guidance: float = 0.0
+    methods: tuple[SamplerName, ...] = ("ddim", "ancestral", "heun", "dpm_solver")
+    questions: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    evaluate: int = 1000
+    training: TrainingFlags = TrainingFlags(
+        training_steps=400, batch_size=64, learning_rate=3e-4, weight_decay=0.0, ema_decay=0.98
+    )
+
+    def __post_init__(self) -> None:
+        halving_plan(self.start, self.stop)
+        for name in self.methods:
+            if name not in SAMPLERS:
+                raise InputError(f"methods has {name!r}, expected some of {', '.join(SAMPLERS)}")
+        if min(self.questions, default=0) < 1 or self.evaluate < 2:
+            raise InputError(
+                f"questions is {self.questions}, evaluate is {self.evaluate}; expected numbers of "
+                "at least 1, and at least 2"
+            )
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Distils, judges, shows."""
+    images = load_images(config.data, size=config.size)
+    teacher = open_model(pathlib.Path(config.model))
+    check_fits(teacher.config, images)
+    teacher.config.check_guidance(config.guidance)
+    plan_batches(images, config.training.batch_size, config.seed)
+    folder = open_workdir(config, may_differ=("methods", "questions"))
+    report(images.describe())
+    students = distil(config, images, teacher, folder)
+    judge = make_judge(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
+    draw = make_drawing(config, teacher)
+    judged = functools.partial(judge_model, config, draw, judge)
+    figures = {
+        REAL: held_out_figures(judge, images, config.evaluate),
+        **judge_teacher(config, teacher, judged, folder),
+        STUDENT: {
+            str(steps): judged(model, "ddim", steps, 0.0, folder / str(steps))
+            for steps, model in students.items()
+        },
+    }
+    show_figures(config, folder, figures)
+    show_students(config, folder, draw, teacher, students)
+    return figures
+
+
+def distil(
+    config: Config, images: ImageSet, teacher: ImageModel, folder: pathlib.Path
+) -> dict[int, ImageModel]:
+    """The students by their number of steps, the one with most first."""
+    levels = make_steps(teacher.config.schedule, config.start)
+    students: dict[int, ImageModel] = {}
+    for steps in halving_plan(config.start, config.stop)[1:]:
+        report(f"student of {steps} steps")
+        guidance = config.guidance if not students else 0.0  # students have learnt to be guided
+        students[steps] = teacher = train_denoiser(
+            teacher.config,
+            images,
+            folder / str(steps),
+            config.training,
+            functools.partial(make_distillation_loss, teacher, levels, guidance),
+            seed=config.seed + steps,
+            tensorboard=config.launch.tensorboard,
+            start=teacher.params,
+        )
+        levels = every_second(levels)
+    return students
+
+
+def make_distillation_loss(
+    teacher: ImageModel, levels: Level, guidance: float, layout: Layout
+) -> LossFn:
+    """The loss of a student that starts as its teacher, for parameters of a layout."""
+    config = teacher.config
+
+    def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        label_B = batch.get("label") if config.classes else None
+        loss_B, level = distillation_loss(
+            config.make_denoiser(gather_fsdp(params, layout), label_B, clip=False),
+            config.make_denoiser(
+                gather_fsdp(teacher.params, teacher.layout), label_B, guidance or None
+            ),
+            batch["image"],
+            key,
+            levels,
+            target=config.target,
+            weighting=TruncatedSNR(),
+            times=LowDiscrepancy(),
+        )
+        return loss_B.mean(), loss_by_level(loss_B, level)
+
+    return loss_fn
+
+
+def make_drawing(config: Config, teacher: ImageModel) -> Drawing:
+    """Draws samples of the teacher or of any student; equal samplers and steps compile once."""
+    draw = make_draw(teacher.config, teacher.layout)
+
+    def drawing(
+        model: ImageModel,
+        method: SamplerName,
+        steps: int,
+        guidance: float,
+        labels: np.ndarray | None,
+        count: int,
+    ) -> np.ndarray:
+        return draw(
+            model.params,
+            SAMPLERS[method],
+            make_steps(model.config.schedule, steps),
+            labels,
+            jax.random.key(config.seed + 1),
+            guidance=guidance,
+            count=count,
+            name=f"sampling, {method}, {steps} steps",
+        )
+
+    return drawing
+
+
+def judge_teacher(
+    config: Config,
+    teacher: ImageModel,
+    judged: Callable[..., dict[str, Any]],
+    folder: pathlib.Path,
+) -> dict[str, dict[str, Any]]:
+    """Figures of the first teacher by method and questions."""
+    figures: dict[str, dict[str, Any]] = {}
+    for method in config.methods:
+        figures[method] = {}
+        for questions in config.questions:
+            steps = questions // 2 if method == "heun" else questions
+            if steps:
+                figures[method][str(questions)] = judged(
+                    teacher, method, steps, config.guidance, folder
+                )
+    return figures
+
+
+def judge_model(
+    config: Config,
+    draw: Drawing,
+    judge: Judge,
+    model: ImageModel,
+    method: SamplerName,
+    steps: int,
+    guidance: float,
+    folder: pathlib.Path,
+) -> dict[str, Any]:
+    """The figures of samples, from a file in `folder` if they are known already.
+
+    None, and no samples, for images that cannot be judged.
+    """
+    if judge.features is None:
+        return {}
+    count = config.evaluate
+    labels = even_labels(count, len(model.config.classes))
+    return cached_figures(
+        folder / f"{method}_{steps}.json",
+        lambda: judge.figures(draw(model, method, steps, guidance, labels, count), labels),
+    )
+
+
+def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any]) -> None:
+    """A table with a row for each method, and a picture."""
+    methods = (*config.methods, STUDENT)
+    judged = {method: figures[method] for method in methods}
+    questions = sorted({int(n) for row in judged.values() for n in row})
+    write_tables(folder, {str(n): str(n) for n in questions}, judged)
+    if any(FRECHET in found for found in figures[STUDENT].values()):
+        plot_by_steps(
+            folder / "steps.png",
+            {
+                method: (
+                    sorted(map(int, figures[method])),
+                    [figures[method][n][FRECHET] for n in sorted(figures[method], key=int)],
+                )
+                for method in methods
+            },
+            f"{FRECHET} of samples by questions to the network",
+            FRECHET,
+            {name: figures[name][FRECHET] for name in (REAL,) if FRECHET in figures[name]},
+        )
+
+
+def show_students(
+    config: Config,
+    folder: pathlib.Path,
+    draw: Drawing,
+    teacher: ImageModel,
+    students: Mapping[int, ImageModel],
+) -> None:
+    """Samples of the teacher and of all students, from the same noise."""
+    labels = even_labels(SHOWN, len(teacher.config.classes))
+    rows = {f"teacher, {config.start}": (teacher, config.start, config.guidance)}
+    rows |= {f"student, {steps}": (model, steps, 0.0) for steps, model in students.items()}
+    drawn = [draw(model, "ddim", steps, w, labels, SHOWN) for model, steps, w in rows.values()]
+    plot_images(
+        folder / "students.png",
+        np.stack(drawn),
+        "The same noise, by DDIM of so many steps",
+        columns=[teacher.config.classes[label] for label in labels] if labels is not None else (),
+        rows=list(rows),
+    )
+
+
+if __name__ == "__main__":
+    run(main, Config)

@@ -1,0 +1,312 @@
+"""Denoisers of images: which network, what it predicts, its loss, and how it is guided.
+
+Shared by the diffusion experiments. The configuration here is what their checkpoints hold: with it
+and the parameters (`jaxgen.training.load_model`) a model can be sampled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxgen.typing import Batch, Tree
+from jaxtyping import Array, Int
+
+from jaxgen.diffusion import CosineSchedule, Denoiser, Schedule, Target, clip_x, make_denoiser
+from jaxgen.diffusion.conditioning.guidance import Strength, guide_network
+from jaxgen.diffusion.denoiser import check_target_fits, thousandths
+from jaxgen.diffusion.distillation.progressive import with_strength
+from jaxgen.diffusion.objectives.losses import draw_noised, loss_by_level, prediction_loss
+from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
+from jaxgen.diffusion.objectives.weightings import Weighting
+from jaxgen.diffusion.process.predictions import channels_of
+from jaxgen.errors import InputError
+from jaxgen.parallel import Layout, gather_fsdp
+from jaxgen.spacetime import MDT, DiffiTConfig, DiTConfig, MDTConfig, UNetConfig, UViTConfig
+from jaxgen.training.step import LossFn
+
+NetworkName = Literal["dit", "uvit", "mdt", "diffit", "unet"]
+Shape = tuple[int, int, int]
+"""Y, X, C of an image."""
+
+MOST_TOKENS = 64
+"""Patches of an image, at most, where the patch size is not given."""
+
+HEAD_SIZE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFlags:
+    """The denoising network.
+
+    Attributes:
+      network: "dit", "uvit", "mdt", "diffit" (transformers on patches) or "unet".
+      width: numbers in a token; for the U-Net, channels at the lowest resolution.
+      depth: transformer blocks (of a U-ViT one more, its middle, where the number is even); for the
+        U-Net, residual blocks of a level.
+      patch: pixels along the side of a patch; None: so that an image has some 50. (Not for the
+        U-Net.)
+      class_dropout: how often the class is withheld in training; 0 leaves no unconditional model,
+        so that nothing can be guided.
+      dtype: what products are computed in.
+    """
+
+    network: NetworkName = "dit"
+    width: int = 128
+    depth: int = 6
+    patch: int | None = None
+    class_dropout: float = 0.1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def config(self, shape: Shape, num_classes: int, out_channels: int) -> Any:
+        """The network's configuration for images of a shape.
+
+        Args:
+          shape: of the images.
+          num_classes: 0 for images without labels.
+          out_channels: what it says about each pixel.
+
+        Raises:
+          InputError: for sizes that do not fit each other or the images.
+        """
+        dropout = self.class_dropout if num_classes else 0.0
+        common: dict[str, Any] = {
+            "in_channels": shape[2],
+            "out_channels": out_channels,
+            "num_classes": num_classes,
+            "null_class": dropout > 0,
+            "class_dropout": dropout,
+            "dtype": self.dtype,
+        }
+        if self.network == "unet":
+            return _unet(self, shape, common)
+        patch = default_patch(shape) if self.patch is None else self.patch
+        if patch < 1 or shape[0] % patch or shape[1] % patch:
+            raise InputError(
+                f"patch is {patch}, expected a divisor of both sides of the images "
+                f"({shape[0]} x {shape[1]})"
+            )
+        common |= {"patch": patch, "width": self.width, "depth": self.depth}
+        common |= {"heads": max(1, self.width // HEAD_SIZE)}
+        match self.network:
+            case "dit":
+                return DiTConfig(**common)
+            case "uvit":
+                common["depth"] += 1 - self.depth % 2  # two halves and a block in the middle
+                return UViTConfig(**common, input_size=shape[:2])
+            case "mdt":
+                return MDTConfig(**common, input_size=shape[:2])
+            case "diffit":
+                return DiffiTConfig(**common, input_size=shape[:2])
+
+
+def default_patch(shape: Shape) -> int:
+    """The smallest patch that divides an image into `MOST_TOKENS` at most (but one of 2 or more).
+
+    Raises:
+      InputError: where there is none but the whole image.
+    """
+    for patch in range(2, min(shape[:2])):
+        if not (shape[0] % patch or shape[1] % patch):
+            tokens = (shape[0] // patch) * (shape[1] // patch)
+            if tokens <= MOST_TOKENS:
+                return patch
+    raise InputError(
+        f"images of {shape[0]} x {shape[1]}: no patch divides them into {MOST_TOKENS} at most; "
+        "choose one, or --network unet"
+    )
+
+
+def _unet(flags: NetworkFlags, shape: Shape, common: dict[str, Any]) -> UNetConfig:
+    """Levels down to images of 4 to 8 pixels, with attention at the lowest two."""
+    if flags.patch is not None:
+        raise InputError(f"patch is {flags.patch}, but the network is a U-Net, which has none")
+    levels, side = 1, min(shape[:2])
+    while side % 2 == 0 and side > 4 and levels < 4:
+        levels, side = levels + 1, side // 2
+    if flags.width % (2 * HEAD_SIZE):
+        raise InputError(f"width is {flags.width}, expected a multiple of {2 * HEAD_SIZE}")
+    channels = tuple(flags.width if i else flags.width // 2 for i in range(levels))
+    return UNetConfig(
+        **common,
+        channels=channels,
+        blocks=flags.depth,
+        attention_levels=tuple(range(max(1, levels - 2), levels)),
+        head_size=HEAD_SIZE,
+        groups=16,
+    )
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """A denoiser of images; what a checkpoint of these experiments holds.
+
+    Attributes:
+      network: the configuration of the network.
+      image_shape: of the images.
+      classes: names of the classes; empty for a model without labels.
+      target: what the network predicts.
+      schedule: the noise schedule.
+      guidance_channels: of the network's input, which tell it a strength of guidance (see
+        `jaxgen.diffusion.distillation.progressive.with_strength`); 0 for a network that is told
+        none.
+
+    Raises:
+      InputError: for a target that the schedule does not allow.
+    """
+
+    network: Any
+    image_shape: Shape
+    classes: tuple[str, ...]
+    target: Target = "v"
+    schedule: Schedule = CosineSchedule()
+    guidance_channels: int = 0
+
+    def __post_init__(self) -> None:
+        check_target_fits(self.schedule, self.target)
+
+    @property
+    def null_label(self) -> int | None:
+        """The label of "no class"; None where the network was trained without one."""
+        network = self.network
+        return network.num_classes if network.num_classes and network.null_class else None
+
+    def make_model(self) -> nn.Module:
+        """The network."""
+        return self.network.make_model()
+
+    def check_guidance(self, guidance: float) -> None:
+        """Refuses guidance where there is nothing to guide with.
+
+        Raises:
+          InputError: for guidance without labels or without a null class.
+        """
+        if guidance and not self.classes:
+            raise InputError(
+                f"guidance is {guidance}, but the images have no labels: an unconditional network "
+                "cannot be guided; expected 0"
+            )
+        if guidance and self.null_label is None:
+            raise InputError(
+                f"guidance is {guidance}, but the network has no null class (class_dropout is 0); "
+                "expected guidance 0, or class_dropout > 0"
+            )
+
+
+def make_config(
+    flags: NetworkFlags,
+    shape: Shape,
+    classes: tuple[str, ...],
+    target: Target = "v",
+    schedule: Schedule | None = None,
+) -> DenoiserConfig:
+    """The model that flags ask for, for images of a shape.
+
+    Raises:
+      InputError: as `NetworkFlags.config` and `DenoiserConfig`.
+    """
+    network = flags.config(shape, len(classes), channels_of(target, shape[2]))
+    return DenoiserConfig(network, shape, classes, target, schedule or CosineSchedule())
+
+
+def make_init(config: DenoiserConfig) -> Callable[[Array], Tree]:
+    """``key -> parameters`` with logical axes."""
+    model = config.make_model()
+    height, width, channels = config.image_shape
+    z_1YXC = jnp.zeros((1, height, width, channels + config.guidance_channels))
+    label_1 = jnp.zeros((1,), jnp.int32) if config.classes else None
+
+    def init(key: Array) -> Tree:
+        keys = dict(zip(("params", "dropout", "mask"), jax.random.split(key, 3), strict=True))
+        return model.init(keys, z_1YXC, jnp.zeros((1,)), label_1)["params"]
+
+    return init
+
+
+def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> LossFn:
+    """The mean loss of a batch of ``"image"`` (and ``"label"``), at times spread evenly.
+
+    An MDT is trained with all patches and with some of them hidden, and both losses are added.
+
+    Args:
+      config: the model.
+      weighting: the weight of |x - x^|^2.
+      layout: of the parameters.
+    """
+    model = config.make_model()
+
+    def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        noise_key, dropout_key, mask_key = jax.random.split(key, 3)
+        noised = draw_noised(
+            batch["image"], noise_key, schedule=config.schedule, times=LowDiscrepancy()
+        )
+        outputs = model.apply(
+            {"params": gather_fsdp(params, layout)},
+            noised.z,
+            thousandths(noised.level),
+            batch.get("label") if config.classes else None,
+            train=True,
+            rngs={"dropout": dropout_key, "mask": mask_key},
+            method="full_and_masked" if isinstance(model, MDT) else None,
+        )
+        losses = [
+            prediction_loss(
+                output,
+                batch["image"],
+                noised.e,
+                noised.level,
+                target=config.target,
+                weighting=weighting,
+            )
+            for output in (outputs if isinstance(outputs, tuple) else (outputs,))
+        ]
+        return sum(losses).mean(), loss_by_level(losses[0], noised.level)
+
+    return loss_fn
+
+
+def make_network(config: DenoiserConfig, params: Tree) -> Callable[..., Array]:
+    """``(z, time, labels) -> prediction``, or ``(z, time, w, labels)`` where it is told w."""
+    model = config.make_model()
+
+    def network(z: Array, time: Array, label_B: Array | None) -> Array:
+        return model.apply({"params": params}, z, time, label_B)
+
+    if config.guidance_channels:
+        return with_strength(network, config.guidance_channels)
+    return network
+
+
+def image_denoiser(
+    config: DenoiserConfig,
+    params: Tree,
+    label_B: Int[Array, "B"] | None,
+    guidance: Strength | None = None,
+    *,
+    clip: bool = True,
+) -> Denoiser:
+    """The denoiser of images of some classes.
+
+    Args:
+      config: the model.
+      params: its parameters.
+      label_B: a class each, or the null label; None for a model without labels.
+      guidance: w of ``(1 + w) e(z, c) - w e(z)``; None: the conditional model alone, at half the
+        cost of w = 0. A network that has learnt to be guided is told it, a number or [B].
+      clip: whether x^ is kept within [-1, 1], and e^ made anew from it.
+    """
+    network = config.make_network(params)
+    if config.guidance_channels:
+        w = jnp.asarray(0.0 if guidance is None else guidance, jnp.float32)
+        denoiser = make_denoiser(
+            lambda z, time: network(z, time, jnp.broadcast_to(w, len(z)), label_B), config.target
+        )
+    elif guidance is None:
+        denoiser = make_denoiser(lambda z, time: network(z, time, label_B), config.target)
+    else:
+        denoiser = guide_network(
+            network, label_B, config.null_label, guidance, target=config.target
+        )
+    return clip_x(denoiser) if clip else denoiser

@@ -1,0 +1,294 @@
+"""How good samples of images are: a classifier that an experiment trains and keeps, and figures.
+
+Features come from that classifier, or from Inception where a weight file is given; figures under
+different features cannot be compared. Samples are compared with the training part, as is usual; the
+same figures of real held-out images say what is the best to hope for.
+"""
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxgen.typing import Tree
+from jaxtyping import Float, Int
+
+from experiments.shared.launch import report
+from experiments.shared.output import cached_arrays, format_table, three_decimals, write_text
+from jaxgen.data import BatchPlan, ImageSet, batch_at, from_unit, to_unit
+from jaxgen.evaluation import (
+    ClassifierConfig,
+    Moments,
+    class_accuracy,
+    classifier_loss,
+    classify,
+    feature_moments,
+    frechet_distance,
+    precision_recall,
+)
+from jaxgen.evaluation.inception import inception_features, inception_params
+from jaxgen.interop.safetensors import TensorFile
+from jaxgen.parallel import current_mesh, is_main_process, num_batch_shards
+from jaxgen.training import (
+    Checkpoints,
+    LoopConfig,
+    MetricsLog,
+    OptimizerConfig,
+    compile_step,
+    create_state,
+    fit,
+    make_optimizer,
+    make_train_step,
+)
+
+FRECHET, ACCURACY = "Fréchet distance", "accuracy"
+COLUMNS = (FRECHET, "precision", "recall", "density", "coverage", ACCURACY)
+UNJUDGED = (
+    "Samples are not judged: features come from a classifier of the images, which needs at least"
+    " two classes"
+)
+"""What stands where figures would, without a full stop."""
+
+NEIGHBOURS = 3
+MOST_NEIGHBOURS_OF = 2000
+"""Images of each side that precision and recall are taken from, at most."""
+
+CLASSIFIER_EPOCHS = 10
+FEWEST_STEPS, MOST_STEPS = 150, 800
+"""Updates in the training of the classifier."""
+
+Features = Callable[[Float[np.ndarray, "N Y X C"]], Float[np.ndarray, "N D"]]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What samples of one set of images are judged with.
+
+    Attributes:
+      features: images in [-1, 1] to features; None where there are none.
+      classifier: the trained classifier and its parameters; None for images without labels.
+      train: moments of the training part's features.
+      real_ND: features of some training images, for precision and recall.
+    """
+
+    features: Features | None
+    classifier: tuple[ClassifierConfig, Tree] | None
+    train: Moments | None
+    real_ND: Float[np.ndarray, "N D"] | None
+
+    def figures(
+        self, images: Float[np.ndarray, "N Y X C"], labels: Int[np.ndarray, "N"] | None
+    ) -> dict[str, float]:
+        """The figures of `COLUMNS`, as far as they can be had.
+
+        Args:
+          images: in about [-1, 1]; they are rounded to bytes, as pictures are.
+          labels: the classes that were asked for.
+        """
+        images = to_unit(from_unit(images))
+        found: dict[str, float] = {}
+        known = self.features is not None and self.train is not None and self.real_ND is not None
+        if known and min(len(images), self.train.count) > 1:  # one image has no covariance
+            features_ND = self.features(images)
+            distance = frechet_distance(self.train, feature_moments([features_ND]))
+            found[FRECHET] = distance
+            count = min(len(features_ND), len(self.real_ND))
+            if count > NEIGHBOURS:
+                covered = precision_recall(
+                    self.real_ND[:count], features_ND[:count], neighbours=NEIGHBOURS
+                )
+                found |= {name: float(value) for name, value in covered._asdict().items()}
+        if self.classifier is not None and labels is not None:
+            _, p_NV = classify(*self.classifier, images)
+            found[ACCURACY] = class_accuracy(p_NV, labels)
+        return found
+
+
+def make_judge(
+    images: ImageSet,
+    folder: pathlib.Path,
+    *,
+    inception: Tree | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Judge:
+    """Trains the classifier of a set, or opens the one that `folder` holds; takes real features.
+
+    Args:
+      images: the set.
+      folder: where the classifier and the figures of real features are kept.
+      inception: parameters of Inception (`open_inception`), if its features are wanted.
+      seed: of the classifier's training.
+      progress: whether to show a bar while it is trained.
+    """
+    classifier = None
+    if len(images.classes) > 1:
+        classifier = train_classifier(images, folder, seed, progress)
+    features: Features | None = None
+    if inception is not None:
+        features = functools.partial(inception_features, inception)
+    elif classifier is not None:
+        features = functools.partial(_classifier_features, *classifier)
+    if features is None:
+        return Judge(None, None, None, None)
+    # By the weights: features of another file's network are other numbers.
+    name = "classifier" if inception is None else f"inception_{_digest(inception)}"
+    real = cached_arrays(folder / f"{name}_features.npz", lambda: _real_features(features, images))
+    train = Moments(int(real["count"]), real["mean"], real["scatter"])
+    return Judge(features, classifier, train, real["some"])
+
+
+def open_inception(path: str | None) -> Tree | None:
+    """Inception's parameters from a weight file (safetensors); None without one.
+
+    Raises:
+      InputError: for a file that is not Inception's; the message names it.
+    """
+    return None if path is None else inception_params(TensorFile(path), path)
+
+
+def _digest(params: Tree) -> str:
+    """Twelve letters that tell parameters apart."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _classifier_features(
+    config: ClassifierConfig, params: Tree, images: Float[np.ndarray, "N Y X C"]
+) -> Float[np.ndarray, "N D"]:
+    return classify(config, params, images)[0]
+
+
+def _real_features(features: Features, images: ImageSet) -> dict[str, np.ndarray]:
+    """Moments of the training part's features, and some of them, drawn at random."""
+    real_ND = features(to_unit(images.part("train").images))
+    moments = feature_moments([real_ND])
+    order = np.random.default_rng(0).permutation(len(real_ND))[:MOST_NEIGHBOURS_OF]
+    return {
+        "count": np.array(moments.count),
+        "mean": moments.mean_D,
+        "scatter": moments.scatter_DD,
+        "some": real_ND[order],
+    }
+
+
+def train_classifier(
+    images: ImageSet, folder: pathlib.Path, seed: int = 0, progress: bool = True
+) -> tuple[ClassifierConfig, Tree]:
+    """The classifier of a set, trained or gone on with or opened, and its parameters.
+
+    Args:
+      images: a labelled set.
+      folder: its own; ``metrics.jsonl`` and ``checkpoints/`` are written there.
+      seed: of parameters, order and dropout.
+      progress: whether to show a bar.
+    """
+    start, stop = images.parts["train"]
+    shards = num_batch_shards(current_mesh())
+    batch_size = 64 if stop - start < 5000 else 128
+    batch_size = max(1, min(batch_size, stop - start) // shards) * shards
+    steps = CLASSIFIER_EPOCHS * (stop - start) // batch_size
+    steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
+    config = ClassifierConfig.for_images(images.images.shape[1:], len(images.classes))
+    tx = make_optimizer(
+        OptimizerConfig(
+            "adamw",
+            5e-3,
+            schedule="cosine",
+            warmup_steps=steps // 20,
+            total_steps=steps,
+            weight_decay=0.05,
+            clip_norm=1.0,
+        )
+    )
+    example = to_unit(images.images[:1])
+    state, _ = create_state(
+        lambda key: config.make_model().init(key, example)["params"], jax.random.key(seed), tx=tx
+    )
+    plan = BatchPlan(start, stop, batch_size, seed=seed)
+    report(f"training the classifier that judges samples: {steps} updates")
+    with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
+        result = fit(
+            compile_step(make_train_step(classifier_loss(config), tx), state),
+            state,
+            lambda index: batch_at(images, plan, index),
+            jax.random.key(seed),
+            LoopConfig(steps=steps, log_every=50),
+            checkpoints=checkpoints,
+            log=MetricsLog(folder),
+            progress=progress,
+        )
+    return config, result.state.params
+
+
+def held_out_figures(judge: Judge, images: ImageSet, count: int) -> dict[str, float]:
+    """The figures of real images that were not trained on: the best to hope for.
+
+    Args:
+      judge: of the set.
+      images: the set; its test part is taken, or else the validation part.
+      count: images, at most.
+    """
+    part = next((part for part in ("test", "validation") if part in images.parts), None)
+    if part is None or not count:
+        return {}
+    held = images.part(part)
+    labels = None if held.labels is None else held.labels[:count]
+    return judge.figures(to_unit(held.images[:count]), labels)
+
+
+def write_tables(
+    folder: pathlib.Path,
+    columns: Mapping[str, str],
+    judged: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> None:
+    """Writes (and reports) ``table.md``, distances, and ``table_accuracy.md``, if there are any.
+
+    Without any figures ``table.md`` says why.
+
+    Args:
+      folder: where to.
+      columns: what heads each column, by its key in `judged`.
+      judged: figures of `Judge.figures` by row and column; a row may lack some columns.
+    """
+    known = {what for row in judged.values() for found in row.values() for what in found}
+    if not known:
+        show_text(folder / "table.md", f"{UNJUDGED}.")
+    for what, suffix in ((FRECHET, ""), (ACCURACY, "_accuracy")):
+        if what in known:
+            rows = [
+                (name, *(three_decimals(row.get(column, {}).get(what)) for column in columns))
+                for name, row in judged.items()
+            ]
+            show_text(folder / f"table{suffix}.md", format_table((what, *columns.values()), rows))
+
+
+def show_text(path: pathlib.Path, text: str) -> None:
+    """Prints a table, or what stands in its place, and writes it."""
+    report(f"\n{text}\n")
+    write_text(path, text)
+
+
+def remove_table(path: pathlib.Path) -> None:
+    """Removes a `quality_table`, or what stands in its place, of an earlier run; nothing else."""
+    if is_main_process() and path.is_file():
+        first, *_ = path.read_text(errors="replace").split("\n")
+        if first.startswith(UNJUDGED) or all(column in first for column in COLUMNS):
+            path.unlink()
+
+
+def quality_table(first: str, judged: Mapping[str, Mapping[str, float]]) -> str:
+    """Figures of `Judge.figures` as a table, one row for each name; `first` heads the names."""
+    return format_table(
+        (first, *COLUMNS),
+        [
+            (name, *(three_decimals(found.get(c)) for c in COLUMNS))
+            for name, found in judged.items()
+        ],
+    )

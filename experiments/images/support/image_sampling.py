@@ -1,0 +1,228 @@
+"""Samples of a trained denoiser of images: methods by name, in batches over the mesh.
+
+Sample i depends on the key and on i alone: not on how many are made, on the mesh or the batches.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import jax
+import numpy as np
+from jaxgen.typing import Batch, Tree
+from jaxtyping import Array, Float, Int, Key
+
+from experiments.images.support.image_networks import DenoiserConfig
+from experiments.shared.output import progress_bar
+from jaxgen.diffusion import Level
+from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.samplers import (
+    DDIM,
+    AdjustedDDIM,
+    Ancestral,
+    AngularDDIM,
+    DPMSolver,
+    Euler,
+    Heun,
+    SingleStepDPMSolver,
+    UniPC,
+)
+from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample
+from jaxgen.errors import InputError
+from jaxgen.parallel import (
+    Layout,
+    current_mesh,
+    gather_fsdp,
+    num_batch_shards,
+    put_batch,
+    replicated,
+)
+
+SamplerName = Literal[
+    "ddim",
+    "angular",
+    "adjusted",
+    "ancestral",
+    "euler",
+    "heun",
+    "dpm_solver",
+    "dpm_solver_2s",
+    "dpm_solver_3m",
+    "dpm_solver_sde",
+    "unipc",
+]
+
+SAMPLERS: dict[SamplerName, Sampler] = {
+    "ddim": DDIM(),
+    "angular": AngularDDIM(),
+    "adjusted": AdjustedDDIM(),
+    "ancestral": Ancestral(gamma=0.3),
+    "euler": Euler(),
+    "heun": Heun(),
+    "dpm_solver": DPMSolver(order=2),
+    "dpm_solver_2s": SingleStepDPMSolver(order=2),
+    "dpm_solver_3m": DPMSolver(order=3),
+    "dpm_solver_sde": DPMSolver(order=2, stochastic=True),
+    "unipc": UniPC(),
+}
+
+SAMPLES_PER_CALL = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """How the trained network is sampled; may differ when a run is started again.
+
+    Attributes:
+      sampler: "ddim", "angular" (DDIM as a rotation), "adjusted" (DDIM that keeps the length of
+        latents), "ancestral", "euler", "heun", "dpm_solver" (DPM-Solver++ 2M), "dpm_solver_2s",
+        "dpm_solver_3m", "dpm_solver_sde" or "unipc".
+      steps: steps of the sampler; Heun asks the network twice in each.
+      spacing: how the noise levels are spaced: "uniform" in time, "uniform_angle",
+        "uniform_log_snr" or "karras".
+      guidance: w of classifier-free guidance, (1 + w) e(z, c) - w e(z); 0 is the conditional model.
+      clip: keep the estimate of the data within the range of pixels.
+      evaluate: samples to judge; 0 for none.
+    """
+
+    sampler: SamplerName = "ddim"
+    steps: int = 50
+    spacing: Literal["uniform", "uniform_angle", "uniform_log_snr", "karras"] = "uniform"
+    guidance: float = 1.0
+    clip: bool = True
+    evaluate: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.sampler not in get_args(SamplerName):
+            raise InputError(
+                f"sampler is {self.sampler!r}, expected one of {', '.join(get_args(SamplerName))}"
+            )
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}, expected 1 or more")
+        if self.evaluate < 0:
+            raise InputError(f"evaluate is {self.evaluate}, expected 0 or more")
+        if not math.isfinite(self.guidance):
+            raise InputError(f"guidance is {self.guidance}, expected a finite number")
+
+    def levels(self, config: DenoiserConfig) -> Level:
+        """The noise levels that the sampler goes through."""
+        return make_steps(config.schedule, self.steps, self.spacing)
+
+
+class Draw(Protocol):
+    """Draws samples; see `make_draw`."""
+
+    def __call__(
+        self,
+        params: Tree,
+        sampler: Sampler,
+        levels: Level,
+        label_N: Int[np.ndarray, "N"] | None,
+        key: Key[Array, ""],
+        *,
+        guidance: float = 0.0,
+        count: int | None = None,
+        name: str = "sampling",
+    ) -> Float[np.ndarray, "N Y X C"]:
+        """Images, float32 [N, Y, X, C]."""
+
+
+def make_draw(config: DenoiserConfig, layout: Layout, *, clip: bool = True) -> Draw:
+    """A function that samples a model, compiled once for each sampler and number of steps.
+
+    Args:
+      config: the model.
+      layout: of its parameters.
+      clip: whether x^ is kept within [-1, 1].
+
+    Returns:
+      ``draw(params, sampler, levels, label_N, key, guidance=0, count=None)``: images in about
+      [-1, 1], numpy float32 [N, Y, X, C], the same in every process; N is `count` for a model
+      without labels. Guidance 0 asks the network once per step, other strengths twice and compile
+      nothing anew.
+    """
+    run = compile_sampling(config, layout, clip=clip)
+
+    def draw(params, sampler, levels, label_N, key, *, guidance=0.0, count=None, name="sampling"):
+        total = len(label_N) if label_N is not None else int(count or 0)
+        shards = num_batch_shards(current_mesh())
+        size = shards * math.ceil(min(SAMPLES_PER_CALL, total) / shards)
+        table = sampler.table(levels)
+        noisiest = first_level(levels)
+        parts = []
+        with progress_bar(name, "image", total) as advance:
+            for first in range(0, total, size):
+                # The last batch repeats the last sample, so that there is one shape to compile.
+                batch = put_samples(np.minimum(np.arange(first, first + size), total - 1), label_N)
+                strength = np.float32(guidance) if guidance else None
+                parts.append(
+                    np.asarray(run(params, sampler, table, noisiest, batch, key, strength))
+                )
+                advance(min(size, total - first))
+        return np.concatenate(parts)[:total]
+
+    return draw
+
+
+def draw_previews(
+    config: DenoiserConfig,
+    layout: Layout,
+    params: Tree,
+    flags: SamplingFlags,
+    label_N: Int[np.ndarray, "N"] | None,
+    key: Key[Array, ""],
+    count: int,
+) -> Float[np.ndarray, "S N Y X C"]:
+    """x^ of every question to the network while samples are made: [questions, N, Y, X, C]."""
+    run = compile_sampling(config, layout, clip=flags.clip, previews=True)
+    shards = num_batch_shards(current_mesh())
+    index_B = np.minimum(np.arange(shards * math.ceil(count / shards)), count - 1)
+    batch = put_samples(index_B, label_N)
+    levels, sampler = flags.levels(config), SAMPLERS[flags.sampler]
+    strength = np.float32(flags.guidance) if flags.guidance else None
+    _, xs = run(params, sampler, sampler.table(levels), first_level(levels), batch, key, strength)
+    return np.asarray(xs)[:, :count]
+
+
+def put_samples(index_B: Int[np.ndarray, "B"], label_N: Int[np.ndarray, "N"] | None) -> Batch:
+    """The samples of some indices, with their labels if there are any, over the current mesh."""
+    batch = {"index": index_B.astype(np.int32)}
+    if label_N is not None:
+        batch["label"] = np.asarray(label_N, np.int32)[index_B]
+    return put_batch(batch, current_mesh())
+
+
+def compile_sampling(
+    config: DenoiserConfig, layout: Layout, *, clip: bool = True, previews: bool = False
+) -> Any:
+    """The jitted sampling of a batch; its result is whole on every device.
+
+    Args:
+      config: the model.
+      layout: of its parameters.
+      clip: whether x^ is kept within [-1, 1].
+      previews: whether x^ of every question to the network is returned too.
+
+    Returns:
+      ``run(params, sampler, table, noisiest, batch, key, guidance)``, where `batch` holds each
+      sample's ``"index"`` and perhaps its ``"label"``; guidance None asks the network once a step.
+    """
+
+    def run(params, sampler, table, noisiest, batch, key, guidance):
+        denoiser = config.make_denoiser(
+            gather_fsdp(params, layout), batch.get("label"), guidance, clip=clip
+        )
+        z = initial_noise(key, batch["index"], config.image_shape, noisiest)
+        return sample(sampler, denoiser, z, table, key, batch["index"], previews=previews)
+
+    return jax.jit(run, static_argnums=1, out_shardings=replicated(layout.mesh))
+
+
+def first_level(levels: Level) -> Level:
+    """The noisiest of a sampler's levels, [], where its samples start."""
+    return jax.tree.map(lambda value: np.float32(np.ravel(value)[0]), levels)
+
+
+def even_labels(count: int, classes: int) -> Int[np.ndarray, "N"] | None:
+    """Labels 0, 1, .., so that all classes are as frequent; None without classes."""
+    return np.arange(count, dtype=np.int32) % classes if classes else None

@@ -1,0 +1,203 @@
+"""Which prediction and which weighting to train with: Table 1 of Salimans & Ho (2022), in small.
+
+``python -m experiments.images.targets_and_weightings --data mnist``
+
+Trains one network for each target (x; e; v; x and e together) and each weighting of the error of
+the data (SNR; truncated SNR, at least one; SNR + 1), all alike otherwise, and judges what a
+stochastic and a deterministic sampler make of them. The paper has CIFAR-10, 2 million updates and
+Inception's features; here it is a small transformer, a few thousand updates, and the features of a
+classifier of the same images, so that orderings are what to compare. In the working folder:
+
+  table.md, metrics.json      Fréchet distances and accuracies
+  TARGET-WEIGHTING/           each run; one that is finished is not done again
+  classifier/                 what samples are judged with
+"""
+
+import functools
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from experiments.images.support.image_networks import (
+    DenoiserConfig,
+    NetworkFlags,
+    make_config,
+    make_loss,
+)
+from experiments.images.support.image_quality import (
+    ACCURACY,
+    FRECHET,
+    Judge,
+    held_out_figures,
+    make_judge,
+)
+from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
+from experiments.images.support.image_training import TrainingFlags, plan_batches, train_denoiser
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.output import cached_figures, format_table, three_decimals, write_text
+from jaxgen.data import ImageSet, load_images
+from jaxgen.diffusion import CosineSchedule
+from jaxgen.diffusion.objectives.weightings import weighting_named
+from jaxgen.diffusion.process.predictions import check_target
+from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.errors import InputError
+from jaxgen.training import NonFiniteError
+
+METHODS = ("ancestral", "ddim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Flags of this experiment.
+
+    Attributes:
+      launch: where to run and on what.
+      data: as for ``experiments.images.train``, with two classes or more.
+      size: as there.
+      targets: what networks predict.
+      weightings: of the error of the data.
+      log_snr_max: of the schedule, where it begins at the data. The paper has 20; there a network
+        that predicts x has to copy its input to four digits under the weights SNR, SNR + 1, which a
+        small one does not learn: it learns nothing else. Samplers of 32 steps ask up to 5.
+      steps: of both samplers.
+      evaluate: samples to judge.
+      network: the networks.
+      training: how they are trained.
+    """
+
+    launch: LaunchConfig = LaunchConfig(workdir="runs/diffusion_tables")
+    data: str = "mnist"
+    size: int | None = None
+    targets: tuple[str, ...] = ("x", "e", "v", "both")
+    weightings: tuple[str, ...] = ("snr", "truncated_snr", "snr_plus_one")
+    log_snr_max: float = 6.0
+    steps: int = 32
+    evaluate: int = 500
+    network: NetworkFlags = NetworkFlags(width=128, depth=4)
+    training: TrainingFlags = TrainingFlags(training_steps=3000, batch_size=64)
+
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            check_target(target)
+        for name in self.weightings:
+            weighting_named(name)
+        CosineSchedule(log_snr_max=self.log_snr_max)
+        if self.steps < 1 or self.evaluate < 2:
+            raise InputError(
+                f"steps is {self.steps}, evaluate is {self.evaluate}; expected 1 and 2 or more"
+            )
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Trains and judges every pair; prints the table."""
+    images = load_images(config.data, size=config.size)
+    if len(images.classes) < 2:
+        raise InputError(
+            f"{images.name}: images of {len(images.classes)} classes; expected at least two, for "
+            "samples are judged by the features of a classifier"
+        )
+    plan_batches(images, config.training.batch_size, config.seed)
+    for target in config.targets:
+        model_for(config, images, target)
+    folder = open_workdir(config, may_differ=("targets", "weightings"))
+    report(images.describe())
+    judge = make_judge(images, folder / "classifier", seed=config.seed)
+    figures: dict[str, Any] = {"real, held out": held_out_figures(judge, images, config.evaluate)}
+    for target in config.targets:
+        for weighting in config.weightings:
+            name = f"{target}-{weighting}"
+            report(f"{name}")
+            figures[name] = finished_run(config, images, judge, folder / name, target, weighting)
+            show_table(folder, config, figures)
+    return figures
+
+
+def finished_run(
+    config: Config,
+    images: ImageSet,
+    judge: Judge,
+    folder: pathlib.Path,
+    target: str,
+    weighting: str,
+) -> dict[str, Any]:
+    """The figures of one pair: those in its folder, or else those of training it now."""
+
+    def figures() -> dict[str, Any]:
+        try:
+            return judged_run(config, images, judge, folder, target, weighting)
+        except NonFiniteError as error:
+            return {"diverged": str(error)}
+
+    return cached_figures(folder / "metrics.json", figures)
+
+
+def judged_run(
+    config: Config,
+    images: ImageSet,
+    judge: Judge,
+    folder: pathlib.Path,
+    target: str,
+    weighting: str,
+) -> dict[str, Any]:
+    """Trains with one target and weighting; the figures of samples by both methods."""
+    model = model_for(config, images, target)
+    trained = train_denoiser(
+        model,
+        images,
+        folder,
+        config.training,
+        functools.partial(make_loss, model, weighting_named(weighting)),
+        seed=config.seed,
+        tensorboard=config.launch.tensorboard,
+    )
+    draw = make_draw(model, trained.layout)
+    labels = even_labels(config.evaluate, len(images.classes))
+    found: dict[str, Any] = {"skipped": trained.skipped, "seconds": trained.seconds}
+    for method in METHODS:
+        x = draw(
+            trained.params,
+            SAMPLERS[method],
+            make_steps(model.schedule, config.steps),
+            labels,
+            jax.random.key(config.seed + 1),
+            count=config.evaluate,
+            name=f"sampling {folder.name}, {method}",
+        )
+        found[method] = judge.figures(x, labels)
+    return found
+
+
+def model_for(config: Config, images: ImageSet, target: str) -> DenoiserConfig:
+    """The model that predicts a target.
+
+    Raises:
+      InputError: as `make_config`.
+    """
+    shape = tuple(images.images.shape[1:])
+    schedule = CosineSchedule(log_snr_max=config.log_snr_max)
+    return make_config(config.network, shape, images.classes, check_target(target), schedule)
+
+
+def show_table(folder: pathlib.Path, config: Config, figures: dict[str, Any]) -> None:
+    """Prints what is known so far, and writes it."""
+    header = (
+        "predicted",
+        "weight",
+        *(f"{what}, {m}" for what in ("Fréchet", ACCURACY) for m in METHODS),
+    )
+    rows = []
+    for name, found in figures.items():
+        target, _, weighting = name.partition("-")
+        if target not in config.targets:
+            continue
+        values = [found.get(m, {}).get(what) for what in (FRECHET, ACCURACY) for m in METHODS]
+        rows.append((target, weighting, *map(three_decimals, values)))
+    table = format_table(header, rows)
+    report(f"\n{table}\n")
+    write_text(folder / "table.md", table)
+
+
+if __name__ == "__main__":
+    run(main, Config)

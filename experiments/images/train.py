@@ -1,0 +1,261 @@
+"""A diffusion model of images, from training to judged samples, in a few minutes.
+
+``python -m experiments.images.train``
+
+Trains a class-conditional denoiser, by default a transformer that predicts v on the digits that
+scikit-learn carries; samples it with classifier-free guidance; and judges the samples by the
+features of a small classifier that it trains on the same images (of two classes or more; others
+are judged with ``--inception`` alone, without accuracy). In the working folder:
+
+  samples.png        samples of every class
+  denoising.png      what the network sees in the noise, step by step
+  curves.png         losses in the course of training, and by noise level
+  table.md           Fréchet distance, precision, recall, accuracy; or why there are none
+  metrics.json       the same and more, by name
+  checkpoints/       the network (jaxgen.training.load_model opens it)
+  classifier/        the classifier, and features of real images
+
+Started again with the same working folder it goes on; flags of sampling may then be different ones.
+MNIST and CIFAR-10 are looked for in the folder that the variable JAXGEN_DATA names.
+"""
+
+import functools
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.images.support.image_networks import (
+    DenoiserConfig,
+    NetworkFlags,
+    make_config,
+    make_loss,
+)
+from experiments.images.support.image_plots import plot_images, plot_losses, some_of
+from experiments.images.support.image_quality import (
+    UNJUDGED,
+    Judge,
+    held_out_figures,
+    make_judge,
+    open_inception,
+    quality_table,
+    remove_table,
+    show_text,
+)
+from experiments.images.support.image_sampling import (
+    SAMPLERS,
+    SamplingFlags,
+    draw_previews,
+    even_labels,
+    make_draw,
+)
+from experiments.images.support.image_training import (
+    VALIDATION_LOSS,
+    TrainedModel,
+    TrainingFlags,
+    plan_batches,
+    plan_layout_of,
+    train_denoiser,
+)
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from jaxgen.data import ImageSet, load_images
+from jaxgen.diffusion.objectives.weightings import weighting_named
+from jaxgen.errors import InputError
+from jaxgen.nn.counting import parameter_count
+
+GRID_ROWS, STRIP_ROWS, STRIP_COLUMNS, MOST_COLUMNS = 8, 10, 12, 10
+LEVEL_NAMES = ("log-SNR below -4", "-4 to 0", "0 to 4", "above 4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessFlags:
+    """What is predicted, and how errors are weighed.
+
+    Attributes:
+      target: "v", "e" (the noise), "x" (the data), or "both" (x and e together).
+      weighting: of the error of the data: "snr", "truncated_snr", "snr_plus_one", "constant",
+        "min_snr", "soft_min_snr", "p2".
+    """
+
+    target: str = "v"
+    weighting: str = "snr_plus_one"
+
+    def __post_init__(self) -> None:
+        if self.target not in ("v", "e", "x", "both"):
+            raise InputError(f"target is {self.target!r}, expected one of v, e, x, both")
+        weighting_named(self.weighting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Flags of this experiment.
+
+    Attributes:
+      launch: where to run and on what.
+      data: "digits", "mnist", "cifar10", "tfds:NAME", or a folder of images whose subfolders are
+        classes. Grey images among others in colour count as colour.
+      size: resize and crop images to so many pixels; None keeps them as they are.
+      inception: a file (safetensors) with Inception's weights, to judge samples by its features.
+      network: the network.
+      process: what it learns.
+      training: how it is trained.
+      sampling: how it is sampled and judged.
+    """
+
+    launch: LaunchConfig = LaunchConfig(workdir="runs/image_diffusion")
+    data: str = "digits"
+    size: int | None = None
+    inception: str | None = None
+    network: NetworkFlags = NetworkFlags()
+    process: ProcessFlags = ProcessFlags()
+    training: TrainingFlags = TrainingFlags()
+    sampling: SamplingFlags = SamplingFlags()
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Trains, samples, judges, shows."""
+    images = load_images(config.data, size=config.size)
+    model = model_for(config, images)
+    model.check_guidance(config.sampling.guidance)
+    table = SAMPLERS[config.sampling.sampler].table(config.sampling.levels(model))
+    plan_batches(images, config.training.batch_size, config.seed)
+    plan_layout_of(model)
+    inception = open_inception(config.inception)
+    folder = open_workdir(config, may_differ=("sampling", "inception"))
+    report(images.describe())
+    trained = train_denoiser(
+        model,
+        images,
+        folder,
+        config.training,
+        functools.partial(make_loss, model, weighting_named(config.process.weighting)),
+        seed=config.seed,
+        tensorboard=config.launch.tensorboard,
+    )
+    show_losses(folder, trained)
+    key = jax.random.key(config.seed + 1)
+    show_samples(folder, trained, config.sampling, key)
+    figures = {
+        "parameters": parameter_count(trained.params),
+        "updates": trained.steps,
+        "skipped updates": trained.skipped,
+        "training seconds": trained.seconds,
+        "questions per sample": len(table.now.t) * (2 if config.sampling.guidance else 1),
+        **{name: values[-1] for name, values in final_losses(trained).items()},
+    }
+    if not config.sampling.evaluate:
+        remove_table(folder / "table.md")  # it would be of other samples than the pictures show
+        return figures
+    judge = make_judge(images, folder / "classifier", inception=inception, seed=config.seed)
+    if judge.features is None:
+        show_text(folder / "table.md", f"{UNJUDGED}, or from Inception: --inception FILE.")
+        return figures
+    judged = judge_samples(judge, images, trained, config.sampling, key)
+    show_text(folder / "table.md", quality_table("", judged))
+    return {**figures, **judged}
+
+
+def model_for(config: Config, images: ImageSet) -> DenoiserConfig:
+    """The model that the flags ask for.
+
+    Raises:
+      InputError: as `make_config`.
+    """
+    shape = tuple(images.images.shape[1:])
+    return make_config(config.network, shape, images.classes, config.process.target)
+
+
+def final_losses(trained: TrainedModel) -> dict[str, list[float]]:
+    """The losses that were logged, by name."""
+    found = {name: trained.curve(name)[1] for name in ("train/loss", VALIDATION_LOSS)}
+    return {name: values for name, values in found.items() if values}
+
+
+def show_losses(folder: pathlib.Path, trained: TrainedModel) -> None:
+    """Draws the losses in the course of training."""
+    names = {"training batches": "train/loss", "validation, averaged parameters": VALIDATION_LOSS}
+    curves = {label: trained.curve(name) for label, name in names.items()}
+    levels = {}
+    for i, name in enumerate(LEVEL_NAMES):
+        steps, parts = trained.curve(f"train/loss_snr_{i}")
+        _, shares = trained.curve(f"train/share_snr_{i}")
+        means = np.array(parts) / np.maximum(shares, 1e-9)
+        levels[name] = (steps, means.tolist())
+    network = type(trained.config.network).__name__.removesuffix("Config")
+    plot_losses(
+        folder / "curves.png",
+        {name: curve for name, curve in curves.items() if curve[0]},
+        levels,
+        f"{network} predicting {trained.config.target}: loss, and by noise level",
+    )
+
+
+def show_samples(
+    folder: pathlib.Path, trained: TrainedModel, flags: SamplingFlags, key: jax.Array
+) -> None:
+    """Draws samples of every class, and how some of them came out of the noise."""
+    model = trained.config
+    columns = min(len(model.classes), MOST_COLUMNS) or MOST_COLUMNS
+    labels = even_labels(GRID_ROWS * columns, columns) if model.classes else None
+    draw = make_draw(model, trained.layout, clip=flags.clip)
+    x = draw(
+        trained.params,
+        SAMPLERS[flags.sampler],
+        flags.levels(model),
+        labels,
+        key,
+        guidance=flags.guidance,
+        count=GRID_ROWS * columns,
+    )
+    names = model.classes[:columns]
+    how = f"{flags.sampler}, {flags.steps} steps, guidance {flags.guidance:g}"
+    grid = x.reshape(GRID_ROWS, columns, *x.shape[1:])
+    plot_images(folder / "samples.png", grid, f"Samples: {how}", columns=names)
+    rows = min(STRIP_ROWS, columns)
+    labels = even_labels(rows, columns) if model.classes else None
+    xs = draw_previews(model, trained.layout, trained.params, flags, labels, key, rows)
+    number, shown = some_of(xs, STRIP_COLUMNS)
+    plot_images(
+        folder / "denoising.png",
+        np.moveaxis(shown, 0, 1),
+        f"Estimates of the data after so many questions to the network: {how}",
+        columns=[str(i + 1) for i in number],
+        rows=names[:rows],
+    )
+
+
+def judge_samples(
+    judge: Judge,
+    images: ImageSet,
+    trained: TrainedModel,
+    flags: SamplingFlags,
+    key: jax.Array,
+) -> dict[str, dict[str, float]]:
+    """Figures of real images, of samples, and of samples without guidance beside guided ones."""
+    model = trained.config
+    draw = make_draw(model, trained.layout, clip=flags.clip)
+    labels = even_labels(flags.evaluate, len(model.classes))
+
+    def figures(guidance: float) -> dict[str, float]:
+        x = draw(
+            trained.params,
+            SAMPLERS[flags.sampler],
+            flags.levels(model),
+            labels,
+            key,
+            guidance=guidance,
+            count=flags.evaluate,
+            name=f"sampling, guidance {guidance:g}",
+        )
+        return judge.figures(x, labels)
+
+    judged = {"real, held out": held_out_figures(judge, images, flags.evaluate)}
+    for guidance in dict.fromkeys((0.0, flags.guidance)):
+        judged[f"samples, guidance {guidance:g}"] = figures(guidance)
+    return judged
+
+
+if __name__ == "__main__":
+    run(main, Config)

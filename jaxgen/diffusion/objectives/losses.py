@@ -1,0 +1,299 @@
+"""The loss of a diffusion model, one number per example.
+
+Symbols: x data, e ~ N(0, 1), z = a x + s e at a level drawn for each example, w(SNR) the weight of
+|x - x^|^2. A norm is a *mean* over the numbers of an example here, so that a loss does not grow
+with the size of images; the variational bound (`jaxgen.diffusion.objectives.variational`) has sums
+instead.
+
+A loss for training is a mean of these, for parameters p::
+
+    def loss_fn(p, batch, key):
+        network = lambda z, time: model.apply(p, z, time, batch["label"])
+        loss_B, level = diffusion_loss(network, batch["image"], key, schedule=schedule)
+        return loss_B.mean(), loss_by_level(loss_B, level)
+
+(`loss_by_level` wants one level for each example: it has no place beside ``level_axes=2``.)
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.diffusion.denoiser import (
+    Denoiser,
+    Network,
+    TimeInput,
+    check_target_fits,
+    thousandths,
+)
+from jaxgen.diffusion.objectives.time_distributions import Times, Uniform
+from jaxgen.diffusion.objectives.weightings import SNRPlus, Weighting
+from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal
+from jaxgen.diffusion.process.levels import Level, expand
+from jaxgen.diffusion.process.predictions import Target, channels_of, check_target, make_target
+from jaxgen.diffusion.process.schedules import Schedule, check_schedule
+from jaxgen.errors import InputError, check_kind
+
+UNIFORM = Uniform()
+V_LOSS = SNRPlus()
+
+
+class Noised(NamedTuple):
+    """Examples with noise.
+
+    Attributes:
+      z: latents a x + s e, [B, ...].
+      e: their noise, [B, ...].
+      level: their noise levels, [B] each, or [B, T] where parts have levels of their own.
+    """
+
+    z: Array
+    e: Array
+    level: Level
+
+
+def add_noise(
+    x: Float[Array, "B ..."], e: Float[Array, "B ..."], level: Level
+) -> Float[Array, "B ..."]:
+    """z = a x + s e, for a level of [], [B], or of the leading axes of x."""
+    return expand(level.a, x) * x + expand(level.s, x) * e
+
+
+def draw_level(
+    key: Key[Array, ""],
+    index_B: Int[Array, "B"],
+    schedule: Schedule,
+    times: Times,
+    parts: tuple[int, ...] = (),
+) -> Level:
+    """A schedule's level at a time drawn for every example ([B]), or part of one ([B, *parts]).
+
+    Raises:
+      InputError: for names where a schedule or times are wanted.
+    """
+    check_schedule(schedule)
+    check_kind("times", times, Times, "Uniform()")
+    return jax.tree.map(jnp.asarray, schedule.at(times.draw(key, index_B, parts)))
+
+
+def draw_noised(
+    x: Float[Array, "B ..."],
+    key: Key[Array, ""],
+    *,
+    schedule: Schedule,
+    times: Times = UNIFORM,
+    index_B: Int[Array, "B"] | None = None,
+    level_axes: int = 1,
+) -> Noised:
+    """Draws a time and noise for every example.
+
+    Args:
+      x: data, [B, ...].
+      key: randomness.
+      schedule: the noise schedule.
+      times: how times are drawn.
+      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      level_axes: how many leading axes have levels of their own: 1 for one level an example, 2 for
+        one level a frame of videos [B, T, ...] (Chen et al. 2024, "Diffusion forcing").
+
+    Returns:
+      The latents, in float32.
+
+    Raises:
+      InputError: as `draw_level`, and for axes that the data do not have.
+    """
+    if not 1 <= level_axes <= x.ndim:
+        raise InputError(
+            f"level_axes={level_axes} for data of shape {x.shape}: expected 1 to {x.ndim}"
+        )
+    x = x.astype(jnp.float32)
+    index_B = example_indices(index_B, len(x))
+    time_key, noise_key = jax.random.split(key)
+    level = draw_level(time_key, index_B, schedule, times, x.shape[1:level_axes])
+    e = normal(example_keys(noise_key, index_B), x.shape[1:])
+    return Noised(add_noise(x, e, level), e, level)
+
+
+def prediction_loss(
+    prediction: Float[Array, "B ..."],
+    x: Float[Array, "B ..."],
+    e: Float[Array, "B ..."],
+    level: Level,
+    *,
+    target: Target,
+    weighting: Weighting,
+) -> Float[Array, "B"]:
+    """w(SNR) |x - x^|^2 of a prediction, written in its own terms and so finite at both ends.
+
+    With the target "both" the loss is on the x^ that the two predictions make together (Salimans &
+    Ho 2022, section 4).
+
+    Args:
+      prediction: of the target, [B, ...].
+      x: data, [B, ...].
+      e: the noise in the latents, [B, ...].
+      level: the noise level, [B] or [], or of the leading axes of x.
+      target: what is predicted.
+      weighting: w.
+
+    Returns:
+      [B], float32: means over the parts of an example, each with the weight of its level.
+
+    Raises:
+      InputError: for an unknown target, a weighting that is none, or a prediction that has not the
+        target's shape.
+    """
+    check_kind("weighting", weighting, Weighting, 'SNR(), or weighting_named("snr")')
+    shape = (*x.shape[:-1], channels_of(check_target(target), x.shape[-1]))
+    if prediction.shape != shape:
+        raise InputError(
+            f"prediction of shape {prediction.shape} for data of shape {x.shape}: expected {shape} "
+            f"for target {target!r}"
+        )
+    error = make_target(target, x, e, level) - prediction.astype(jnp.float32)
+    if target == "both":
+        error = both_error(error, level)
+    weight = weighting.weight(level, target)
+    return mean_of_each(weight * mean_of_each(jnp.square(error), max(1, jnp.ndim(weight))))
+
+
+def both_error(error: Float[Array, "B ... C2"], level: Level) -> Float[Array, "B ... C"]:
+    """The error of x^ from those of x~ and e~, divided by sqrt(S), with S = s^2 / (a^2 + s^2).
+
+    Args:
+      error: (x - x~, e - e~) along the last axis.
+      level: the noise level, [B], [B, T] or [].
+    """
+    x, e = jnp.split(error, 2, -1)
+    share = expand(jax.nn.sigmoid(jnp.asarray(level.log_snr, jnp.float32)), error)
+    return jnp.sqrt(1 - share) * x - jnp.sqrt(share) * e
+
+
+def mean_square(error: Float[Array, "B ..."]) -> Float[Array, "B"]:
+    """The mean of the squares of each example's numbers."""
+    return mean_of_each(jnp.square(error))
+
+
+def mean_of_each(value: Float[Array, "B ..."], axes: int = 1) -> Float[Array, "B ..."]:
+    """Means over all but so many leading axes."""
+    return value.mean(tuple(range(axes, value.ndim)))
+
+
+def diffusion_loss(
+    network: Network,
+    x: Float[Array, "B ..."],
+    key: Key[Array, ""],
+    *,
+    schedule: Schedule,
+    target: Target = "v",
+    weighting: Weighting = V_LOSS,
+    times: Times = UNIFORM,
+    index_B: Int[Array, "B"] | None = None,
+    level_axes: int = 1,
+    time_input: TimeInput = thousandths,
+) -> tuple[Float[Array, "B"], Level]:
+    """The loss of a network at a random level for each example.
+
+    Args:
+      network: ``(z, time) -> prediction``, its conditions closed over.
+      x: data, [B, ...], of any rank.
+      key: randomness.
+      schedule: the noise schedule.
+      target: what the network predicts.
+      weighting: the weight of |x - x^|^2.
+      times: how times are drawn.
+      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      level_axes: how many leading axes have levels of their own; see `draw_noised`.
+      time_input: what the network is told of the level.
+
+    Returns:
+      The losses, [B], and the levels at which they were taken.
+
+    Raises:
+      InputError: for a target that the schedule does not allow, or a prediction of another shape.
+    """
+    check_target_fits(schedule, target)
+    noised = draw_noised(
+        x, key, schedule=schedule, times=times, index_B=index_B, level_axes=level_axes
+    )
+    prediction = network(noised.z, time_input(noised.level))
+    loss_B = prediction_loss(
+        prediction, x, noised.e, noised.level, target=target, weighting=weighting
+    )
+    return loss_B, noised.level
+
+
+def denoiser_loss(
+    denoiser: Denoiser,
+    x: Float[Array, "B ..."],
+    key: Key[Array, ""],
+    *,
+    schedule: Schedule,
+    target: Target = "v",
+    weighting: Weighting = V_LOSS,
+    times: Times = UNIFORM,
+    index_B: Int[Array, "B"] | None = None,
+    level_axes: int = 1,
+) -> tuple[Float[Array, "B"], Level]:
+    """`diffusion_loss` of a denoiser, such as an exact, clipped or guided one.
+
+    Args:
+      denoiser: ``(z, level) -> Estimate``.
+      x: data, [B, ...].
+      key: randomness.
+      schedule: the noise schedule.
+      target: in which terms the loss is computed; where x^ and e^ agree with z it matters only at
+        the ends, where some terms are infinite.
+      weighting: the weight of |x - x^|^2.
+      times: how times are drawn.
+      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      level_axes: how many leading axes have levels of their own; see `draw_noised`.
+
+    Returns:
+      The losses, [B], and the levels at which they were taken.
+    """
+    noised = draw_noised(
+        x, key, schedule=schedule, times=times, index_B=index_B, level_axes=level_axes
+    )
+    estimate = denoiser(noised.z, noised.level)
+    prediction = make_target(target, estimate.x, estimate.e, noised.level)
+    loss_B = prediction_loss(
+        prediction, x, noised.e, noised.level, target=target, weighting=weighting
+    )
+    return loss_B, noised.level
+
+
+def loss_by_level(
+    loss_B: Float[Array, "B"], level: Level, edges: Sequence[float] = (-4.0, 0.0, 4.0)
+) -> dict[str, Float[Array, ""]]:
+    """What each range of the log-SNR contributes to the mean loss; the contributions add up to it.
+
+    Contributions, unlike means over the examples that happen to fall into a range, may be averaged
+    over steps, and no range is ever empty. A range's mean loss is its contribution over its share.
+
+    Args:
+      loss_B: losses.
+      level: their levels.
+      edges: where ranges of the log-SNR meet, rising.
+
+    Returns:
+      ``loss_snr_0``, ``share_snr_0``, ``loss_snr_1``, ...: range 0 is the noisiest.
+
+    Raises:
+      InputError: unless there is one level for each loss.
+    """
+    if jnp.shape(level.log_snr) != jnp.shape(loss_B):
+        raise InputError(
+            f"levels of shape {jnp.shape(level.log_snr)} for losses of shape {jnp.shape(loss_B)}: "
+            "expected one for each"
+        )
+    range_B = jnp.searchsorted(jnp.asarray(edges), jnp.asarray(level.log_snr, jnp.float32))
+    metrics = {}
+    for i in range(len(edges) + 1):
+        inside_B = range_B == i
+        metrics[f"loss_snr_{i}"] = jnp.where(inside_B, loss_B, 0.0).mean()
+        metrics[f"share_snr_{i}"] = inside_B.mean()
+    return metrics

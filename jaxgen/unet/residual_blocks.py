@@ -1,0 +1,251 @@
+"""The parts of the U-Net: residual blocks, attention over pixels, changes of resolution.
+
+A residual block maps x to ``(skip(x) + h) / d`` with, f the activation and c the condition's
+embedding (Dhariwal & Nichol 2021, section 3; Ho et al. 2020, appendix B)::
+
+    h = conv1(resample(f(GN(x))))
+    h = GN(h) (1 + scale(c)) + shift(c)        adaptive group norm
+    h = GN(h + shift(c))                       otherwise
+    h = conv2(dropout(f(h)))
+
+``resample`` repeats pixels, averages 2 x 2 of them, or does nothing, to x as well; ``skip`` is a
+1 x 1 convolution where the number of channels changes. conv2 and the output of attention start at
+zero, so that at first a block hands on its input. Group norms are computed in float32.
+
+Of the two convolutions the first puts its output channels on the mesh axis ``model`` and the second
+takes its input channels from there, as the two layers of a transformer's MLP do.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgen.nn.attention import attention
+from jaxgen.nn.dense import Dense, zeros
+from jaxgen.nn.embeddings import time_frequencies
+from jaxgen.unet.unet import UNetConfig
+
+Resample = Literal["", "up", "down"]
+
+uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""Uniform within ``+- 1 / sqrt(inputs)``, what the paper's networks started from."""
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": nn.relu,
+    "mish": jax.nn.mish,
+}
+
+Axes = tuple[str | None, str | None]
+
+
+def conv(
+    features: int,
+    axes: Axes,
+    config: UNetConfig,
+    *,
+    name: str,
+    size: int = 3,
+    stride: int = 1,
+    padding: tuple[int, int] | None = None,
+    init: Callable[..., Array] = uniform,
+) -> nn.Conv:
+    """A square convolution that keeps the resolution, or divides it by its stride.
+
+    Args:
+      features: output channels.
+      axes: logical names of the input and the output channels.
+      config: says what it is computed in.
+      name: of its parameters.
+      size: side of the kernel in pixels.
+      stride: pixels from one output to the next.
+      padding: zeros before and after, along both sides; None: (size // 2, size // 2).
+      init: initial kernel.
+    """
+    named = nn.with_logical_partitioning
+    pads = padding or (size // 2, size // 2)
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=(pads, pads),
+        dtype=config.dtype,
+        kernel_init=named(init, (None, None, *axes)),
+        bias_init=named(zeros, axes[1:]),
+        name=name,
+    )
+
+
+def group_norm(config: UNetConfig, *, name: str, axis: str = "embed", groups: int = 0) -> nn.Module:
+    """A group norm computed in float32, with learnt scale and bias.
+
+    Args:
+      config: says the groups and the epsilon.
+      name: of its parameters.
+      axis: logical name of the channels.
+      groups: groups other than the config's.
+    """
+    named = nn.with_logical_partitioning
+    return nn.GroupNorm(
+        groups or config.groups,
+        epsilon=config.norm_epsilon,
+        dtype=jnp.float32,
+        use_fast_variance=False,
+        scale_init=named(nn.initializers.ones, (axis,)),
+        bias_init=named(zeros, (axis,)),
+        name=name,
+    )
+
+
+def repeat_pixels(x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B 2Y 2X C"]:
+    """Twice the resolution: every pixel becomes 2 x 2 equal ones."""
+    return jnp.repeat(jnp.repeat(x_BYXC, 2, axis=1), 2, axis=2)
+
+
+def average_pixels(x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B Y/2 X/2 C"]:
+    """Half the resolution: the mean of every 2 x 2 pixels."""
+    return nn.avg_pool(x_BYXC, (2, 2), (2, 2))
+
+
+RESAMPLE: dict[str, Callable[[Array], Array]] = {
+    "": lambda x: x,
+    "up": repeat_pixels,
+    "down": average_pixels,
+}
+
+
+class WaveEmbedding(nn.Module):
+    """Frequencies of a number per example, then ``output(silu(hidden(.)))``, in float32.
+
+    Attributes:
+      config: the network's options: widths, and the form of the frequencies.
+    """
+
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(self, number_B: Float[Array, " B"]) -> Float[Array, "B D"]:
+        """[B] numbers (made for 0 to 1000) to [B, D]."""
+        c = self.config
+        features = c.channels[0]
+        half = features // 2
+        waves_BD = time_frequencies(number_B, features, shift=c.frequency_shift)
+        if not c.cosine_first:
+            cosines, sines, rest = jnp.split(waves_BD, (half, 2 * half), axis=-1)
+            waves_BD = jnp.concatenate([sines, cosines, rest], axis=-1)
+        width = (c.embedding_width,)
+        hidden = Dense(width, (None, "embed"), kernel_init=uniform, name="hidden")
+        output = Dense(width, ("embed", "hidden"), kernel_init=uniform, name="output")
+        return output(nn.silu(hidden(waves_BD)))
+
+
+class ResidualBlock(nn.Module):
+    """One residual block, see the equations above.
+
+    Attributes:
+      config: the network's options.
+      features: output channels.
+      resample: "up" or "down" where it changes the resolution.
+      divisor: d.
+    """
+
+    config: UNetConfig
+    features: int
+    resample: Resample = ""
+    divisor: float = 1.0
+
+    @nn.compact
+    def __call__(
+        self, x_BYXC: Float[Array, "B Y X C"], c_BD: Float[Array, "B D"], train: bool
+    ) -> Float[Array, "B Y X C"]:
+        """[B, Y, X, C] to [B, Y', X', features] in float32.
+
+        Args:
+          x_BYXC: the image's features.
+          c_BD: c.
+          train: whether dropout is on.
+        """
+        c = self.config
+        f, resample = ACTIVATIONS[c.activation], RESAMPLE[self.resample]
+        h = resample(f(group_norm(c, name="norm1")(x_BYXC)))
+        h = conv(self.features, ("embed", "mlp"), c, name="conv1")(h).astype(jnp.float32)
+        h = f(self._conditioned(h, f(c_BD)))
+        h = nn.Dropout(c.dropout)(h, deterministic=not train)
+        h = conv(self.features, ("mlp", "embed"), c, name="conv2", init=zeros)(h)
+        x = resample(x_BYXC)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, ("embed", "hidden"), c, name="skip", size=1)(x)
+        return (x.astype(jnp.float32) + h.astype(jnp.float32)) / self.divisor
+
+    def _conditioned(self, h: Array, c_BD: Array) -> Array:
+        """The second norm with the condition."""
+        c = self.config
+        parts = 2 if c.adaptive_norm else 1
+        axes = "embed", "mlp", None
+        layer = Dense((self.features, parts), axes, c.dtype, uniform, name="condition")
+        parts_BYXCN = layer(c_BD).astype(jnp.float32)[:, None, None]
+        norm = group_norm(c, name="norm2", axis="mlp")
+        if not c.adaptive_norm:
+            return norm(h + parts_BYXCN[..., 0])
+        return norm(h) * (1 + parts_BYXCN[..., 0]) + parts_BYXCN[..., 1]
+
+
+class PixelAttention(nn.Module):
+    """``(x + attention of all pixels to each other, after a group norm) / d``.
+
+    Attributes:
+      config: the network's options.
+      groups: channel groups of the norm; 0: no norm.
+      divisor: d.
+    """
+
+    config: UNetConfig
+    groups: int
+    divisor: float = 1.0
+
+    @nn.compact
+    def __call__(self, x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:
+        """[B, Y, X, C] to the same shape in float32."""
+        c = self.config
+        batch, height, width, channels = x_BYXC.shape
+        h = group_norm(c, name="norm", groups=self.groups)(x_BYXC) if self.groups else x_BYXC
+        h_BLC = h.reshape(batch, height * width, channels)
+        heads = c.heads_at(channels)
+        shape, axes = (heads, 3, channels // heads), ("embed", "heads", None, "kv")
+        qkv = Dense(shape, axes, c.dtype, uniform, name="qkv")(h_BLC)
+        q, k, v = (qkv[..., i, :] for i in range(3))
+        seen = attention(q, k, v, implementation=c.attention)
+        axes_out = "heads", "kv", "embed"
+        h_BLC = Dense((channels,), axes_out, c.dtype, zeros, name="output")(seen)
+        h = h_BLC.reshape(x_BYXC.shape).astype(jnp.float32)
+        return (x_BYXC.astype(jnp.float32) + h) / self.divisor
+
+
+class Resampling(nn.Module):
+    """A change of resolution by a convolution.
+
+    Attributes:
+      config: the network's options.
+      kind: "conv" or "conv_end" (on the way down), see `UNetConfig`.
+      direction: "down" or "up".
+    """
+
+    config: UNetConfig
+    kind: str
+    direction: Resample
+
+    @nn.compact
+    def __call__(self, x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:
+        """[B, Y, X, C] to half or twice the resolution, in float32."""
+        features, axes = x_BYXC.shape[-1], ("embed", "hidden")
+        if self.direction == "up":
+            layer = conv(features, axes, self.config, name="conv")
+            return layer(repeat_pixels(x_BYXC)).astype(jnp.float32)
+        padding = (0, 1) if self.kind == "conv_end" else (1, 1)
+        layer = conv(features, axes, self.config, name="conv", stride=2, padding=padding)
+        return layer(x_BYXC).astype(jnp.float32)

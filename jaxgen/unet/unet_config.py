@@ -1,0 +1,310 @@
+"""Options of the U-Net, and the published ADM networks (Dhariwal & Nichol 2021)."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from jaxtyping import Array, Float, Int
+
+from jaxgen.errors import InputError
+from jaxgen.nn.attention import Implementation
+from jaxgen.nn.dense import Dtype, check_dtype
+from jaxgen.nn.embeddings import check_condition
+
+if TYPE_CHECKING:
+    from jaxgen.unet.unet import UNet
+
+Activation = Literal["silu", "gelu", "relu", "mish"]
+Labels = Literal["classes", "numbers"]
+Down = Literal["residual", "conv", "conv_end"]
+Up = Literal["residual", "conv"]
+
+ADM: dict[int, dict[str, Any]] = {
+    64: {
+        "channels": (192, 384, 576, 768),
+        "blocks": 3,
+        "attention_levels": (1, 2, 3),
+        "dropout": 0.1,
+    },
+    128: {
+        "channels": (256, 256, 512, 768, 1024),
+        "attention_levels": (2, 3, 4),
+        "heads": 4,
+        "head_size": None,
+    },
+    256: {"channels": (256, 256, 512, 512, 1024, 1024), "attention_levels": (3, 4, 5)},
+}
+"""What the class-conditional ImageNet networks differ in, by the side of the image in pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Options of a U-Net; the defaults are those of the ADM paper's architecture.
+
+    Levels are numbered from the full resolution, 0, to the lowest; each halves the resolution.
+
+    Attributes:
+      in_channels: channels of the input: the noisy data, and what is laid beside it.
+      out_channels: channels of the output; twice those of the data where variances are learnt.
+      channels: channels at each level.
+      blocks: residual blocks of a level on the way down; on the way up there is one more.
+      attention_levels: levels with attention after each residual block.
+      up_attention_levels: the same for the way up; None: as on the way down.
+      middle_attention: whether there is attention between the two blocks in the middle.
+      heads: attention heads; None if ``head_size`` says it.
+      head_size: K, channels of a head; None if ``heads`` says it.
+      adaptive_norm: whether the condition scales and shifts the second norm of a block (adaptive
+        group norm); False: it is added before that norm.
+      downsampling: by a residual block that averages 2 x 2 pixels ("residual"), or a convolution
+        with stride 2, padded on both sides ("conv") or at the end ("conv_end"); one for all, or one
+        for each level but the last.
+      upsampling: by a residual block that repeats pixels ("residual"), or repeated pixels and a
+        convolution ("conv"); one for all, or one for each level but the last, by the level that it
+        comes from, lowest first.
+      activation: of residual blocks. (Before the last convolution and in embeddings it is silu.)
+      groups: channel groups of the norms.
+      middle_groups: those of the norm of the attention in the middle; 0: it has no norm; None: as
+        ``groups``.
+      norm_epsilon: added to variances.
+      skip_divisor: what a sum of a block's input and its branch is divided by; the paper tries
+        sqrt(2).
+      middle_divisor: that of the blocks in the middle; None: as ``skip_divisor``.
+      dropout: probability that a number is left out before a block's second convolution.
+      embedding: width of the condition's embedding; None: 4 times the channels of level 0.
+      frequency_shift: s in the frequencies ``10000^(-i / (n - s))`` of the time, i < n, n half the
+        channels of level 0; the DDPM paper's code has 1.
+      cosine_first: the order of cosines and sines in the frequency embedding.
+      labels: what a label is: a class id ("classes"), or a number that is embedded as the time is
+        ("numbers"), such as the noise level of the small image in a cascade.
+      num_classes: classes; 0 for a network without class labels.
+      null_class: whether label ``num_classes`` stands for "no class".
+      class_dropout: probability that a label becomes the null class in training.
+      dtype: what products and convolutions are computed in; parameters, norms, softmax, sums with
+        skip connections' divisors and the output stay float32.
+      remat: whether the activations of residual blocks and attention are computed again in the
+        backward pass, not stored.
+      attention: implementation of attention, see `jaxgen.nn.attention`.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    channels: tuple[int, ...] = (128, 256, 256, 256)
+    blocks: int = 2
+    attention_levels: tuple[int, ...] = (1, 2, 3)
+    up_attention_levels: tuple[int, ...] | None = None
+    middle_attention: bool = True
+    heads: int | None = None
+    head_size: int | None = 64
+    adaptive_norm: bool = True
+    downsampling: Down | tuple[Down, ...] = "residual"
+    upsampling: Up | tuple[Up, ...] = "residual"
+    activation: Activation = "silu"
+    groups: int = 32
+    middle_groups: int | None = None
+    norm_epsilon: float = 1e-5
+    skip_divisor: float = 1.0
+    middle_divisor: float | None = None
+    dropout: float = 0.0
+    embedding: int | None = None
+    frequency_shift: float = 0.0
+    cosine_first: bool = True
+    labels: Labels = "classes"
+    num_classes: int = 0
+    null_class: bool = True
+    class_dropout: float = 0.0
+    dtype: Dtype = "float32"
+    remat: bool = False
+    attention: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuses what is no network, naming the field."""
+        if not self.channels:
+            raise InputError("channels is empty, expected the channels of each level")
+        counts = {name: getattr(self, name) for name in ("in_channels", "out_channels", "blocks")}
+        counts |= {f"channels[{i}]": size for i, size in enumerate(self.channels)}
+        counts |= {"groups": self.groups, "embedding": self.embedding_width}
+        for name, value in counts.items():
+            if value < 1:
+                raise InputError(f"{name} is {value}, expected 1 or more")
+        for name in ("dropout", "class_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 <= p < 1")
+        for name, value in (("skip", self.skip_divisor), ("middle", self.middle_skip_divisor)):
+            if value <= 0:
+                raise InputError(f"{name}_divisor is {value}, expected a positive number")
+        if not self.frequency_shift < self.channels[0] // 2:
+            raise InputError(
+                f"frequency_shift is {self.frequency_shift}, "
+                f"expected less than {self.channels[0] // 2}, half of channels[0]"
+            )
+        self._check_choices()
+        self._check_labels()
+        self._check_attention()
+        self._check_groups()
+
+    def _check_choices(self) -> None:
+        check_dtype(self.dtype)
+        for name, choices in (
+            ("activation", Activation),
+            ("labels", Labels),
+            ("attention", Implementation),
+        ):
+            if getattr(self, name) not in get_args(choices):
+                expected = ", ".join(get_args(choices))
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {expected}")
+        for name, choices in (("downsampling", Down), ("upsampling", Up)):
+            given = getattr(self, name)
+            kinds = (given,) if isinstance(given, str) else given
+            if not isinstance(given, str) and len(kinds) != self.levels - 1:
+                raise InputError(
+                    f"{name} has {len(kinds)} entries, expected one or {self.levels - 1}: "
+                    f"one for each of {self.levels} levels but the last"
+                )
+            for kind in set(kinds) - set(get_args(choices)):
+                expected = ", ".join(get_args(choices))
+                raise InputError(f"{name} is {kind!r}, expected one of {expected}")
+
+    def _check_labels(self) -> None:
+        if self.num_classes < 0:
+            raise InputError(f"num_classes is {self.num_classes}, expected 0 or more")
+        if self.labels == "numbers" and self.num_classes:
+            raise InputError(
+                f"num_classes is {self.num_classes} where labels are numbers, expected 0"
+            )
+        if self.num_classes and self.class_dropout and not self.null_class:
+            raise InputError(
+                f"class_dropout is {self.class_dropout} without a null class; "
+                "expected null_class=True or class_dropout=0"
+            )
+
+    def _check_attention(self) -> None:
+        if (self.heads is None) == (self.head_size is None):
+            raise InputError(
+                f"heads is {self.heads} and head_size is {self.head_size}, expected one of them"
+            )
+        name = "heads" if self.head_size is None else "head_size"
+        size = getattr(self, name)
+        if size < 1:
+            raise InputError(f"{name} is {size}, expected 1 or more")
+        levels = {*self.attention_levels, *self.attention_levels_up}
+        for level in levels:
+            if not 0 <= level < self.levels:
+                raise InputError(
+                    f"attention at level {level}, expected levels from 0 to {self.levels - 1}"
+                )
+        for level in levels | ({self.levels - 1} if self.middle_attention else set()):
+            if self.channels[level] % size:
+                raise InputError(
+                    f"channels[{level}] is {self.channels[level]}, "
+                    f"expected a multiple of {name}={size}"
+                )
+
+    def _check_groups(self) -> None:
+        """Every norm's channels are a multiple of its groups, also where a skip is joined."""
+        if self.middle_groups is not None and self.middle_groups < 0:
+            raise InputError(f"middle_groups is {self.middle_groups}, expected 0 or more")
+        for level, size in enumerate(self.channels):
+            if size % self.groups:
+                raise InputError(
+                    f"channels[{level}] is {size}, expected a multiple of groups={self.groups}"
+                )
+        if self.middle_groups and self.channels[-1] % self.middle_groups:
+            raise InputError(
+                f"channels[{self.levels - 1}] is {self.channels[-1]}, "
+                f"expected a multiple of middle_groups={self.middle_groups}"
+            )
+
+    @classmethod
+    def adm(cls, image_size: int, **changes: Any) -> "UNetConfig":
+        """A published class-conditional ImageNet network, with learnt variances.
+
+        Args:
+          image_size: 64, 128 or 256, the side of the image in pixels.
+          **changes: fields that differ from it.
+
+        Raises:
+          InputError: for any other size.
+        """
+        if image_size not in ADM:
+            raise InputError(
+                f"image_size is {image_size}, expected one of {', '.join(map(str, ADM))}"
+            )
+        shared = {"out_channels": 6, "num_classes": 1000, "null_class": False}
+        return cls(**{**shared, **ADM[image_size], **changes})
+
+    @property
+    def levels(self) -> int:
+        """How many resolutions there are."""
+        return len(self.channels)
+
+    @property
+    def attention_levels_up(self) -> tuple[int, ...]:
+        """Levels with attention on the way up."""
+        if self.up_attention_levels is None:
+            return self.attention_levels
+        return self.up_attention_levels
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers in the embedding of the condition."""
+        return 4 * self.channels[0] if self.embedding is None else self.embedding
+
+    @property
+    def middle_skip_divisor(self) -> float:
+        """What sums in the middle are divided by."""
+        return self.skip_divisor if self.middle_divisor is None else self.middle_divisor
+
+    @property
+    def down_kinds(self) -> tuple[str, ...]:
+        """How each level but the last is left on the way down, from level 0."""
+        return self._per_level(self.downsampling)
+
+    @property
+    def up_kinds(self) -> tuple[str, ...]:
+        """How each level but level 0 is left on the way up, from the lowest."""
+        return self._per_level(self.upsampling)
+
+    def _per_level(self, kinds: str | tuple[str, ...]) -> tuple[str, ...]:
+        return (kinds,) * (self.levels - 1) if isinstance(kinds, str) else kinds
+
+    def heads_at(self, channels: int) -> int:
+        """Heads of an attention layer of that many channels."""
+        if self.heads is not None:
+            return self.heads
+        assert self.head_size is not None  # held by the constructor
+        return channels // self.head_size
+
+    def check_input(
+        self,
+        z_BYXC: Float[Array, "B Y X C"],
+        time_B: Float[Array, " B"],
+        label_B: Int[Array, " B"] | Float[Array, " B"] | None,
+    ) -> None:
+        """Refuses input that does not fit the network.
+
+        Raises:
+          InputError: naming the array, its shape and what was expected.
+        """
+        shape = z_BYXC.shape
+        factor = 2 ** (self.levels - 1)
+        if len(shape) != 4 or shape[-1] != self.in_channels:
+            raise InputError(f"images have shape {shape}, expected [B, Y, X, {self.in_channels}]")
+        if not shape[1] or not shape[2] or shape[1] % factor or shape[2] % factor:
+            raise InputError(
+                f"images have shape {shape}, expected height and width divisible by {factor}: "
+                f"the network has {self.levels} levels"
+            )
+        if self.labels == "classes":
+            check_condition(shape[0], time_B, label_B, self.num_classes)
+            return
+        check_condition(shape[0], time_B, None, 0)
+        if label_B is None or label_B.shape != shape[:1]:
+            given = "None" if label_B is None else f"of shape {label_B.shape}"
+            raise InputError(
+                f"labels are {given}, expected [{shape[0]}]: one number for each example"
+            )
+
+    def make_model(self) -> "UNet":
+        """The network."""
+        from jaxgen.unet.unet import UNet
+
+        return UNet(self)

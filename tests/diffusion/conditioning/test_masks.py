@@ -1,0 +1,127 @@
+"""Masks: what is known, how much of it, and that an example's mask is its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.diffusion.conditioning.masks import (
+    box_mask,
+    frame_mask,
+    keep_known,
+    random_borders,
+    random_boxes,
+    random_strokes,
+)
+from jaxgen.errors import InputError
+
+SIZE = (24, 32)
+KEYS = jax.random.split(jax.random.key(0), 64)
+RANDOM = {"boxes": random_boxes, "strokes": random_strokes, "borders": random_borders}
+
+
+@pytest.fixture(scope="module")
+def masks():
+    return {
+        name: np.asarray(jax.jit(make, static_argnums=1)(KEYS, SIZE))
+        for name, make in RANDOM.items()
+    }
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_masks_are_zeros_and_ones_and_differ(masks, name):
+    mask_BYX1 = masks[name]
+    assert mask_BYX1.shape == (64, *SIZE, 1)
+    assert mask_BYX1.dtype == np.float32
+    assert set(np.unique(mask_BYX1)) == {0, 1}
+    assert (mask_BYX1.min((1, 2, 3)) == 0).all()
+    assert (mask_BYX1.max((1, 2, 3)) == 1).all()
+    assert len(np.unique(mask_BYX1.reshape(64, -1), axis=0)) >= (5 if name == "borders" else 60)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_mask_depends_on_its_key_alone(masks, name):
+    np.testing.assert_array_equal(RANDOM[name](KEYS[7:9], SIZE), masks[name][7:9])
+
+
+def test_boxes_have_the_sides_asked_for(masks):
+    for mask_YX in masks["boxes"][..., 0]:
+        rows, columns = (np.flatnonzero((mask_YX == 0).any(axis)) for axis in (1, 0))
+        assert (mask_YX[np.ix_(rows, columns)] == 0).all()
+        assert rows.size * columns.size == (mask_YX == 0).sum()
+        assert 6 <= rows.size <= 18
+        assert 8 <= columns.size <= 24
+    whole = random_boxes(KEYS[:2], SIZE, 1.0, 1.0)
+    assert float(whole.max()) == 0
+
+
+def test_boxes_lie_anywhere(masks):
+    """Every border pixel of the image is reached by some box, and a corner as seldom as it must."""
+    holes_YX = (masks["boxes"][..., 0] == 0).mean(0)
+    assert holes_YX[12, 16] > holes_YX[0].mean() > 0
+    assert holes_YX[-1].mean() > 0
+    assert holes_YX[:, 0].mean() > 0
+    assert holes_YX[:, -1].mean() > 0
+
+
+def test_strokes_cover_a_part_and_more_of_them_more(masks):
+    covered = 1 - masks["strokes"].mean()
+    assert 0.1 < covered < 0.5
+    fewer = 1 - float(random_strokes(KEYS, SIZE, strokes=1).mean())
+    assert fewer < 0.6 * covered
+    thin = random_strokes(KEYS, SIZE, width=1e-6)
+    assert float(thin.min((1, 2, 3)).max()) == 0, "even the thinnest brush paints"
+
+
+def test_borders_make_half_of_the_area(masks):
+    known_B = masks["borders"].mean((1, 2, 3))
+    assert (np.abs(known_B - 0.5) < 0.02).all()
+    whole_edges = {
+        tuple(int(edge.min()) for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
+        for mask in masks["borders"]
+    }
+    assert whole_edges == {(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0)}
+
+
+def test_masks_by_hand():
+    mask = box_mask((4, 5), (1, 3), (0, 2))
+    assert mask.shape == (4, 5, 1)
+    assert float(mask.sum()) == 16
+    assert float(mask[1:3, :2].sum()) == 0
+    np.testing.assert_array_equal(frame_mask(4, (0, 3)).ravel(), [1, 0, 0, 1])
+    video = jnp.ones((2, 4, 3, 3, 1))
+    assert float(keep_known(frame_mask(4, (0, 3)), video, 0 * video).sum()) == 2 * 2 * 9
+
+
+def test_unknown_pixels_may_hold_anything():
+    x, known = jnp.array([[1.0, jnp.nan]]), jnp.array([1.0, 0.0])
+    np.testing.assert_array_equal(keep_known(known, x, jnp.array([[5.0, 7.0]])), [[1.0, 7.0]])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: box_mask((4, 4), (2, 2), (0, 1)),
+            r"rows=\(2, 2\): expected 0 <= first < last <= 4",
+        ),
+        (lambda: box_mask((4, 4), (0, 1), (3, 5)), r"columns=\(3, 5\): expected .* <= 4"),
+        (
+            lambda: keep_known(jnp.ones((5, 1)), jnp.ones((3, 2)), jnp.ones((3, 2))),
+            r"known of shape \(5, 1\) for data of shape \(3, 2\): expected a mask that broadcasts",
+        ),
+        (
+            lambda: keep_known(jnp.ones((2, 3, 2)), jnp.ones((3, 2)), jnp.ones((3, 2))),
+            r"known of shape \(2, 3, 2\) for data of shape \(3, 2\)",
+        ),
+        (lambda: frame_mask(3, (3,)), "known frame 3: expected 0 to 2"),
+        (lambda: random_boxes(KEYS, SIZE, 0.0, 1.0), r"least=0\.0, most=1\.0: expected 0 < least"),
+        (lambda: random_strokes(KEYS, SIZE, strokes=0), "strokes=0: expected at least 1"),
+        (lambda: random_strokes(KEYS, SIZE, width=0), "width=0: expected 0 < width <= 1"),
+        (lambda: random_borders(KEYS, SIZE, 1.0), r"share=1\.0: expected 0 < share < 1"),
+        (lambda: random_borders(KEYS, (1, 1)), "of images of 1 x 1: nothing to make or keep"),
+    ],
+)
+def test_masks_that_cannot_be_meant(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

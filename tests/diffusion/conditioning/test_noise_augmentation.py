@@ -1,0 +1,99 @@
+"""Noise on the condition of a super-resolver: moments, ends, and what the network is told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.diffusion.conditioning.image_to_image import upsample
+from jaxgen.diffusion.conditioning.noise_augmentation import Augmentation
+from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
+from jaxgen.errors import InputError
+
+SCHEDULES = {"vp": CosineSchedule(), "ve": KarrasSchedule(), "flow": RectifiedFlow()}
+KEYS = jax.random.split(jax.random.key(1), 256)
+
+
+def small_images(count=256):
+    return jax.random.normal(jax.random.key(0), (count, 4, 4, 2)) + 1.0
+
+
+@pytest.mark.parametrize("frame", SCHEDULES)
+def test_the_condition_is_the_noisy_image_of_unit_scale(frame):
+    """E and var over noise of (a y + s e) / r, with y known; factor 1 keeps pixels apart."""
+    augmentation, t = Augmentation(SCHEDULES[frame], 1), 0.4
+    y = jnp.broadcast_to(small_images(1), (256, 4, 4, 2))
+    level = SCHEDULES[frame].at(t)
+    r = np.hypot(level.a, level.s)
+    condition = np.asarray(jax.jit(augmentation.at)(y, t, KEYS))
+    assert condition.shape == (256, 4, 4, augmentation.condition_channels(2))
+    rest = condition[..., :2] - level.a / r * np.asarray(y)
+    wanted = (level.s / r) ** 2
+    assert abs(rest.mean()) < 4 * (wanted / rest.size) ** 0.5
+    assert abs(rest.var() / wanted - 1) < 4 * (2 / rest.size) ** 0.5
+    np.testing.assert_allclose(condition[..., 2], 2 * t - 1, rtol=1e-6)
+
+
+def test_no_noise_leaves_the_enlarged_image():
+    y = small_images(3)
+    condition = Augmentation(RectifiedFlow(), 4).at(y, 0.0, KEYS[:3])
+    assert condition.shape == (3, 16, 16, 3)
+    np.testing.assert_allclose(condition[..., :2], upsample(y, 4), rtol=1e-5, atol=1e-6)
+    assert float(condition[..., 2].max()) == -1
+
+
+def test_all_noise_hides_the_image():
+    y = small_images(3)
+    augmentation = Augmentation(RectifiedFlow(), 2)
+    first, second = (augmentation.at(images, 1.0, KEYS[:3]) for images in (y, 5 - y))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_training_draws_a_level_for_each_example():
+    augmentation = Augmentation(CosineSchedule(), 2, lowest=0.1, highest=0.6)
+    y = small_images()
+    condition = jax.jit(augmentation.at_random)(y, KEYS)
+    t_B = (np.asarray(condition[:, 0, 0, 2]) + 1) / 2
+    assert 0.1 <= t_B.min() < 0.12
+    assert 0.58 < t_B.max() <= 0.6
+    assert abs(t_B.mean() - 0.35) < 4 * 0.5 / 12**0.5 / 16
+    # The same level given by hand: the noise is the same too.
+    again = jax.jit(augmentation.at)(y, jnp.asarray(t_B), KEYS)
+    np.testing.assert_allclose(again, condition, atol=1e-4)
+    alone = augmentation.at_random(y[5:6], KEYS[5:6])
+    np.testing.assert_allclose(alone, condition[5:6], atol=1e-5)
+
+
+def test_the_level_is_traced():
+    traces = []
+
+    @jax.jit
+    def condition(t):
+        traces.append(t)
+        return Augmentation(CosineSchedule(), 2).at(small_images(2), t, KEYS[:2])
+
+    assert not np.allclose(condition(0.1), condition(0.3))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("frame", SCHEDULES)
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_finite_at_both_ends(frame, t):
+    augmentation = Augmentation(SCHEDULES[frame], 2)
+    total = lambda y: (augmentation.at(y, t, KEYS[:2]) ** 2).sum()  # noqa: E731
+    value, gradient = jax.value_and_grad(total)(small_images(2))
+    assert bool(jnp.isfinite(value))
+    assert bool(jnp.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factor": 0}, "factor=0: expected at least 1"),
+        ({"lowest": 0.5, "highest": 0.2}, r"lowest=0\.5, highest=0\.2: expected 0 <= lowest"),
+        ({"highest": 1.5}, r"highest=1\.5: expected"),
+    ],
+)
+def test_options_that_cannot_be_meant(changes, message):
+    with pytest.raises(InputError, match=message):
+        Augmentation(CosineSchedule(), **{"factor": 2, **changes})

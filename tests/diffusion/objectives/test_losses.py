@@ -1,0 +1,261 @@
+"""Losses: shapes, closed forms for exact denoisers, independence of batch and mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxgen.diffusion.process.forward import add_noise
+
+from jaxgen.diffusion.denoiser import clip_x, make_denoiser
+from jaxgen.diffusion.exact import gaussian_mixture_denoiser
+from jaxgen.diffusion.objectives.losses import (
+    denoiser_loss,
+    diffusion_loss,
+    draw_noised,
+    loss_by_level,
+    prediction_loss,
+)
+from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy, Uniform, UniformLogSNR
+from jaxgen.diffusion.objectives.weightings import SNR, Constant, SNRPlus, TruncatedSNR
+from jaxgen.diffusion.process.example_keys import example_keys, normal
+from jaxgen.diffusion.process.levels import Level, expand
+from jaxgen.diffusion.process.predictions import TARGETS, make_target
+from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
+from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
+from jaxgen.errors import InputError
+from jaxgen.parallel import make_mesh
+
+KEY = jax.random.key(3)
+COSINE = CosineSchedule()
+SCHEDULES = {"vp": COSINE, "ve": KarrasSchedule(), "flow": RectifiedFlow()}
+
+
+def echo(target):
+    """A network that returns what it is given, as often as the target wants it."""
+    return lambda z, time: jnp.concatenate([z, z], -1) if target == "both" else z
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 6, 2), (4, 2, 5, 6, 2)])
+@pytest.mark.parametrize("target", TARGETS)
+def test_examples_of_any_shape(shape, target):
+    """One number per example, which does not depend on the others: examples one by one agree."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    options = {"schedule": COSINE, "target": target, "weighting": SNR()}
+    loss_B, level = diffusion_loss(echo(target), x, KEY, **options)
+    assert loss_B.shape == level.t.shape == (4,)
+    assert loss_B.dtype == jnp.float32
+    one_B, _ = diffusion_loss(echo(target), x[[2]], KEY, index_B=jnp.array([2]), **options)
+    np.testing.assert_allclose(one_B[0], loss_B[2], rtol=1e-5)
+    noised = draw_noised(x, KEY, schedule=COSINE)
+    prediction = echo(target)(noised.z, None)
+    want = prediction_loss(prediction, x, noised.e, level, target=target, weighting=SNR())
+    np.testing.assert_allclose(loss_B, want, rtol=1e-6)
+
+
+def test_the_v_loss_by_hand():
+    x = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
+    loss_B, level = diffusion_loss(lambda z, time: 0.3 * z, x, KEY, schedule=COSINE)
+    time_key, noise_key = jax.random.split(KEY)
+    t = Uniform().draw(time_key, jnp.arange(5))
+    e = np.asarray(normal(example_keys(noise_key, jnp.arange(5)), (3, 2)), np.float64)
+    a, s = (np.asarray(v)[:, None, None] for v in COSINE.at(np.asarray(t))[2:])
+    want = ((a * e - s * x - 0.3 * (a * x + s * e)) ** 2).mean((1, 2))
+    np.testing.assert_allclose(loss_B, want, rtol=1e-4)
+    np.testing.assert_array_equal(level.t, t)
+
+
+def test_the_network_is_told_what_it_wants():
+    told = []
+    diffusion_loss(
+        lambda z, time: told.append(time) or z,
+        jnp.zeros((3, 2)),
+        KEY,
+        schedule=COSINE,
+        time_input=lambda level: level.log_snr,
+    )
+    _, level = diffusion_loss(echo("v"), jnp.zeros((3, 2)), KEY, schedule=COSINE)
+    np.testing.assert_array_equal(told[0], level.log_snr)
+
+
+@pytest.mark.parametrize("frame", SCHEDULES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_loss_for_the_truth(frame, target):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    noised = draw_noised(x, KEY, schedule=SCHEDULES[frame])
+    prediction = make_target(target, x, noised.e, noised.level)
+    loss_B = prediction_loss(
+        prediction, x, noised.e, noised.level, target=target, weighting=SNRPlus()
+    )
+    np.testing.assert_array_equal(loss_B, 0)
+
+
+@pytest.mark.parametrize("frame", SCHEDULES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_denoiser_has_the_same_loss_in_the_terms_of_every_target(frame, target):
+    x = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+    denoiser = gaussian_mixture_denoiser(np.array([0.5, 0.5]), np.eye(2), np.array([0.3, 0.9]))
+    options = {
+        "schedule": SCHEDULES[frame],
+        "weighting": TruncatedSNR(),
+        "times": Uniform(0.2, 0.8),
+    }
+    loss_B, _ = denoiser_loss(denoiser, x, KEY, target=target, **options)
+    want_B, _ = denoiser_loss(denoiser, x, KEY, target="x", **options)
+    np.testing.assert_allclose(loss_B, want_B, rtol=2e-2)
+
+
+@pytest.mark.parametrize("frame", SCHEDULES)
+def test_the_least_possible_loss_of_gaussian_data(frame):
+    """E|e - e^|^2 = a^2 c^2 / (a^2 c^2 + s^2) for data N(0, c^2) and the exact denoiser."""
+    c, schedule = 0.5, SCHEDULES[frame]
+    x = c * normal(example_keys(jax.random.key(1), jnp.arange(20000)), (1,))
+    denoiser = gaussian_mixture_denoiser(np.ones(1), np.zeros((1, 1)), np.array([c]))
+    loss_B, level = denoiser_loss(
+        denoiser, x, KEY, schedule=schedule, target="v", weighting=SNR(), times=Uniform(0.1, 0.9)
+    )
+    want_B = (level.a * c) ** 2 / ((level.a * c) ** 2 + level.s**2)
+    assert loss_B.mean() == pytest.approx(float(want_B.mean()), rel=0.05)
+
+
+@pytest.mark.parametrize("frame", ["vp", "flow"])
+@pytest.mark.parametrize("target", ["x", "v", "flow", "both"])
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_both_ends_have_finite_losses_and_gradients(frame, target, t):
+    schedule = {"vp": CosineSchedule(-np.inf, np.inf), "flow": RectifiedFlow()}[frame]
+    level = jax.tree.map(jnp.asarray, schedule.at(jnp.full((2,), t)))
+    x, e = jnp.full((2, 3), 0.5), jnp.full((2, 3), -1.5)
+    z = add_noise(x, e, level)
+
+    def loss(scale):
+        prediction = scale * echo(target)(z, None)
+        return prediction_loss(prediction, x, e, level, target=target, weighting=Constant()).sum()
+
+    value, grad = jax.value_and_grad(loss)(0.7)
+    assert np.isfinite(value)
+    assert np.isfinite(grad)
+
+
+def test_noise_is_added_with_the_scales_of_the_level():
+    x, e = jnp.ones((2, 3)), jnp.full((2, 3), 2.0)
+    level = COSINE.at(jnp.array([0.2, 0.7]))
+    want = expand(level.a, x) * 1 + expand(level.s, x) * 2
+    np.testing.assert_allclose(add_noise(x, e, level), np.broadcast_to(want, (2, 3)))
+    single = COSINE.at(jnp.float32(0.2))
+    np.testing.assert_allclose(add_noise(x, e, single)[1], np.full(3, want[0]), rtol=1e-6)
+
+
+def test_low_precision_data_and_predictions():
+    x = jnp.ones((4, 3), jnp.bfloat16)
+    loss_B, _ = diffusion_loss(lambda z, time: z.astype(jnp.bfloat16), x, KEY, schedule=COSINE)
+    assert loss_B.dtype == jnp.float32
+    assert draw_noised(x, KEY, schedule=COSINE).z.dtype == jnp.float32
+
+
+def test_contributions_of_levels_add_up():
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    loss_B, level = diffusion_loss(echo("v"), x, KEY, schedule=COSINE)
+    metrics = loss_by_level(loss_B, level, (-2.0, 1.0))
+    assert sorted(metrics) == sorted(f"{k}_snr_{i}" for k in ("loss", "share") for i in range(3))
+    parts = [float(metrics[f"loss_snr_{i}"]) for i in range(3)]
+    assert sum(parts) == pytest.approx(float(loss_B.mean()), rel=1e-5)
+    log_snr = np.asarray(level.log_snr)
+    inside = (log_snr > -2) & (log_snr <= 1)
+    assert parts[1] == pytest.approx(float(np.where(inside, loss_B, 0).mean()), rel=1e-5)
+    assert float(metrics["share_snr_1"]) == pytest.approx(inside.mean())
+    ends = loss_by_level(jnp.ones(2), level._replace(log_snr=jnp.array([-jnp.inf, jnp.inf])))
+    assert (ends["share_snr_0"], ends["share_snr_3"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("times", [Uniform(), LowDiscrepancy(), UniformLogSNR(COSINE)], ids=str)
+def test_the_loss_and_its_gradient_do_not_depend_on_the_mesh(times):
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+
+    @jax.jit
+    def mean_loss(scale, x):
+        loss_B, _ = diffusion_loss(lambda z, time: scale * z, x, KEY, schedule=COSINE, times=times)
+        return loss_B.mean()
+
+    mesh = make_mesh("data=4,model=2")
+    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    found = jax.value_and_grad(mean_loss)(0.5, spread)
+    np.testing.assert_allclose(found, jax.value_and_grad(mean_loss)(0.5, x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_frames_with_levels_of_their_own(target):
+    """The loss of a video is the mean of its frames' losses, each at the level that it has."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
+    noised = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
+    assert noised.level.t.shape == (4, 3)
+    assert len(np.unique(noised.level.t)) == 12
+    a, s = (np.asarray(value)[..., None, None] for value in noised.level[2:])
+    np.testing.assert_allclose(noised.z, a * x + s * np.asarray(noised.e), rtol=1e-5, atol=1e-6)
+    told = []
+
+    def network(z, time):
+        told.append(time)
+        return echo(target)(z, time)
+
+    options = {"target": target, "weighting": TruncatedSNR()}
+    loss_B, level = diffusion_loss(network, x, KEY, schedule=COSINE, level_axes=2, **options)
+    assert told[0].shape == (4, 3)
+    np.testing.assert_array_equal(level.t, noised.level.t)
+    prediction = echo(target)(noised.z, None)
+    frames = [
+        prediction_loss(
+            prediction[:, t], x[:, t], noised.e[:, t], Level(*(v[:, t] for v in level)), **options
+        )
+        for t in range(3)
+    ]
+    np.testing.assert_allclose(loss_B, np.mean(frames, 0), rtol=1e-5)
+
+
+def test_levels_of_frames_depend_on_key_and_index_alone():
+    x = np.zeros((6, 3, 2), np.float32)
+    index = jnp.array([4, 1])
+    whole = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
+    some = draw_noised(x[:2], KEY, schedule=COSINE, level_axes=2, index_B=index)
+    np.testing.assert_array_equal(some.level.t, whole.level.t[index])
+    low = draw_noised(x, KEY, schedule=COSINE, times=LowDiscrepancy(), level_axes=2).level.t
+    np.testing.assert_allclose(np.diff(np.sort(low, 0), axis=0), 1 / 6, atol=1e-6)
+
+
+def test_a_denoiser_is_asked_frame_by_frame():
+    """`make_denoiser`, clipping and conversion take the levels of frames as those of examples."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 2)).astype(np.float32)
+    denoiser = clip_x(make_denoiser(lambda z, time: z * jnp.cos(time)[..., None], "v"))
+    noised = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
+    found = denoiser(noised.z, noised.level)
+    for t in range(3):
+        level = Level(*(value[:, t] for value in noised.level))
+        wanted = denoiser(noised.z[:, t], level)
+        np.testing.assert_allclose(found.x[:, t], wanted.x, rtol=1e-6)
+        np.testing.assert_allclose(found.e[:, t], wanted.e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [0, 4])
+def test_axes_that_the_data_do_not_have_are_refused(axes):
+    with pytest.raises(InputError, match=rf"level_axes={axes} for data of shape \(2, 3, 4\)"):
+        diffusion_loss(echo("v"), jnp.zeros((2, 3, 4)), KEY, schedule=COSINE, level_axes=axes)
+
+
+def test_contributions_of_frames_are_refused():
+    loss_B, level = diffusion_loss(
+        echo("v"), jnp.zeros((2, 3, 4)), KEY, schedule=COSINE, level_axes=2
+    )
+    with pytest.raises(InputError, match=r"shape \(2, 3\) for losses of shape \(2,\)"):
+        loss_by_level(loss_B, level)
+
+
+def test_noise_is_no_target_at_zero_snr():
+    for schedule in (RectifiedFlow(), DiscreteSchedule(zero_terminal_snr=True)):
+        with pytest.raises(InputError, match=r"target='e' with .*zero SNR"):
+            diffusion_loss(echo("e"), jnp.zeros((2, 3)), KEY, schedule=schedule, target="e")
+
+
+def test_predictions_of_another_shape_are_refused():
+    with pytest.raises(InputError, match=r"shape \(2, 3\) for data of shape \(2, 3\): .*\(2, 6\)"):
+        diffusion_loss(echo("v"), jnp.zeros((2, 3)), KEY, schedule=COSINE, target="both")
+    with pytest.raises(InputError, match="target='eps'"):
+        diffusion_loss(echo("v"), jnp.zeros((2, 3)), KEY, schedule=COSINE, target="eps")

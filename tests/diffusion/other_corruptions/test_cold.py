@@ -1,0 +1,172 @@
+"""Cold diffusion: what the two algorithms promise, and the degradations against closed forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxgen.diffusion.objectives.time_distributions import Steps
+from jaxgen.diffusion.other_corruptions.cold import Blur, Erase, Pixelate, cold_loss, cold_sample
+from jaxgen.errors import InputError
+from jaxgen.parallel import make_mesh
+
+DEGRADATIONS = {"blur": Blur(2.0), "pixelate": Pixelate(3), "erase": Erase(0.3, 4.0)}
+
+
+def images(count=3, size=16, seed=0):
+    return jax.random.normal(jax.random.key(seed), (count, size, size, 2))
+
+
+def at(t, count=3):
+    return jnp.full((count,), t, jnp.float32)
+
+
+def wrong(z, t_B):
+    """A restorer that is wrong in a way of its own at every step."""
+    return 3 * jnp.sin(5 * z) + t_B[:, None, None, None]
+
+
+# --- the algorithms ---
+
+
+def test_algorithm_2_recovers_the_data_whatever_the_restorer_says():
+    """Section 3.3: exact for D(x, t) = x + t d; algorithm 1 is not."""
+    x, d = images(), images(seed=1)
+    degradation = lambda x, t_B: x + t_B[:, None, None, None] * d  # noqa: E731
+    z = degradation(x, at(1.0))
+    for restorer in (wrong, lambda z, t_B: 0 * z, lambda z, t_B: z):
+        found = cold_sample(restorer, degradation, z, 7)
+        np.testing.assert_allclose(found, x, atol=2e-5)
+    first = cold_sample(wrong, degradation, z, 7, algorithm=1)
+    assert np.abs(first - x).mean() > 0.5
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+@pytest.mark.parametrize("algorithm", [1, 2])
+def test_a_restorer_that_knows_brings_the_data_back(name, algorithm):
+    x, degradation = images(), DEGRADATIONS[name]
+    z = degradation(x, at(1.0))
+    found = cold_sample(lambda z, t_B: x, degradation, z, 6, algorithm=algorithm)
+    np.testing.assert_allclose(found, x, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_what_an_error_of_the_restorer_leaves(name):
+    """All three are linear in x: r - D(r, 1) by algorithm 2, r by algorithm 1."""
+    x, r, degradation = images(), 0.3 * images(seed=1), DEGRADATIONS[name]
+    z = degradation(x, at(1.0))
+    run = functools.partial(cold_sample, lambda z, t_B: x + r, degradation, z, 6)
+    left = r - degradation(r, at(1.0))
+    np.testing.assert_allclose(run() - x, left, atol=1e-5)
+    np.testing.assert_allclose(run(algorithm=1) - x, r, atol=1e-5)
+    assert (left**2).mean() < 0.99 * (r**2).mean()
+
+
+def test_the_cost_of_a_step_does_not_depend_on_their_number():
+    """One scan: the program of 100 steps is the program of 2."""
+    sizes = [
+        len(str(jax.make_jaxpr(lambda z, n=n: cold_sample(wrong, Blur(), z, n))(images())))
+        for n in (2, 100)
+    ]
+    assert abs(sizes[1] - sizes[0]) < 200
+
+
+# --- the loss ---
+
+
+def test_the_loss_is_the_mean_distance():
+    x = images(8)
+    loss_B, t_B = cold_loss(wrong, DEGRADATIONS["blur"], x, jax.random.key(0), times=Steps(4))
+    assert set(np.asarray(t_B)) <= {0.25, 0.5, 0.75, 1.0}
+    for b in range(8):
+        z = DEGRADATIONS["blur"](x[b : b + 1], t_B[b : b + 1])
+        expected = np.abs(np.asarray(wrong(z, t_B[b : b + 1])) - x[b]).mean()
+        np.testing.assert_allclose(loss_B[b], expected, rtol=1e-4)
+    perfect, _ = cold_loss(lambda z, t_B: x, DEGRADATIONS["blur"], x, jax.random.key(0))
+    assert perfect.max() == 0
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_examples_stand_alone_and_devices_do_not_matter(name):
+    find = jax.jit(
+        lambda x, index_B: cold_loss(
+            wrong, DEGRADATIONS[name], x, jax.random.key(0), index_B=index_B
+        )[0]
+    )
+    x, index_B = images(8), jnp.arange(8)
+    whole = find(x, index_B)
+    np.testing.assert_allclose(find(x[3:5], index_B[3:5]), whole[3:5], rtol=1e-5)
+    mesh = make_mesh("data=8")
+    with jax.set_mesh(mesh):
+        shards = NamedSharding(mesh, PartitionSpec("data"))
+        spread = find(jax.device_put(x, shards), jax.device_put(index_B, shards))
+    np.testing.assert_allclose(spread, whole, rtol=1e-5)
+
+
+# --- degradations ---
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_nothing_happens_at_zero_and_gradients_are_finite(name):
+    x, degradation = images(), DEGRADATIONS[name]
+    np.testing.assert_allclose(degradation(x, at(0.0)), x, atol=1e-6)
+    assert np.abs(degradation(x, at(1.0)) - x).max() > 0.5
+    for t in (0.0, 1.0):
+        gradient = jax.grad(lambda x, t=t: (degradation(x, at(t)) ** 2).sum())(x)
+        assert bool(jnp.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("size", [(16, 12), (9, 15)])
+def test_blur_of_waves(size):
+    height, width = size
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    for p, q in ((1, 0), (2, 3), (0, 5)):
+        w_y, w_x = 2 * np.pi * p / height, 2 * np.pi * q / width
+        wave = np.cos(w_y * y + w_x * x)[None, ..., None]
+        found = Blur(2.0)(jnp.asarray(wave, jnp.float32), at(0.5, 1))
+        np.testing.assert_allclose(found, wave * np.exp(-(w_y**2 + w_x**2) / 2), atol=1e-5)
+
+
+def test_blur_twice_adds_variances():
+    x = images()
+    blur = Blur(5.0)
+    np.testing.assert_allclose(blur(blur(x, at(0.3)), at(0.4)), blur(x, at(0.5)), atol=1e-5)
+    np.testing.assert_allclose(blur(x, at(0.7)).mean((1, 2)), x.mean((1, 2)), atol=1e-6)
+
+
+def test_pixelate_has_means_of_blocks():
+    x = np.asarray(images())
+    found = Pixelate(3)(jnp.asarray(x), jnp.array([0.0, 1 / 3, 1.0]))
+    np.testing.assert_array_equal(found[0], x[0])
+    np.testing.assert_allclose(found[1, 2:4, 6:8, 1], x[1, 2:4, 6:8, 1].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found[2, 8:, :8, 0], x[2, 8:, :8, 0].mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_erase_fades_the_middle_and_adds_up():
+    x, erase = images(size=17), Erase(0.2, 6.0)
+    np.testing.assert_allclose(erase(x, at(0.5))[:, 8, 8], x[:, 8, 8] * np.exp(-3), rtol=1e-5)
+    far = np.exp(-6 * np.exp(-((0.0 + 64) / (2 * 3.4**2))))
+    np.testing.assert_allclose(erase(x, at(1.0))[:, 8, 0], x[:, 8, 0] * far, rtol=1e-4)
+    np.testing.assert_allclose(
+        erase(erase(x, at(0.3)), at(0.4)), erase(x, at(0.7)), rtol=1e-5, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Blur(0.0), "largest=0.0: expected a finite number > 0"),
+        (lambda: Pixelate(0), "levels=0: expected at least 1"),
+        (lambda: Pixelate(3)(images(size=12), at(1.0)), "factor=8 does not divide both"),
+        (lambda: Erase(radius=-1.0), "radius=-1.0: expected a finite number > 0"),
+        (lambda: Erase(depth=np.inf), "depth=inf: expected a finite number > 0"),
+        (lambda: cold_sample(wrong, Blur(), images(), 0), "count=0: expected at least 1"),
+        (lambda: cold_sample(wrong, Blur(), images(), 2, algorithm=3), "algorithm=3: expected 1"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,0 +1,121 @@
+"""The short list: s outputs and elsewhere, with an n-gram tail."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from ngram_references import random_text, some_contexts
+
+from jaxgen.errors import InputError
+from jaxgen.lm import perplexity, windows
+from jaxgen.lm.network import NetworkModel
+from jaxgen.lm.ngram import count_ngrams, fit_kneser_ney
+from jaxgen.lm.outputs.short_list import ShortListConfig, ShortListModel, tail_probabilities
+
+V, S, ORDER = 14, 5, 3
+TEXT = random_text(seed=4, length=400, vocabulary_size=V)
+CONFIG = ShortListConfig(V, ORDER, features=3, hidden=4, direct=True, short_list=S)
+TAIL = fit_kneser_ney(count_ngrams(TEXT, 2, V), discounts=[(0.5, 0.8, 0.9)] * 2)
+
+
+def random_parameters(config):
+    model = config.make_model()
+    boxed = model.init(jax.random.key(0), jnp.zeros((1, ORDER - 1), jnp.int32))["params"]
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), nn.meta.unbox(boxed))
+
+
+NETWORK = NetworkModel(CONFIG.make_model(), random_parameters(CONFIG))
+MODEL = ShortListModel(NETWORK, TAIL)
+CONTEXTS = np.maximum(some_contexts(0, TEXT, ORDER, V), 0)
+
+
+def test_distributions_share_the_mass_of_elsewhere_as_the_tail_would():
+    found = MODEL.distributions(CONTEXTS)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+    outputs, tail = NETWORK.distributions(CONTEXTS), TAIL.distributions(CONTEXTS)
+    np.testing.assert_allclose(found[:, :S], outputs[:, :S], rtol=1e-6)
+    np.testing.assert_allclose(found[:, S:].sum(axis=1), outputs[:, S], rtol=1e-6)
+    for v in range(S + 1, V):  # odds within the tail are the tail model's
+        odds = tail[:, v] / tail[:, S]
+        np.testing.assert_allclose(found[:, v] / found[:, S], odds, rtol=1e-6)
+
+
+def test_probabilities_are_those_of_the_distributions():
+    targets = np.random.default_rng(0).integers(0, V, len(CONTEXTS))
+    targets[:2] = S - 1, S
+    found = MODEL.probabilities(CONTEXTS, targets)
+    expected = MODEL.distributions(CONTEXTS)[np.arange(len(targets)), targets]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    inside = np.full(len(CONTEXTS), 2)
+    np.testing.assert_allclose(
+        MODEL.probabilities(CONTEXTS, inside), NETWORK.distributions(CONTEXTS)[:, 2], rtol=1e-5
+    )
+
+
+def test_perplexity_splits_into_the_network_and_a_constant():
+    """-log P = -log P_net(output), what training lowers, plus the tail's share, which is fixed."""
+    start, stop = 200, 260
+    contexts, targets = windows(TEXT, ORDER, start, stop), TEXT[start:stop]
+    loss, nll_B = CONFIG.make_model().apply(
+        {"params": NETWORK.params}, contexts, targets, method="loss"
+    )
+    outside = targets >= S
+    assert 5 < outside.sum() < 50
+    tail_N = tail_probabilities(TAIL, S, contexts[outside], targets[outside])
+    tail_nll = -np.log(tail_N).sum()
+    total = np.log(perplexity(MODEL, TEXT, start, stop)) * (stop - start)
+    np.testing.assert_allclose(nll_B.sum() + tail_nll, total, rtol=1e-5)
+    np.testing.assert_allclose(loss, nll_B.mean(), rtol=1e-6)
+
+
+def test_a_tail_without_probability_outside_the_list_is_taken_as_uniform():
+    @dataclasses.dataclass(frozen=True)
+    class Nothing:
+        order: int = 1
+        vocabulary_size: int = V
+
+        def distributions(self, contexts_NL):
+            return np.tile(np.eye(V)[0], (len(contexts_NL), 1))
+
+    found = ShortListModel(NETWORK, Nothing()).distributions(CONTEXTS)
+    elsewhere = NETWORK.distributions(CONTEXTS)[:, -1:]
+    np.testing.assert_allclose(found[:, S:], np.tile(elsewhere / (V - S), V - S), rtol=1e-6)
+
+
+def test_the_network_has_s_plus_one_outputs_and_rows_for_all_words():
+    params = NETWORK.params
+    assert params["context"]["C"].shape == (V, 3)
+    assert params["U"].shape == (4, S + 1)
+    assert sum(p.size for p in jax.tree.leaves(params)) == CONFIG.parameter_count
+    assert CONFIG.parameter_count == V * 3 + (S + 1) * (1 + 4 + 6) + 4 * (1 + 6)
+
+
+def test_targets_outside_the_list_all_train_elsewhere():
+    model, contexts = CONFIG.make_model(), CONTEXTS[:4]
+
+    def gradient(targets):
+        loss = lambda p: model.apply({"params": p}, contexts, targets, method="loss")[0]  # noqa: E731
+        return jax.grad(loss)(NETWORK.params)
+
+    one, other = gradient(np.array([5, 9, 13, 7])), gradient(np.array([13, 6, 5, 8]))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    inside = gradient(np.array([0, 1, 2, 3]))
+    assert np.abs(inside["b"] - one["b"]).max() > 0.1
+    log_p_B = model.apply(
+        {"params": NETWORK.params}, contexts, np.array([5, 9, 13, 7]), method="log_probabilities"
+    )
+    expected = np.log(NETWORK.distributions(contexts)[:, S])
+    np.testing.assert_allclose(log_p_B, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("short_list", [0, V, V + 1])
+def test_lists_that_are_empty_or_have_every_word_are_refused(short_list):
+    with pytest.raises(InputError, match=rf"short_list is {short_list}, expected 1 to .* = 13"):
+        ShortListConfig(V, ORDER, short_list=short_list)
+    five_words = fit_kneser_ney(count_ngrams(TEXT % 5, 1, 5), discounts=[(0.5, 0.5, 0.5)])
+    with pytest.raises(InputError, match="short_list is 5"):
+        ShortListModel(NETWORK, five_words)

@@ -1,0 +1,141 @@
+"""Configurations survive JSON; what does not fit is refused by name."""
+
+import dataclasses
+import enum
+import json
+import math
+
+import pytest
+from mlp import MLPConfig
+
+from jaxgen.errors import InputError
+from jaxgen.training.optimizers import OptimizerConfig
+from jaxgen.training.saved_configs import config_differences, config_from_json, config_to_json
+
+
+class Colour(enum.Enum):
+    RED = "r"
+    BLUE = "b"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    sizes: tuple[int, ...] = (1, 2)
+    table: dict = dataclasses.field(default_factory=lambda: {"a": (1, None), "class": 3})
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    colours: tuple[Colour, ...] = (Colour.RED, Colour.BLUE)
+    rate: float = 0.1
+    limit: float = math.inf
+    name: str | None = None
+    flags: list = dataclasses.field(default_factory=lambda: [True, 1, 1.0])
+    derived: int = dataclasses.field(init=False, default=7)
+
+    @dataclasses.dataclass(frozen=True)
+    class Nested:
+        x: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Needing:
+    first: int
+    second: int
+    optional: int = 0
+
+
+def through_json(value):
+    return config_from_json(json.loads(json.dumps(config_to_json(value), allow_nan=False)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Outer(),
+        Outer(Inner((), {}), (), 1e-300, -math.inf, "x", []),
+        Outer.Nested(3),
+        MLPConfig(hidden=3),
+        OptimizerConfig("sgd", 0.1 + 0.2),
+        None,
+        (Colour.RED, "r"),
+    ],
+)
+def test_values_come_back_equal_and_of_the_same_types(value):
+    back = through_json(value)
+    assert back == value
+    assert repr(back) == repr(value)  # tells 1 from True and from 1.0, and tuples from lists
+
+
+def test_files_name_the_class():
+    data = config_to_json(MLPConfig())
+    assert data["class"] == "mlp:MLPConfig"
+    assert data["fields"] == {"hidden": 8, "classes": 5, "blocks": 1, "dropout": 0.0}
+
+
+@pytest.mark.parametrize("value", [object(), {1: 2}, math.sin, Outer(name=b"x")])
+def test_what_json_cannot_hold_is_refused(value):
+    with pytest.raises(InputError, match="cannot be written into a configuration file"):
+        config_to_json(value)
+
+
+def test_local_classes_are_refused_when_written():
+    @dataclasses.dataclass(frozen=True)
+    class Local:
+        x: int = 0
+
+    with pytest.raises(InputError, match="Local cannot be found by its name"):
+        config_to_json(Local())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"class": "mlp:Gone", "fields": {}}, "c.json: there is no dataclass 'mlp:Gone'"),
+        ({"class": "no_such_module:X", "fields": {}}, "no dataclass 'no_such_module:X'"),
+        ({"class": "json:dumps", "fields": {}}, "no dataclass 'json:dumps'"),
+        ({"class": "mlp", "fields": {}}, "no dataclass 'mlp'"),
+        (
+            {"class": "mlp:MLPConfig", "fields": {"hidden": 1, "clases": 2, "blocks": 1}},
+            "c.json: unknown fields of MLPConfig: clases",
+        ),
+        (
+            {"class": "test_config:Needing", "fields": {"optional": 1}},
+            "c.json: missing fields of Needing: first, second",
+        ),
+        ({"enum": "test_config:Colour", "member": "GREEN"}, "expected one of RED, BLUE"),
+        ({"enum": "mlp:MLPConfig", "member": "RED"}, "no enum 'mlp:MLPConfig'"),
+        ({"hidden": 1}, "is no configuration; expected a 'class'"),
+        (
+            {"class": "test_config:Inner", "fields": {"sizes": {"x": 1}, "table": None}},
+            "c.json: sizes: .* is no configuration",
+        ),
+    ],
+)
+def test_unfit_files_are_refused_by_name(data, message):
+    with pytest.raises(InputError, match=message):
+        config_from_json(data, "c.json")
+
+
+def test_a_field_that_came_later_has_its_default():
+    saved = {"class": "mlp:MLPConfig", "fields": {"hidden": 1, "blocks": 2}}
+    assert config_from_json(saved) == MLPConfig(hidden=1, blocks=2)
+
+
+def test_bad_values_in_files_are_refused_by_the_class_itself():
+    data = config_to_json(OptimizerConfig())
+    data["fields"]["name"] = "lion"
+    with pytest.raises(InputError, match="name='lion'"):
+        config_from_json(data)
+
+
+def test_differences_are_named_field_by_field():
+    other = Outer(Inner((1, 3)), rate=math.nan, limit=1.0)
+    assert config_differences(Outer(rate=math.nan), other) == {
+        "inner.sizes": ((1, 2), (1, 3)),
+        "limit": (math.inf, 1.0),
+    }
+    assert config_differences(Outer(), Outer()) == {}
+    assert config_differences(Outer(flags=[1]), Outer(flags=[True])) == {"flags": ([1], [True])}
+    assert config_differences(Inner(), MLPConfig()) == {"configuration": (Inner(), MLPConfig())}
