@@ -102,7 +102,7 @@ def group_norm(config: UNetConfig, *, name: str, axis: str = "embed", groups: in
     )
 
 
-def repeat_pixels(x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B 2Y 2X C"]:
+def repeat_pixels(x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B 2*Y 2*X C"]:
     """Twice the resolution: every pixel becomes 2 x 2 equal ones."""
     return jnp.repeat(jnp.repeat(x_BYXC, 2, axis=1), 2, axis=2)
 
@@ -162,7 +162,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(
         self, x_BYXC: Float[Array, "B Y X C"], c_BD: Float[Array, "B D"], train: bool
-    ) -> Float[Array, "B Y X C"]:
+    ) -> Float[Array, "B Y2 X2 F"]:
         """[B, Y, X, C] to [B, Y', X', features] in float32.
 
         Args:
@@ -240,7 +240,7 @@ class Resampling(nn.Module):
     direction: Resample
 
     @nn.compact
-    def __call__(self, x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:
+    def __call__(self, x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B Y2 X2 C"]:
         """[B, Y, X, C] to half or twice the resolution, in float32."""
         features, axes = x_BYXC.shape[-1], ("embed", "hidden")
         if self.direction == "up":

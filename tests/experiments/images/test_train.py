@@ -170,6 +170,7 @@ def test_another_sampler_in_the_same_folder_trains_nothing_anew(
     assert not (folder / "table.md").exists()
 
 
+@pytest.mark.slow
 def test_the_same_losses_on_a_mesh(reference, pictures, tmp_path, monkeypatch):
     arguments = [*FLAGS, "--data", pictures, "--workdir", tmp_path, "--evaluate", "0"]
     assert run(arguments, monkeypatch, "data=2,fsdp=2,model=2", devices=8) == 0
@@ -178,6 +179,7 @@ def test_the_same_losses_on_a_mesh(reference, pictures, tmp_path, monkeypatch):
     np.testing.assert_allclose(ours, theirs, atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_same_losses_as_two_processes(reference, pictures, tmp_path):
     arguments = [*map(str, FLAGS), "--data", str(pictures), "--workdir", str(tmp_path)]
     arguments += ["--evaluate", "0", "--mesh", "data=2,fsdp=2"]
