@@ -6,10 +6,13 @@ import pathlib
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiled programs of tests are small and run a few times: to build them fast is what counts. The
+# The programs of tests are small and run a few times: what counts is how fast they are built. The
 # environment may ask for another level.
-flags = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 "
+    + os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+)
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 )
@@ -17,12 +20,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-
-from tests import shapes  # noqa: E402
-
-shapes.install()
-
-pytest_plugins = ["tests.compiled_programs"]
+pytest_plugins = ["tests.compiled_programs", "tests.shapes"]
 
 
 @pytest.fixture(scope="session")

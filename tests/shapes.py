@@ -1,5 +1,6 @@
-"""jaxtyping's checks at run time: shapes and dtypes of arrays are those that annotations state.
+"""A pytest plugin: shapes and dtypes of arrays are those that jaxgen's annotations state.
 
+jaxtyping checks the functions of every module of jaxgen that is imported after this one.
 Only annotations of arrays are checked, and when a function returns: wrong input meets the package's
 own errors first. NumPy's arrays may stand for JAX's, as they may in every function of JAX.
 """
@@ -24,21 +25,17 @@ class AnyArray(metaclass=_ArrayType):
     """An array of JAX or NumPy, scalars of NumPy among them."""
 
 
-def install() -> None:
-    """Checks the functions of every module of jaxgen that is imported from now on."""
-    jaxtyping.Array = AnyArray
-    jaxtyping.install_import_hook("jaxgen", "tests.shapes.checked")
-
-
 def checked(function: Callable) -> Callable:
     """Given by jaxtyping for each function: one of its parameters, then one of all annotations.
 
-    The first, whose result may be anything, is left alone; the second is called on return.
+    The second is called on return. The first, whose result may be anything, is left alone, and so
+    are constructors: JAX fills its trees with shapes, shardings and more.
     """
-    if function.__annotations__.get("return", Any) is Any:
+    annotations = function.__annotations__
+    if annotations.get("return", Any) is Any or function.__name__ == "__init__":
         return function
     function.__annotations__ = {
-        name: hint for name, hint in function.__annotations__.items() if _of_arrays(hint)
+        name: hint for name, hint in annotations.items() if _of_arrays(hint)
     }
     return _check(function) if function.__annotations__ else function
 
@@ -47,3 +44,7 @@ def _of_arrays(hint: Any) -> bool:
     if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
         return True
     return any(_of_arrays(part) for part in get_args(hint))
+
+
+jaxtyping.Array = AnyArray
+jaxtyping.install_import_hook("jaxgen", "tests.shapes.checked")

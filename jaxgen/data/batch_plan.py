@@ -92,7 +92,7 @@ class BatchPlan:
 
 
 def permute(
-    index: Int[np.ndarray, "..."], n: int, seed: int, epoch: int
+    index: Int[np.ndarray, "..."] | np.integer, n: int, seed: int, epoch: int
 ) -> Int64[np.ndarray, "..."]:
     """Applies a permutation of [0, n) that depends on (seed, epoch) alone.
 

@@ -196,22 +196,22 @@ class CrossAttention(nn.Module):
     def __call__(
         self,
         x_BLD: Float[Array, "B L D"],
-        context_BND: Float[Array, "B N D"],
+        context_BNC: Float[Array, "B N C"],
         *,
         segments: Segments | None = None,
     ) -> Float[Array, "B L D"]:
-        """[B, L, D] to [B, L, D] in ``dtype``, from the tokens of ``context_BND`` [B, N, D].
+        """[B, L, D] to [B, L, D] in ``dtype``, from the tokens of ``context_BNC`` [B, N, C].
 
         Args:
           x_BLD: tokens that ask.
-          context_BND: tokens that answer; their width may differ.
+          context_BNC: tokens that answer; their width may differ.
           segments: ids of both, see `attention`.
         """
         width = x_BLD.shape[-1]
         head = self.heads, width // self.heads
         q = Dense(head, ("embed", "heads", "kv"), self.dtype, name="query")(x_BLD)
         axes = "embed", "heads", None, "kv"
-        kv = Dense((head[0], 2, head[1]), axes, self.dtype, name="key_value")(context_BND)
+        kv = Dense((head[0], 2, head[1]), axes, self.dtype, name="key_value")(context_BNC)
         k, v = split_parts(kv)
         if self.qk_norm:
             q = RMSNorm(name="query_norm")(q).astype(self.dtype)

@@ -201,7 +201,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(
         self, x_BYXC: Float[Array, "B Y X C"], c_BD: Float[Array, "B D"], train: bool
-    ) -> Float[Array, "B Y2 X2 C2"]:
+    ) -> Float[Array, "B Y2 X2 F"]:
         """[B, Y, X, C] to [B, Y', X', features] in float32.
 
         Args:

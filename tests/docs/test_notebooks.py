@@ -48,6 +48,7 @@ def run_notebook(monkeypatch):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the Jupyter client
 def test_neural_language_model(run_notebook):
     text = run_notebook("neural_language_model", pictures=2, epochs=0.3)
@@ -67,6 +68,7 @@ def test_neural_language_model(run_notebook):
 DIFFUSION_PICTURES = 12
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_diffusion(run_notebook):
     text = run_notebook("diffusion", pictures=DIFFUSION_PICTURES, epochs=2)

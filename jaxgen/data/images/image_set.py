@@ -151,7 +151,7 @@ def _mirrors(generator: np.random.Generator) -> bool:
 
 
 def make_example(
-    image: Shaped[np.ndarray, "*shape"], label: Int[np.ndarray, "*rows"] | None
+    image: Shaped[np.ndarray, "*shape"], label: Int[np.ndarray, "*rows"] | np.integer | None
 ) -> dict[str, Any]:
     """An example, or a batch of them, as a dict; without a label where there is none."""
     return {"image": image} if label is None else {"image": image, "label": label}

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxgen.diffusion.denoiser import (
     Denoiser,
@@ -191,7 +191,7 @@ def guide_network(
     return denoiser
 
 
-def twice(value_B: Float[Array, "B ..."]) -> Float[Array, "B2 ..."]:
+def twice(value_B: Shaped[Array, "B ..."]) -> Shaped[Array, "2*B ..."]:
     """Every example two times in a row, [2 B, ...]: the order of `guide_network`."""
     return jnp.stack([value_B, value_B], 1).reshape(-1, *value_B.shape[1:])
 

@@ -199,6 +199,7 @@ def test_frames_with_levels_of_their_own_are_rescaled_one_by_one():
     def say(v):
         return lambda z, level: Estimate(*to_x_and_e(v, z, level, "v"))
 
+    @jax.jit
     def guided(v_c, v_u, z, level):
         return classifier_free_guidance(say(v_c), say(v_u), 4.0, rescale=0.7)(z, level)
 

@@ -143,7 +143,7 @@ def test_a_clipped_teacher_is_followed_as_it_samples(recompute_e):
     levels = make_steps(COSINE, 2)
     steps = distillation_steps(levels)
     z = 2 * examples(6)
-    x = distillation_target(teacher, z, rows_at(steps, jnp.zeros(6, int)))
+    x = jax.jit(lambda z: distillation_target(teacher, z, rows_at(steps, np.zeros(6, int))))(z)
     end = sample(DDIM(), teacher, z, levels, jax.random.key(0))
     np.testing.assert_allclose(x, end, atol=1e-5)
     student = Level(*(value[::2] for value in levels))
@@ -155,8 +155,7 @@ def test_many_steps_lose_few_digits():
     levels = make_steps(COSINE, 2048)
     steps = distillation_steps(levels)
     n = np.arange(0, 1024, 16)
-    z = add_noise(examples(64), examples(64, 1), rows_at(steps.now, n))
-    found = distillation_target(EXACT, z, rows_at(steps, n))
+    z, found = latents_and_targets(EXACT, steps, n)
     np.testing.assert_allclose(found, EXACT(z, rows_at(steps.now, n)).x, atol=5e-3)
 
 
@@ -204,14 +203,14 @@ def test_the_loss_vanishes_with_its_gradient_at_the_closed_form_student():
     params = as_float32(halved(exact_student(levels), levels))
 
     @jax.jit
+    @jax.value_and_grad
     def loss(params, key):
         return distillation_loss(affine_student(params, 4), EXACT, examples(512), key, levels)[
             0
         ].mean()
 
-    value, gradient = jax.value_and_grad(loss)(params, jax.random.key(0))
-    away = jax.tree.map(lambda value: value + 0.1, params)
-    other, slope = jax.value_and_grad(loss)(away, jax.random.key(0))
+    value, gradient = loss(params, jax.random.key(0))
+    other, slope = loss({k: v + 0.1 for k, v in params.items()}, jax.random.key(0))
     assert value < 1e-9 < 1e-3 < other
     for name in params:
         assert np.abs(gradient[name]).max() < 1e-5
@@ -228,8 +227,7 @@ def test_a_chain_of_students_does_in_one_step_what_the_teacher_does_in_sixteen(n
     for count in halving_plan(16)[1:]:
         steps = distillation_steps(levels)
         n = np.arange(count).repeat(64)
-        latents = add_noise(examples(len(n)), examples(len(n), 1), rows_at(steps.now, n))
-        x = distillation_target(teacher, latents, rows_at(steps, n))
+        latents, x = latents_and_targets(teacher, steps, n)
         fitted = fit(np.asarray(latents, np.float64), np.asarray(x, np.float64), count)
         closed, levels = halved(closed, levels), every_second(levels)
         for part in fitted:
@@ -238,6 +236,17 @@ def test_a_chain_of_students_does_in_one_step_what_the_teacher_does_in_sixteen(n
     one = sample(DDIM(), teacher, z, levels, jax.random.key(0))
     np.testing.assert_allclose(one, wanted, atol=2e-3)
     assert levels.t.tolist() == [1, 0]
+
+
+def latents_and_targets(teacher, steps, n):
+    """Noisy examples at the steps n, and what a student is to say of them."""
+
+    @jax.jit
+    def run(x, e):
+        z = add_noise(x, e, rows_at(steps.now, n))
+        return z, distillation_target(teacher, z, rows_at(steps, n))
+
+    return run(examples(len(n)), examples(len(n), 1))
 
 
 def fit(z, x, count):
@@ -249,19 +258,28 @@ def fit(z, x, count):
     return found
 
 
-@pytest.mark.parametrize("target", ["x", "e", "v", "flow", "both"])
 @pytest.mark.parametrize("weighting", [TruncatedSNR(), SNRPlus(), SNR()], ids=str)
-def test_all_targets_weigh_the_same_error(target, weighting):
+def test_all_targets_weigh_the_same_error(weighting):
     levels = make_steps(COSINE, 8)
-    find = functools.partial(
-        distillation_loss, clip_x(EXACT), EXACT, examples(), jax.random.key(1), levels
-    )
-    loss_B, level = find(target=target, weighting=weighting)
-    x_loss_B, _ = find(target="x", weighting=weighting)
-    first = np.isclose(level.t, 1)  # an e there is worth 5e8 of an x, and float32 has 7 digits
-    tolerance = 1e-3 if target != "e" else 2e-2
-    np.testing.assert_allclose(loss_B[~first], x_loss_B[~first], rtol=tolerance, atol=1e-6)
-    assert bool(jnp.isfinite(loss_B).all())
+
+    @jax.jit
+    def losses(x):
+        find = functools.partial(
+            distillation_loss, clip_x(EXACT), EXACT, x, jax.random.key(1), levels
+        )
+        return {
+            target: find(target=target, weighting=weighting)
+            for target in ("x", "e", "v", "flow", "both")
+        }
+
+    found = losses(examples())
+    for target, (loss_B, level) in found.items():
+        first = np.isclose(level.t, 1)  # an e there is worth 5e8 of an x, and float32 has 7 digits
+        tolerance = 1e-3 if target != "e" else 2e-2
+        np.testing.assert_allclose(
+            loss_B[~first], found["x"][0][~first], rtol=tolerance, atol=1e-6, err_msg=target
+        )
+        assert np.isfinite(loss_B).all(), target
 
 
 def test_the_loss_by_hand():
@@ -317,7 +335,7 @@ def test_finite_at_both_ends(name, target):
             student, MIXTURE, examples(8), jax.random.key(0), levels, target=target
         )[0].sum()
 
-    value, gradient = jax.value_and_grad(loss)(0.3)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(0.3)
     assert np.isfinite(value)
     assert np.isfinite(gradient)
 
@@ -370,14 +388,15 @@ def linear_in_w(params):
 
 def test_stage_one_is_least_at_the_guided_teacher():
     @jax.jit
+    @jax.value_and_grad
     def loss(params):
         found = matching_loss(
             linear_in_w(params), guided_teacher, examples(256), jax.random.key(0), schedule=COSINE
         )
         return found[0].mean()
 
-    value, gradient = jax.value_and_grad(loss)({"slope": 1.0, "offset": 0.0})
-    other, slope = jax.value_and_grad(loss)({"slope": 0.9, "offset": 0.1})
+    value, gradient = loss({"slope": 1.0, "offset": 0.0})
+    other, slope = loss({"slope": 0.9, "offset": 0.1})
     assert value < 1e-10
     assert max(map(abs, jax.tree.leaves(gradient))) < 1e-5
     assert other > 1e-4
@@ -387,14 +406,20 @@ def test_stage_one_is_least_at_the_guided_teacher():
 def test_stage_two_follows_the_same_strength_through_both_steps():
     """At a teacher of one w, guided distillation is distillation of the teacher guided so."""
     levels, key = make_steps(COSINE, 8), jax.random.key(5)
-    found, _ = guided_distillation_loss(
-        linear_in_w({"slope": 0.5, "offset": 0.0}), guided_teacher, examples(), key, levels,
-        strengths=(2.0, 2.0), weighting=TruncatedSNR(),
-    )  # fmt: skip
-    expected, _ = distillation_loss(
-        guided_teacher(jnp.float32(1.0)), guided_teacher(jnp.float32(2.0)), examples(),
-        jax.random.split(key)[1], levels, weighting=TruncatedSNR(),
-    )  # fmt: skip
+    student, weighting = linear_in_w({"slope": 0.5, "offset": 0.0}), TruncatedSNR()
+
+    @jax.jit
+    def losses(x):
+        found, _ = guided_distillation_loss(
+            student, guided_teacher, x, key, levels, strengths=(2.0, 2.0), weighting=weighting
+        )
+        one, two = (guided_teacher(jnp.float32(w)) for w in (1.0, 2.0))
+        expected, _ = distillation_loss(
+            one, two, x, jax.random.split(key)[1], levels, weighting=weighting
+        )
+        return found, expected
+
+    found, expected = losses(examples())
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 

@@ -22,6 +22,7 @@ from jaxgen.errors import InputError
 
 VALUES = np.linspace(-1, 1, 256)
 RNG = np.random.default_rng(0)
+masses = jax.jit(log_cell_mass, static_argnums=3)
 
 
 def level_of(batch, t=0.05, frame="vp"):
@@ -35,8 +36,8 @@ def test_masses_of_cells_are_those_of_the_normal_distribution(mean, deviation):
     low = np.where(np.arange(256) == 0, -np.inf, VALUES - 1 / 255)
     high = np.where(np.arange(256) == 255, np.inf, VALUES + 1 / 255)
     wanted = norm.cdf(high, mean, deviation) - norm.cdf(low, mean, deviation)
-    found = log_cell_mass(
-        jnp.asarray(VALUES), jnp.float32(mean), jnp.float32(math.log(deviation)), 256
+    found = np.asarray(
+        masses(np.float32(VALUES), np.float32(mean), np.float32(math.log(deviation)), 256)
     )
     np.testing.assert_allclose(np.exp(np.asarray(found, np.float64)).sum(), 1, atol=2e-5)
     # Of smaller masses scipy's difference has no digits left, or of narrower ones float32's x.
@@ -46,11 +47,11 @@ def test_masses_of_cells_are_those_of_the_normal_distribution(mean, deviation):
 
 def test_masses_far_out_follow_the_density_with_finite_gradients():
     """Ten to a hundred deviations away, where a difference of distributions would be log(0)."""
-    x = jnp.float32(VALUES[128])
+    x = np.float32(VALUES[128])
     for away in (10.0, 30.0, 100.0):
         deviation = 0.05
         mean = VALUES[128] + away * deviation
-        found = log_cell_mass(x, jnp.float32(mean), jnp.float32(math.log(deviation)), 256)
+        found = masses(x, np.float32(mean), np.float32(math.log(deviation)), 256)
         width = 2 / 255 / deviation
         # The integral of exp(-c^2 / 2) over a narrow cell: the density times sinh(c w/2) / (c w/2).
         tilt = away * width / 2
@@ -72,15 +73,15 @@ def test_masses_have_finite_gradients():
 
 
 def test_a_cell_decoder_interpolates_the_log_deviation():
-    x = jnp.asarray(RNG.choice(VALUES, (3, 5)), jnp.float32)
-    mean = jnp.asarray(np.clip(x + RNG.normal(0, 0.02, (3, 5)), -1, 1), jnp.float32)
-    fraction = jnp.asarray(RNG.uniform(size=(3, 5)), jnp.float32)
+    x = RNG.choice(VALUES, (3, 5)).astype(np.float32)
+    mean = np.clip(x + RNG.normal(0, 0.02, (3, 5)), -1, 1).astype(np.float32)
+    fraction = RNG.uniform(size=(3, 5)).astype(np.float32)
     level = level_of(3)[1]
-    plain = cell_decoder(0.02)(x, x, Estimate(mean, mean), level)
+    plain = jax.jit(cell_decoder(0.02))(x, x, Estimate(mean, mean), level)
     wanted = norm.cdf(x + 1 / 255, mean, 0.02) - norm.cdf(x - 1 / 255, mean, 0.02)
     np.testing.assert_allclose(plain, np.log(wanted).sum(-1), rtol=1e-3)
     deviation = 0.01 ** (1 - fraction) * 0.04**fraction
-    learnt = cell_decoder(0.01, 0.04)(x, x, Estimate(mean, mean, fraction), level)
+    learnt = jax.jit(cell_decoder(0.01, 0.04))(x, x, Estimate(mean, mean, fraction), level)
     wanted = norm.cdf(x + 1 / 255, mean, deviation) - norm.cdf(x - 1 / 255, mean, deviation)
     np.testing.assert_allclose(learnt, np.log(wanted).sum(-1), rtol=1e-3)
 
@@ -95,12 +96,12 @@ def test_a_categorical_decoder_is_bayes_rule(frame):
     likelihood = norm.pdf(z[..., None], exact.a * values, exact.s)
     wanted = np.log(norm.pdf(z, exact.a * x, exact.s) / likelihood.sum(-1)).sum((1, 2))
     empty = Estimate(jnp.zeros(()), jnp.zeros(()))
-    decoder = categorical_decoder(count)
-    found = decoder(jnp.asarray(x, jnp.float32), jnp.asarray(z, jnp.float32), empty, level)
+    decoder = jax.jit(categorical_decoder(count))
+    found = decoder(np.float32(x), np.float32(z), empty, level)
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
     # Over all values it is a distribution.
-    z = jnp.full((count, 1), 0.3)
-    spread = decoder(jnp.asarray(values)[:, None], z, empty, level_of(count, 0.15, frame)[1])
+    z = np.full((count, 1), 0.3, np.float32)
+    spread = decoder(np.float32(values)[:, None], z, empty, level_of(count, 0.15, frame)[1])
     np.testing.assert_allclose(np.exp(spread).sum(), 1, rtol=1e-5)
 
 
@@ -109,7 +110,7 @@ def test_a_categorical_decoder_of_hardly_any_noise_is_certain():
     level = broadcast_level(jax.tree.map(jnp.float32, CosineSchedule(-20, 20).at(0.0)), 256)
     z = level.a[:, None] * x
     empty = Estimate(z, z)
-    np.testing.assert_allclose(categorical_decoder()(x, z, empty, level), 0, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(categorical_decoder())(x, z, empty, level), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("frame", ["vp", "ve", "flow"])
@@ -118,8 +119,9 @@ def test_a_continuous_decoder_is_a_density(frame):
     x = RNG.normal(size=(3, 4, 2))
     z = exact.a * x + exact.s * RNG.normal(size=x.shape)
     wanted = norm.logpdf(x, z / exact.a, exact.s / exact.a).sum((1, 2))
-    x, z = jnp.asarray(x, jnp.float32), jnp.asarray(z, jnp.float32)
-    np.testing.assert_allclose(continuous_decoder(x, z, Estimate(z, z), level), wanted, rtol=1e-4)
+    x, z = np.float32(x), np.float32(z)
+    found = jax.jit(continuous_decoder)(x, z, Estimate(z, z), level)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 def test_sums_are_over_examples():

@@ -37,20 +37,27 @@ def echo(target):
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 5, 6, 2), (4, 2, 5, 6, 2)])
-@pytest.mark.parametrize("target", TARGETS)
-def test_examples_of_any_shape(shape, target):
+def test_examples_of_any_shape(shape):
     """One number per example, which does not depend on the others: examples one by one agree."""
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    options = {"schedule": COSINE, "target": target, "weighting": SNR()}
-    loss_B, level = diffusion_loss(echo(target), x, KEY, **options)
-    assert loss_B.shape == level.t.shape == (4,)
-    assert loss_B.dtype == jnp.float32
-    one_B, _ = diffusion_loss(echo(target), x[[2]], KEY, index_B=jnp.array([2]), **options)
-    np.testing.assert_allclose(one_B[0], loss_B[2], rtol=1e-5)
-    noised = draw_noised(x, KEY, schedule=COSINE)
-    prediction = echo(target)(noised.z, None)
-    want = prediction_loss(prediction, x, noised.e, level, target=target, weighting=SNR())
-    np.testing.assert_allclose(loss_B, want, rtol=1e-6)
+
+    @jax.jit
+    def losses(x):
+        noised, found = draw_noised(x, KEY, schedule=COSINE), {}
+        for target in TARGETS:
+            weight = {"target": target, "weighting": SNR()}
+            options = {"schedule": COSINE, **weight}
+            one, _ = diffusion_loss(echo(target), x[2:3], KEY, index_B=jnp.array([2]), **options)
+            prediction = echo(target)(noised.z, None)
+            want = prediction_loss(prediction, x, noised.e, noised.level, **weight)
+            found[target] = diffusion_loss(echo(target), x, KEY, **options), one, want
+        return found
+
+    for (loss_B, level), one_B, want in losses(x).values():
+        assert loss_B.shape == level.t.shape == (4,)
+        assert loss_B.dtype == jnp.float32
+        np.testing.assert_allclose(one_B[0], loss_B[2], rtol=1e-5)
+        np.testing.assert_allclose(loss_B, want, rtol=1e-6)
 
 
 def test_the_losses_of_several_predictions_are_added():
@@ -92,20 +99,24 @@ def test_the_network_is_told_what_it_wants():
 
 
 @pytest.mark.parametrize("frame", SCHEDULES)
-@pytest.mark.parametrize("target", TARGETS)
-def test_no_loss_for_the_truth(frame, target):
+def test_no_loss_for_the_truth(frame):
     x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-    noised = draw_noised(x, KEY, schedule=SCHEDULES[frame])
-    prediction = make_target(target, x, noised.e, noised.level)
-    loss_B = prediction_loss(
-        prediction, x, noised.e, noised.level, target=target, weighting=SNRPlus()
-    )
-    np.testing.assert_array_equal(loss_B, 0)
+
+    @jax.jit
+    def losses(x):
+        _, e, level = draw_noised(x, KEY, schedule=SCHEDULES[frame])
+        truth = {target: make_target(target, x, e, level) for target in TARGETS}
+        return {
+            target: prediction_loss(value, x, e, level, target=target, weighting=SNRPlus())
+            for target, value in truth.items()
+        }
+
+    for target, loss_B in losses(x).items():
+        np.testing.assert_array_equal(loss_B, np.zeros(6), err_msg=target)
 
 
 @pytest.mark.parametrize("frame", SCHEDULES)
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_denoiser_has_the_same_loss_in_the_terms_of_every_target(frame, target):
+def test_a_denoiser_has_the_same_loss_in_the_terms_of_every_target(frame):
     x = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
     denoiser = gaussian_mixture_denoiser(np.array([0.5, 0.5]), np.eye(2), np.array([0.3, 0.9]))
     options = {
@@ -113,40 +124,55 @@ def test_a_denoiser_has_the_same_loss_in_the_terms_of_every_target(frame, target
         "weighting": TruncatedSNR(),
         "times": Uniform(0.2, 0.8),
     }
-    loss_B, _ = denoiser_loss(denoiser, x, KEY, target=target, **options)
-    want_B, _ = denoiser_loss(denoiser, x, KEY, target="x", **options)
-    np.testing.assert_allclose(loss_B, want_B, rtol=2e-2)
+
+    @jax.jit
+    def losses(x):
+        return {
+            target: denoiser_loss(denoiser, x, KEY, target=target, **options)[0]
+            for target in TARGETS
+        }
+
+    found = losses(x)
+    for target in TARGETS:
+        np.testing.assert_allclose(found[target], found["x"], rtol=2e-2, err_msg=target)
 
 
 @pytest.mark.parametrize("frame", SCHEDULES)
 def test_the_least_possible_loss_of_gaussian_data(frame):
     """E|e - e^|^2 = a^2 c^2 / (a^2 c^2 + s^2) for data N(0, c^2) and the exact denoiser."""
     c, schedule = 0.5, SCHEDULES[frame]
-    x = c * normal(example_keys(jax.random.key(1), jnp.arange(20000)), (1,))
     denoiser = gaussian_mixture_denoiser(np.ones(1), np.zeros((1, 1)), np.array([c]))
-    loss_B, level = denoiser_loss(
-        denoiser, x, KEY, schedule=schedule, target="v", weighting=SNR(), times=Uniform(0.1, 0.9)
-    )
-    want_B = (level.a * c) ** 2 / ((level.a * c) ** 2 + level.s**2)
-    assert loss_B.mean() == pytest.approx(float(want_B.mean()), rel=0.05)
+
+    @jax.jit
+    def loss():
+        x = c * normal(example_keys(jax.random.key(1), jnp.arange(20000)), (1,))
+        options = {"target": "v", "weighting": SNR(), "times": Uniform(0.1, 0.9)}
+        return denoiser_loss(denoiser, x, KEY, schedule=schedule, **options)
+
+    loss_B, level = loss()
+    a, s = np.asarray(level.a), np.asarray(level.s)
+    want = ((a * c) ** 2 / ((a * c) ** 2 + s**2)).mean()
+    assert loss_B.mean() == pytest.approx(float(want), rel=0.05)
 
 
-@pytest.mark.parametrize("frame", ["vp", "flow"])
 @pytest.mark.parametrize("target", ["x", "v", "flow", "both"])
-@pytest.mark.parametrize("t", [0.0, 1.0])
-def test_both_ends_have_finite_losses_and_gradients(frame, target, t):
-    schedule = {"vp": CosineSchedule(-np.inf, np.inf), "flow": RectifiedFlow()}[frame]
-    level = jax.tree.map(jnp.asarray, schedule.at(jnp.full((2,), t)))
-    x, e = jnp.full((2, 3), 0.5), jnp.full((2, 3), -1.5)
-    z = add_noise(x, e, level)
+def test_both_ends_have_finite_losses_and_gradients(target):
+    @jax.jit
+    def value_and_gradient(level):
+        x, e = jnp.full((2, 3), 0.5), jnp.full((2, 3), -1.5)
+        prediction = echo(target)(add_noise(x, e, level), None)
 
-    def loss(scale):
-        prediction = scale * echo(target)(z, None)
-        return prediction_loss(prediction, x, e, level, target=target, weighting=Constant()).sum()
+        def loss(scale):
+            return prediction_loss(
+                scale * prediction, x, e, level, target=target, weighting=Constant()
+            ).sum()
 
-    value, grad = jax.value_and_grad(loss)(0.7)
-    assert np.isfinite(value)
-    assert np.isfinite(grad)
+        return jax.value_and_grad(loss)(0.7)
+
+    for schedule in (CosineSchedule(-np.inf, np.inf), RectifiedFlow()):
+        for t in (0.0, 1.0):
+            level = jax.tree.map(np.float32, schedule.at(np.full(2, t)))
+            assert np.isfinite(value_and_gradient(level)).all(), (schedule, t)
 
 
 def test_noise_is_added_with_the_scales_of_the_level():
@@ -195,33 +221,40 @@ def test_the_loss_and_its_gradient_do_not_depend_on_the_mesh(times):
     np.testing.assert_allclose(found, jax.value_and_grad(mean_loss)(0.5, x), rtol=1e-5)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_frames_with_levels_of_their_own(target):
+def test_frames_with_levels_of_their_own():
     """The loss of a video is the mean of its frames' losses, each at the level that it has."""
     x = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
-    noised = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
+    told = []
+
+    def frame_loss(t, x, noised, prediction, **options):
+        level = Level(*(value[:, t] for value in noised.level))
+        return prediction_loss(prediction[:, t], x[:, t], noised.e[:, t], level, **options)
+
+    @jax.jit
+    def losses(x):
+        noised, found = draw_noised(x, KEY, schedule=COSINE, level_axes=2), {}
+        for target in TARGETS:
+            options = {"target": target, "weighting": TruncatedSNR()}
+
+            def network(z, time, target=target):
+                told.append(time.shape)
+                return echo(target)(z, time)
+
+            whole = diffusion_loss(network, x, KEY, schedule=COSINE, level_axes=2, **options)
+            prediction = echo(target)(noised.z, None)
+            frames = [frame_loss(t, x, noised, prediction, **options) for t in range(3)]
+            found[target] = whole, frames
+        return noised, found
+
+    noised, found = losses(x)
     assert noised.level.t.shape == (4, 3)
     assert len(np.unique(noised.level.t)) == 12
     a, s = (np.asarray(value)[..., None, None] for value in noised.level[2:])
     np.testing.assert_allclose(noised.z, a * x + s * np.asarray(noised.e), rtol=1e-5, atol=1e-6)
-    told = []
-
-    def network(z, time):
-        told.append(time)
-        return echo(target)(z, time)
-
-    options = {"target": target, "weighting": TruncatedSNR()}
-    loss_B, level = diffusion_loss(network, x, KEY, schedule=COSINE, level_axes=2, **options)
-    assert told[0].shape == (4, 3)
-    np.testing.assert_array_equal(level.t, noised.level.t)
-    prediction = echo(target)(noised.z, None)
-    frames = [
-        prediction_loss(
-            prediction[:, t], x[:, t], noised.e[:, t], Level(*(v[:, t] for v in level)), **options
-        )
-        for t in range(3)
-    ]
-    np.testing.assert_allclose(loss_B, np.mean(frames, 0), rtol=1e-5)
+    assert set(told) == {(4, 3)}
+    for (loss_B, level), frames in found.values():
+        np.testing.assert_array_equal(level.t, noised.level.t)
+        np.testing.assert_allclose(loss_B, np.mean(frames, 0), rtol=1e-5)
 
 
 def test_levels_of_frames_depend_on_key_and_index_alone():

@@ -54,25 +54,28 @@ def level_of(log_snr, frame):
     return Level(np.full_like(log_snr, 0.5), log_snr, *scales(log_snr, frame))
 
 
-def on_device(level):
-    return Level(*(jnp.asarray(value, jnp.float32) for value in level))
+def in_float32(level):
+    return Level(*(np.asarray(value, np.float32) for value in level))
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@jax.jit
+def weights_on_device(level):
+    return {name: weighting.weight(level) for name, (weighting, _) in FORMULAS.items()}
+
+
 @pytest.mark.parametrize("frame", FRAMES)
-def test_weights_of_x_are_the_formulas(name, frame):
-    weighting, want = FORMULAS[name]
+def test_weights_of_x_are_the_formulas(frame):
     level = level_of(LOG_SNRS, frame)
-    np.testing.assert_allclose(weighting.weight(level), want, rtol=1e-10)
-    np.testing.assert_allclose(weighting.weight(on_device(level)), want, rtol=1e-4)
+    on_device = weights_on_device(in_float32(level))
+    for name, (weighting, want) in FORMULAS.items():
+        np.testing.assert_allclose(weighting.weight(level), want, rtol=1e-10, err_msg=name)
+        np.testing.assert_allclose(on_device[name], want, rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("frame", FRAMES)
-def test_every_target_gives_the_loss_of_x(name, target, frame):
+def test_every_target_gives_the_loss_of_x(target, frame):
     """weight(target) |target - prediction|^2 == w(SNR) |x - x^|^2, whatever is predicted."""
-    weighting, w = FORMULAS[name]
     level = level_of(LOG_SNRS, frame)
     rng = np.random.default_rng(0)
     x, e, wrong = (rng.normal(size=(7, 2)) for _ in range(3))
@@ -100,8 +103,10 @@ def test_every_target_gives_the_loss_of_x(name, target, frame):
             "score": (z + s * s * prediction) / a,
             "flow": (z - s * prediction) / (a + s),
         }[target]
-    found = weighting.weight(level, target) * (error**2).sum(-1)
-    np.testing.assert_allclose(found, w * ((x - x_hat) ** 2).sum(-1), rtol=1e-7)
+    for name, (weighting, w) in FORMULAS.items():
+        found = weighting.weight(level, target) * (error**2).sum(-1)
+        want = w * ((x - x_hat) ** 2).sum(-1)
+        np.testing.assert_allclose(found, want, rtol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -175,47 +180,60 @@ FINITE_AT_ZERO_SNR = {  # targets whose loss is finite there by nature: all but 
 FINITE_AT_ZERO_SNR["snr_plus_one"] = {"x", "v", "flow", "both"}
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("frame", ["vp", "flow"])
-def test_losses_at_both_ends_are_finite_with_finite_gradients(name, target, frame):
-    weighting = WEIGHTINGS[name]
-    for log_snr in (-np.inf, np.inf):
-        if log_snr < 0:
-            finite = target in FINITE_AT_ZERO_SNR[name]
-        else:  # x^ without noise: SNR |x - x^|^2 is infinite where x^ is free
-            finite = target != "x" or name in ("constant", "min_snr", "soft_min_snr", "p2")
-        level = on_device(level_of([log_snr], frame))
-        x, e = jnp.array([[0.3, -1.0]]), jnp.array([[0.7, 0.2]])
-        prediction = jnp.full((1, channels_of(target, 2)), 0.1)
+def is_finite_at(log_snr, name, target):
+    if log_snr < 0:
+        return target in FINITE_AT_ZERO_SNR[name]
+    # x^ without noise: SNR |x - x^|^2 is infinite where x^ is free
+    return target != "x" or name in ("constant", "min_snr", "soft_min_snr", "p2")
 
-        def loss(prediction, level=level, x=x, e=e):
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_losses_at_both_ends_are_finite_with_finite_gradients(target):
+    @jax.jit
+    def values_and_gradients(level):
+        x, e = jnp.array([[0.3, -1.0]]), jnp.array([[0.7, 0.2]])
+
+        def loss(prediction, weighting):
             return prediction_loss(
                 prediction, x, e, level, target=target, weighting=weighting
             ).sum()
 
-        value, grad = jax.value_and_grad(loss)(prediction)
-        assert bool(jnp.isfinite(value)) == finite, (name, target, log_snr, value)
-        assert bool(jnp.isfinite(grad).all()) == finite
-        assert not jnp.isnan(value)
+        prediction = jnp.full((1, channels_of(target, 2)), 0.1)
+        return {
+            name: jax.value_and_grad(loss)(prediction, weighting)
+            for name, weighting in WEIGHTINGS.items()
+        }
+
+    for frame, log_snr in itertools.product(["vp", "flow"], [-np.inf, np.inf]):
+        found = values_and_gradients(in_float32(level_of([log_snr], frame)))
+        for name, (value, gradient) in found.items():
+            case, finite = (name, frame, log_snr, value), is_finite_at(log_snr, name, target)
+            assert np.isfinite(value) == finite, case
+            assert np.isfinite(gradient).all() == finite, case
+            assert not np.isnan(value), case
 
 
-@pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_prediction_loss_is_the_weighted_loss_of_x(frame, target):
-    level = on_device(level_of([-2.0, -0.5, 1.0, 3.0], frame))
+def test_prediction_loss_is_the_weighted_loss_of_x(target):
     rng = np.random.default_rng(1)
     x, e = (rng.normal(size=(4, 3, 2)).astype(np.float32) for _ in range(2))
-    z = level.a[:, None, None] * x + level.s[:, None, None] * e
     prediction = rng.normal(size=(4, 3, channels_of(target, 2))).astype(np.float32)
-    x_hat = np.asarray(to_x_and_e(prediction, z, level, target)[0], np.float64)
-    want = np.exp(level.log_snr) * ((x - x_hat) ** 2).mean((1, 2))
-    found = prediction_loss(prediction, x, e, level, target=target, weighting=SNR())
-    np.testing.assert_allclose(found, want, rtol=2e-3)
+
+    @jax.jit
+    def loss_and_x(level):
+        z = level.a[:, None, None] * x + level.s[:, None, None] * e
+        loss_B = prediction_loss(prediction, x, e, level, target=target, weighting=SNR())
+        return loss_B, to_x_and_e(prediction, z, level, target)[0]
+
+    for frame in FRAMES:
+        level = in_float32(level_of([-2.0, -0.5, 1.0, 3.0], frame))
+        found, x_hat = loss_and_x(level)
+        want = np.exp(level.log_snr) * ((x - np.asarray(x_hat, np.float64)) ** 2).mean((1, 2))
+        np.testing.assert_allclose(found, want, rtol=2e-3, err_msg=frame)
 
 
 def test_the_error_of_both():
-    level = on_device(level_of([-1.0, 2.0], "vp"))
+    level = in_float32(level_of([-1.0, 2.0], "vp"))
     x, e = jnp.ones((2, 3)), jnp.full((2, 3), 2.0)
     error = make_target("both", x, e, level) - 0.5
     want = level.s[:, None] * (x - 0.5) - level.a[:, None] * (e - 0.5)
@@ -225,15 +243,14 @@ def test_the_error_of_both():
 
 def test_weights_of_the_log_snr_have_gradients():
     """Learnt schedules: finite differences of log w."""
-    for weighting in WEIGHTINGS.values():
 
-        def log_weight(log_snr, target="e", weighting=weighting, xp=jnp):
-            level = Level(0.5, log_snr, *scales(log_snr, "vp"))
-            return xp.log(weighting.weight(level, target))
+    def log_weights(log_snr, xp=jnp):
+        level = Level(0.5, log_snr, *scales(log_snr, "vp"))
+        return xp.stack([xp.log(w.weight(level, "e")) for w in WEIGHTINGS.values()])
 
-        slope = jax.grad(log_weight)(jnp.float32(0.7))
-        step = [log_weight(np.float64(0.7 + d), xp=np) for d in (1e-5, -1e-5)]
-        np.testing.assert_allclose(slope, (step[0] - step[1]) / 2e-5, rtol=1e-3, atol=1e-4)
+    slopes = jax.jit(jax.jacfwd(log_weights))(np.float32(0.7))
+    step = [log_weights(np.float64(0.7 + d), xp=np) for d in (1e-5, -1e-5)]
+    np.testing.assert_allclose(slopes, (step[0] - step[1]) / 2e-5, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -125,17 +125,22 @@ FIXED = {
 def test_the_frame_does_not_matter(name):
     """The same problem in other units gives the same sample, in those units."""
     final = "first" if name.endswith("of e") else "clean"
+    # Churn goes up again in noise, and more than the tolerance is lost to rounding in float32.
+    precise = name == "churn"
     results = {}
     for frame, schedule in FRAMES.items():
         levels = make_steps(schedule, 6, "uniform_angle", final=final)
         vp = make_steps(COSINE, 6, "uniform_angle", final=final)
-        z = start(vp, 4) * float(levels.s[0] / vp.s[0])
-        results[frame] = run(FIXED[name], levels, z=z) / levels.a[-1]
+        with jax.enable_x64(precise):
+            z = np.asarray(start(vp, 4), np.float64 if precise else np.float32)
+            z = run(FIXED[name], levels, z=z * float(levels.s[0] / vp.s[0]))
+        results[frame] = z / levels.a[-1]
     for frame in ("ve", "flow"):
         # In ve latents of deviation 400 come down to 1, in float32.
-        tolerance = 2e-3 if frame == "ve" or name in ("plms", "pndm") else 2e-4
+        loose = (frame == "ve" and not precise) or name in ("plms", "pndm")
         size = max(1.0, np.abs(results["vp"]).max())  # Adams' methods overshoot in so few steps
-        np.testing.assert_allclose(results[frame], results["vp"], atol=tolerance * size)
+        tolerance = (2e-3 if loose else 2e-4) * size
+        np.testing.assert_allclose(results[frame], results["vp"], atol=tolerance)
 
 
 NOISIEST = {

@@ -24,6 +24,7 @@ def undisturbed(tmp_path_factory):
         return train_and_draw(tmp_path_factory.mktemp("undisturbed"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_two_processes_on_another_mesh(undisturbed, tmp_path, monkeypatch):
     """The same losses and samples as on one device."""
     batch_at = image_training.batch_at

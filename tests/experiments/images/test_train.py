@@ -192,6 +192,7 @@ def test_a_finished_run_is_trained_further_and_sampled_with_another_seed(
     assert run([*arguments, "--training-steps", STEPS + 16, "--width", "128"], monkeypatch) == 2
 
 
+@pytest.mark.slow
 def test_the_same_losses_on_a_mesh(reference, pictures, tmp_path, monkeypatch):
     arguments = [*FLAGS, "--data", pictures, "--workdir", tmp_path, "--evaluate", "0"]
     assert run(arguments, monkeypatch, "data=2,fsdp=2,model=2", devices=8) == 0
@@ -200,6 +201,7 @@ def test_the_same_losses_on_a_mesh(reference, pictures, tmp_path, monkeypatch):
     np.testing.assert_allclose(ours, theirs, atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_same_losses_as_two_processes(reference, pictures, tmp_path):
     arguments = [*map(str, FLAGS), "--data", str(pictures), "--workdir", str(tmp_path)]
     arguments += ["--evaluate", "0", "--mesh", "data=2,fsdp=2"]

@@ -146,6 +146,7 @@ def test_a_checkpoint_suffices_to_load_the_network(reference, text):
     assert p_1V.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_figures(reference, text, tmp_path):
     process = start(text, tmp_path)
     checkpoints = tmp_path / "checkpoints"
@@ -174,12 +175,14 @@ def assert_same_losses(folder, reference):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_losses_on_a_mesh(reference, text, tmp_path):
     finish(start(text, tmp_path, "--devices", "8", "--mesh", "data=2,model=4"))
     assert load_model(tmp_path / "checkpoints").config.output_blocks == 4
     assert_same_losses(tmp_path, reference[0])
 
 
+@pytest.mark.slow
 def test_the_same_losses_as_two_processes(reference, text, tmp_path):
     arguments = [*FLAGS, "--corpus", str(text), "--workdir", str(tmp_path)]
     mesh = ["--mesh", "data=2,model=2", "--num-processes", "2", "--process-id", "{process}"]
