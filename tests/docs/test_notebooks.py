@@ -121,7 +121,7 @@ def check_formulas(text: str) -> None:
 
 def check_devices(text: str) -> None:
     """A sample depends on its key and number alone."""
-    assert "images lie on 8 devices" in text
+    assert "images are on 8 devices" in text
     on_devices, in_batches = map(
         float, re.findall(r"(?:and one: pixels differ|of 200:) by (\S+) at most", text)
     )

@@ -1,14 +1,20 @@
-"""What the README tells a person to type."""
+"""What the README tells a person to type, and links between pages."""
 
 import pathlib
 import re
+import zipfile
 
+import jax
 import numpy as np
+import pytest
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf8")
+from jaxgen.diffusion import CosineSchedule
 
+ROOT = pathlib.Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-LANGUAGE, DIFFUSION = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+LANGUAGE, DIFFUSION, CHECKPOINT = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_first_look_runs():
@@ -29,8 +35,48 @@ def test_diffusion_without_a_network_samples_what_it_should():
     np.testing.assert_allclose(np.cov(x_BD.T), [[1, 0.8], [0.8, 1]], atol=0.15)
 
 
-def test_links_lead_somewhere():
-    root = pathlib.Path(__file__).parents[2]
-    for page in (root / "README.md", *(root / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def test_a_checkpoint_opens_in_three_lines(tmp_path):
+    # Of a guidance-conditioned network, which is evaluated once: w is its input.
+    saved = ROOT / "tests" / "training" / "first_format" / "guided_student.zip"
+    zipfile.ZipFile(saved).extractall(tmp_path)
+    names = {"folder": tmp_path, "labels": np.array([1, 3])}
+    exec(compile(CHECKPOINT, "README.md", "exec"), names)
+    z = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("f4")
+    level = CosineSchedule().at(np.array([0.5, 0.5]))
+    x, e = jax.jit(names["denoiser"])(z, level)[:2]
+    z_again = level.a[:, None, None, None] * x + level.s[:, None, None, None] * e
+    np.testing.assert_allclose(z_again, z, atol=1e-4)
+
+
+def headings(page: pathlib.Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf8"), flags=re.DOTALL | re.M)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text(encoding="utf8"))
+    for target, anchor in links:
+        linked = page.parent / target if target else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        if anchor and linked.suffix == ".md":
+            assert anchor in headings(linked), f"{page.name} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_have_as_many_cells_in_every_row(page):
+    tables = re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf8"), re.MULTILINE)
+    for table in tables:
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(counts) == 1, f"{page.name}: {table.splitlines()[0]}"
+
+
+def test_every_picture_is_shown():
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^]]*\]\(([^)]*)\)", page.read_text(encoding="utf8"))
+    }
+    assert set((ROOT / "docs" / "images").iterdir()) <= shown
