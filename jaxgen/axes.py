@@ -14,21 +14,33 @@ from collections.abc import Mapping
 
 LETTERS: Mapping[str, str] = {
     "B": "batch (examples)",
-    "L": "length (tokens of a context or sequence)",
-    "D": "model width (the features that enter a layer)",
-    "F": "hidden width",
+    "C": "channels; also classes, contexts and bins of contexts",
+    "D": "model width (the features that enter a layer), or the features of a sample",
+    "F": "hidden width; also features of a word or of a patch",
+    "G": "members of a group (words of a class, classes beside a word)",
     "H": "attention heads",
-    "K": "head size; also the k of a top-k",
+    "I": "classes that two classes have in common as neighbours",
+    "J": "models or components that are mixed; also moments",
+    "K": "head size; also the k of a top-k, components of a density, steps of one call",
+    "L": "length (tokens of a context or sequence)",
+    "M": "blocks of output units, one per device along `model`; also merges, and a second set",
+    "N": "positions of a text, keys of an attention, steps of a table, or any flat count",
+    "O": "outputs of a short list: its words and the tail",
+    "P": "pairs, or parts of a joint projection",
+    "Q": "queries; also columns of a sheet of images",
+    "R": "rays; also rounds, and rows of a sheet of images",
+    "S": "samples; also strokes",
+    "T": "frames; also terms of a sum, tokens of a training text",
     "V": "vocabulary (output units)",
-    "M": "blocks of output units, one per device along `model`",
-    "N": "positions of a text, or any flat count",
-    "T": "frames",
-    "Y": "height",
+    "W": "words outside of a short list",
     "X": "width",
-    "C": "channels; also word classes",
-    "R": "rays",
-    "S": "samples",
+    "Y": "height",
 }
+"""What a letter stands for, as a suffix of a variable, in einsum strings and in annotations.
+
+A digit is a size (``mean_B1``, ``box_N2``), a digit after a letter another size of the same kind
+(``"B Y2 X2 C"``).
+"""
 
 DATA, FSDP, MODEL = "data", "fsdp", "model"
 MESH_AXES: tuple[str, ...] = (DATA, FSDP, MODEL)

@@ -113,7 +113,8 @@ def permute(
         raise InputError(f"numbers {value.min()} to {value.max()}; expected them in [0, {n})")
     keys = _round_keys(seed, epoch)
     value = _feistel(value, n, keys)
-    # The network permutes the slightly larger [0, rows * columns): walk on until inside [0, n).
+    # The network permutes the slightly larger [0, rows * columns): walk on until inside [0, n). The
+    # cycle of a value leads back to it, so the walk ends, and no two values end at the same place.
     outside = value >= n
     while outside.any():
         value[outside] = _feistel(value[outside], n, keys)
@@ -126,6 +127,8 @@ def _feistel(value: Int64[np.ndarray, "..."], n: int, keys: list[int]) -> np.nda
     columns = math.isqrt(n - 1) + 1
     rows = -(-n // columns)
     row, column = np.divmod(value.astype(np.uint64), np.uint64(columns))
+    # Adding a function of the one half to the other can be undone, whatever the function is: every
+    # round is a permutation, and a position is found by itself, without a table of all of them.
     for even, odd in zip(keys[::2], keys[1::2], strict=True):
         row = (row + _mix(column, even) % np.uint64(rows)) % np.uint64(rows)
         column = (column + _mix(row, odd) % np.uint64(columns)) % np.uint64(columns)

@@ -161,7 +161,9 @@ def fit(
             count = run.next_count()
             batch = _stacked(data, run.step, count) if several else data(run.step)
             state, new = step(state, put(batch, mesh, leading=int(several)), key)
-            run.look(metrics)  # at those of the call before, while this one runs
+            # At the metrics of the call before: reading this call's would wait for the device, and
+            # leave it idle while the host reads and places the next batch.
+            run.look(metrics)
             metrics, run.step = new, run.step + count
             if run.due():
                 run.look(metrics)

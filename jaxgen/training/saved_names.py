@@ -7,7 +7,7 @@ their own with `register_config`.
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from jaxgen.errors import InputError
@@ -86,12 +86,15 @@ ClassT = TypeVar("ClassT", bound=type)
 _registered: dict[str, type] = {}
 
 
-def register_config(name: str, *, first_format: Sequence[str] = ()) -> Callable[[ClassT], ClassT]:
+def register_config(
+    name: str, *, first_format: Sequence[str] = (), renamed: Mapping[str, str] | None = None
+) -> Callable[[ClassT], ClassT]:
     """A decorator that gives a class of a program its name in saved configurations.
 
     Args:
       name: short, and not taken; it must not change once files hold it.
       first_format: what files of the first format called the class, ``module:class``.
+      renamed: what a field was called before -> what it is called now.
 
     Raises:
       InputError: when applied, for a name that another class has.
@@ -105,6 +108,8 @@ def register_config(name: str, *, first_format: Sequence[str] = ()) -> Callable[
             _registered[name] = cls
         for former in first_format:
             FIRST_FORMAT[former] = name
+        if renamed:
+            RENAMED_FIELDS[name] = dict(renamed)
         return cls
 
     return register

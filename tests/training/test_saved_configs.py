@@ -44,7 +44,7 @@ class Outer:
         x: int = 0
 
 
-@register_config("test.needing")
+@register_config("test.needing", first_format=["old:Needing"], renamed={"third": "optional"})
 @dataclasses.dataclass(frozen=True)
 class Needing:
     first: int
@@ -153,6 +153,14 @@ def test_unfit_files_are_refused_by_name(data, message):
 def test_a_field_that_came_later_has_its_default():
     saved = {"class": "test.mlp", "fields": {"hidden": 1, "blocks": 2}}
     assert config_from_json(saved) == MLPConfig(hidden=1, blocks=2)
+
+
+@pytest.mark.parametrize("name", ["test.needing", "old:Needing"])
+def test_a_renamed_field_is_read_under_its_former_name(name):
+    for field in ("third", "optional"):
+        saved = {"class": name, "fields": {"first": 1, "second": 2, field: 3}}
+        assert config_from_json(saved) == Needing(1, 2, 3)
+    assert "third" not in config_to_json(Needing(1, 2, 3))["fields"]
 
 
 def test_bad_values_in_files_are_refused_by_the_class_itself():

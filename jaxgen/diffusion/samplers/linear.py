@@ -78,8 +78,10 @@ class LinearSampler(abc.ABC):
         ``keys_B``, the examples' keys [B], may be None where nothing is drawn.
         """
         estimate = denoiser(state.z, broadcast_level(row.now, len(state.z)))
+        # Sums in the latents' float32: in a network's bfloat16 rounding would add up over rows.
         x, e = estimate.x.astype(state.z.dtype), estimate.e.astype(state.z.dtype)
         latest = {"z": state.z, "x": x, "e": e}
+        # Index k of each tuple is the quantity of k rows ago, as in `terms`.
         known = {name: (latest[name], *past) for name, past in state.history.items()}
         z = sum(
             w * known[name][lag] for w, (name, lag) in zip(row.weights, self.terms, strict=True)
@@ -87,6 +89,7 @@ class LinearSampler(abc.ABC):
         deviation = self.deviation(row, estimate)
         if deviation is not None:
             z = z + deviation * normal(keys_B, z.shape[1:])
+        # The oldest is dropped, so that the state keeps its structure from row to row (`lax.scan`).
         history = {name: values[: len(values) - 1] for name, values in known.items()}
         return SampleState(z.astype(x.dtype), x, history)
 

@@ -114,6 +114,7 @@ def single_steps(sampler: LinearSampler, levels: Level) -> SingleSteps:
     ends = table.next.log_snr
     begins = np.flatnonzero(np.append(True, ends[1:] != ends[:-1]))
     counts = np.diff(np.append(begins, len(ends)))
+    # As many rows for every step, so that one program serves all: Heun's last step has one less.
     rows = [_row_of_steps(sampler, table, begins, counts, i) for i in range(counts.max())]
     stacked = jax.tree.map(lambda *values: np.stack(values, 1), *rows)
     return jax.tree.map(
@@ -154,6 +155,7 @@ def take_step(
     state = sampler.start(z)
     for i in range(step.rows.noise.shape[1]):
         row = jax.tree.map(lambda value, i=i: value[:, i], step.rows)
+        # Weights [B, T] as T arrays that broadcast against latents: each example has its own row.
         weights = [expand(weight_B, z) for weight_B in row.weights.T]
         state = sampler.step(denoiser, state, row._replace(weights=weights))
     return state.z

@@ -276,6 +276,7 @@ class LogitBlock:
         self, y_BV: Float[Array, "B V"], k: int
     ) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
         """The k greatest [B, k] over all units, in falling order, and their ids."""
+        # The k greatest of all units are among the k greatest of each block.
         y_BK, index_BK = jax.lax.top_k(y_BV, min(k, y_BV.shape[1]))
         ids_BK = self.ids[index_BK]
         if self.axes.model is None:
@@ -284,6 +285,7 @@ class LogitBlock:
         # A sum of disjoint places is a gather whose result is known to be the same everywhere.
         place_M = (jnp.arange(self.axes.blocks) == mine)[:, None, None]
         y_MBK, ids_MBK = self.sum((jnp.where(place_M, y_BK, 0.0), jnp.where(place_M, ids_BK, 0)))
+        # Block by block, so that among equal logits the lowest id comes first, as on one device.
         flat = lambda x_MBK: jnp.moveaxis(x_MBK, 0, 1).reshape(y_BV.shape[0], -1)  # noqa: E731
         y_BK, index_BK = jax.lax.top_k(flat(y_MBK), k)
         return y_BK, jnp.take_along_axis(flat(ids_MBK), index_BK, axis=1)
