@@ -1,6 +1,6 @@
 """Progressive distillation of a diffusion model of images to a few steps (Salimans & Ho 2022).
 
-``python -m experiments.images.distil --data mnist --model runs/image_diffusion``
+``python -m experiments.images.distil --data mnist --model runs/images_train``
 
 Takes a model that ``experiments.images.train`` has trained, and halves the steps that it needs,
 round by round: each student learns to do in one DDIM step what its teacher does in two. Then
@@ -90,7 +90,7 @@ class Config(ExperimentConfig):
       training: how each student is trained.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/distil_images")
+    launch: LaunchConfig = LaunchConfig(workdir="runs/images_distil")
     model: str
     data: str = "mnist"
     size: int | None = None

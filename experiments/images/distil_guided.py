@@ -1,6 +1,6 @@
 """One student for every strength of guidance, in a few steps (Meng et al. 2023).
 
-``python -m experiments.images.distil_guided --model runs/image_diffusion``
+``python -m experiments.images.distil_guided --model runs/images_train``
 
 Takes a model that ``experiments.images.train`` has trained with a null class. In stage one a
 student that is told the strength w learns to answer at once what the guided teacher needs two
@@ -97,7 +97,7 @@ class Config(ExperimentConfig):
       training: how each student is trained.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/distil_guided")
+    launch: LaunchConfig = LaunchConfig(workdir="runs/images_distil_guided")
     model: str
     data: str = "digits"
     size: int | None = None

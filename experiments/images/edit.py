@@ -1,6 +1,6 @@
 """What a trained diffusion model of images is good for besides samples: guided, known, classified.
 
-``python -m experiments.images.edit --data mnist --model runs/image_diffusion``
+``python -m experiments.images.edit --data mnist --model runs/images_train``
 
 Takes a model that ``experiments.images.train`` has trained, and its classifier. In the working
 folder:
@@ -87,7 +87,7 @@ class Config(ExperimentConfig):
       iterations: of moment guidance, each costs a backward pass.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/image_uses")
+    launch: LaunchConfig = LaunchConfig(workdir="runs/images_edit")
     model: str
     data: str = "mnist"
     size: int | None = None

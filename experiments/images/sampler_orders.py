@@ -45,7 +45,7 @@ class Config(ExperimentConfig):
       fitted: the slope is fitted to so many of the largest counts.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/sampler_convergence")
+    launch: LaunchConfig = LaunchConfig(workdir="runs/images_sampler_orders")
     log_snr: float = 8.0
     counts: tuple[int, ...] = (8, 16, 32, 64, 128)
     fitted: int = 3

@@ -75,7 +75,7 @@ class Config(ExperimentConfig):
       training: how they are trained.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/diffusion_tables")
+    launch: LaunchConfig = LaunchConfig(workdir="runs/images_targets_and_weightings")
     data: str = "mnist"
     size: int | None = None
     targets: tuple[str, ...] = ("x", "e", "v", "both")

@@ -127,7 +127,7 @@ class Config(SampledConfig):
       sampling: how it is sampled and judged.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/image_diffusion")
+    launch: LaunchConfig = LaunchConfig(workdir="runs/images_train")
     data: str = "digits"
     size: int | None = None
     inception: str | None = None

@@ -112,7 +112,7 @@ class Config(ExperimentConfig):
       training: how the networks of Table 1 are trained.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/bengio2003")
+    launch: LaunchConfig = LaunchConfig(workdir="runs/lm_bengio2003")
     corpus: str
     split: tuple[int, int] | None = None
     rows: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ def main(config: Config) -> dict[str, Any]:
         config,
         may_differ=("rows",),
         data={corpus.name: corpus_digest(corpus)},
-        check=functools.partial(check_networks, corpus),
+        check=functools.partial(check_paper_networks, corpus),
     )
     report(f"{corpus.describe()}\n{_what_compares(corpus, is_brown)}".rstrip())
     table_of_rows = Rows(config, corpus, folder)
@@ -154,7 +154,7 @@ def main(config: Config) -> dict[str, Any]:
     return {**results, "checks": checks}
 
 
-def check_networks(corpus: Corpus, folder: pathlib.Path) -> None:
+def check_paper_networks(corpus: Corpus, folder: pathlib.Path) -> None:
     """Refuses a folder that has other networks.
 
     Raises:

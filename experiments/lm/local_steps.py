@@ -80,7 +80,7 @@ class Config(ExperimentConfig):
       network: the network.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/local_steps", devices=4)
+    launch: LaunchConfig = LaunchConfig(workdir="runs/lm_local_steps", devices=4)
     corpus: str = "builtin"
     steps: tuple[int, ...] = (1, 4, 16, 64)
     optimizer: Literal["sgd", "adagrad"] = "sgd"
@@ -101,7 +101,7 @@ def main(config: Config) -> dict[str, Any]:
 
     def check(folder: pathlib.Path) -> None:
         for k in (None, *config.steps):
-            check_checkpoints(folder / name_of(k), model, MAY_DIFFER)
+            check_checkpoints(folder / folder_name(k), model, MAY_DIFFER)
 
     folder = open_workdir(config, data={corpus.name: corpus_digest(corpus)}, check=check)
     report(f"{corpus.describe()}\n{shards} data shards of {recipe.batch_size // shards} examples")
@@ -139,7 +139,7 @@ def train(
     k: int | None,
 ) -> tuple[Result, Curve]:
     """Trains with one k, None for the synchronous run; also its validation curve."""
-    name = name_of(k)
+    name = folder_name(k)
     report(f"training: {name}")
     if k and config.optimizer == "adagrad":
         recipe = faster(recipe, math.sqrt(current_mesh().shape[DATA]))
@@ -160,7 +160,7 @@ def train(
     )
 
 
-def name_of(k: int | None) -> str:
+def folder_name(k: int | None) -> str:
     """The folder of the run with one k, None for the synchronous run."""
     return f"k{k}" if k else "synchronous"
 

@@ -109,7 +109,7 @@ class Config(SampledConfig):
       training: how it is trained.
     """
 
-    launch: LaunchConfig = LaunchConfig(workdir="runs/nplm")
+    launch: LaunchConfig = LaunchConfig(workdir="runs/lm_nplm")
     corpus: str = "builtin"
     kneser_ney_order: int = 5
     words: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ def main(config: Config) -> dict[str, Any]:
         config,
         ("sampling_seed", *may_train_longer(config, "epochs")),
         data={corpus.name: digest},
-        check=functools.partial(check_networks, config, corpus),
+        check=functools.partial(check_nplm_networks, config, corpus),
     )
     report(corpus.describe())
 
@@ -316,7 +316,7 @@ def plane_config(config: Config, corpus: Corpus) -> NPLMConfig:
     return flags.config(len(corpus.vocabulary))
 
 
-def check_networks(config: Config, corpus: Corpus, folder: pathlib.Path) -> None:
+def check_nplm_networks(config: Config, corpus: Corpus, folder: pathlib.Path) -> None:
     """Refuses a folder that has other networks.
 
     Raises:

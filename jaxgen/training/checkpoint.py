@@ -45,7 +45,7 @@ from jaxgen.training.checkpoint_files import (
     saved_arrays,
     verify_figures,
     write,
-    writing,
+    errors_in_one_line,
 )
 from jaxgen.training.saved_configs import Json, config_differences, config_from_json, config_to_json
 from jaxgen.training.saved_trees import Padding, nested
@@ -173,7 +173,7 @@ class Checkpoints:
         if saved is not None and set(figures) <= set(saved):
             return
         run = {**self._run, "progress": progress}
-        with writing(self.folder):
+        with errors_in_one_line(self.folder):
             write(self._checkpointer, state, run, figures, overwrite=saved is not None)
 
     def restore(
@@ -202,12 +202,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until all that was saved is on disk."""
-        with writing(self.folder):
+        with errors_in_one_line(self.folder):
             self._checkpointer.wait()
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        with writing(self.folder):
+        with errors_in_one_line(self.folder):
             self._checkpointer.close()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:

@@ -307,7 +307,7 @@ def _reading(folder: pathlib.Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(folder: pathlib.Path) -> Iterator[None]:
+def errors_in_one_line(folder: pathlib.Path) -> Iterator[None]:
     """Makes an OSError that names the folder of what goes wrong in writing (a full disk, say)."""
     try:
         yield
