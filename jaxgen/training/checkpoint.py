@@ -37,6 +37,7 @@ from jaxgen.training.checkpoint_files import (
     STATE,
     DamagedError,
     Figures,
+    errors_in_one_line,
     figures_of,
     newest_intact,
     open_checkpointer,
@@ -45,7 +46,6 @@ from jaxgen.training.checkpoint_files import (
     saved_arrays,
     verify_figures,
     write,
-    errors_in_one_line,
 )
 from jaxgen.training.saved_configs import Json, config_differences, config_from_json, config_to_json
 from jaxgen.training.saved_trees import Padding, nested
