@@ -44,13 +44,13 @@ def as_path(path: Path) -> pathlib.Path:
     scheme, slashes, rest = found.groups()
     if slashes == "/":
         if scheme in _PACKAGES:
-            raise InputError(f"{path}: expected {scheme}://{rest}, a string rather than a Path")
+            raise InputError(f"{path}, expected {scheme}://{rest}, a string rather than a Path")
         return pathlib.Path(path)
     if scheme not in _PACKAGES:
         expected = " or ".join(f"{known}://" for known in _PACKAGES)
-        raise InputError(f"{path}: expected a local path, {expected}, found {scheme}://")
+        raise InputError(f"{path}, expected a local path, {expected}, found {scheme}://")
     if not rest or slashes != "//":
-        raise InputError(f"{path}: expected {scheme}://BUCKET/...")
+        raise InputError(f"{path}, expected {scheme}://BUCKET/...")
     _check_installed(scheme, str(path))
     from etils import epath
 

@@ -51,7 +51,7 @@ def from_unit(images: Float32[Any, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
         raise InputError(f"images have type {values.dtype}, expected real numbers in [-1, 1]")
     values = values.astype(np.float32)
     if np.isnan(values).any():
-        raise InputError(f"images of shape {values.shape} contain NaN; expected numbers in [-1, 1]")
+        raise InputError(f"images of shape {values.shape} contain NaN, expected numbers in [-1, 1]")
     return np.rint((np.clip(values, -1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
 
 

@@ -52,7 +52,7 @@ def without_mark(content: bytes, source: str) -> bytes:
     for mark, name in _OTHER_MARKS.items():
         if content.startswith(mark):
             raise InputError(
-                f"{source}: begins with the byte-order mark of {name}; expected UTF-8 text"
+                f"{source}: begins with the byte-order mark of {name}, expected UTF-8 text"
             )
     return content.removeprefix(MARK.encode())
 

@@ -47,11 +47,11 @@ def test_local_paths_are_those_of_pathlib(tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("foo://a/b", "foo://a/b: expected a local path, gs:// or s3://, found foo://"),
-        ("GS://a/b", "GS://a/b: expected a local path, gs:// or s3://, found GS://"),
-        ("gs://", "gs://: expected gs://BUCKET/..."),
-        ("s3:///a", "s3:///a: expected s3://BUCKET/..."),
-        (pathlib.Path("gs://a/b"), "gs:/a/b: expected gs://a/b, a string rather than a Path"),
+        ("foo://a/b", "foo://a/b, expected a local path, gs:// or s3://, found foo://"),
+        ("GS://a/b", "GS://a/b, expected a local path, gs:// or s3://, found GS://"),
+        ("gs://", "gs://, expected gs://BUCKET/..."),
+        ("s3:///a", "s3:///a, expected s3://BUCKET/..."),
+        (pathlib.Path("gs://a/b"), "gs:/a/b, expected gs://a/b, a string rather than a Path"),
         ("gs://a/b", "gs://a/b: gs:// needs the package gcsfs: pip install 'jaxgen[gs]'"),
         ("s3://a/b", "s3://a/b: s3:// needs the package s3fs: pip install 'jaxgen[s3]'"),
     ],

@@ -9,7 +9,7 @@ from jaxgen.diffusion import DDIM, CosineSchedule, diffusion_loss, make_steps
 from jaxgen.diffusion.conditioning.diffusion_classifier import classify, even_times
 from jaxgen.diffusion.conditioning.editing import encode, last_steps, sdedit
 from jaxgen.diffusion.conditioning.image_to_image import (
-    Colourise,
+    Colorize,
     Inpaint,
     Uncrop,
     Upsample,
@@ -84,7 +84,7 @@ TAKES_IMAGES = {
     "moment_guidance": lambda x: moment_guidance(denoiser, lambda x: x, x)(
         jnp.asarray(UNIT), COSINE.at(0.5)
     ),
-    "Colourise": lambda x: Colourise()(x, KEYS_B),
+    "Colorize": lambda x: Colorize()(x, KEYS_B),
     "Inpaint": lambda x: Inpaint("boxes")(x, KEYS_B),
     "Uncrop": lambda x: Uncrop()(x, KEYS_B),
     "Upsample": lambda x: Upsample(2)(x, KEYS_B),

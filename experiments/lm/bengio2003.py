@@ -9,12 +9,12 @@ corpus the same models are computed, but the paper says nothing about it: no fig
 stand in its table, and nothing is checked. Every row is
 kept in files of its own, with its probabilities: a run started again does what is left.
 
-The rivals are given their strongest form. Kneser-Ney models are modified and interpolated (Chen &
-Goodman 1999), which beats the back-off form by 3 to 4 %; rows "backoff3" to "backoff5" are back-off
-models without the n-grams of order 3 and more that occur once, SRILM's default and so, we guess,
-the paper's. Class-based models are interpolated Kneser-Ney over classes that the exchange algorithm
-finds. The row "best" is what the paper's ideas give today: a larger network with dropout and MLP9,
-mixed with n-grams of words and of classes.
+The baselines are given their strongest form. Kneser-Ney models are modified and interpolated (Chen
+& Goodman 1999), which beats the back-off form by 3 to 4 %; rows "backoff3" to "backoff5" are
+back-off models without the n-grams of order 3 and more that occur once, SRILM's default and so, we
+guess, the paper's. Class-based models are interpolated Kneser-Ney over classes that the exchange
+algorithm finds. The row "best" is what the paper's ideas give today: a larger network with dropout
+and MLP9, mixed with n-grams of words and of classes.
 """
 
 import functools
@@ -104,7 +104,7 @@ class Config(ExperimentConfig):
     Attributes:
       launch: where to run and on what.
       corpus: the Brown corpus as NLTK distributes it, zip or folder; or any other corpus, which is
-        not judged by the paper's figures.
+        not compared with the paper's figures.
       split: words of the training and the validation part, the rest is for test; None for the
         paper's 800,000 and 200,000 of Brown, and for another corpus' own parts.
       rows: names of the rows to compute, separated by spaces or commas; none for all. What they
@@ -265,7 +265,7 @@ class Rows:
         return computed
 
     def network(self, row: Row) -> Computed:
-        """Trains a network, or goes on training it."""
+        """Trains a network, or resumes its training."""
         assert row.network is not None
         report(f"{row.name}: training")
         flags = BEST_RECIPE if row.name == "best-network" else self.config.training

@@ -126,7 +126,7 @@ def report(text: str = "") -> None:
 
 
 def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
-    """Memory, devices, processes and mesh, in the order in which they want to be told."""
+    """Memory, devices, processes and mesh, in the order in which they are reported."""
     keep_freed_memory()
     if launch.devices:
         jax.config.update("jax_platforms", "cpu")

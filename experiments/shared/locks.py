@@ -129,7 +129,7 @@ def read_holder(path: pathlib.Path) -> Holder | None:
         texts = (holder.host, holder.since, holder.token)
         if isinstance(holder.process, int) and all(isinstance(text, str) for text in texts):
             return holder
-    raise InputError(f"{path}: expected the process that uses the folder; remove it if none does")
+    raise InputError(f"{path}, expected the process that uses the folder; remove it if none does")
 
 
 def _write_new(path: pathlib.Path, text: str) -> bool:

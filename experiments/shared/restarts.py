@@ -91,6 +91,6 @@ def check_not_shorter(folder: pathlib.Path, steps: int, what: str) -> None:
     reached = max((int(name) for name in names if name.isdecimal()), default=0)
     if steps < reached:
         raise InputError(
-            f"{what}, {steps:,} updates, but the run in {folder} has made {reached:,}; expected as "
+            f"{what}, {steps:,} updates, but the run in {folder} has made {reached:,}, expected as "
             "many or more, or another --workdir"
         )

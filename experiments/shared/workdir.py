@@ -63,7 +63,7 @@ def open_workdir(
 
     def look() -> None:
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: expected a folder to work in, found a file")
+            raise InputError(f"{folder} is a file, expected a folder to work in")
         if is_main_process():
             claim.take()
         _check_same_run(folder, config, ("launch", *may_differ), saved["data"])
@@ -242,7 +242,7 @@ def _check_shared(claim: Claim) -> None:
             if time.monotonic() > end:
                 raise InputError(
                     f"{claim.folder} on {socket.gethostname()} is not the folder that process 0 "
-                    "writes; expected one --workdir that all processes share"
+                    "writes, expected one --workdir that all processes share"
                 )
             time.sleep(0.1)
 
@@ -280,13 +280,13 @@ def _read_saved(path: pathlib.Path) -> dict[str, Any] | None:
     try:
         saved = json.loads(path.read_bytes())
     except ValueError as error:
-        raise InputError(f"{path}: expected the configuration of a run: {error}") from None
+        raise InputError(f"{path}: {error}, expected the configuration of a run") from None
     if not (
         isinstance(saved, dict)
         and isinstance(saved.get("class"), str)
         and isinstance(saved.get("data", {}), dict)
     ):
-        raise InputError(f"{path}: expected the configuration of a run")
+        raise InputError(f"{path}, expected the configuration of a run")
     return saved
 
 
@@ -295,7 +295,7 @@ def _config_in(saved: Mapping[str, Any], path: pathlib.Path) -> Any:
         return config_from_json(saved, str(path))
     except Exception as error:  # classes check their own fields, and expect the right types
         named = isinstance(error, InputError) and str(path) in str(error)
-        line = str(error) if named else f"{path}: expected the configuration of a run: {error}"
+        line = str(error) if named else f"{path}: {error}, expected the configuration of a run"
         raise InputError(line) from None
 
 

@@ -62,13 +62,13 @@ def write_arpa(path: Path, tables: NgramTables, sentence_marks: bool = False) ->
     size.
 
     Args:
-        path: the file; compressed if its name ends in ``.gz``.
-        tables: what to write, in this order of rows.
-        sentence_marks: add ``<s>`` and ``</s>`` with probability zero where the words lack them.
-            A model of a stream of text has none; KenLM refuses to read a file without.
+      path: the file; compressed if its name ends in ``.gz``.
+      tables: what to write, in this order of rows.
+      sentence_marks: add ``<s>`` and ``</s>`` with probability zero where the words lack them.
+        A model of a stream of text has none; KenLM refuses to read a file without.
 
     Raises:
-        InputError: if a word is empty, holds white space or occurs twice, or the shapes disagree.
+      InputError: if a word is empty, holds white space or occurs twice, or the shapes disagree.
     """
     _check_tables(path, tables)
     if sentence_marks:
@@ -145,18 +145,18 @@ def read_arpa(path: Path) -> NgramTables:
     order a back-off weight of 0 changes nothing and is read, as KenLM does.
 
     Args:
-        path: the file, plain or gzip.
+      path: the file, plain or gzip.
 
     Returns:
-        Words and n-grams in the order of the file.
+      Words and n-grams in the order of the file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: names file and line: the file ends early or is a damaged gzip file, a section
-            is not the expected one or has another number of n-grams than the header says, a line
-            has too few, too many or empty fields, something is not a number or not a logarithm of a
-            probability, a word is no unigram or not UTF-8, an n-gram is given twice, or the n-gram
-            of its first words is missing.
+      FileNotFoundError: if there is no such file.
+      InputError: names file and line: the file ends early or is a damaged gzip file, a section
+        is not the expected one or has another number of n-grams than the header says, a line
+        has too few, too many or empty fields, something is not a number or not a logarithm of a
+        probability, a word is no unigram or not UTF-8, an n-gram is given twice, or the n-gram
+        of its first words is missing.
     """
     with reading(path) as file:
         lines = unify_line_ends(without_mark(file.read(), str(path))).split(b"\n")

@@ -16,8 +16,8 @@ def reading(path: Path) -> Iterator[BinaryIO]:
     """Opens a file for reading bytes, decompressed if it begins as gzip does.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: if the path is a folder, or (from within the block) the gzip file is damaged.
+      FileNotFoundError: if there is no such file.
+      InputError: if the path is a folder, or (from within the block) the gzip file is damaged.
     """
     with open_file(path) as plain:
         compressed = plain.read(len(GZIP_MAGIC)) == GZIP_MAGIC

@@ -25,13 +25,13 @@ def told_by_config(
     """The fields of `jaxgen.spacetime.DiTConfig` that a configuration adds to what shapes tell.
 
     Args:
-        where: What errors call the configuration.
-        config: Its fields.
-        options: The fields that shapes tell.
-        rows: Of the table of classes.
+      where: What errors call the configuration.
+      config: Its fields.
+      options: The fields that shapes tell.
+      rows: Of the table of classes.
 
     Raises:
-        InputError: For the configuration of another model, or of another network than the shapes.
+      InputError: For the configuration of another model, or of another network than the shapes.
     """
     check_class(where, config, CLASS_NAMES)
     given = {field: value for field, value in config.items() if value is not None}
@@ -47,7 +47,7 @@ def told_by_config(
     if (classes := given.get("num_embeds_ada_norm")) is not None:
         if classes not in (rows, rows - 1):
             raise InputError(
-                f"{where}: num_embeds_ada_norm is {classes!r}, but the table has {rows} rows; "
+                f"{where}: num_embeds_ada_norm is {classes!r}, but the table has {rows} rows, "
                 f"expected {rows - 1}, or {rows} without a null class"
             )
         told["null_class"] = rows > classes

@@ -23,7 +23,7 @@ class in each. Blocks are ``blocks.i`` in the original. Its files also hold the 
 cosines of the positions, ``pos_embed``. Shift, scale and gate have the same order everywhere, and
 so have the numbers of a patch at the output (row, column, channel).
 
-The number of heads is told by no shape: it comes from the ``config.json`` that diffusers leaves
+The number of heads follows from no shape: it comes from the ``config.json`` that diffusers leaves
 beside weights, or from the published network with that depth and width, or else from the caller.
 Nothing is guessed. What ``config.json`` and the shapes both tell must agree.
 
@@ -117,20 +117,20 @@ def dit_naming(
     """Whose names a DiT checkpoint has.
 
     Args:
-        tensors: Arrays by name.
-        name: What errors call them; None: the path of a `TensorFile`, else "checkpoint".
-        prefix: What the names begin with before these ("module.", "ema."); None: whatever all of
-            them have in common, see `jaxgen.interop.tensors.without_prefix`.
+      tensors: Arrays by name.
+      name: What errors call them; None: the path of a `TensorFile`, else "checkpoint".
+      prefix: What the names begin with before these ("module.", "ema."); None: whatever all of
+        them have in common, see `jaxgen.interop.tensors.without_prefix`.
 
     Raises:
-        InputError: If they are nobody's.
+      InputError: If they are nobody's.
     """
     tensors = without_prefix(tensors, MARKERS, prefix, name)
     for naming in get_args(Naming):
         if f"{LAYERS[naming]['patch_embedding']}.weight" in tensors:
             return naming
     raise InputError(
-        f"{name_of(tensors, name)}: no weights of a DiT; expected a tensor "
+        f"{name_of(tensors, name)}: no weights of a DiT, expected a tensor "
         "'x_embedder.proj.weight' (original names) or 'pos_embed.proj.weight' (diffusers)"
     )
 
@@ -147,22 +147,22 @@ def dit_options(
     """The fields of `jaxgen.spacetime.DiTConfig` that a checkpoint tells.
 
     Args:
-        tensors: Arrays by name, for instance a `TensorFile`.
-        heads: Attention heads, which no shape tells; None: as the configuration says, or those of
-            the published network of that depth and width.
-        null_class: Whether the last row of the table of classes is the null class; None: as the
-            configuration says, or else True, as both programs always have it unless they were
-            told to train without dropping labels.
-        name: See `dit_naming`.
-        config: Fields of diffusers' ``config.json``; None: those of the file beside a `TensorFile`.
-        prefix: See `dit_naming`.
+      tensors: Arrays by name, for instance a `TensorFile`.
+      heads: Attention heads, which no shape tells; None: as the configuration says, or those of
+        the published network of that depth and width.
+      null_class: Whether the last row of the table of classes is the null class; None: as the
+        configuration says, or else True, as both programs always have it unless they were
+        told to train without dropping labels.
+      name: See `dit_naming`.
+      config: Fields of diffusers' ``config.json``; None: those of the file beside a `TensorFile`.
+      prefix: See `dit_naming`.
 
     Returns:
-        Fields by name; ``mlp_norm_epsilon`` among them only where the configuration says it.
+      Fields by name; ``mlp_norm_epsilon`` among them only where the configuration says it.
 
     Raises:
-        InputError: If these are no weights of a DiT, if a tensor is missing that tells, if nothing
-            tells the heads, or if the configuration is of another network than the shapes.
+      InputError: If these are no weights of a DiT, if a tensor is missing that tells, if nothing
+        tells the heads, or if the configuration is of another network than the shapes.
     """
     where = name_of(tensors, name)
     tensors = without_prefix(tensors, MARKERS, prefix, name)
@@ -177,7 +177,7 @@ def dit_options(
     told.setdefault("heads", PUBLISHED_HEADS.get((options["depth"], options["width"])))
     if told["heads"] is None:
         raise InputError(
-            f"{where}: the number of attention heads is in no tensor, and no {CONFIG} says it; "
+            f"{where}: the number of attention heads is in no tensor, and no {CONFIG} says it, "
             f"expected heads=N, a divisor of the width {options['width']}"
         )
     null = told.setdefault("null_class", True)
@@ -228,20 +228,20 @@ def dit_params(
     """The parameters of `jaxgen.spacetime.DiT` from a checkpoint in either naming.
 
     Args:
-        tensors: Arrays by name, for instance a `TensorFile`.
-        like: The model's parameters, or their abstract values.
-        patch: P of the model.
-        dtype: The type of the parameters; None: that of the tensors.
-        name: See `dit_naming`.
-        prefix: See there.
+      tensors: Arrays by name, for instance a `TensorFile`.
+      like: The model's parameters, or their abstract values.
+      patch: P of the model.
+      dtype: The type of the parameters; None: that of the tensors.
+      name: See `dit_naming`.
+      prefix: See there.
 
     Returns:
-        A tree of numpy arrays with the structure of ``like``.
+      A tree of numpy arrays with the structure of ``like``.
 
     Raises:
-        InputError: If these are no weights of a DiT; for the first tensor that does not fit the
-            model; if diffusers' copies of the embeddings differ between blocks (one network here
-            has one embedding); or if the positions are not the fixed ones.
+      InputError: If these are no weights of a DiT; for the first tensor that does not fit the
+        model; if diffusers' copies of the embeddings differ between blocks (one network here
+        has one embedding); or if the positions are not the fixed ones.
     """
     tensors = without_prefix(tensors, MARKERS, prefix, name)
     naming = dit_naming(tensors, name)
@@ -264,17 +264,17 @@ def dit_tensors(
     """The tensors of a checkpoint in either naming; the inverse of `dit_params`.
 
     Args:
-        params: Parameters of a `jaxgen.spacetime.DiT` with adaLN-Zero blocks and classes; no
-            reader of DiT's checkpoints knows another.
-        naming: "original" or "diffusers".
-        patch: P of the model.
-        grid: Patches along the side of an image; the original code expects the positions of such a
-            grid in a file. None: none are written.
-        dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+      params: Parameters of a `jaxgen.spacetime.DiT` with adaLN-Zero blocks and classes; no
+        reader of DiT's checkpoints knows another.
+      naming: "original" or "diffusers".
+      patch: P of the model.
+      grid: Patches along the side of an image; the original code expects the positions of such a
+        grid in a file. None: none are written.
+      dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
 
     Raises:
-        InputError: For another naming, a parameter that DiT's checkpoints do not have, blocks
-            without gates, or a network without classes.
+      InputError: For another naming, a parameter that DiT's checkpoints do not have, blocks
+        without gates, or a network without classes.
     """
     if naming not in LAYERS:
         raise InputError(f"naming is {naming!r}, expected one of {', '.join(LAYERS)}")
@@ -293,12 +293,12 @@ def _check_published(params: Tree) -> None:
     parts = params["blocks_0"]["modulation"]["bias"].shape[0]
     if parts != 6:
         raise InputError(
-            f"parameter blocks_0/modulation/bias has {parts} vectors; expected shift, scale and "
+            f"parameter blocks_0/modulation/bias has {parts} vectors, expected shift, scale and "
             "gate twice (conditioning 'adaln_zero'), which DiT's checkpoints hold"
         )
     if "label" not in params["condition"]:
         raise InputError(
-            "no parameter condition/label/table; expected a network with classes (num_classes of 1 "
+            "no parameter condition/label/table, expected a network with classes (num_classes of 1 "
             "or more), whose table DiT's checkpoints hold"
         )
 

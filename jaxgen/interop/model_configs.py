@@ -26,7 +26,7 @@ def read_model_config(folder: pathlib.Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise InputError(f"{path}: expected JSON ({error})") from error
+        raise InputError(f"{path}, expected JSON ({error})") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: is a JSON {type(found).__name__}, expected an object of fields")
     return found

@@ -22,11 +22,11 @@ class NgramTables:
     """The content of an ARPA file.
 
     Attributes:
-        words: id -> word.
-        ngrams: for each order k = 1 ... n the word ids of its n-grams, int32 [ngrams, k].
-        log10_probabilities: for each order log10 of each n-gram's probability, -99 for zero.
-        log10_backoffs: for each order log10 of each n-gram's back-off weight, 0 where it has none
-            (everywhere at the highest order).
+      words: id -> word.
+      ngrams: for each order k = 1 ... n the word ids of its n-grams, int32 [ngrams, k].
+      log10_probabilities: for each order log10 of each n-gram's probability, -99 for zero.
+      log10_backoffs: for each order log10 of each n-gram's back-off weight, 0 where it has none
+        (everywhere at the highest order).
     """
 
     words: tuple[str, ...]
@@ -49,10 +49,10 @@ class NgramTables:
         does not; otherwise their probability is zero.
 
         Args:
-            words: the wanted words in the order of their ids, all different.
+          words: the wanted words in the order of their ids, all different.
 
         Raises:
-            InputError: if a word of the list occurs twice, or the tables have none of them.
+          InputError: if a word of the list occurs twice, or the tables have none of them.
         """
         check_not_string(words, "words")
         new_id = {word: i for i, word in enumerate(words)}

@@ -24,9 +24,9 @@ class Rule(NamedTuple):
     """How one parameter is held by tensors.
 
     Attributes:
-        names: The tensors.
-        split: From the parameter to the tensors.
-        join: From the tensors and the parameter's shape to the parameter.
+      names: The tensors.
+      split: From the parameter to the tensors.
+      join: From the tensors and the parameter's shape to the parameter.
     """
 
     names: tuple[str, ...]
@@ -54,8 +54,8 @@ def linear(name: str, inputs: int = 1) -> Rule:
     """The kernel of a linear layer, (out, in) there.
 
     Args:
-        name: The tensor.
-        inputs: How many of the first axes here are inputs; both sides are flat there.
+      name: The tensor.
+      inputs: How many of the first axes here are inputs; both sides are flat there.
     """
 
     def split(x: np.ndarray) -> Arrays:
@@ -122,7 +122,7 @@ def copied(rules: Sequence[Rule]) -> Rule:
         for name, tensor in zip(names, tensors, strict=True):
             if tensor.tobytes() != tensors[0].tobytes():
                 raise InputError(
-                    f"tensor {name!r} differs from {names[0]!r}, of which the model here has one; "
+                    f"tensor {name!r} differs from {names[0]!r}, of which the model here has one, "
                     "expected copies"
                 )
         return rules[0].join(tensors[:1], shape)
@@ -141,20 +141,20 @@ def params_from_tensors(
     """The parameters that tensors hold.
 
     Args:
-        tensors: Arrays by name, for instance a `TensorFile`, of which one tensor at a time is read.
-        like: The model's parameters, or their abstract values (`jaxgen.parallel.plan_layout`).
-        rule_of: The rules.
-        ignored: Names that may be there and are not used.
-        dtype: The type of the parameters; None: that of the tensors.
-        name: See `name_of`.
+      tensors: Arrays by name, for instance a `TensorFile`, of which one tensor at a time is read.
+      like: The model's parameters, or their abstract values (`jaxgen.parallel.plan_layout`).
+      rule_of: The rules.
+      ignored: Names that may be there and are not used.
+      dtype: The type of the parameters; None: that of the tensors.
+      name: See `name_of`.
 
     Returns:
-        A tree of numpy arrays with the structure and the shapes of ``like``.
+      A tree of numpy arrays with the structure and the shapes of ``like``.
 
     Raises:
-        InputError: For the first tensor, in the order of the model's names, that is missing, has
-            another shape, or is not of floating-point numbers; then for the first that the model
-            has not.
+      InputError: For the first tensor, in the order of the model's names, that is missing, has
+        another shape, or is not of floating-point numbers; then for the first that the model
+        has not.
     """
     where = name_of(tensors, name)
     rules = _rules(like, rule_of)
@@ -175,12 +175,12 @@ def tensors_from_params(
     """The tensors that hold parameters; the inverse of `params_from_tensors`.
 
     Args:
-        params: The parameters.
-        rule_of: The rules.
-        dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+      params: The parameters.
+      rule_of: The rules.
+      dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
 
     Raises:
-        InputError: For a parameter that the other program's model has not.
+      InputError: For a parameter that the other program's model has not.
     """
     paths, _ = _paths(params)
     values = dict(zip(paths, jax.tree.leaves(params), strict=True))
@@ -197,8 +197,8 @@ class Renamed(Mapping[str, np.ndarray]):
     """Tensors under other names; read as lazily as the mapping that it wraps.
 
     Attributes:
-        path: That of the mapping, see `name_of`.
-        config: That of the mapping, if it is a `TensorFile`.
+      path: That of the mapping, see `name_of`.
+      config: That of the mapping, if it is a `TensorFile`.
     """
 
     def __init__(
@@ -207,8 +207,8 @@ class Renamed(Mapping[str, np.ndarray]):
         """Looks at the names.
 
         Args:
-            tensors: Arrays by name.
-            rename: From a name to the new one, or to None for a tensor that is left out.
+          tensors: Arrays by name.
+          rename: From a name to the new one, or to None for a tensor that is left out.
         """
         self.path = getattr(tensors, "path", "checkpoint")
         self.config = getattr(tensors, "config", None)
@@ -241,18 +241,18 @@ def without_prefix(
     """Tensors by what their names say after a prefix, such as ``module.``, ``model.`` or ``ema.``.
 
     Args:
-        tensors: Arrays by name.
-        markers: Names without prefix, of which every such checkpoint has one.
-        prefix: The prefix; tensors with others are left out. None: the one that all names have in
-            common, if the markers tell one.
-        name: See `name_of`.
+      tensors: Arrays by name.
+      markers: Names without prefix, of which every such checkpoint has one.
+      prefix: The prefix; tensors with others are left out. None: the one that all names have in
+        common, if the markers tell one.
+      name: See `name_of`.
 
     Returns:
-        The tensors themselves where there is no prefix.
+      The tensors themselves where there is no prefix.
 
     Raises:
-        InputError: Where no name has the prefix; where the markers tell several (of parameters and
-            of their moving average, say), or one that other tensors have not.
+      InputError: Where no name has the prefix; where the markers tell several (of parameters and
+        of their moving average, say), or one that other tensors have not.
     """
     where = name_of(tensors, name)
     if prefix is not None:
@@ -266,14 +266,14 @@ def without_prefix(
         found = sorted({_prefix(each, ends) for each in marked})
         if len(found) > 1:
             raise InputError(
-                f"{where}: has tensors of several networks, under {', '.join(found)}; expected "
+                f"{where}: has tensors of several networks, under {', '.join(found)}, expected "
                 f"one, or prefix={found[0]!r}, say"
             )
         prefix = found[0]
         for each in tensors:
             if not each.startswith(prefix):
                 raise InputError(
-                    f"{where}: tensor {each!r} has not the prefix {prefix!r} of the network's; "
+                    f"{where}: tensor {each!r} has not the prefix {prefix!r} of the network's, "
                     f"expected it in all names, or prefix={prefix!r}, which leaves others out"
                 )
     length = len(prefix)
@@ -290,7 +290,7 @@ def check_array(where: str, name: str, value: Any) -> None:
     """Refuses what is no array of numpy or JAX, tensors of PyTorch among them.
 
     Raises:
-        InputError: Saying what it is.
+      InputError: Saying what it is.
     """
     if isinstance(value, np.ndarray | jax.Array):
         return

@@ -114,20 +114,20 @@ def unet_options(
     """The fields of `jaxgen.spacetime.UNetConfig` for a diffusers configuration.
 
     Args:
-        config: The content of a ``config.json`` of a ``UNet2DModel``, or a `TensorFile` that has
-            one beside it; fields that it leaves out have diffusers' defaults, fields that say
-            nothing about the network are passed over.
-        null_class: Whether the last row of the table of classes is the null class.
+      config: The content of a ``config.json`` of a ``UNet2DModel``, or a `TensorFile` that has
+        one beside it; fields that it leaves out have diffusers' defaults, fields that say
+        nothing about the network are passed over.
+      null_class: Whether the last row of the table of classes is the null class.
 
     Raises:
-        InputError: For a value that the U-Net here has not, or the configuration of another model;
-            the message names the field. For a `TensorFile` without a ``config.json``.
+      InputError: For a value that the U-Net here has not, or the configuration of another model;
+        the message names the field. For a `TensorFile` without a ``config.json``.
     """
     if isinstance(config, TensorFile):
         if config.config is None:
             raise InputError(
                 f"{config.path}: no config.json beside it, which says what no shape tells (heads, "
-                "groups, epsilon); expected one, or its content"
+                "groups, epsilon), expected one, or its content"
             )
         config = config.config
     check_class("the U-Net's configuration", config, ["UNet2DModel"])
@@ -177,18 +177,18 @@ def unet_params(
     """The parameters of `jaxgen.spacetime.UNet` from the weights of a ``UNet2DModel``.
 
     Args:
-        tensors: Arrays by name, for instance a `TensorFile`; older names of attention, too.
-        like: The model's parameters, or their abstract values.
-        dtype: The type of the parameters; None: that of the tensors.
-        name: What errors call the tensors; None: the path of a `TensorFile`, else "checkpoint".
-        prefix: What the names begin with before diffusers' own; None: whatever all of them have in
-            common, see `jaxgen.interop.tensors.without_prefix`.
+      tensors: Arrays by name, for instance a `TensorFile`; older names of attention, too.
+      like: The model's parameters, or their abstract values.
+      dtype: The type of the parameters; None: that of the tensors.
+      name: What errors call the tensors; None: the path of a `TensorFile`, else "checkpoint".
+      prefix: What the names begin with before diffusers' own; None: whatever all of them have in
+        common, see `jaxgen.interop.tensors.without_prefix`.
 
     Returns:
-        A tree of numpy arrays with the structure of ``like``.
+      A tree of numpy arrays with the structure of ``like``.
 
     Raises:
-        InputError: For the first tensor that does not fit the model.
+      InputError: For the first tensor that does not fit the model.
     """
     tensors = without_prefix(tensors, ["conv_in.weight"], prefix, name)
     return params_from_tensors(Renamed(tensors, _present), like, _rule, dtype=dtype, name=name)
@@ -198,8 +198,8 @@ def unet_tensors(params: Tree, dtype: str | None = None) -> dict[str, np.ndarray
     """The weights of a ``UNet2DModel`` from parameters; the inverse of `unet_params`.
 
     Args:
-        params: Parameters of a `jaxgen.spacetime.UNet`.
-        dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+      params: Parameters of a `jaxgen.spacetime.UNet`.
+      dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
     """
     return tensors_from_params(params, _rule, dtype)
 

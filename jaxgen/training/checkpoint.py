@@ -60,7 +60,7 @@ Which = Literal["latest", "best"] | int
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a checkpoint says about a model.
+    """What a checkpoint holds about a model.
 
     Attributes:
       config: the configuration that it was saved with.
@@ -78,7 +78,7 @@ class LoadedModel:
 class Checkpoints:
     """The checkpoints of one run, for saving and resuming. Use it in a ``with`` block.
 
-    Saving goes on in the background; leaving the block waits for it. All processes of a run make
+    Saving continues in the background; leaving the block waits for it. All processes of a run make
     the same calls. What cannot be written (a full disk) is an `OSError` that names the folder, of
     the call that finds it: the next `save`, `wait` or `close`.
 
@@ -116,12 +116,12 @@ class Checkpoints:
             holds checkpoints of another configuration, naming the fields that differ.
         """
         if keep < 1:
-            raise InputError(f"keep={keep}: expected at least 1 checkpoint")
+            raise InputError(f"keep is {keep}, expected at least 1 checkpoint")
         if mode not in ("min", "max"):
-            raise InputError(f"mode={mode!r}: expected one of min, max")
+            raise InputError(f"mode is {mode!r}, expected one of min, max")
         self.folder = _folder(folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: expected a folder for checkpoints, found a file")
+            raise InputError(f"{self.folder} is a file, expected a folder for checkpoints")
         self.metric, self.mode, self._keep = metric, mode, keep
         self._run = {
             "config": config_to_json(config),
@@ -161,7 +161,7 @@ class Checkpoints:
         """Saves a state under its step.
 
         A step that is saved already is left alone, unless there are figures now that it lacks: then
-        it is written anew. Returns when the arrays are copied, so the state may be donated to the
+        it is rewritten. Returns when the arrays are copied, so the state may be donated to the
         next step.
 
         Args:
@@ -343,13 +343,13 @@ def _find(path: Path, which: Which) -> pathlib.Path:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder of checkpoints")
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of checkpoints, found a file")
+        raise InputError(f"{folder} is a file, expected a folder of checkpoints")
     if folder.name.isdecimal() and (folder / STATE).is_dir():
         return folder
     with open_checkpointer(folder) as checkpointer:
         figures = figures_of(checkpointer)
     if not any((folder / str(step) / part).is_dir() for step in figures for part in (STATE, RUN)):
-        raise InputError(f"{folder}: expected a folder of checkpoints, found none in it")
+        raise InputError(f"{folder} holds no checkpoint, expected a folder of checkpoints")
     run = read_run(folder / str(max(figures))) if which == "best" else {}
     return _choose(folder, figures, which, run.get("metric"), run.get("mode", "min"))
 

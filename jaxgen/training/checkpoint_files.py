@@ -259,7 +259,7 @@ def _naming_bad_figures(folder: pathlib.Path) -> Iterator[None]:
                 json.loads(path.read_bytes())
             except ValueError as fault:
                 others = newest_intact(path.parents[1], read_run)
-                raise InputError(f"{path}: expected JSON ({fault}); {others}") from error
+                raise InputError(f"{path}, expected JSON ({fault}); {others}") from error
         raise
 
 

@@ -56,7 +56,7 @@ class LoopConfig:
       evaluate_every: after how many steps to evaluate, and once at the end; 0 for the end only.
       checkpoint_every: after how many steps to save; 0 for the end (and each new best) only.
       metric: the evaluation's figure that says which model is best, for early stopping; a new best
-        is on disk before the run goes on. None: no early stopping.
+        is on disk before the run continues. None: no early stopping.
       mode: whether the best is the smallest or the largest.
       patience: stop after so many evaluations in a row without a new best; None: never.
       max_skipped_in_a_row: stop with an error after so many steps in a row whose loss or gradient
@@ -79,20 +79,20 @@ class LoopConfig:
     def __post_init__(self) -> None:
         for name in ("steps_per_call", "log_every", "max_skipped_in_a_row"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name in ("steps", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: expected at least 0")
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 0")
         for name in ("log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) % self.steps_per_call:
                 raise InputError(
-                    f"{name}={getattr(self, name)}: expected a multiple of "
+                    f"{name} is {getattr(self, name)}, expected a multiple of "
                     f"steps_per_call={self.steps_per_call}"
                 )
         if self.mode not in ("min", "max"):
-            raise InputError(f"mode={self.mode!r}: expected one of min, max")
+            raise InputError(f"mode is {self.mode!r}, expected one of min, max")
         if self.patience is not None and (self.patience < 1 or self.metric is None):
-            raise InputError(f"patience={self.patience}: expected at least 1, and a metric")
+            raise InputError(f"patience is {self.patience}, expected at least 1, and a metric")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def fit(
     put: Callable[..., Batch] = put_batch,
     padding: Padding | None = None,
 ) -> FitResult:
-    """Trains, or goes on training where `checkpoints` holds an earlier state of the run.
+    """Trains, or resumes where `checkpoints` holds an earlier state of the run.
 
     SIGINT and SIGTERM end the run cleanly: the step under way is finished, a checkpoint saved, and
     `SystemExit` raised with 128 + the signal's number; a second signal ends it at once. (Several
@@ -316,7 +316,7 @@ class _Run:
         if metric is None:
             return False
         if metric not in self.figures:
-            raise InputError(f"metric={metric!r}: expected one of {', '.join(self.figures)}")
+            raise InputError(f"metric is {metric!r}, expected one of {', '.join(self.figures)}")
         value, sign = self.figures[metric], 1 if self.config.mode == "min" else -1
         better = progress.best is None or sign * value < sign * progress.best
         if better and math.isfinite(value):

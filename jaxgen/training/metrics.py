@@ -115,12 +115,13 @@ def _event_writer(folder: pathlib.Path, step: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise InputError(
-            "tensorboard=True needs the package tensorboardX: pip install 'jaxgen[experiments]'"
+            "tensorboard is True, expected the package tensorboardX: pip install "
+            "'jaxgen[experiments]'"
         ) from None
     try:
         return SummaryWriter(str(folder), purge_step=step + 1 if step else 0, flush_secs=10)
     except ImportError as error:  # of what it writes to a bucket with
-        raise InputError(f"tensorboard=True in {folder}: {error}") from None
+        raise InputError(f"tensorboard is True in {folder}: {error}") from None
 
 
 def read_records(path: Path) -> list[Record]:
@@ -142,7 +143,9 @@ def read_records(path: Path) -> list[Record]:
         except (ValueError, RecursionError):
             record = None
         if not (isinstance(record, dict) and type(record.get("step")) is int):
-            raise InputError(f"{path}, line {number}: expected a JSON object with a 'step'")
+            raise InputError(
+                f"{path}, line {number}, is no record, expected a JSON object with a 'step'"
+            )
         for name, value in record.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InputError(f"{path}, line {number}: {name} is {value!r}, expected a number")
@@ -184,9 +187,9 @@ def read_figures(path: Path) -> dict[str, Any]:
     try:
         figures = json.loads(as_path(path).read_bytes())
     except ValueError as error:
-        raise InputError(f"{path}: expected figures by name as JSON ({error})") from None
+        raise InputError(f"{path}, expected figures by name as JSON ({error})") from None
     if not isinstance(figures, dict):
-        raise InputError(f"{path}: expected figures by name as a JSON object")
+        raise InputError(f"{path}, expected figures by name as a JSON object")
     return figures_from_json(figures)
 
 

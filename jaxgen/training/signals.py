@@ -80,7 +80,7 @@ _current: Signals | None = None
 
 @contextlib.contextmanager
 def handled() -> Iterator[Signals]:
-    """SIGINT and SIGTERM raise `Interrupted` in the block; in a block within, the same goes on.
+    """SIGINT and SIGTERM raise `Interrupted` in the block; in a block within, the same holds.
 
     Only the main thread can set handlers: elsewhere nothing is ever received.
     """

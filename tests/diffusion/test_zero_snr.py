@@ -76,7 +76,7 @@ def ways_to_sample(target):
 def test_sampling_from_pure_noise_wants_more_than_the_noise(target):
     """However deep the network lies; the levels a > 0 of the same schedule are fine."""
     for name, call in ways_to_sample(target).items():
-        with pytest.raises(InputError, match=f"target='{target}' at a level with a = 0"):
+        with pytest.raises(InputError, match=f"target is '{target}' at a level with a = 0"):
             print(name, call())
     denoiser = make_denoiser(lambda z, time: 0.1 * z, target)
     later = last_steps(BEGIN, 0.8)
@@ -90,5 +90,5 @@ def test_v_says_all_where_noise_says_nothing():
     assert float(jnp.abs(z).max()) > 0.01
     gaussian = gaussian_denoiser(np.zeros(2), np.eye(2))
     rescaled = classifier_free_guidance(gaussian, gaussian, 1.0, rescale=0.5, rescale_target="e")
-    with pytest.raises(InputError, match="target='e' at a level with a = 0"):
+    with pytest.raises(InputError, match="target is 'e' at a level with a = 0"):
         sample(DDIM(), rescaled, Z, BEGIN, KEY)

@@ -93,7 +93,7 @@ def test_a_configuration_that_contradicts_the_shapes(changes, fault, saved):
 
 
 def test_configurations_that_are_none_and_callers_that_contradict(saved):
-    with pytest.raises(InputError, match=r"config\.json: expected JSON"):
+    with pytest.raises(InputError, match=r"config\.json, expected JSON"):
         dit_options(saved("{"))
     with pytest.raises(InputError, match=r"config\.json: is a JSON list, expected an object"):
         dit_options(saved("[]"))
@@ -140,7 +140,7 @@ def test_a_prefix_of_all_names_is_left_out(prefix):
 def test_of_several_networks_in_a_file_one_is_asked_for():
     both = {f"model.{name}": value for name, value in original_tensors().items()}
     both |= {f"ema.{name}": 2 * value for name, value in original_tensors().items()}
-    with pytest.raises(InputError, match=r"several networks, under ema\., model\.; expected one"):
+    with pytest.raises(InputError, match=r"several networks, under ema\., model\., expected one"):
         dit_params(both, like(), P)
     found = dit_tensors(dit_params(both, like(), P, prefix="ema."), "original", P)
     wanted = dit_params({k: 2 * v for k, v in original_tensors().items()}, like(), P)

@@ -82,6 +82,6 @@ def test_checkpoints_are_not_written_where_orbax_cannot(tmp_path, monkeypatch):
         InputError, match=r"gs://.* needs the package gcsfs: pip install 'jaxgen\[gs"
     ):
         Checkpoints("gs://bucket/run/checkpoints")
-    with pytest.raises(InputError, match="foo://run: expected a local path, gs:// or s3://"):
+    with pytest.raises(InputError, match="foo://run, expected a local path, gs:// or s3://"):
         load_model("foo://run")
     assert not list(tmp_path.iterdir())

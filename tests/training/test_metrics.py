@@ -86,7 +86,9 @@ def test_resuming_drops_later_records_and_a_torn_line(tmp_path):
 def test_a_broken_log_is_refused_by_line(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
-    with pytest.raises(InputError, match=r"metrics.jsonl, line 2: expected a JSON object"):
+    with pytest.raises(
+        InputError, match=r"metrics.jsonl, line 2, is no record, expected a JSON object"
+    ):
         read_records(path)
 
 
@@ -134,7 +136,7 @@ def test_figures_are_read_as_they_were_written_and_nothing_else_is(tmp_path):
     assert read_figures(path) == figures
     for content in (b"", b"{", b"[1]", b"3", b'{"a": 1}}', b"\xff\xfe\xfd"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"metrics.json: expected figures by name as [^\n]*$"):
+        with pytest.raises(InputError, match=r"metrics.json, expected figures by name as [^\n]*$"):
             read_figures(path)
 
 

@@ -73,7 +73,7 @@ def load_images(
     largest = int(images.images.max())
     if 0 < largest < LEAST_MAXIMUM:
         warnings.warn(
-            f"{images.name}: pixels reach {largest} of 255, all nearly black; expected bytes that"
+            f"{images.name}: pixels reach {largest} of 255, all nearly black, expected bytes that"
             " use the range 0 to 255",
             stacklevel=2,
         )

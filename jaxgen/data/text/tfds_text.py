@@ -68,7 +68,7 @@ def open_builder(name: str, data_dir: Path | None) -> Any:
     """
     if not _is_name(name):
         raise InputError(
-            f"tfds:{name}: expected tfds:NAME, tfds:NAME/CONFIGURATION or tfds:NAME:VERSION, such"
+            f"tfds:{name}, expected tfds:NAME, tfds:NAME/CONFIGURATION or tfds:NAME:VERSION, such"
             " as tfds:lm1b or tfds:mnist:3.0.1"
         )
     try:

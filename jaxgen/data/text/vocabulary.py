@@ -139,7 +139,7 @@ class Vocabulary:
 
 def _check_word(word: object) -> None:
     if not isinstance(word, str):
-        raise InputError(f"tokens contain {word!r}, a {type(word).__name__}; expected words")
+        raise InputError(f"tokens contain {word!r}, a {type(word).__name__}, expected words")
 
 
 def _first_repeated(words: Iterable[str]) -> str:
@@ -177,9 +177,9 @@ def count_vocabulary(
     """
     check_not_string(tokens, "tokens")
     if rare_frequency < 0:
-        raise InputError(f"rare_frequency is {rare_frequency}; expected 0 or more")
+        raise InputError(f"rare_frequency is {rare_frequency}, expected 0 or more")
     if maximum_size is not None and maximum_size < 2:
-        raise InputError(f"maximum_size is {maximum_size}; expected 2 or more")
+        raise InputError(f"maximum_size is {maximum_size}, expected 2 or more")
     number: dict[str, int] = {}
     types_N = np.fromiter((number.setdefault(token, len(number)) for token in tokens), np.int64)
     for word in number:

@@ -113,11 +113,11 @@ def test_a_string_is_no_list_of_words():
         vocabulary.encode("the cat")
     with pytest.raises(InputError, match="tokens are the string b'the', expected a list"):
         vocabulary.encode(b"the")
-    with pytest.raises(InputError, match="tokens contain 7, a int; expected words"):
+    with pytest.raises(InputError, match="tokens contain 7, a int, expected words"):
         vocabulary.encode(["the", 7])
     with pytest.raises(InputError, match="tokens are the string 'the cat', expected a list"):
         count_vocabulary("the cat")
-    with pytest.raises(InputError, match="tokens contain 1, a int; expected words"):
+    with pytest.raises(InputError, match="tokens contain 1, a int, expected words"):
         count_vocabulary(["a", 1])
     with pytest.raises(InputError, match="words are the string 'ab', expected a list"):
         Vocabulary("ab")

@@ -27,7 +27,7 @@ from jaxgen.diffusion.process.predictions import TARGETS, channels_of, make_targ
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.errors import InputError
 
-FRAMES = ("vp", "ve", "flow")
+SCALINGS = ("vp", "ve", "flow")
 LOG_SNRS = np.array([-9.0, -4.0, -1.0, 0.0, 1.0, 4.0, 9.0])
 RATIO = np.exp(LOG_SNRS)
 FORMULAS = {
@@ -48,10 +48,10 @@ FORMULAS = {
 }
 
 
-def level_of(log_snr, frame):
+def level_of(log_snr, scaling):
     """A level in float64 (numpy), so that weights are computed in it."""
     log_snr = np.asarray(log_snr, np.float64)
-    return Level(np.full_like(log_snr, 0.5), log_snr, *scales(log_snr, frame))
+    return Level(np.full_like(log_snr, 0.5), log_snr, *scales(log_snr, scaling))
 
 
 def in_float32(level):
@@ -63,9 +63,9 @@ def weights_on_device(level):
     return {name: weighting.weight(level) for name, (weighting, _) in FORMULAS.items()}
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_weights_of_x_are_the_formulas(frame):
-    level = level_of(LOG_SNRS, frame)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_weights_of_x_are_the_formulas(scaling):
+    level = level_of(LOG_SNRS, scaling)
     on_device = weights_on_device(in_float32(level))
     for name, (weighting, want) in FORMULAS.items():
         np.testing.assert_allclose(weighting.weight(level), want, rtol=1e-10, err_msg=name)
@@ -73,10 +73,10 @@ def test_weights_of_x_are_the_formulas(frame):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("frame", FRAMES)
-def test_every_target_gives_the_loss_of_x(target, frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_every_target_gives_the_loss_of_x(target, scaling):
     """weight(target) |target - prediction|^2 == w(SNR) |x - x^|^2, whatever is predicted."""
-    level = level_of(LOG_SNRS, frame)
+    level = level_of(LOG_SNRS, scaling)
     rng = np.random.default_rng(0)
     x, e, wrong = (rng.normal(size=(7, 2)) for _ in range(3))
     a, s = level.a[:, None], level.s[:, None]
@@ -110,21 +110,21 @@ def test_every_target_gives_the_loss_of_x(target, frame):
 
 
 @pytest.mark.parametrize(
-    ("frame", "log_snr"),
+    ("scaling", "log_snr"),
     [
-        *itertools.product(FRAMES, [-30.0, 0.0, 30.0, np.inf]),
+        *itertools.product(SCALINGS, [-30.0, 0.0, 30.0, np.inf]),
         ("vp", -np.inf),
         ("flow", -np.inf),
     ],
 )
-def test_plain_losses_have_weight_one(frame, log_snr):
-    """SNR is the e loss in every frame; SNR + 1 the v loss in vp, FlowLoss that of flow."""
-    level = level_of(log_snr, frame)
+def test_plain_losses_have_weight_one(scaling, log_snr):
+    """SNR is the e loss in every scaling; SNR + 1 the v loss in vp, FlowLoss that of flow."""
+    level = level_of(log_snr, scaling)
     assert SNR().weight(level, "e") == 1
     assert Constant().weight(level, "x") == 1
-    if frame == "vp":
+    if scaling == "vp":
         np.testing.assert_allclose(SNRPlus().weight(level, "v"), 1, rtol=1e-12)
-    if frame == "flow":
+    if scaling == "flow":
         np.testing.assert_allclose(FlowLoss().weight(level, "flow"), 1, rtol=1e-6)
 
 
@@ -204,10 +204,10 @@ def test_losses_at_both_ends_are_finite_with_finite_gradients(target):
             for name, weighting in WEIGHTINGS.items()
         }
 
-    for frame, log_snr in itertools.product(["vp", "flow"], [-np.inf, np.inf]):
-        found = values_and_gradients(in_float32(level_of([log_snr], frame)))
+    for scaling, log_snr in itertools.product(["vp", "flow"], [-np.inf, np.inf]):
+        found = values_and_gradients(in_float32(level_of([log_snr], scaling)))
         for name, (value, gradient) in found.items():
-            case, finite = (name, frame, log_snr, value), is_finite_at(log_snr, name, target)
+            case, finite = (name, scaling, log_snr, value), is_finite_at(log_snr, name, target)
             assert np.isfinite(value) == finite, case
             assert np.isfinite(gradient).all() == finite, case
             assert not np.isnan(value), case
@@ -225,11 +225,11 @@ def test_prediction_loss_is_the_weighted_loss_of_x(target):
         loss_B = prediction_loss(prediction, x, e, level, target=target, weighting=SNR())
         return loss_B, to_x_and_e(prediction, z, level, target)[0]
 
-    for frame in FRAMES:
-        level = in_float32(level_of([-2.0, -0.5, 1.0, 3.0], frame))
+    for scaling in SCALINGS:
+        level = in_float32(level_of([-2.0, -0.5, 1.0, 3.0], scaling))
         found, x_hat = loss_and_x(level)
         want = np.exp(level.log_snr) * ((x - np.asarray(x_hat, np.float64)) ** 2).mean((1, 2))
-        np.testing.assert_allclose(found, want, rtol=2e-3, err_msg=frame)
+        np.testing.assert_allclose(found, want, rtol=2e-3, err_msg=scaling)
 
 
 def test_the_error_of_both():
@@ -256,14 +256,14 @@ def test_weights_of_the_log_snr_have_gradients():
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (lambda: weighting_named("snr+1"), "weighting='snr.1': expected one of constant, snr"),
-        (lambda: TruncatedSNR(0), "floor=0: expected a finite number > 0"),
-        (lambda: SNRPlus(-1), "added=-1"),
-        (lambda: MinSNR(math.inf), "gamma=inf"),
-        (lambda: SoftMinSNR(0), "gamma=0"),
-        (lambda: P2(k=0), "k=0"),
-        (lambda: P2(gamma=-1), "gamma=-1: expected a finite number >= 0"),
-        (lambda: SNR().weight(level_of(0.0, "vp"), "noise"), "target='noise'"),
+        (lambda: weighting_named("snr+1"), "weighting is 'snr.1', expected one of constant, snr"),
+        (lambda: TruncatedSNR(0), "floor is 0, expected a finite number > 0"),
+        (lambda: SNRPlus(-1), "added is -1"),
+        (lambda: MinSNR(math.inf), "gamma is inf"),
+        (lambda: SoftMinSNR(0), "gamma is 0"),
+        (lambda: P2(k=0), "k is 0"),
+        (lambda: P2(gamma=-1), "gamma is -1, expected a finite number >= 0"),
+        (lambda: SNR().weight(level_of(0.0, "vp"), "noise"), "target is 'noise'"),
     ],
 )
 def test_bad_input(make, fault):

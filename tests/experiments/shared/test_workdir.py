@@ -43,11 +43,11 @@ class Config(ExperimentConfig):
 
     Attributes:
       rates: in a part of their own.
-      strengths: several at once.
+      guidance_weights: several at once.
     """
 
     rates: Rates = Rates()
-    strengths: tuple[float, ...] = ()
+    guidance_weights: tuple[float, ...] = ()
 
 
 def at(folder, **options):
@@ -132,7 +132,7 @@ def test_who_takes_a_folder_over_at_the_same_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", ["{", "[]", '{"host": 3}', "null", "\x00", '"running"'])
 def test_a_lock_that_is_none_is_named(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
-    with pytest.raises(InputError, match=r"running\.json: expected the process that uses"):
+    with pytest.raises(InputError, match=r"running\.json, expected the process that uses"):
         take_lock(tmp_path)
 
 
@@ -252,7 +252,9 @@ def test_odd_values_in_a_configuration_file_are_one_line(tmp_path):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize(
-    "flags", [["--rate"], ["--limit"], ["--strengths", "1.5"]], ids=["rate", "limit", "strengths"]
+    "flags",
+    [["--rate"], ["--limit"], ["--guidance_weights", "1.5"]],
+    ids=["rate", "limit", "guidance_weights"],
 )
 def test_numbers_that_are_not_finite_are_refused(flags, value, tmp_path):
     with pytest.raises(InputError, match=rf"^{flags[0][2:]} is .*{value}.*, expected finite"):
