@@ -1,4 +1,4 @@
-"""Contenders of a benchmark: processes that stay alive and time their own runs when told to.
+"""Contenders of a benchmark: processes that stay alive and time their own runs on command.
 
 Each is a process of its own, so frameworks do not share threads or memory, and they take turns: one
 run of each, round after round, so that whatever else the machine does falls on all of them. What is
@@ -29,7 +29,7 @@ SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Contender:
-    """The benchmark's end of a contender: tells it to run, reads what it says."""
+    """The benchmark's end of a contender: commands it to run, reads its messages."""
 
     def __init__(self, process: subprocess.Popen):
         self.process = process
@@ -85,12 +85,12 @@ class Contender:
 
 
 def send(message: dict) -> None:
-    """What a contender says."""
+    """A contender's messages."""
     print(json.dumps(message), flush=True)
 
 
 def receive() -> str:
-    """What it is told."""
+    """Its commands."""
     return sys.stdin.readline().strip()
 
 

@@ -6,13 +6,13 @@
         --sides jaxgen torch torch.compile --peak-tflops 989   # utilisation of a GPU (H100, H200)
     ... --depth 4                                      # the same in a sixth of the time to compile
 
-The rival is diffusers' DiT in PyTorch (`benchmarks/dit_torch.py`) with the same weights, labels and
-noise; before anything is timed the two samples are compared. Both run on a GPU where there is one.
-In bfloat16 weights are cast once for sampling, and kept in float32 in training (torch: autocast).
-Contenders are processes that take turns (`benchmarks/contenders.py`); "product" is a square matrix
-product of the same framework, the limit that the machine sets. Multiply-adds are those of the
-network (`jaxgen.nn.counting`), a training step counted as three forward passes; utilisation is
-twice their number over time and peak.
+The baseline is diffusers' DiT in PyTorch (`benchmarks/dit_torch.py`) with the same weights, labels
+and noise; before anything is timed the two samples are compared. Both run on a GPU where there is
+one. In bfloat16 weights are cast once for sampling, and kept in float32 in training (torch:
+autocast). Contenders are processes that take turns (`benchmarks/contenders.py`); "product" is a
+square matrix product of the same framework, the limit that the machine sets. Multiply-adds are
+those of the network (`jaxgen.nn.counting`), a training step counted as three forward passes;
+utilisation is twice their number over time and peak.
 """
 
 import argparse
@@ -305,7 +305,7 @@ def make_sampling(model, params: dict, arrays: dict, steps: int) -> Callable[[],
             scale - 1,
             target="e",
             time_input=step_index(schedule),
-            learnt_variance=True,
+            learned_variance=True,
         )
         return sample(sampler, denoiser, noise, table, jax.random.key(0))
 

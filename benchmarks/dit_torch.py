@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHANNELS = 4
-"""Channels of a latent; the network says twice as many: the noise, and its variance."""
+"""Channels of a latent; the network predicts twice as many: the noise, and its variance."""
 
 
 def make_network(shape: dict, weights: str) -> DiTTransformer2DModel:
@@ -82,7 +82,7 @@ def make_training(
 ):
     """``run()``: `steps` updates of AdamW on the squared error of the noise."""
     network = network.train().to(DEVICE)
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         network.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
     )
     if compiled:
@@ -99,9 +99,9 @@ def make_training(
             with lower:
                 output = network(z, timestep=times, class_labels=labels).sample[:, :CHANNELS]
             loss = torch.nn.functional.mse_loss(output.float(), noise)
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         return float(loss.detach())
 
     return run

@@ -1,6 +1,6 @@
 """The network of benchmarks/nplm.py in PyTorch: three ways to write one training step.
 
-* ``textbook``: modules, autograd and a fused optimiser, as most people would write it.
+* ``textbook``: modules, autograd and a fused optimizer, as most people would write it.
 * ``compiled``: the same through ``torch.compile``.
 * ``by_hand``: the gradient written out over chunks of 128 examples in preallocated buffers, with
   ``addmm_`` to accumulate: the fastest that we could write.
@@ -38,7 +38,7 @@ def make_stepper(variant: str, shape: dict, learning_rate: float):
     network = Network(**shape)
     if variant == "by_hand":
         return ByHand(network, learning_rate).run
-    optimiser = torch.optim.SGD(network.parameters(), lr=learning_rate, fused=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, fused=True)
 
     def loss_of(contexts, targets):
         return F.cross_entropy(network(contexts), targets)
@@ -48,10 +48,10 @@ def make_stepper(variant: str, shape: dict, learning_rate: float):
 
     def run(contexts, targets):
         for context, target in zip(contexts, targets, strict=True):
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss = loss_of(context, target)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         return float(loss.detach())
 
     return run

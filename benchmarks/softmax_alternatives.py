@@ -3,7 +3,7 @@
     python -m benchmarks.softmax_alternatives                          # built-in corpus, minutes
     python -m benchmarks.softmax_alternatives --corpus brown.zip --epochs 5 --batch 256 --out DIR
 
-The contenders train the same network on the same batches with the same optimiser and schedule:
+The contenders train the same network on the same batches with the same optimizer and schedule:
 
     full              the softmax over all words
     tree              tree-structured probabilities, the tree from exchange classes
@@ -204,7 +204,7 @@ def build(name: str, setting: Setting, features_VF: np.ndarray | None = None) ->
         "sampled 2": lambda: make_sampled(setting, 2),
     }
     if name not in makers:
-        raise SystemExit(f"contender {name!r}: expected one of {', '.join(makers)}")
+        raise SystemExit(f"contender is {name!r}, expected one of {', '.join(makers)}")
     start = time.perf_counter()
     parts = makers[name]()
     set_up = time.perf_counter() - start
@@ -323,8 +323,8 @@ def run(corpus: Corpus, arguments: argparse.Namespace) -> list[Contender]:
     contenders = [build(name, setting) for name in wanted if name != FROM_FEATURES]
     train(contenders)
     if FROM_FEATURES in wanted:
-        learnt = next(c for c in contenders if c.name == "full").state.params["context"]["C"]
-        contenders.append(build(FROM_FEATURES, setting, np.asarray(learnt)))
+        learned = next(c for c in contenders if c.name == "full").state.params["context"]["C"]
+        contenders.append(build(FROM_FEATURES, setting, np.asarray(learned)))
         train(contenders[-1:])
     return contenders
 

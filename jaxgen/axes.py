@@ -4,9 +4,9 @@ Three vocabularies meet here and nowhere else:
 
 * **Letters** name the dimensions of an array in forward and loss code, as a suffix of the variable
   (``hidden_BD``, ``logits_BV``) and in einsum strings.
-* **Logical axes** are words that parameters carry (``vocab``, ``embed``): they say what a dimension
-  *is*, never where it lies.
-* **Mesh axes** say where things lie: ``data``, ``fsdp`` and ``model``. The rules below map the
+* **Logical axes** are words that parameters carry (``vocab``, ``embed``): they name what a
+  dimension *is*, not how it is sharded.
+* **Mesh axes** are those of the devices: ``data``, ``fsdp`` and ``model``. The rules below map the
   second onto the third; `jaxgen.parallel` applies them.
 """
 

@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 
 def check_kind(name: str, value: object, kind: type, example: str) -> None:
-    """Refuses a name, say, where an object is wanted.
+    """Rejects a name, say, where an object is expected.
 
     Args:
       name: of the argument.
@@ -25,22 +25,22 @@ def check_kind(name: str, value: object, kind: type, example: str) -> None:
       InputError: if it is of another class.
     """
     if not isinstance(value, kind):
-        raise InputError(f"{name}={value!r}: expected a {kind.__name__}, such as {example}")
+        raise InputError(f"{name} is {value!r}, expected a {kind.__name__}, such as {example}")
 
 
 def check_share(name: str, value: float) -> None:
     """Raises InputError unless 0 <= value <= 1."""
     if not 0 <= value <= 1:
-        raise InputError(f"{name}={value}: expected 0 <= {name} <= 1")
+        raise InputError(f"{name} is {value}, expected 0 <= {name} <= 1")
 
 
 def check_positive(name: str, value: float) -> None:
     """Raises InputError unless the value is finite and above zero."""
     if not 0 < value < math.inf:
-        raise InputError(f"{name}={value}: expected a finite number > 0")
+        raise InputError(f"{name} is {value}, expected a finite number > 0")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Raises InputError unless the value is finite and not below zero."""
     if not 0 <= value < math.inf:
-        raise InputError(f"{name}={value}: expected a finite number >= 0")
+        raise InputError(f"{name} is {value}, expected a finite number >= 0")

@@ -28,18 +28,18 @@ def run_processes(
     the others would wait for the lost one for minutes.
 
     Args:
-        worker: A path to a script, or the dotted name of a module (``experiments.lm.nplm``).
-        args: Command-line arguments, the same for all. ``{process}`` in one becomes the number of
-            the process.
-        num_processes: How many processes.
-        devices_per_process: How many devices each of them has.
-        timeout: Seconds for all of it.
+      worker: A path to a script, or the dotted name of a module (``experiments.lm.nplm``).
+      args: Command-line arguments, the same for all. ``{process}`` in one becomes the number of
+        the process.
+      num_processes: How many processes.
+      devices_per_process: How many devices each of them has.
+      timeout: Seconds for all of it.
 
     Returns:
-        What each process printed to standard output.
+      What each process printed to standard output.
 
     Raises:
-        AssertionError: With the standard error of every process, if one fails or time is up.
+      AssertionError: With the standard error of every process, if one fails or time is up.
     """
     script = [str(worker)] if str(worker).endswith(".py") else ["-m", str(worker)]
     address = f"127.0.0.1:{_free_port()}"

@@ -4,11 +4,12 @@
 
 Takes a model that ``experiments.images.train`` has trained, and halves the steps that it needs,
 round by round: each student learns to do in one DDIM step what its teacher does in two. Then
-samples of the students are judged beside those of the first teacher by several methods, at equal
-numbers of questions to a network. With ``--guidance`` the guided model is what is distilled, at one
-strength: a student then asks once where the teacher asks twice. In the working folder:
+samples of the students are compared with those of the first teacher by several methods, at equal
+numbers of network evaluations (NFE). With ``--guidance`` the guided model is what is distilled, at
+one guidance weight: a student then needs one evaluation where the teacher needs two. In the working
+folder:
 
-  table.md           Fréchet distance and accuracy by method and questions
+  table.md           Fréchet distance and accuracy by method and NFE
   steps.png          the same as a picture
   students.png       samples of the teacher and the students from the same noise
   metrics.json       all figures
@@ -28,9 +29,9 @@ from jaxtyping import Array
 from experiments.images.support.image_plots import plot_by_steps, plot_images
 from experiments.images.support.image_quality import (
     FRECHET,
-    Judge,
+    Evaluator,
     held_out_figures,
-    make_judge,
+    make_evaluator,
     write_tables,
 )
 from experiments.images.support.image_sampling import SAMPLERS, SamplerName, even_labels, make_draw
@@ -67,7 +68,9 @@ Drawing = Callable[..., np.ndarray]
 """``(model, method, steps, guidance, labels or None, count) -> images``."""
 
 
-@register_config("images.distil", first_format=["experiments.distil_images:Config"])
+@register_config(
+    "images.distil", first_format=["experiments.distil_images:Config"], renamed={"questions": "nfe"}
+)
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.
@@ -79,11 +82,11 @@ class Config(ExperimentConfig):
       size: as there.
       start: DDIM steps of the first teacher; a power of two times `stop`.
       stop: steps of the last student.
-      guidance: strength at which the teacher is guided; 0 distils the conditional model.
+      guidance: weight w at which the teacher is guided; 0 distils the conditional model.
       methods: samplers of the teacher to compare with: "ddim", "ancestral", "heun", "dpm_solver"
         and the others of ``experiments.images.train``.
-      questions: questions to the network at which they are compared (Heun makes half the steps).
-      evaluate: samples to judge.
+      nfe: network evaluations per sample at which they are compared (Heun makes half the steps).
+      evaluate: samples to evaluate.
       training: how each student is trained.
     """
 
@@ -95,7 +98,7 @@ class Config(ExperimentConfig):
     stop: int = 1
     guidance: float = 0.0
     methods: tuple[SamplerName, ...] = ("ddim", "ancestral", "heun", "dpm_solver")
-    questions: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    nfe: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     evaluate: int = 1000
     training: TrainingFlags = TrainingFlags(
         training_steps=400, batch_size=64, learning_rate=3e-4, weight_decay=0.0, ema_decay=0.98
@@ -106,31 +109,31 @@ class Config(ExperimentConfig):
         for name in self.methods:
             if name not in SAMPLERS:
                 raise InputError(f"methods has {name!r}, expected some of {', '.join(SAMPLERS)}")
-        if min(self.questions, default=0) < 1 or self.evaluate < 2:
+        if min(self.nfe, default=0) < 1 or self.evaluate < 2:
             raise InputError(
-                f"questions is {self.questions}, evaluate is {self.evaluate}; expected numbers of "
+                f"nfe is {self.nfe}, evaluate is {self.evaluate}, expected numbers of "
                 "at least 1, and at least 2"
             )
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Distils, judges, shows."""
+    """Distils, evaluates, shows."""
     images = load_images(config.data, size=config.size)
     teacher = open_model(pathlib.Path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.guidance)
     plan_batches(images, config.training.batch_size, config.seed)
-    folder = open_workdir(config, may_differ=("methods", "questions"))
+    folder = open_workdir(config, may_differ=("methods", "nfe"))
     report(images.describe())
     students = distil(config, images, teacher, folder)
-    judge = make_judge(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
+    evaluator = make_evaluator(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
     draw = make_drawing(config, teacher)
-    judged = functools.partial(judge_model, config, draw, judge)
+    evaluated = functools.partial(evaluate_model, config, draw, evaluator)
     figures = {
-        REAL: held_out_figures(judge, images, config.evaluate),
-        **judge_teacher(config, teacher, judged, folder),
+        REAL: held_out_figures(evaluator, images, config.evaluate),
+        **evaluate_teacher(config, teacher, evaluated, folder),
         STUDENT: {
-            str(steps): judged(model, "ddim", steps, 0.0, folder / str(steps))
+            str(steps): evaluated(model, "ddim", steps, 0.0, folder / str(steps))
             for steps, model in students.items()
         },
     }
@@ -213,29 +216,29 @@ def make_drawing(config: Config, teacher: ImageModel) -> Drawing:
     return drawing
 
 
-def judge_teacher(
+def evaluate_teacher(
     config: Config,
     teacher: ImageModel,
-    judged: Callable[..., dict[str, Any]],
+    evaluated: Callable[..., dict[str, Any]],
     folder: pathlib.Path,
 ) -> dict[str, dict[str, Any]]:
-    """Figures of the first teacher by method and questions."""
+    """Figures of the first teacher by method and NFE."""
     figures: dict[str, dict[str, Any]] = {}
     for method in config.methods:
         figures[method] = {}
-        for questions in config.questions:
-            steps = questions // 2 if method == "heun" else questions
+        for nfe in config.nfe:
+            steps = nfe // 2 if method == "heun" else nfe
             if steps:
-                figures[method][str(questions)] = judged(
+                figures[method][str(nfe)] = evaluated(
                     teacher, method, steps, config.guidance, folder
                 )
     return figures
 
 
-def judge_model(
+def evaluate_model(
     config: Config,
     draw: Drawing,
-    judge: Judge,
+    evaluator: Evaluator,
     model: ImageModel,
     method: SamplerName,
     steps: int,
@@ -244,24 +247,24 @@ def judge_model(
 ) -> dict[str, Any]:
     """The figures of samples, from a file in `folder` if they are known already.
 
-    None, and no samples, for images that cannot be judged.
+    None, and no samples, for images that cannot be evaluated.
     """
-    if judge.features is None:
+    if evaluator.features is None:
         return {}
     count = config.evaluate
     labels = even_labels(count, len(model.config.classes))
     return cached_figures(
         folder / f"{method}_{steps}.json",
-        lambda: judge.figures(draw(model, method, steps, guidance, labels, count), labels),
+        lambda: evaluator.figures(draw(model, method, steps, guidance, labels, count), labels),
     )
 
 
 def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any]) -> None:
     """A table with a row for each method, and a picture."""
     methods = (*config.methods, STUDENT)
-    judged = {method: figures[method] for method in methods}
-    questions = sorted({int(n) for row in judged.values() for n in row})
-    write_tables(folder, {str(n): str(n) for n in questions}, judged)
+    evaluated = {method: figures[method] for method in methods}
+    nfe = sorted({int(n) for row in evaluated.values() for n in row})
+    write_tables(folder, {str(n): str(n) for n in nfe}, evaluated)
     if any(FRECHET in found for found in figures[STUDENT].values()):
         plot_by_steps(
             folder / "steps.png",
@@ -272,7 +275,7 @@ def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any
                 )
                 for method in methods
             },
-            f"{FRECHET} of samples by questions to the network",
+            f"{FRECHET} of samples by network evaluations (NFE)",
             FRECHET,
             {name: figures[name][FRECHET] for name in (REAL,) if FRECHET in figures[name]},
         )

@@ -1,16 +1,16 @@
-"""One student for every strength of guidance, in a few steps (Meng et al. 2023).
+"""One student for every guidance weight, in a few steps (Meng et al. 2023).
 
 ``python -m experiments.images.distil_guided --model runs/image_diffusion``
 
 Takes a model that ``experiments.images.train`` has trained with a null class. In stage one a
-student that is told the strength w learns to answer at once what the guided teacher needs two
-questions for. In stage two its steps are halved, round by round, with every student told w. Then
-samples of the guided teacher and of the students are judged at several strengths. In the working
-folder:
+student that is conditioned on the guidance weight w learns to predict in one network evaluation
+what the guided teacher needs two for. In stage two its steps are halved, round by round, with every
+student conditioned on w. Then samples of the guided teacher and of the students are evaluated at
+several weights. In the working folder:
 
-  table.md             Fréchet distance by model and strength
+  table.md             Fréchet distance by model and guidance weight
   table_accuracy.md    accuracy of classes, where there are some
-  strengths.png        samples of the teacher and the last student by strength, from the same noise
+  weights.png          samples of the teacher and the last student by weight, from the same noise
   metrics.json         all figures
   matched/             the student of stage one
   STEPS/               those of stage two; one that is finished is not trained again
@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.images.support.image_plots import plot_images
-from experiments.images.support.image_quality import held_out_figures, make_judge, write_tables
+from experiments.images.support.image_quality import held_out_figures, make_evaluator, write_tables
 from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.images.support.image_training import (
     ImageModel,
@@ -44,7 +44,7 @@ from experiments.shared.output import cached_figures
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.distillation.progressive import (
-    STRENGTH_CHANNELS,
+    GUIDANCE_CHANNELS,
     GuidedDenoiser,
     every_second,
     guided_distillation_loss,
@@ -76,7 +76,11 @@ Stage = Callable[[GuidedDenoiser, GuidedDenoiser, Array, Array], tuple[Array, Le
 """``(student, teacher, images, key) -> losses [B] and their levels``."""
 
 
-@register_config("images.distil_guided", first_format=["experiments.distil_guided:Config"])
+@register_config(
+    "images.distil_guided",
+    first_format=["experiments.distil_guided:Config"],
+    renamed={"strengths": "guidance_weights", "strongest": "max_guidance_weight"},
+)
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentConfig):
     """Flags of this experiment.
@@ -88,9 +92,9 @@ class Config(ExperimentConfig):
       size: as there.
       start: DDIM steps of the teacher and of the student of stage one; a power of two times `stop`.
       stop: steps of the last student.
-      strongest: w is drawn between 0 and this in training.
-      strengths: at which teacher and students are judged.
-      evaluate: samples to judge at each.
+      max_guidance_weight: w is drawn between 0 and this in training.
+      guidance_weights: at which teacher and students are evaluated.
+      evaluate: samples to evaluate at each.
       training: how each student is trained.
     """
 
@@ -100,8 +104,8 @@ class Config(ExperimentConfig):
     size: int | None = None
     start: int = 16
     stop: int = 4
-    strongest: float = 4.0
-    strengths: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
+    max_guidance_weight: float = 4.0
+    guidance_weights: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
     evaluate: int = 1000
     training: TrainingFlags = TrainingFlags(
         training_steps=400, batch_size=64, learning_rate=3e-4, weight_decay=0.0, ema_decay=0.98
@@ -109,42 +113,48 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         halving_plan(self.start, self.stop)
-        if not self.strongest > 0:
-            raise InputError(f"strongest is {self.strongest}, expected more than 0")
-        if not self.strengths or self.evaluate < 2:
+        if not self.max_guidance_weight > 0:
             raise InputError(
-                f"strengths is {self.strengths}, evaluate is {self.evaluate}; expected one "
-                "strength at least, and 2 samples"
+                f"max_guidance_weight is {self.max_guidance_weight}, expected more than 0"
+            )
+        if not self.guidance_weights or self.evaluate < 2:
+            raise InputError(
+                f"guidance_weights is {self.guidance_weights}, evaluate is {self.evaluate}, "
+                "expected one weight at least, and 2 samples"
             )
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Distils, judges, shows."""
+    """Distils, evaluates, shows."""
     images = load_images(config.data, size=config.size)
     teacher = open_model(pathlib.Path(config.model))
     check_fits(teacher.config, images)
-    teacher.config.check_guidance(config.strongest)
+    teacher.config.check_guidance(config.max_guidance_weight)
     if teacher.config.guidance_channels:
-        raise InputError(f"{config.model}: expected a model that is not told a strength already")
+        raise InputError(
+            f"{config.model} is guidance-conditioned already, expected a model that is not"
+        )
     plan_batches(images, config.training.batch_size, config.seed)
     folder = open_workdir(config)
     report(images.describe())
     models: dict[str, ImageModel] = {TEACHER: teacher}
     models |= distil(config, images, teacher, folder)
-    judge = make_judge(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
+    evaluator = make_evaluator(images, pathlib.Path(config.model) / "classifier", seed=config.seed)
     draw = make_drawing(config, models)
-    figures: dict[str, Any] = {"real, held out": held_out_figures(judge, images, config.evaluate)}
+    figures: dict[str, Any] = {
+        "real, held out": held_out_figures(evaluator, images, config.evaluate)
+    }
     labels = even_labels(config.evaluate, len(teacher.config.classes))
     for name in models:
         kept = folder if name == TEACHER else folder / name
         figures[name] = {
             f"{w:g}": cached_figures(
                 kept / f"guidance_{w:g}.json",
-                lambda name=name, w=w: judge.figures(draw(name, w, labels), labels),
+                lambda name=name, w=w: evaluator.figures(draw(name, w, labels), labels),
             )
-            for w in (config.strengths if judge.features is not None else ())
+            for w in (config.guidance_weights if evaluator.features is not None else ())
         }
-    columns = {f"{w:g}": f"w = {w:g}" for w in config.strengths}
+    columns = {f"{w:g}": f"w = {w:g}" for w in config.guidance_weights}
     write_tables(folder, columns, {describe(name, config): figures[name] for name in models})
     show_samples(config, folder, teacher.config.classes, draw, list(models)[-1])
     return figures
@@ -154,32 +164,34 @@ def distil(
     config: Config, images: ImageSet, teacher: ImageModel, folder: pathlib.Path
 ) -> dict[str, ImageModel]:
     """The students by the names of their folders: that of stage one, then by steps."""
-    told = told_config(teacher.config)
+    conditioned = guidance_conditioned(teacher.config)
     shared: dict[str, Any] = {
-        "strengths": (0.0, config.strongest),
-        "target": told.target,
+        "guidance_weights": (0.0, config.max_guidance_weight),
+        "target": conditioned.target,
         "weighting": TruncatedSNR(),
         "times": LowDiscrepancy(),
     }
     train = functools.partial(
         train_denoiser,
-        told,
+        conditioned,
         images,
         flags=config.training,
         tensorboard=config.launch.tensorboard,
     )
     levels = make_steps(teacher.config.schedule, config.start)
-    report(f"stage one: {config.start} steps, with guidance from 0 to {config.strongest:g}")
+    report(
+        f"stage one: {config.start} steps, with guidance from 0 to {config.max_guidance_weight:g}"
+    )
     student: ImageModel = train(
         folder / MATCHED,
         make_loss_fn=functools.partial(
             make_stage_loss,
-            functools.partial(matching_loss, schedule=told.schedule, **shared),
-            told,
+            functools.partial(matching_loss, schedule=conditioned.schedule, **shared),
+            conditioned,
             teacher,
         ),
         seed=config.seed,
-        start=widened(teacher, told),
+        start=widened(teacher, conditioned),
     )
     students = {MATCHED: student}
     for steps in halving_plan(config.start, config.stop)[1:]:
@@ -189,7 +201,7 @@ def distil(
             make_loss_fn=functools.partial(
                 make_stage_loss,
                 functools.partial(guided_distillation_loss, levels=levels, **shared),
-                told,
+                conditioned,
                 student,
             ),
             seed=config.seed + steps,
@@ -199,24 +211,24 @@ def distil(
     return students
 
 
-def told_config(teacher: DenoiserConfig) -> DenoiserConfig:
+def guidance_conditioned(teacher: DenoiserConfig) -> DenoiserConfig:
     """The teacher's network with channels for w."""
-    channels = teacher.network.in_channels + STRENGTH_CHANNELS
+    channels = teacher.network.in_channels + GUIDANCE_CHANNELS
     return dataclasses.replace(
         teacher,
         network=dataclasses.replace(teacher.network, in_channels=channels),
-        guidance_channels=STRENGTH_CHANNELS,
+        guidance_channels=GUIDANCE_CHANNELS,
     )
 
 
-def widened(teacher: ImageModel, told: DenoiserConfig) -> Tree:
-    """The teacher's parameters, which do not listen to w."""
-    layout = plan_layout_of(told)
+def widened(teacher: ImageModel, conditioned: DenoiserConfig) -> Tree:
+    """The teacher's parameters, which ignore w."""
+    layout = plan_layout_of(conditioned)
     widen = functools.partial(
         widen_input,
         wider=layout.abstract,
         channels=teacher.config.network.in_channels,
-        added=STRENGTH_CHANNELS,
+        added=GUIDANCE_CHANNELS,
     )
     return jax.jit(widen, out_shardings=layout.shardings)(teacher.params)
 
@@ -230,21 +242,21 @@ def guided_denoiser(
 
 
 def make_stage_loss(
-    stage: Stage, told: DenoiserConfig, teacher: ImageModel, layout: Layout
+    stage: Stage, conditioned: DenoiserConfig, teacher: ImageModel, layout: Layout
 ) -> LossFn:
-    """The loss of a student that is told w, for its parameters of a layout.
+    """The loss of a student conditioned on w, for its parameters of a layout.
 
     Args:
       stage: which loss.
-      told: the student.
-      teacher: guided, or told w as well.
+      conditioned: the student's configuration.
+      teacher: guided, or conditioned on w as well.
       layout: of the student's parameters.
     """
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         label_B = batch["label"]
         loss_B, level = stage(
-            guided_denoiser(told, params, layout, label_B, clip=False),
+            guided_denoiser(conditioned, params, layout, label_B, clip=False),
             guided_denoiser(teacher.config, teacher.params, teacher.layout, label_B, clip=True),
             batch["image"],
             key,
@@ -285,11 +297,11 @@ def show_samples(
     draw: Drawing,
     last: str,
 ) -> None:
-    """Samples of the teacher and the last student, strength by strength."""
+    """Samples of the teacher and the last student, weight by weight."""
     labels = even_labels(SHOWN, len(classes))
-    rows = [(name, w) for w in config.strengths for name in (TEACHER, last)]
+    rows = [(name, w) for w in config.guidance_weights for name in (TEACHER, last)]
     plot_images(
-        folder / "strengths.png",
+        folder / "weights.png",
         np.stack([draw(name, w, labels) for name, w in rows]),
         f"The same noise by DDIM: {describe(TEACHER, config)}; {describe(last, config)}",
         columns=[classes[label] for label in labels],
@@ -298,12 +310,12 @@ def show_samples(
 
 
 def describe(name: str, config: Config) -> str:
-    """A model with the questions that a sample costs."""
+    """A model with the network evaluations (NFE) of a step."""
     steps = steps_of(name, config)
     return (
-        f"teacher, {steps} steps of two questions"
+        f"teacher, {steps} steps of 2 NFE"
         if name == TEACHER
-        else f"student, {steps} steps of one"
+        else f"student, {steps} steps of 1 NFE"
     )
 
 

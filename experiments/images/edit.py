@@ -7,7 +7,7 @@ folder:
 
   guidance.md         Fréchet distance and accuracy of samples by guidance; or why there are none
   guidance.png        samples by guidance, the same noise in every row
-  inpainting.png      images with a part made anew: by replacement, RePaint, and reconstruction
+  inpainting.png      images with a part resampled: by replacement, RePaint, and reconstruction
                       guidance of two kinds
   upsampling.png      images made from small ones by the same guidance
   metrics.json        all figures: of the diffusion classifier too, which says for test images under
@@ -27,9 +27,9 @@ from jaxtyping import Array, Float
 from experiments.images.support.image_plots import plot_images
 from experiments.images.support.image_quality import (
     ACCURACY,
-    UNJUDGED,
-    Judge,
-    make_judge,
+    NOT_EVALUATED,
+    Evaluator,
+    make_evaluator,
     quality_table,
     show_text,
 )
@@ -71,12 +71,12 @@ class Config(ExperimentConfig):
       model: the folder of a run of ``experiments.images.train``.
       data: the images that the model was trained on.
       size: as there.
-      guidances: strengths to compare, w of (1 + w) e(z, c) - w e(z).
-      evaluate: samples of each strength; 0 leaves the comparison out.
+      guidances: guidance weights to compare, w of (1 + w) e(z, c) - w e(z).
+      evaluate: samples at each weight; 0 leaves the comparison out.
       steps: of all samplers.
       classify: test images for the diffusion classifier; 0 for none.
       levels: noise levels that it looks at, at most.
-      inpaint: images whose inpaintings are judged by the classifier; 0 leaves the pictures out.
+      inpaint: images whose inpaintings the classifier evaluates; 0 leaves the pictures out.
       resamplings: of RePaint, how often each stretch is gone through.
       weight: w of reconstruction guidance where a part is known (and replaced besides).
       upsampling: by how much the small images are smaller.
@@ -130,27 +130,27 @@ def main(config: Config) -> dict[str, Any]:
     if config.inpaint and model.config.classes and model.config.null_label is None:
         raise InputError(
             f"inpaint is {config.inpaint}, but the network has no null class (class_dropout is 0), "
-            "and is told no class here; expected inpaint 0"
+            "which inpainting needs, expected inpaint 0"
         )
     folder = open_workdir(config)
-    judge = make_judge(images, teacher / "classifier", seed=config.seed)
+    evaluator = make_evaluator(images, teacher / "classifier", seed=config.seed)
     figures: dict[str, Any] = {}
     if config.evaluate:
-        figures["guidance"] = compare_guidance(config, folder, model, judge)
+        figures["guidance"] = compare_guidance(config, folder, model, evaluator)
     if config.classify:
         figures["diffusion classifier"] = classify_held_out(config, model, held)
     if config.inpaint:
-        figures["inpainting"] = show_inpainting(config, folder, model, held, judge)
+        figures["inpainting"] = show_inpainting(config, folder, model, held, evaluator)
         figures["upsampling"] = show_upsampling(config, folder, model, held)
     return figures
 
 
 def compare_guidance(
-    config: Config, folder: pathlib.Path, model: ImageModel, judge: Judge
+    config: Config, folder: pathlib.Path, model: ImageModel, evaluator: Evaluator
 ) -> dict[str, dict[str, float]]:
-    """Judges samples by guidance, if they can be, and draws some, from the same noise."""
-    judged = judge.features is not None
-    count = config.evaluate if judged else min(config.evaluate, SHOWN)
+    """Evaluates samples by guidance weight, if possible, and shows some, from the same noise."""
+    evaluated = evaluator.features is not None
+    count = config.evaluate if evaluated else min(config.evaluate, SHOWN)
     levels = make_steps(model.config.schedule, config.steps)
     draw = make_draw(model.config, model.layout)
     labels = even_labels(count, len(model.config.classes))
@@ -167,9 +167,9 @@ def compare_guidance(
             count=count,
             name=f"sampling, guidance {w:g}",
         )
-        figures[f"{w:g}"] = judge.figures(x, labels)
+        figures[f"{w:g}"] = evaluator.figures(x, labels)
         rows.append(x[:SHOWN])
-    table = quality_table("guidance", figures) if judged else f"{UNJUDGED}."
+    table = quality_table("guidance", figures) if evaluated else f"{NOT_EVALUATED}."
     show_text(folder / "guidance.md", table)
     plot_images(
         folder / "guidance.png",
@@ -218,19 +218,19 @@ def classify_held_out(config: Config, model: ImageModel, held: ImageSet) -> dict
 
 
 def show_inpainting(
-    config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet, judge: Judge
+    config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet, evaluator: Evaluator
 ) -> dict[str, float]:
-    """Draws images with their lower half made anew; how many keep their class, by method.
+    """Shows images with their lower half resampled; how many keep their class, by method.
 
-    The denoiser is told no class, where it was trained with a null class: what is known has to say
-    it.
+    The denoiser gets the null label, where it was trained with one: the class has to follow from
+    what is known.
     """
     x = to_unit(held.images[: config.inpaint])
     height, width, _ = model.config.image_shape
     known = box_mask((height, width), (height // 2, height), (0, width))
     unguided = unconditional_denoiser(model, len(x))
     replacement = Replacement(DDIM(eta=1.0), known, x)
-    jump = min(4, config.steps - 1)  # of one step there is no way back
+    jump = min(4, config.steps - 1)  # one step leaves nothing to resample
     resamplings = config.resamplings if jump else 1
     repaint = RePaint(DDIM(eta=1.0), known, x, jump_length=max(jump, 1), resamplings=resamplings)
     guided = guided_denoisers(config, model, masked(known), known * x, config.weight)
@@ -242,12 +242,14 @@ def show_inpainting(
     rows, figures = {"image": x, "known": np.where(known > 0.5, x, 0.0)}, {}
     for name, (method, denoiser) in methods.items():
         rows[name] = sample_known(config, model, method, denoiser, len(x), f"inpainting, {name}")
-        found = judge.figures(rows[name], None if held.labels is None else held.labels[: len(x)])
+        found = evaluator.figures(
+            rows[name], None if held.labels is None else held.labels[: len(x)]
+        )
         figures[name] = found.get(ACCURACY)
     plot_images(
         folder / "inpainting.png",
         np.stack([row[:SHOWN] for row in rows.values()]),
-        f"The lower half made anew: {config.steps} steps, no class given",
+        f"The lower half resampled: {config.steps} steps, null label",
         rows=[*rows],
     )
     shown = {name: value for name, value in figures.items() if value is not None}
@@ -260,7 +262,7 @@ def show_inpainting(
 def show_upsampling(
     config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet
 ) -> dict[str, float]:
-    """Draws images made from small ones; how far from these they are, made small, by method."""
+    """Shows images made from small ones; how far from these they are, made small, by method."""
     x = to_unit(held.images[:SHOWN])
     factor = config.upsampling
     operator = functools.partial(downsample, factor=factor)
@@ -275,7 +277,7 @@ def show_upsampling(
     plot_images(
         folder / "upsampling.png",
         np.stack([*rows.values()]),
-        f"Made from images {factor} times smaller: {config.steps} steps, no class given",
+        f"Made from images {factor} times smaller: {config.steps} steps, null label",
         rows=[*rows],
     )
     report(
@@ -286,7 +288,7 @@ def show_upsampling(
 
 
 def unconditional_denoiser(model: ImageModel, count: int, *, clip: bool = True) -> Denoiser:
-    """The denoiser of images of no class in particular."""
+    """The denoiser under the null label."""
     null = model.config.null_label
     labels = None if null is None else jnp.full(count, null)
     return model.config.make_denoiser(model.params, labels, clip=clip)

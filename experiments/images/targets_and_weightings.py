@@ -3,14 +3,14 @@
 ``python -m experiments.images.targets_and_weightings --data mnist``
 
 Trains one network for each target (x; e; v; x and e together) and each weighting of the error of
-the data (SNR; truncated SNR, at least one; SNR + 1), all alike otherwise, and judges what a
+the data (SNR; truncated SNR, at least one; SNR + 1), all alike otherwise, and evaluates what a
 stochastic and a deterministic sampler make of them. The paper has CIFAR-10, 2 million updates and
 Inception's features; here it is a small transformer, a few thousand updates, and the features of a
 classifier of the same images, so that orderings are what to compare. In the working folder:
 
   table.md, metrics.json      Fréchet distances and accuracies
   TARGET-WEIGHTING/           each run; one that is finished is not done again
-  classifier/                 what samples are judged with
+  classifier/                 what samples are evaluated with
 """
 
 import functools
@@ -24,9 +24,9 @@ from experiments.images.support.image_networks import NetworkFlags, make_config,
 from experiments.images.support.image_quality import (
     ACCURACY,
     FRECHET,
-    Judge,
+    Evaluator,
     held_out_figures,
-    make_judge,
+    make_evaluator,
 )
 from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.images.support.image_training import TrainingFlags, plan_batches, train_denoiser
@@ -60,9 +60,9 @@ class Config(ExperimentConfig):
       weightings: of the error of the data.
       log_snr_max: of the schedule, where it begins at the data. The paper has 20; there a network
         that predicts x has to copy its input to four digits under the weights SNR, SNR + 1, which a
-        small one does not learn: it learns nothing else. Samplers of 32 steps ask up to 5.
+        small one does not learn: it learns nothing else. Samplers of 32 steps evaluate up to 5.
       steps: of both samplers.
-      evaluate: samples to judge.
+      evaluate: samples to evaluate.
       network: the networks.
       training: how they are trained.
     """
@@ -86,30 +86,34 @@ class Config(ExperimentConfig):
         CosineSchedule(log_snr_max=self.log_snr_max)
         if self.steps < 1 or self.evaluate < 2:
             raise InputError(
-                f"steps is {self.steps}, evaluate is {self.evaluate}; expected 1 and 2 or more"
+                f"steps is {self.steps}, evaluate is {self.evaluate}, expected 1 and 2 or more"
             )
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Trains and judges every pair; prints the table."""
+    """Trains and evaluates every pair; prints the table."""
     images = load_images(config.data, size=config.size)
     if len(images.classes) < 2:
         raise InputError(
-            f"{images.name}: images of {len(images.classes)} classes; expected at least two, for "
-            "samples are judged by the features of a classifier"
+            f"{images.name}: images of {len(images.classes)} classes, expected at least two, for "
+            "samples are evaluated by the features of a classifier"
         )
     plan_batches(images, config.training.batch_size, config.seed)
     for target in config.targets:
         model_for(config, images, target)
     folder = open_workdir(config, may_differ=("targets", "weightings"))
     report(images.describe())
-    judge = make_judge(images, folder / "classifier", seed=config.seed)
-    figures: dict[str, Any] = {"real, held out": held_out_figures(judge, images, config.evaluate)}
+    evaluator = make_evaluator(images, folder / "classifier", seed=config.seed)
+    figures: dict[str, Any] = {
+        "real, held out": held_out_figures(evaluator, images, config.evaluate)
+    }
     for target in config.targets:
         for weighting in config.weightings:
             name = f"{target}-{weighting}"
             report(f"{name}")
-            figures[name] = finished_run(config, images, judge, folder / name, target, weighting)
+            figures[name] = finished_run(
+                config, images, evaluator, folder / name, target, weighting
+            )
             show_table(folder, config, figures)
     return figures
 
@@ -117,7 +121,7 @@ def main(config: Config) -> dict[str, Any]:
 def finished_run(
     config: Config,
     images: ImageSet,
-    judge: Judge,
+    evaluator: Evaluator,
     folder: pathlib.Path,
     target: str,
     weighting: str,
@@ -126,17 +130,17 @@ def finished_run(
 
     def figures() -> dict[str, Any]:
         try:
-            return judged_run(config, images, judge, folder, target, weighting)
+            return evaluated_run(config, images, evaluator, folder, target, weighting)
         except NonFiniteError as error:
             return {"diverged": str(error)}
 
     return cached_figures(folder / "metrics.json", figures)
 
 
-def judged_run(
+def evaluated_run(
     config: Config,
     images: ImageSet,
-    judge: Judge,
+    evaluator: Evaluator,
     folder: pathlib.Path,
     target: str,
     weighting: str,
@@ -165,7 +169,7 @@ def judged_run(
             count=config.evaluate,
             name=f"sampling {folder.name}, {method}",
         )
-        found[method] = judge.figures(x, labels)
+        found[method] = evaluator.figures(x, labels)
     return found
 
 

@@ -1,11 +1,11 @@
-"""A diffusion model of images, from training to judged samples, in a few minutes.
+"""A diffusion model of images, from training to the quality of its samples, in a few minutes.
 
 ``python -m experiments.images.train``
 
 Trains a class-conditional denoiser, by default a transformer that predicts v on the digits that
-scikit-learn carries; samples it with classifier-free guidance; and judges the samples by the
-features of a small classifier that it trains on the same images (of two classes or more; others
-are judged with ``--inception`` alone, without accuracy). In the working folder:
+scikit-learn carries; samples it with classifier-free guidance; and evaluates the samples by the
+features of a small classifier that it trains on the same images (of two classes or more; others are
+evaluated with ``--inception`` alone, without accuracy). In the working folder:
 
   samples.png        samples of every class
   denoising.png      what the network sees in the noise, step by step
@@ -15,7 +15,7 @@ are judged with ``--inception`` alone, without accuracy). In the working folder:
   checkpoints/       the network (jaxgen.training.load_model opens it)
   classifier/        the classifier, and features of real images
 
-Started again with the same working folder it goes on; flags of sampling may then be different ones.
+Started again with the same working folder it resumes; flags of sampling may then be different ones.
 MNIST and CIFAR-10 are looked for in the folder that the variable JAXGEN_DATA names.
 """
 
@@ -34,10 +34,10 @@ from experiments.images.support.image_networks import (
 )
 from experiments.images.support.image_plots import plot_images, plot_losses, some_of
 from experiments.images.support.image_quality import (
-    UNJUDGED,
-    Judge,
+    NOT_EVALUATED,
+    Evaluator,
     held_out_figures,
-    make_judge,
+    make_evaluator,
     open_inception,
     quality_table,
     remove_table,
@@ -100,11 +100,11 @@ class Config(ExperimentConfig):
       data: "digits", "mnist", "cifar10", "tfds:NAME", or a folder of images whose subfolders are
         classes. Grey images among others in colour count as colour.
       size: resize and crop images to so many pixels; None keeps them as they are.
-      inception: a file (safetensors) with Inception's weights, to judge samples by its features.
+      inception: a file (safetensors) with Inception's weights, to evaluate samples by its features.
       network: the network.
       process: what it learns.
       training: how it is trained.
-      sampling: how it is sampled and judged.
+      sampling: how it is sampled and evaluated.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/image_diffusion")
@@ -118,7 +118,7 @@ class Config(ExperimentConfig):
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Trains, samples, judges, shows."""
+    """Trains, samples, evaluates, shows."""
     images = load_images(config.data, size=config.size)
     model = model_for(config, images)
     model.check_guidance(config.sampling.guidance)
@@ -145,19 +145,19 @@ def main(config: Config) -> dict[str, Any]:
         "updates": trained.steps,
         "skipped updates": trained.skipped,
         "training seconds": trained.seconds,
-        "questions per sample": len(table.now.t) * (2 if config.sampling.guidance else 1),
+        "NFE per sample": len(table.now.t) * (2 if config.sampling.guidance else 1),
         **{name: values[-1] for name, values in final_losses(trained).items()},
     }
     if not config.sampling.evaluate:
         remove_table(folder / "table.md")  # it would be of other samples than the pictures show
         return figures
-    judge = make_judge(images, folder / "classifier", inception=inception, seed=config.seed)
-    if judge.features is None:
-        show_text(folder / "table.md", f"{UNJUDGED}, or from Inception: --inception FILE.")
+    evaluator = make_evaluator(images, folder / "classifier", inception=inception, seed=config.seed)
+    if evaluator.features is None:
+        show_text(folder / "table.md", f"{NOT_EVALUATED}, or from Inception: --inception FILE.")
         return figures
-    judged = judge_samples(judge, images, trained, config.sampling, key)
-    show_text(folder / "table.md", quality_table("", judged))
-    return {**figures, **judged}
+    evaluated = evaluate_samples(evaluator, images, trained, config.sampling, key)
+    show_text(folder / "table.md", quality_table("", evaluated))
+    return {**figures, **evaluated}
 
 
 def model_for(config: Config, images: ImageSet) -> DenoiserConfig:
@@ -177,7 +177,7 @@ def final_losses(trained: TrainedModel) -> dict[str, list[float]]:
 
 
 def show_losses(folder: pathlib.Path, trained: TrainedModel) -> None:
-    """Draws the losses in the course of training."""
+    """Plots the losses in the course of training."""
     names = {"training batches": "train/loss", "validation, averaged parameters": VALIDATION_LOSS}
     curves = {label: trained.curve(name) for label, name in names.items()}
     levels = {}
@@ -198,7 +198,7 @@ def show_losses(folder: pathlib.Path, trained: TrainedModel) -> None:
 def show_samples(
     folder: pathlib.Path, trained: TrainedModel, flags: SamplingFlags, key: jax.Array
 ) -> None:
-    """Draws samples of every class, and how some of them came out of the noise."""
+    """Shows samples of every class, and how some of them came out of the noise."""
     model = trained.config
     columns = min(len(model.classes), MOST_COLUMNS) or MOST_COLUMNS
     labels = even_labels(GRID_ROWS * columns, columns) if model.classes else None
@@ -223,14 +223,14 @@ def show_samples(
     plot_images(
         folder / "denoising.png",
         np.moveaxis(shown, 0, 1),
-        f"Estimates of the data after so many questions to the network: {how}",
+        f"Estimates of the data by network evaluations: {how}",
         columns=[str(i + 1) for i in number],
         rows=names[:rows],
     )
 
 
-def judge_samples(
-    judge: Judge,
+def evaluate_samples(
+    evaluator: Evaluator,
     images: ImageSet,
     trained: TrainedModel,
     flags: SamplingFlags,
@@ -252,12 +252,12 @@ def judge_samples(
             count=flags.evaluate,
             name=f"sampling, guidance {guidance:g}",
         )
-        return judge.figures(x, labels)
+        return evaluator.figures(x, labels)
 
-    judged = {"real, held out": held_out_figures(judge, images, flags.evaluate)}
+    evaluated = {"real, held out": held_out_figures(evaluator, images, flags.evaluate)}
     for guidance in dict.fromkeys((0.0, flags.guidance)):
-        judged[f"samples, guidance {guidance:g}"] = figures(guidance)
-    return judged
+        evaluated[f"samples, guidance {guidance:g}"] = figures(guidance)
+    return evaluated
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ corpus is distributed with another tokenisation than the paper's (17,906 words, 
 ratios and orderings are what to compare; the most telling ones are checked at the end. Every row is
 kept in files of its own, with its probabilities: a run started again does what is left.
 
-The rivals are given their strongest form. Kneser-Ney models are modified and interpolated (Chen &
-Goodman 1999), which beats the back-off form by 3 to 4 %; rows "backoff3" to "backoff5" are back-off
-models without the n-grams of order 3 and more that occur once, SRILM's default and so, we guess,
-the paper's. Class-based models are interpolated Kneser-Ney over classes that the exchange algorithm
-finds. The row "best" is what the paper's ideas give today: a larger network with dropout and MLP9,
-mixed with n-grams of words and of classes.
+The baselines are given their strongest form. Kneser-Ney models are modified and interpolated (Chen
+& Goodman 1999), which beats the back-off form by 3 to 4 %; rows "backoff3" to "backoff5" are
+back-off models without the n-grams of order 3 and more that occur once, SRILM's default and so, we
+guess, the paper's. Class-based models are interpolated Kneser-Ney over classes that the exchange
+algorithm finds. The row "best" is what the paper's ideas give today: a larger network with dropout
+and MLP9, mixed with n-grams of words and of classes.
 """
 
 import json
@@ -203,7 +203,7 @@ class Rows:
         return computed
 
     def network(self, row: Row) -> Computed:
-        """Trains a network, or goes on training it."""
+        """Trains a network, or resumes its training."""
         assert row.network is not None
         report(f"{row.name}: training")
         flags = BEST_RECIPE if row.name == "best-network" else self.config.training

@@ -1,4 +1,4 @@
-"""A neural probabilistic language model and its rivals (Bengio et al. 2003), in a few minutes.
+"""A neural probabilistic language model and its baselines (Bengio et al. 2003), in a few minutes.
 
 ``python -m experiments.lm.nplm``
 
@@ -59,7 +59,7 @@ TRIGRAM, KNESER_NEY = "interpolated trigram", "Kneser-Ney"
 NETWORK, MIXTURE = "network", "mixture"
 
 NEIGHBOURS, MAPPED_WORDS, WRITTEN_WORDS = 8, 400, 100
-LEARNT_FREQUENCY = 10
+LEARNED_FREQUENCY = 10
 """How often a word must occur to be shown as a neighbour: rare words have learnt little."""
 
 SAMPLING: dict[str, dict[str, Any]] = {
@@ -108,7 +108,7 @@ def main(config: Config) -> dict[str, Any]:
     counts = count_ngrams(
         corpus.split("train"), max(3, config.kneser_ney_order), len(corpus.vocabulary)
     )
-    rivals = {
+    baselines = {
         TRIGRAM: fit_interpolated(counts.up_to(3), corpus.tokens, *corpus.spans["validation"]),
         KNESER_NEY: fit_kneser_ney(counts.up_to(config.kneser_ney_order)),
     }
@@ -120,7 +120,7 @@ def main(config: Config) -> dict[str, Any]:
         path = folder / "probabilities" / f"{name}.npz"
         return cached_arrays(path, lambda: model_probabilities(model, corpus, order, name=name))
 
-    by_model = {name: probabilities(name, rival) for name, rival in rivals.items()}
+    by_model = {name: probabilities(name, baseline) for name, baseline in baselines.items()}
     report(f"training the network: {model.parameter_count:,} parameters")
     network = train_network(
         model, corpus, folder, recipe, seed=config.seed, tensorboard=config.launch.tensorboard
@@ -156,7 +156,7 @@ def mixture(
     by_model: Mapping[str, Mapping[str, Float64[np.ndarray, "N"]]],
     order: int,
 ) -> dict[str, Float64[np.ndarray, "N"]]:
-    """Mixes network and Kneser-Ney by context frequency; draws the weights."""
+    """Mixes network and Kneser-Ney by context frequency; plots the weights."""
     bins, size = frequency_bins_of(trigrams, corpus, order)
     members = (NETWORK, KNESER_NEY)
     mixed, weight_CJ = mix_by_frequency([by_model[name] for name in members], bins, size)
@@ -221,7 +221,7 @@ def nearest(
     """The nearest neighbours of words among those frequent enough to have learnt something."""
     vocabulary = corpus.vocabulary
     frequency_V = np.bincount(corpus.tokens, minlength=len(vocabulary))
-    known = max(int((frequency_V >= LEARNT_FREQUENCY).sum()), NEIGHBOURS + 1)
+    known = max(int((frequency_V >= LEARNED_FREQUENCY).sum()), NEIGHBOURS + 1)
     query_Q = vocabulary.encode(words)
     count = min(NEIGHBOURS + 1, len(vocabulary))
     _, ids_QK = nearest_words(features_VD[:known], features_VD[query_Q], count)
@@ -252,7 +252,7 @@ def show_text(folder: pathlib.Path, corpus: Corpus, network: TrainedNetwork, see
 
 
 def show_plane(config: Config, folder: pathlib.Path, corpus: Corpus) -> None:
-    """Trains a small network whose words have two features, and draws them as they are."""
+    """Trains a small network whose words have two features, and plots them as they are."""
     report("\ntraining a small network with 2 features a word")
     flags = dataclasses.replace(PLANE, order=config.network.order)
     network = train_network(
@@ -267,7 +267,7 @@ def show_plane(config: Config, folder: pathlib.Path, corpus: Corpus) -> None:
 
 
 def features_of(network: TrainedNetwork) -> Float[np.ndarray, "V D"]:
-    """The word features, gathered from wherever they lie."""
+    """The word features, gathered from all devices."""
     gather = jax.jit(lambda tree: tree, out_shardings=replicated(current_mesh()))
     return word_features(gather(network.params), network.config.vocabulary_size)
 
@@ -276,10 +276,10 @@ def draw_words(path: pathlib.Path, corpus: Corpus, features_VD: Float[np.ndarray
     """A map of the most frequent words."""
     names = corpus.vocabulary.words
     signs = [i for i, name in enumerate(names) if not name[0].isalpha()]
-    drawn = word_map(features_VD, names, MAPPED_WORDS, exclude=signs)
+    mapped = word_map(features_VD, names, MAPPED_WORDS, exclude=signs)
     width = features_VD.shape[1]
-    how = "as they are" if width == 2 else f"on two principal axes ({drawn.share:.0%} of variance)"
-    plot_words(path, drawn.words, drawn.points_N2, f"{width} features of frequent words, {how}")
+    how = "as they are" if width == 2 else f"on two principal axes ({mapped.share:.0%} of variance)"
+    plot_words(path, mapped.words, mapped.points_N2, f"{width} features of frequent words, {how}")
 
 
 def readable(words: Sequence[str]) -> str:

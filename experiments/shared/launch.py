@@ -51,7 +51,7 @@ class LaunchConfig:
     """Where to run and on what; may change when a run is started again.
 
     Attributes:
-      workdir: folder for all that the run writes; started again with it, the run goes on.
+      workdir: folder for all that the run writes; started again with it, the run resumes.
       mesh: sizes of the mesh axes data, fsdp and model, say "data=2,model=4"; -1 is the rest.
       devices: simulate so many CPU devices (in each process); 0 uses the devices there are.
       coordinator: HOST:PORT of process 0 of several; "auto" asks the cluster (TPU pod, Slurm).
@@ -159,7 +159,7 @@ def open_workdir(config: ExperimentConfig, may_differ: Sequence[str] = ()) -> pa
     """
     folder = pathlib.Path(config.launch.workdir)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder to work in, found a file")
+        raise InputError(f"{folder} is a file, expected a folder to work in")
     path = folder / "config.json"
     if path.exists():
         _check_same_run(path, config, ("launch", *may_differ))
@@ -177,7 +177,7 @@ def report(text: str = "") -> None:
 
 
 def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
-    """Memory, devices, processes and mesh, in the order in which they want to be told."""
+    """Memory, devices, processes and mesh, in the order in which they are reported."""
     keep_freed_memory()
     if launch.devices:
         jax.config.update("jax_platforms", "cpu")
@@ -195,7 +195,7 @@ def _check_same_run(
     try:
         found = config_from_json(json.loads(path.read_bytes()), str(path))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected the configuration of a run: {error}") from None
+        raise InputError(f"{path}: {error}, expected the configuration of a run") from None
     if type(found) is not type(config):
         raise InputError(
             f"{path.parent} holds a run of {type(found).__module__}; choose another --workdir"

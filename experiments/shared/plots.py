@@ -15,7 +15,7 @@ from jaxgen.parallel import is_main_process
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y of the points of a line."""
 
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf")
+_COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf")
 _GREY = "0.45"
 
 
@@ -36,8 +36,8 @@ def plot_perplexity(
       x_label: what the x axis counts.
     """
     figure, axes = new_figure(title, 8, 5)
-    for (name, (x, y)), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
-        axes.plot(x, y, label=name, color=colour, marker="o" if len(x) < 40 else None, markersize=3)
+    for (name, (x, y)), color in zip(curves.items(), _cycle(len(curves)), strict=True):
+        axes.plot(x, y, label=name, color=color, marker="o" if len(x) < 40 else None, markersize=3)
     for level in levels.values():
         axes.axhline(level, color=_GREY, linestyle="--", linewidth=1)
     axes.set(xlabel=x_label, ylabel="perplexity", yscale="log")
@@ -60,10 +60,10 @@ def plot_cost(path: pathlib.Path, curves: Mapping[str, Curve], reference: str, t
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     figure.suptitle(title)
     _, compared_with = curves[reference]
-    for (name, (x, y)), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
-        above.plot(x, y, label=name, color=colour, marker="o", markersize=3)
+    for (name, (x, y)), color in zip(curves.items(), _cycle(len(curves)), strict=True):
+        above.plot(x, y, label=name, color=color, marker="o", markersize=3)
         cost = 100 * (np.array(y) / compared_with - 1)
-        below.plot(x, cost, color=colour, marker="o", markersize=3)
+        below.plot(x, cost, color=color, marker="o", markersize=3)
     above.set(ylabel="perplexity", yscale="log")
     _set_perplexity_ticks(above, [y for _, ys in curves.values() for y in ys])
     above.legend(frameon=False)
@@ -94,11 +94,11 @@ def plot_ratios(
         [paper[name] for name in reported],
         [place[name] for name in reported],
         facecolors="white",
-        edgecolors=_COLOURS[0],
+        edgecolors=_COLORS[0],
         label="the paper",
         zorder=3,
     )
-    axes.scatter([*ours.values()], [*place.values()], color=_COLOURS[0], label="here", zorder=4)
+    axes.scatter([*ours.values()], [*place.values()], color=_COLORS[0], label="here", zorder=4)
     axes.set(xlabel=what)
     axes.set_yticks([*place.values()], [*place])
     axes.grid(axis="x", linewidth=0.4)
@@ -121,7 +121,7 @@ def plot_words(
       title: what is shown.
     """
     figure, axes = new_figure(title, 10, 8)
-    axes.scatter(*points_N2.T, s=5, color=_COLOURS[0], alpha=0.4, linewidths=0)
+    axes.scatter(*points_N2.T, s=5, color=_COLORS[0], alpha=0.4, linewidths=0)
     low_2, high_2 = np.percentile(points_N2, [0.5, 99.5], axis=0)
     margin_2 = 0.05 * (high_2 - low_2)
     axes.set_xlim(low_2[0] - margin_2[0], high_2[0] + margin_2[0])
@@ -164,8 +164,8 @@ def plot_weights(
     figure, axes = new_figure(title, 8, 4.5)
     place_C = np.arange(len(share_C))
     bottom_C = np.zeros(len(share_C))
-    for (name, weight_C), colour in zip(weights.items(), _cycle(len(weights)), strict=True):
-        axes.bar(place_C, weight_C, bottom=bottom_C, label=name, color=colour, alpha=0.85)
+    for (name, weight_C), color in zip(weights.items(), _cycle(len(weights)), strict=True):
+        axes.bar(place_C, weight_C, bottom=bottom_C, label=name, color=color, alpha=0.85)
         bottom_C = bottom_C + weight_C
     for place, share in zip(place_C, share_C, strict=True):
         axes.annotate(f"{share:.0%}", (place, 1.01), ha="center", fontsize=8, color=_GREY)
@@ -190,7 +190,7 @@ def new_figure(title: str, width: float, height: float) -> tuple[Figure, Any]:
 
 
 def _cycle(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+    return [_COLORS[i % len(_COLORS)] for i in range(count)]
 
 
 def _set_perplexity_ticks(axes: Any, values: Sequence[float]) -> None:

@@ -50,14 +50,14 @@ class BatchPlan:
     def __post_init__(self):
         whose = f"{self.name}: " if self.name else ""
         if self.batch_size < 1:
-            raise InputError(f"{whose}batch_size is {self.batch_size}; expected 1 or more")
+            raise InputError(f"{whose}batch_size is {self.batch_size}, expected 1 or more")
         if not 0 <= self.start < self.stop:
             raise InputError(
-                f"{whose}positions {self.start} to {self.stop}; expected 0 <= start < stop"
+                f"{whose}positions {self.start} to {self.stop}, expected 0 <= start < stop"
             )
         if self.steps_per_epoch == 0:
             raise InputError(
-                f"{whose}batch_size is {self.batch_size}; expected at most the number of examples, "
+                f"{whose}batch_size is {self.batch_size}, expected at most the number of examples, "
                 f"{len(self)}"
             )
 
@@ -80,7 +80,7 @@ class BatchPlan:
           InputError: `step` is negative.
         """
         if step < 0:
-            raise InputError(f"step is {step}; expected 0 or more")
+            raise InputError(f"step is {step}, expected 0 or more")
         epoch, step = divmod(step, self.steps_per_epoch)
         first = step * self.batch_size
         index_B = np.arange(first, min(first + self.batch_size, len(self)))
@@ -108,7 +108,7 @@ def permute(
     """
     value = np.asarray(index).astype(np.int64).ravel()
     if value.size and not 0 <= value.min() <= value.max() < n:
-        raise InputError(f"numbers {value.min()} to {value.max()}; expected them in [0, {n})")
+        raise InputError(f"numbers {value.min()} to {value.max()}, expected them in [0, {n})")
     keys = _round_keys(seed, epoch)
     value = _feistel(value, n, keys)
     # The network permutes the slightly larger [0, rows * columns): walk on until inside [0, n).
@@ -171,7 +171,7 @@ def windows_at(
     low, high = int(np.min(positions_B)), int(np.max(positions_B))
     if low < order - 1 or high >= len(tokens_N):
         raise InputError(
-            f"positions {low} to {high}; expected {order - 1} to {len(tokens_N) - 1}"
+            f"positions {low} to {high}, expected {order - 1} to {len(tokens_N) - 1}"
             f" (order {order}, {len(tokens_N)} words)"
         )
     return tokens_N[np.asarray(positions_B)[:, None] + np.arange(1 - order, 1)].astype(np.int32)
@@ -189,7 +189,7 @@ def trainable_span(span: tuple[int, int], order: int, name: str = "text") -> tup
       InputError: The order is below 1 or larger than the text, so that no position remains.
     """
     if order < 1:
-        raise InputError(f"order is {order}; expected 1 or more")
+        raise InputError(f"order is {order}, expected 1 or more")
     start, stop = max(span[0], order - 1), span[1]
     if start >= stop:
         raise InputError(

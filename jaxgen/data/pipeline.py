@@ -48,7 +48,7 @@ def make_batches(
       batch_size: Records in a global batch.
       seed: With the epoch, all that the order depends on.
       epochs: How often the records are repeated; None repeats without end.
-      shuffle: Whether to shuffle each epoch anew.
+      shuffle: Whether each epoch has an order of its own.
       transform: Applied to each record; by default the record itself.
       rows: The rows of a global batch to read, numbers in [0, batch_size): those that
         `jaxgen.parallel.process_rows` gives for this process. None reads the whole batch.
@@ -62,10 +62,10 @@ def make_batches(
         not installed.
     """
     if not 0 < batch_size <= len(records):
-        raise InputError(f"batch_size is {batch_size}; expected 1 to {len(records)} records")
+        raise InputError(f"batch_size is {batch_size}, expected 1 to {len(records)} records")
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
     if not len(rows) or rows.min() < 0 or rows.max() >= batch_size:
-        raise InputError(f"rows {rows}; expected numbers in [0, {batch_size}), one at least")
+        raise InputError(f"rows {rows}, expected numbers in [0, {batch_size}), one at least")
     indices = _import_grain().MapDataset.range(len(records)).seed(seed)
     if shuffle:
         indices = indices.shuffle()
@@ -91,7 +91,7 @@ def iterate(
 
     Args:
       dataset: What `make_batches` gives.
-      first_step: The step to begin with: 0, or where an interrupted run goes on.
+      first_step: The step to begin with: 0, or where an interrupted run resumes.
       threads: Reading threads; 0 reads in the calling thread.
       prefetch: Batches read ahead.
     """

@@ -20,7 +20,7 @@ from jaxgen.diffusion.conditioning.reconstruction import moment_guidance, recons
 from jaxgen.diffusion.denoiser import Denoiser, Estimate, clip_x, make_denoiser, threshold_x
 from jaxgen.diffusion.distillation.progressive import distillation_loss, every_second, halving_plan
 from jaxgen.diffusion.objectives.losses import denoiser_loss, diffusion_loss
-from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Reframed, Shifted
+from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Rescaled, Shifted
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import Target, convert, make_target
 from jaxgen.diffusion.process.schedules import (
@@ -66,8 +66,8 @@ __all__ = [
     "LinearBetaSchedule",
     "RePaint",
     "RectifiedFlow",
-    "Reframed",
     "Replacement",
+    "Rescaled",
     "Sampler",
     "Schedule",
     "Shifted",

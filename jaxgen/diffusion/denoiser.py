@@ -1,4 +1,4 @@
-"""Denoisers: what samplers, guidance and losses ask, whatever network answers.
+"""Denoisers: what samplers, guidance and losses evaluate, whatever the network.
 
 A *network* is a callable ``network(z, time) -> prediction`` with its conditions closed over; a
 *denoiser* is a callable ``denoiser(z, level) -> Estimate`` of the data and the noise in z. Whatever
@@ -26,7 +26,7 @@ from jaxgen.errors import InputError
 
 
 class Estimate(NamedTuple):
-    """What a denoiser says of a latent.
+    """A denoiser's estimates from a latent.
 
     Attributes:
       x: the data, [B, ...].
@@ -47,7 +47,7 @@ Denoiser = Callable[[Array, Level], Estimate]
 """``(z [B, ...], level of [B], [B, T] or [] each) -> Estimate``."""
 
 TimeInput = Callable[[Level], Any]
-"""What a network is told of the noise level: ``level -> numbers of the same shape``."""
+"""The network's conditioning on the noise level: ``level -> numbers of the same shape``."""
 
 
 def thousandths(level: Level) -> Any:
@@ -56,7 +56,7 @@ def thousandths(level: Level) -> Any:
 
 
 def step_index(schedule: TableSchedule) -> TimeInput:
-    """The number of the step, as networks trained on a table of steps are told."""
+    """The number of the step, the time input of networks trained on a table of steps."""
     return lambda level: schedule.index(level.t)
 
 
@@ -65,16 +65,16 @@ def make_denoiser(
     target: Target,
     *,
     time_input: TimeInput = thousandths,
-    learnt_variance: bool = False,
+    learned_variance: bool = False,
 ) -> Denoiser:
     """The denoiser of a network.
 
     Args:
       network: ``(z, time) -> prediction``.
       target: what it predicts.
-      time_input: what it is told of the noise level.
-      learnt_variance: whether the prediction is twice as long along the last axis, the second half
-        an output in [-1, 1] that says where the variance lies between its bounds.
+      time_input: its conditioning on the noise level.
+      learned_variance: whether the prediction is twice as long along the last axis, the second half
+        an output in [-1, 1], the variance's place between its bounds.
 
     Returns:
       The denoiser.
@@ -88,7 +88,7 @@ def make_denoiser(
         level = broadcast_level(level, len(z))
         prediction = network(z, time_input(level))
         fraction = None
-        if learnt_variance:
+        if learned_variance:
             prediction, output = split_variance(prediction)
             fraction = (output + 1) / 2
         return Estimate(*to_x_and_e(prediction, z, level, target), fraction)
@@ -106,7 +106,8 @@ def split_variance(
     """
     if prediction.shape[-1] % 2:
         raise InputError(
-            f"prediction of shape {prediction.shape}: expected an even last axis, mean and variance"
+            f"prediction has shape {prediction.shape}, expected an even last axis, mean and "
+            "variance"
         )
     first, second = jnp.split(prediction, 2, -1)
     return first, second
@@ -130,7 +131,7 @@ def check_target_fits(schedule: Schedule, target: Target) -> None:
     if not isinstance(end, jax.core.Tracer) and float(end) == -math.inf:
         name = "zero_terminal_snr" if isinstance(schedule, DiscreteSchedule) else "this schedule"
         raise InputError(
-            f"target={target!r} with {name}: at zero SNR the noise says nothing of the data; "
+            f"target is {target!r} with {name}: at zero SNR the noise says nothing of the data, "
             "expected target x, v, flow or both"
         )
 
@@ -148,7 +149,7 @@ def clip_x(
       denoiser: what is clipped.
       low: least value.
       high: largest value.
-      recompute_e: whether e^ is made anew from the clipped x^, so that ``z = a x^ + s e^`` still
+      recompute_e: whether e^ is recomputed from the clipped x^, so that ``z = a x^ + s e^`` still
         holds (Salimans & Ho 2022), or left as predicted (a common default of other libraries,
         there called ``use_clipped_model_output=False``).
 
@@ -156,7 +157,7 @@ def clip_x(
       InputError: unless low < high.
     """
     if not low < high:
-        raise InputError(f"low={low}, high={high}: expected low < high")
+        raise InputError(f"low is {low}, high is {high}, expected low < high")
     return change_x(denoiser, lambda x: jnp.clip(x, low, high), recompute_e=recompute_e)
 
 
@@ -182,9 +183,9 @@ def threshold_x(
       InputError: for a percentile out of range, or a limit below 1.
     """
     if not 0 < percentile <= 1:
-        raise InputError(f"percentile={percentile}: expected 0 < percentile <= 1")
+        raise InputError(f"percentile is {percentile}, expected 0 < percentile <= 1")
     if not limit >= 1:
-        raise InputError(f"limit={limit}: expected at least 1")
+        raise InputError(f"limit is {limit}, expected at least 1")
 
     def threshold(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
         q = jnp.quantile(jnp.abs(x).reshape(len(x), -1), percentile, axis=1)

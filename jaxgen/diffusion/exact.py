@@ -32,8 +32,8 @@ def gaussian_denoiser(mean_D: Float[Array, "D"], covariance_DD: Float[Array, "D 
     mean_D, covariance_DD = jnp.asarray(mean_D), jnp.asarray(covariance_DD)
     if covariance_DD.shape != mean_D.shape * 2:
         raise InputError(
-            f"covariance of shape {covariance_DD.shape}: expected {mean_D.shape * 2} for a mean of "
-            f"shape {mean_D.shape}"
+            f"covariance has shape {covariance_DD.shape}, expected {mean_D.shape * 2} for a mean "
+            f"of shape {mean_D.shape}"
         )
     variance_D, axes_DD = jnp.linalg.eigh(covariance_DD)
     variance_D = jnp.maximum(variance_D, 0.0)

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Int
 
-from jaxgen.diffusion.conditioning.guidance import Strength, guide_network
+from jaxgen.diffusion.conditioning.guidance import GuidanceWeight, guide_network
 from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, clip_x, make_denoiser
-from jaxgen.diffusion.distillation.progressive import with_strength
+from jaxgen.diffusion.distillation.progressive import with_guidance_weight
 from jaxgen.diffusion.process.predictions import Target
 from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
 from jaxgen.errors import InputError
@@ -36,8 +36,8 @@ class DenoiserConfig:
       target: what the network predicts.
       schedule: the noise schedule.
       guidance_channels: channels of the network's input that hold the guidance weight (see
-        `jaxgen.diffusion.distillation.progressive.with_strength`); 0 for a network that is not
-        guidance-conditioned.
+        `jaxgen.diffusion.distillation.progressive.with_guidance_weight`); 0 for a network that is
+        not guidance-conditioned.
 
     Raises:
       InputError: for a target that the schedule does not allow.
@@ -55,7 +55,7 @@ class DenoiserConfig:
 
     @property
     def null_label(self) -> int | None:
-        """The null label, which stands for "no class"; None for a network trained without one."""
+        """The null label; None for a network trained without one."""
         network = self.network
         return network.num_classes if network.num_classes and network.null_class else None
 
@@ -68,11 +68,11 @@ class DenoiserConfig:
         if guidance and not self.classes:
             raise InputError(
                 f"guidance is {guidance}, but the images have no labels: an unconditional network "
-                "cannot be guided; expected 0"
+                "cannot be guided, expected 0"
             )
         if guidance and self.null_label is None:
             raise InputError(
-                f"guidance is {guidance}, but the network has no null class (class_dropout is 0); "
+                f"guidance is {guidance}, but the network has no null class (class_dropout is 0), "
                 "expected guidance 0, or class_dropout > 0"
             )
 
@@ -105,14 +105,14 @@ class DenoiserConfig:
             return model.apply({"params": params}, z, time, label_B)
 
         if self.guidance_channels:
-            return with_strength(network, self.guidance_channels)
+            return with_guidance_weight(network, self.guidance_channels)
         return network
 
     def make_denoiser(
         self,
         params: Tree,
         label_B: Int[Array, "B"] | None,
-        guidance: Strength | None = None,
+        guidance: GuidanceWeight | None = None,
         *,
         clip: bool = True,
     ) -> Denoiser:

@@ -49,7 +49,7 @@ class ClassifierConfig:
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuses what is no classifier, naming the field."""
+        """Validates the fields."""
         if self.num_classes < 2:
             raise InputError(f"num_classes is {self.num_classes}, expected 2 or more")
         if self.channels < 1:

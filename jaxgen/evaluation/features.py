@@ -30,9 +30,9 @@ def check_features(features: Any, what: str, fewest: int = 1) -> Float64[np.ndar
     """
     values = np.asarray(features, np.float64)
     if values.ndim != 2 or values.shape[1] < 1:
-        raise InputError(f"{what} have shape {list(values.shape)}; expected [N, D]")
+        raise InputError(f"{what} have shape {list(values.shape)}, expected [N, D]")
     if len(values) < fewest:
-        raise InputError(f"{what}: {len(values)} samples; expected {fewest} or more")
+        raise InputError(f"{what}: {len(values)} samples, expected {fewest} or more")
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         raise InputError(
@@ -49,7 +49,7 @@ def check_same_width(first: int, second: int) -> None:
       InputError: Names both widths.
     """
     if first != second:
-        raise InputError(f"features of widths {first} and {second}; expected one width for both")
+        raise InputError(f"features of widths {first} and {second}, expected one width for both")
 
 
 def apply_in_batches(
@@ -72,7 +72,7 @@ def apply_in_batches(
     """
     if batch_size < 1 or not len(images):
         raise InputError(
-            f"batch_size is {batch_size} for {len(images)} images; expected 1 or more of both"
+            f"batch_size is {batch_size} for {len(images)} images, expected 1 or more of both"
         )
     mesh = current_mesh()
     shards = num_batch_shards(mesh)

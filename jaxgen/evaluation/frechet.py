@@ -1,10 +1,10 @@
-"""The Frechet distance between two sets of features, as between two Gaussians.
+"""The Fréchet distance between two sets of features, as between two Gaussians.
 
 Symbols: m mean [D] and S covariance [D, D] of one set of N features, computed in float64::
 
     d^2 = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
-(Frechet 1957, Dowson & Landau 1982; with Inception features the FID of Heusel et al. 2017). As in
+(Fréchet 1957, Dowson & Landau 1982; with Inception features the FID of Heusel et al. 2017). As in
 all of the literature, it is the square that is called the distance.
 
 The eigenvalues of ``S_1 S_2`` are those of the symmetric ``A^T A``, A = S_1^(1/2) S_2^(1/2), so
@@ -50,7 +50,7 @@ class Moments:
           InputError: There are fewer than two samples.
         """
         if self.count < 2:
-            raise InputError(f"covariance of {self.count} samples; expected 2 or more")
+            raise InputError(f"covariance of {self.count} samples, expected 2 or more")
         return self.scatter_DD / (self.count - 1)
 
 
@@ -66,7 +66,7 @@ def feature_moments(batches: Iterable[Float[np.ndarray, "N D"]]) -> Moments:
     moments = map(_moments_of, batches)
     first = next(moments, None)
     if first is None:
-        raise InputError("features: no batches; expected one or more")
+        raise InputError("features: no batches, expected one or more")
     return functools.reduce(merge_moments, moments, first)
 
 

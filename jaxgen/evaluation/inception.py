@@ -1,4 +1,4 @@
-"""The features of the Frechet inception distance: Inception-v3 up to its global average pool.
+"""The features of the Fréchet inception distance: Inception-v3 up to its global average pool.
 
 The network of Szegedy et al. 2016, "Rethinking the Inception architecture", as the TensorFlow graph
 ``inception-2015-12-05`` has it, with which published FIDs are taken (Heusel et al. 2017). It
@@ -190,7 +190,7 @@ def inception_params(
     for name in [*sorted(shapes.keys() - given), *sorted(given - shapes.keys())]:
         fault = "missing" if name in shapes else "not part of Inception-v3"
         raise InputError(
-            f"{source}: {name} is {fault}; expected the {len(shapes)} tensors of"
+            f"{source}: {name} is {fault}, expected the {len(shapes)} tensors of"
             " pytorch-fid's or torchvision's inception_v3"
         )
     arrays = {name: _checked(source, name, tensors[name], shape) for name, shape in shapes.items()}
@@ -202,10 +202,10 @@ def _checked(
     source: str, name: str, tensor: Float[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Float[np.ndarray, "..."]:
     if np.iscomplexobj(tensor):
-        raise InputError(f"{source}: {name} holds complex numbers; expected real ones")
+        raise InputError(f"{source}: {name} holds complex numbers, expected real ones")
     array = np.asarray(tensor, np.float64)
     if array.shape != shape:
-        raise InputError(f"{source}: {name} has shape {list(array.shape)}; expected {list(shape)}")
+        raise InputError(f"{source}: {name} has shape {list(array.shape)}, expected {list(shape)}")
     if not np.isfinite(array).all() or (name.endswith("running_var") and array.min() < 0):
         raise InputError(f"{source}: {name} holds numbers that are NaN or out of range")
     return array
@@ -240,7 +240,7 @@ def inception_features(
     """
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise InputError(
-            f"images have shape {list(images.shape)}; expected [N, Y, X, C] with C of 1 or 3"
+            f"images have shape {list(images.shape)}, expected [N, Y, X, C] with C of 1 or 3"
         )
     return apply_in_batches(_forward, params, images, batch_size)
 

@@ -62,7 +62,7 @@ def precision_recall(
         k or `chunk` is below 1.
     """
     if neighbours < 1 or chunk < 1:
-        raise InputError(f"neighbours is {neighbours}, chunk is {chunk}; expected 1 or more")
+        raise InputError(f"neighbours is {neighbours}, chunk is {chunk}, expected 1 or more")
     real_ND = check_features(real, "real features", neighbours + 1)
     generated_MD = check_features(generated, "generated features", neighbours + 1)
     check_same_width(real_ND.shape[1], generated_MD.shape[1])

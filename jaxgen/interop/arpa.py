@@ -55,11 +55,11 @@ class NgramTables:
     """The content of an ARPA file.
 
     Attributes:
-        words: id -> word.
-        ngrams: for each order k = 1 ... n the word ids of its n-grams, int32 [ngrams, k].
-        log10_probabilities: for each order log10 of each n-gram's probability, -99 for zero.
-        log10_backoffs: for each order log10 of each n-gram's back-off weight, 0 where it has none
-            (everywhere at the highest order).
+      words: id -> word.
+      ngrams: for each order k = 1 ... n the word ids of its n-grams, int32 [ngrams, k].
+      log10_probabilities: for each order log10 of each n-gram's probability, -99 for zero.
+      log10_backoffs: for each order log10 of each n-gram's back-off weight, 0 where it has none
+        (everywhere at the highest order).
     """
 
     words: tuple[str, ...]
@@ -81,10 +81,10 @@ class NgramTables:
         list does not; otherwise their probability is zero.
 
         Args:
-            words: the wanted words in the order of their ids, all different.
+          words: the wanted words in the order of their ids, all different.
 
         Raises:
-            InputError: if a word of the list occurs twice, or the tables have none of them.
+          InputError: if a word of the list occurs twice, or the tables have none of them.
         """
         new_id = {word: i for i, word in enumerate(words)}
         if len(new_id) < len(words):
@@ -134,13 +134,13 @@ def write_arpa(path: Path, tables: NgramTables, sentence_marks: bool = False) ->
     size.
 
     Args:
-        path: the file; compressed if its name ends in ``.gz``.
-        tables: what to write, in this order of rows.
-        sentence_marks: add ``<s>`` and ``</s>`` with probability zero where the words lack them.
-            A model of a stream of text has none; KenLM refuses to read a file without.
+      path: the file; compressed if its name ends in ``.gz``.
+      tables: what to write, in this order of rows.
+      sentence_marks: add ``<s>`` and ``</s>`` with probability zero where the words lack them.
+        A model of a stream of text has none; KenLM refuses to read a file without.
 
     Raises:
-        InputError: if a word is empty, holds white space or occurs twice, or the shapes disagree.
+      InputError: if a word is empty, holds white space or occurs twice, or the shapes disagree.
     """
     _check_tables(path, tables)
     if sentence_marks:
@@ -214,18 +214,18 @@ def read_arpa(path: Path) -> NgramTables:
     predicted: it gets probability zero whatever the file says (SRILM: -99, KenLM: 0).
 
     Args:
-        path: the file, plain or gzip.
+      path: the file, plain or gzip.
 
     Returns:
-        Words and n-grams in the order of the file.
+      Words and n-grams in the order of the file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: names file and line: the file ends early or is a damaged gzip file, a section
-            is not the expected one or has another number of n-grams than the header says, a line
-            has too few or too many fields, something is not a number or not a logarithm of a
-            probability, a word is no unigram or not UTF-8, an n-gram is given twice, or the n-gram
-            of its first words is missing.
+      FileNotFoundError: if there is no such file.
+      InputError: names file and line: the file ends early or is a damaged gzip file, a section
+        is not the expected one or has another number of n-grams than the header says, a line
+        has too few or too many fields, something is not a number or not a logarithm of a
+        probability, a word is no unigram or not UTF-8, an n-gram is given twice, or the n-gram
+        of its first words is missing.
     """
     with reading(path) as file:
         lines = file.read().split(b"\n")

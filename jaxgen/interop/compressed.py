@@ -22,8 +22,8 @@ def reading(path: Path) -> Iterator[BinaryIO]:
     """Opens a file for reading bytes, decompressed if it begins as gzip does.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: if the path is a folder, or (from within the block) the gzip file is damaged.
+      FileNotFoundError: if there is no such file.
+      InputError: if the path is a folder, or (from within the block) the gzip file is damaged.
     """
     file = pathlib.Path(path)
     if not file.exists():

@@ -103,17 +103,17 @@ def dit_naming(tensors: Mapping[str, Any], name: str | None = None) -> Naming:
     """Whose names a DiT checkpoint has.
 
     Args:
-        tensors: Arrays by name.
-        name: What errors call them; None: the path of a `TensorFile`, else "checkpoint".
+      tensors: Arrays by name.
+      name: What errors call them; None: the path of a `TensorFile`, else "checkpoint".
 
     Raises:
-        InputError: If they are nobody's.
+      InputError: If they are nobody's.
     """
     for naming in get_args(Naming):
         if f"{LAYERS[naming]['patch_embedding']}.weight" in tensors:
             return naming
     raise InputError(
-        f"{name_of(tensors, name)}: no weights of a DiT; expected a tensor "
+        f"{name_of(tensors, name)}: no weights of a DiT, expected a tensor "
         "'x_embedder.proj.weight' (original names) or 'pos_embed.proj.weight' (diffusers)"
     )
 
@@ -127,15 +127,15 @@ def dit_options(
     """The fields of `jaxgen.spacetime.DiTConfig` that a checkpoint's shapes tell.
 
     Args:
-        tensors: Arrays by name, for instance a `TensorFile`.
-        heads: Attention heads, which no shape tells; None: those of the published networks, 16 at
-            width 1152 and one for each 64 numbers of width elsewhere.
-        null_class: Whether the last row of the table of classes is the null class, which no shape
-            tells either.
-        name: See `dit_naming`.
+      tensors: Arrays by name, for instance a `TensorFile`.
+      heads: Attention heads, which no shape tells; None: those of the published networks, 16 at
+        width 1152 and one for each 64 numbers of width elsewhere.
+      null_class: Whether the last row of the table of classes is the null class, which no shape
+        tells either.
+      name: See `dit_naming`.
 
     Raises:
-        InputError: If these are no weights of a DiT, or a tensor is missing that tells.
+      InputError: If these are no weights of a DiT, or a tensor is missing that tells.
     """
     naming = dit_naming(tensors, name)
     layers, block = LAYERS[naming], f"{BLOCKS[naming]}.0."
@@ -176,19 +176,19 @@ def dit_params(
     """The parameters of `jaxgen.spacetime.DiT` from a checkpoint in either naming.
 
     Args:
-        tensors: Arrays by name, for instance a `TensorFile`.
-        like: The model's parameters, or their abstract values.
-        patch: P of the model.
-        dtype: The type of the parameters; None: that of the tensors.
-        name: See `dit_naming`.
+      tensors: Arrays by name, for instance a `TensorFile`.
+      like: The model's parameters, or their abstract values.
+      patch: P of the model.
+      dtype: The type of the parameters; None: that of the tensors.
+      name: See `dit_naming`.
 
     Returns:
-        A tree of numpy arrays with the structure of ``like``.
+      A tree of numpy arrays with the structure of ``like``.
 
     Raises:
-        InputError: If these are no weights of a DiT; for the first tensor that does not fit the
-            model; if diffusers' copies of the embeddings differ between blocks (one network here
-            has one embedding); or if the positions are not the fixed ones.
+      InputError: If these are no weights of a DiT; for the first tensor that does not fit the
+        model; if diffusers' copies of the embeddings differ between blocks (one network here
+        has one embedding); or if the positions are not the fixed ones.
     """
     naming = dit_naming(tensors, name)
     positions = POSITIONS[naming]
@@ -210,17 +210,17 @@ def dit_tensors(
     """The tensors of a checkpoint in either naming; the inverse of `dit_params`.
 
     Args:
-        params: Parameters of a `jaxgen.spacetime.DiT` with adaLN-Zero blocks and classes; no
-            reader of DiT's checkpoints knows another.
-        naming: "original" or "diffusers".
-        patch: P of the model.
-        grid: Patches along the side of an image; the original code expects the positions of such a
-            grid in a file. None: none are written.
-        dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+      params: Parameters of a `jaxgen.spacetime.DiT` with adaLN-Zero blocks and classes; no
+        reader of DiT's checkpoints knows another.
+      naming: "original" or "diffusers".
+      patch: P of the model.
+      grid: Patches along the side of an image; the original code expects the positions of such a
+        grid in a file. None: none are written.
+      dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
 
     Raises:
-        InputError: For another naming, a parameter that DiT's checkpoints do not have, blocks
-            without gates, or a network without classes.
+      InputError: For another naming, a parameter that DiT's checkpoints do not have, blocks
+        without gates, or a network without classes.
     """
     if naming not in LAYERS:
         raise InputError(f"naming is {naming!r}, expected one of {', '.join(LAYERS)}")
@@ -239,12 +239,12 @@ def _check_published(params: Tree) -> None:
     parts = params["blocks_0"]["modulation"]["bias"].shape[0]
     if parts != 6:
         raise InputError(
-            f"parameter blocks_0/modulation/bias has {parts} vectors; expected shift, scale and "
+            f"parameter blocks_0/modulation/bias has {parts} vectors, expected shift, scale and "
             "gate twice (conditioning 'adaln_zero'), which DiT's checkpoints hold"
         )
     if "label" not in params["condition"]:
         raise InputError(
-            "no parameter condition/label/table; expected a network with classes (num_classes of 1 "
+            "no parameter condition/label/table, expected a network with classes (num_classes of 1 "
             "or more), whose table DiT's checkpoints hold"
         )
 

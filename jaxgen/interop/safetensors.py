@@ -65,23 +65,23 @@ class TensorFile(Mapping[str, np.ndarray]):
     Only headers are read (and checked, all of them) when this is made. No file is kept open.
 
     Attributes:
-        path: What it was made from: the file, or the index of a sharded set.
-        tensors: Where each tensor lies, with its type and shape; in the files' order.
-        metadata: The texts that the files carry; of shards, all of them together.
+      path: What it was made from: the file, or the index of a sharded set.
+      tensors: Where each tensor lies, with its type and shape; in the files' order.
+      metadata: The texts that the files carry; of shards, all of them together.
     """
 
     def __init__(self, path: Path) -> None:
         """Reads and checks the headers.
 
         Args:
-            path: A ``.safetensors`` file, the ``.safetensors.index.json`` of a sharded set, or a
-                folder that holds one of the two.
+          path: A ``.safetensors`` file, the ``.safetensors.index.json`` of a sharded set, or a
+            folder that holds one of the two.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            InputError: If a file is truncated or is no safetensors file, if its header is wrong,
-                if a shard or a tensor of the index is missing, or if a tensor occurs twice. The
-                message names the file, and the tensor where it is about one.
+          FileNotFoundError: If there is no such file.
+          InputError: If a file is truncated or is no safetensors file, if its header is wrong,
+            if a shard or a tensor of the index is missing, or if a tensor occurs twice. The
+            message names the file, and the tensor where it is about one.
         """
         self.path = _file_in(pathlib.Path(path))
         self.tensors: dict[str, Tensor] = {}
@@ -137,14 +137,14 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a file, of a sharded set, or of a folder that holds one of the two.
 
     Args:
-        path: See `TensorFile`, which reads tensors one by one.
+      path: See `TensorFile`, which reads tensors one by one.
 
     Returns:
-        Arrays by name; BF16 and F8 with the types of `ml_dtypes`.
+      Arrays by name; BF16 and F8 with the types of `ml_dtypes`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: See `TensorFile`.
+      FileNotFoundError: If there is no such file.
+      InputError: See `TensorFile`.
     """
     return dict(TensorFile(path))
 
@@ -158,23 +158,23 @@ def write_safetensors(
     """Writes named arrays, whole or not at all, in one file or in shards.
 
     Args:
-        path: ``NAME.safetensors``; its folder must exist. Shards are called
-            ``NAME-00001-of-00003.safetensors`` and their index ``NAME.safetensors.index.json``.
-        tensors: Arrays (numpy or JAX) by name.
-        metadata: Texts to go with them.
-        max_bytes: The size above which the tensors of one file are cut into shards, in bytes; a
-            larger tensor gets a shard of its own. None: one file.
+      path: ``NAME.safetensors``; its folder must exist. Shards are called
+        ``NAME-00001-of-00003.safetensors`` and their index ``NAME.safetensors.index.json``.
+      tensors: Arrays (numpy or JAX) by name.
+      metadata: Texts to go with them.
+      max_bytes: The size above which the tensors of one file are cut into shards, in bytes; a
+        larger tensor gets a shard of its own. None: one file.
 
     Returns:
-        The files written; the index, if there is one, comes first.
+      The files written; the index, if there is one, comes first.
 
     Raises:
-        InputError: On a path that does not end in ``.safetensors``, an element type that the format
-            has not, a name that it keeps for itself, or metadata that is not text.
+      InputError: On a path that does not end in ``.safetensors``, an element type that the format
+        has not, a name that it keeps for itself, or metadata that is not text.
     """
     target = pathlib.Path(path)
     if target.suffix != ".safetensors":
-        raise InputError(f"{target}: expected a name that ends in .safetensors")
+        raise InputError(f"the name is {target}, expected one that ends in .safetensors")
     if max_bytes is not None and max_bytes < 1:
         raise InputError(f"max_bytes is {max_bytes}, expected 1 or more")
     for name, value in tensors.items():
@@ -201,7 +201,7 @@ def _file_in(path: pathlib.Path) -> pathlib.Path:
     found = sorted(path.glob(f"*{INDEX}")) or sorted(path.glob("*.safetensors"))
     if len(found) != 1:
         what = ", ".join(file.name for file in found) or "none"
-        raise InputError(f"{path}: expected one safetensors file or index in it, found {what}")
+        raise InputError(f"{path} holds {what}, expected one safetensors file or index in it")
     return found[0]
 
 
@@ -215,8 +215,8 @@ def _read_index(path: pathlib.Path) -> dict[pathlib.Path, set[str]]:
             shards.setdefault(path.with_name(file), set()).add(name)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}: expected an index of shards, JSON with a weight_map from tensor to file name "
-            f"({error})"
+            f"{path} is no index of shards ({error}), expected JSON with a weight_map from "
+            "tensor to file name"
         ) from error
     return shards
 
@@ -229,7 +229,7 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]
         length = int.from_bytes(start[:8], "little")
         if len(start) < 9 or start[8:] != b"{" or length > LARGEST_HEADER:
             raise InputError(
-                f"{path}: not a safetensors file (it begins with {start!r}; expected the length of "
+                f"{path}: not a safetensors file (it begins with {start!r}, expected the length of "
                 "a header in 8 bytes and then a JSON object)"
             )
         if 8 + length > size:
@@ -264,11 +264,13 @@ def _entry(path: pathlib.Path, name: str, entry: Any, start: int) -> Tensor:
     try:
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"{where}: expected dtype, shape and two data_offsets") from error
+        raise InputError(
+            f"{where} lacks a field, expected dtype, shape and two data_offsets"
+        ) from error
     if kind not in DTYPES:
         raise InputError(f"{where}: unknown dtype {kind!r}, expected one of {', '.join(DTYPES)}")
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise InputError(f"{where}: shape {shape} and offsets {begin}, {end}: expected counts")
+        raise InputError(f"{where}: shape {shape} and offsets {begin}, {end}, expected counts")
     expected = math.prod(shape) * DTYPES[kind].itemsize
     if end - begin != expected:
         raise InputError(

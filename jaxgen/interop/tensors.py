@@ -24,9 +24,9 @@ class Rule(NamedTuple):
     """How one parameter is held by tensors.
 
     Attributes:
-        names: The tensors.
-        split: From the parameter to the tensors.
-        join: From the tensors and the parameter's shape to the parameter.
+      names: The tensors.
+      split: From the parameter to the tensors.
+      join: From the tensors and the parameter's shape to the parameter.
     """
 
     names: tuple[str, ...]
@@ -54,8 +54,8 @@ def linear(name: str, inputs: int = 1) -> Rule:
     """The kernel of a linear layer, (out, in) there.
 
     Args:
-        name: The tensor.
-        inputs: How many of the first axes here are inputs; both sides are flat there.
+      name: The tensor.
+      inputs: How many of the first axes here are inputs; both sides are flat there.
     """
 
     def split(x: np.ndarray) -> Arrays:
@@ -122,7 +122,7 @@ def copied(rules: Sequence[Rule]) -> Rule:
         for name, tensor in zip(names, tensors, strict=True):
             if tensor.tobytes() != tensors[0].tobytes():
                 raise InputError(
-                    f"tensor {name!r} differs from {names[0]!r}, of which the model here has one; "
+                    f"tensor {name!r} differs from {names[0]!r}, of which the model here has one, "
                     "expected copies"
                 )
         return rules[0].join(tensors[:1], shape)
@@ -141,20 +141,20 @@ def params_from_tensors(
     """The parameters that tensors hold.
 
     Args:
-        tensors: Arrays by name, for instance a `TensorFile`, of which one tensor at a time is read.
-        like: The model's parameters, or their abstract values (`jaxgen.parallel.plan_layout`).
-        rule_of: The rules.
-        ignored: Names that may be there and are not used.
-        dtype: The type of the parameters; None: that of the tensors.
-        name: See `name_of`.
+      tensors: Arrays by name, for instance a `TensorFile`, of which one tensor at a time is read.
+      like: The model's parameters, or their abstract values (`jaxgen.parallel.plan_layout`).
+      rule_of: The rules.
+      ignored: Names that may be there and are not used.
+      dtype: The type of the parameters; None: that of the tensors.
+      name: See `name_of`.
 
     Returns:
-        A tree of numpy arrays with the structure and the shapes of ``like``.
+      A tree of numpy arrays with the structure and the shapes of ``like``.
 
     Raises:
-        InputError: For the first tensor, in the order of the model's names, that is missing, has
-            another shape, or is not of floating-point numbers; then for the first that the model
-            has not.
+      InputError: For the first tensor, in the order of the model's names, that is missing, has
+        another shape, or is not of floating-point numbers; then for the first that the model
+        has not.
     """
     where = name_of(tensors, name)
     rules = _rules(like, rule_of)
@@ -175,12 +175,12 @@ def tensors_from_params(
     """The tensors that hold parameters; the inverse of `params_from_tensors`.
 
     Args:
-        params: The parameters.
-        rule_of: The rules.
-        dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+      params: The parameters.
+      rule_of: The rules.
+      dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
 
     Raises:
-        InputError: For a parameter that the other program's model has not.
+      InputError: For a parameter that the other program's model has not.
     """
     paths, _ = _paths(params)
     values = dict(zip(paths, jax.tree.leaves(params), strict=True))

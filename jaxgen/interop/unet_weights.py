@@ -108,12 +108,12 @@ def unet_options(config: Mapping[str, Any], null_class: bool = False) -> dict[st
     """The fields of `jaxgen.spacetime.UNetConfig` for a diffusers configuration.
 
     Args:
-        config: The content of a ``config.json`` of a ``UNet2DModel``; fields that it leaves out
-            have diffusers' defaults, fields that say nothing about the network are passed over.
-        null_class: Whether the last row of the table of classes is the null class.
+      config: The content of a ``config.json`` of a ``UNet2DModel``; fields that it leaves out
+        have diffusers' defaults, fields that say nothing about the network are passed over.
+      null_class: Whether the last row of the table of classes is the null class.
 
     Raises:
-        InputError: For a value that the U-Net here has not; the message names the field.
+      InputError: For a value that the U-Net here has not; the message names the field.
     """
     given = {name: config.get(name, default) for name, default in DEFAULTS.items()}
     _check_choice(given, "center_input_sample", [False])
@@ -160,16 +160,16 @@ def unet_params(
     """The parameters of `jaxgen.spacetime.UNet` from the weights of a ``UNet2DModel``.
 
     Args:
-        tensors: Arrays by name, for instance a `TensorFile`; older names of attention, too.
-        like: The model's parameters, or their abstract values.
-        dtype: The type of the parameters; None: that of the tensors.
-        name: What errors call the tensors; None: the path of a `TensorFile`, else "checkpoint".
+      tensors: Arrays by name, for instance a `TensorFile`; older names of attention, too.
+      like: The model's parameters, or their abstract values.
+      dtype: The type of the parameters; None: that of the tensors.
+      name: What errors call the tensors; None: the path of a `TensorFile`, else "checkpoint".
 
     Returns:
-        A tree of numpy arrays with the structure of ``like``.
+      A tree of numpy arrays with the structure of ``like``.
 
     Raises:
-        InputError: For the first tensor that does not fit the model.
+      InputError: For the first tensor that does not fit the model.
     """
     return params_from_tensors(_Renamed(tensors), like, _rule, dtype=dtype, name=name)
 
@@ -178,8 +178,8 @@ def unet_tensors(params: Tree, dtype: str | None = None) -> dict[str, np.ndarray
     """The weights of a ``UNet2DModel`` from parameters; the inverse of `unet_params`.
 
     Args:
-        params: Parameters of a `jaxgen.spacetime.UNet`.
-        dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+      params: Parameters of a `jaxgen.spacetime.UNet`.
+      dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
     """
     return tensors_from_params(params, _rule, dtype)
 

@@ -45,11 +45,11 @@ def write_word_vectors(
     vectors_VD = np.asarray(vectors_VD, np.float32)
     if vectors_VD.ndim != 2 or len(words) != len(vectors_VD) or 0 in vectors_VD.shape:
         raise InputError(
-            f"{path}: {len(words)} words for vectors of shape {vectors_VD.shape};"
+            f"{path}: {len(words)} words for vectors of shape {vectors_VD.shape},"
             " expected [V, D], a row a word"
         )
     if form not in ("word2vec", "glove"):
-        raise InputError(f"{path}: form {form!r}; expected 'word2vec' or 'glove'")
+        raise InputError(f"{path}: form {form!r}, expected 'word2vec' or 'glove'")
     _check_words(path, words)
     if not np.isfinite(vectors_VD).all():
         row = int(np.argmin(np.isfinite(vectors_VD).all(axis=1)))
@@ -141,7 +141,7 @@ def _parse_header(path: Path, line: bytes, header: bool | None) -> tuple[int, in
         return None
     if not is_header or 0 in (size := (int(fields[0]), int(fields[1]))):
         raise InputError(
-            f"{path}, line 1: {_show(line)}; expected a header: words, then dimensions"
+            f"{path}, line 1: {_show(line)}, expected a header: words, then dimensions"
         )
     return size
 

@@ -20,17 +20,17 @@ def windows(
     """Contexts of the positions ``start <= i < stop`` of a text, the nearest word last.
 
     Args:
-        tokens: the whole stream, ids in [0, V).
-        order: n of the model; a context has L = n - 1 words.
-        start: first position of the span.
-        stop: one past the last position of the span.
+      tokens: the whole stream, ids in [0, V).
+      order: n of the model; a context has L = n - 1 words.
+      start: first position of the span.
+      stop: one past the last position of the span.
 
     Returns:
-        int32 [N, L] with N = stop - start: row i is ``tokens[start+i-L : start+i]``, with
-        :data:`NO_WORD` for words before the start of the stream.
+      int32 [N, L] with N = stop - start: row i is ``tokens[start+i-L : start+i]``, with
+      :data:`NO_WORD` for words before the start of the stream.
 
     Raises:
-        InputError: if the order is under 1 or the span does not lie within the stream.
+      InputError: if the order is under 1 or the span does not lie within the stream.
     """
     check_order(order)
     check_span(tokens, start, stop)
@@ -70,16 +70,16 @@ def check_contexts(
     """The last ``order - 1`` columns of contexts, checked.
 
     Args:
-        contexts_NL: ids in [0, V) or :data:`NO_WORD`; at least ``order - 1`` columns, the nearest
-            word last. Further columns on the left are ignored.
-        order: n of the model.
-        vocabulary_size: V.
+      contexts_NL: ids in [0, V) or :data:`NO_WORD`; at least ``order - 1`` columns, the nearest
+        word last. Further columns on the left are ignored.
+      order: n of the model.
+      vocabulary_size: V.
 
     Returns:
-        int32 [N, order - 1].
+      int32 [N, order - 1].
 
     Raises:
-        InputError: if there are too few columns or an id is out of range.
+      InputError: if there are too few columns or an id is out of range.
     """
     contexts_NL = np.asarray(contexts_NL)
     if contexts_NL.ndim != 2 or contexts_NL.shape[1] < order - 1:
@@ -98,7 +98,7 @@ def check_targets(
     """Targets as int32, checked to be ``count`` ids in [0, V).
 
     Raises:
-        InputError: if their number differs from the number of contexts or an id is out of range.
+      InputError: if their number differs from the number of contexts or an id is out of range.
     """
     targets_N = np.asarray(targets_N)
     if targets_N.shape != (count,):

@@ -25,18 +25,18 @@ def span_probabilities(
     """P(tokens[i] | tokens[i-n+1 : i]) at every position ``start <= i < stop``.
 
     Args:
-        model: any language model.
-        tokens: the whole stream, ids in [0, V).
-        start: first position of the span.
-        stop: one past the last position of the span.
-        batch: positions evaluated at a time; bounds the memory of models that make [batch, V].
-        progress: called after each batch with the number of positions just done.
+      model: any language model.
+      tokens: the whole stream, ids in [0, V).
+      start: first position of the span.
+      stop: one past the last position of the span.
+      batch: positions evaluated at a time; bounds the memory of models that make [batch, V].
+      progress: called after each batch with the number of positions just done.
 
     Returns:
-        float64 [N] with N = stop - start: probabilities, in the order of the text.
+      float64 [N] with N = stop - start: probabilities, in the order of the text.
 
     Raises:
-        InputError: if the span is empty or outside the stream, or the batch is under 1.
+      InputError: if the span is empty or outside the stream, or the batch is under 1.
     """
     tokens = np.asarray(tokens)
     check_span(tokens, start, stop)

@@ -41,7 +41,7 @@ def generate(
     forbid: Sequence[int] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Int32[np.ndarray, "N"]:
-    """A text that goes on from a prompt, from any language model.
+    """The continuation of a prompt, from any language model.
 
     Args:
       model: the language model.
@@ -148,8 +148,8 @@ def make_generator(
     """A compiled function that writes several texts at once on the devices of a network.
 
     The word at step t of text b depends on the key, t, b and the text before it alone, so neither
-    the mesh nor the number of texts changes a text. On a mesh, words are drawn from logits where
-    they lie (`jaxgen.parallel.softmax.sharded_logits.sample`).
+    the mesh nor the number of texts changes a text. On a mesh, words are drawn from sharded logits
+    (`jaxgen.parallel.softmax.sharded_logits.sample`).
 
     Args:
       network: a network that predicts all its words (no short list).
@@ -173,7 +173,7 @@ def make_generator(
     _check_length(length)
     if config.predicted != config.vocabulary_size:
         raise InputError(
-            f"the network predicts {config.predicted} ids of {config.vocabulary_size} words; "
+            f"the network predicts {config.predicted} ids of {config.vocabulary_size} words, "
             "expected one that predicts every word"
         )
     options = dict(temperature=temperature, top_k=top_k, top_p=top_p, forbid=tuple(forbid))
@@ -197,7 +197,7 @@ def make_generator(
         window_BL = check_contexts(prompts_BL, config.order, config.vocabulary_size)
         if np.any(window_BL == NO_WORD):
             raise InputError(
-                f"prompts contain {NO_WORD} (no word), of which a network knows nothing; "
+                f"prompts contain {NO_WORD} (no word), of which a network knows nothing, "
                 f"expected {before} words in each"
             )
         return np.asarray(run(window_BL, key))

@@ -28,9 +28,9 @@ class FrequencyBins:
     """The bin of a context by how often the training text has it.
 
     Attributes:
-        frequencies: from contexts [N, L] to their frequencies [N], such as
-            `NgramCounts.context_frequencies` of trigram counts, which looks at the last two words.
-        tokens: T, the size of the text that was counted.
+      frequencies: from contexts [N, L] to their frequencies [N], such as
+        `NgramCounts.context_frequencies` of trigram counts, which looks at the last two words.
+      tokens: T, the size of the text that was counted.
     """
 
     frequencies: Callable[[Int[np.ndarray, "N L"]], Int[np.ndarray, "N"]]
@@ -55,18 +55,18 @@ def learn_weights(
     """Weights that maximise the likelihood of held-out words, by EM from equal weights.
 
     Args:
-        probability_NJ: P_j(word | context) of each held-out word under each model.
-        bin_N: the bin of each context, in [0, size); None for one weight vector.
-        size: the number of bins.
-        iterations: EM iterations; none of them lowers the likelihood.
+      probability_NJ: P_j(word | context) of each held-out word under each model.
+      bin_N: the bin of each context, in [0, size); None for one weight vector.
+      size: the number of bins.
+      iterations: EM iterations; none of them lowers the likelihood.
 
     Returns:
-        float64 [size, J]; rows are at least zero and sum to one. A bin without words takes the
-        weights of the nearest bin that has some
-        (`jaxgen.lm.ngram.interpolation_weights.fit_weights`).
+      float64 [size, J]; rows are at least zero and sum to one. A bin without words takes the
+      weights of the nearest bin that has some
+      (`jaxgen.lm.ngram.interpolation_weights.fit_weights`).
 
     Raises:
-        InputError: if there are no words, a probability is not in [0, 1], or a bin is out of range.
+      InputError: if there are no words, a probability is not in [0, 1], or a bin is out of range.
     """
     probability_NJ = _checked_probabilities(probability_NJ)
     bin_N = _checked_bins(bin_N, len(probability_NJ), size)
@@ -83,13 +83,13 @@ def mix(
     `jaxgen.lm.evaluation.perplexity_of` of the result is the mixture's perplexity.
 
     Args:
-        probability_NJ: P_j(word | context) of each word under each model.
-        weight_CJ: a weight vector for each bin.
-        bin_N: the bin of each context; None where there is one weight vector.
+      probability_NJ: P_j(word | context) of each word under each model.
+      weight_CJ: a weight vector for each bin.
+      bin_N: the bin of each context; None where there is one weight vector.
 
     Raises:
-        InputError: if shapes disagree, a probability or weight is not in [0, 1], the weights of a
-            bin do not sum to one, or a bin is out of range.
+      InputError: if shapes disagree, a probability or weight is not in [0, 1], the weights of a
+        bin do not sum to one, or a bin is out of range.
     """
     weight_CJ = _checked_weights(weight_CJ)
     probability_NJ = _checked_probabilities(probability_NJ)
@@ -99,7 +99,7 @@ def mix(
             f"{weight_CJ.shape[1]}, expected the same number"
         )
     bin_N = _checked_bins(bin_N, len(probability_NJ), len(weight_CJ))
-    return np.einsum("nj,nj->n", weight_CJ[bin_N], probability_NJ)
+    return np.einsum("NJ,NJ->N", weight_CJ[bin_N], probability_NJ)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,14 +107,14 @@ class Mixture:
     """A weighted mean of language models over one vocabulary; itself a `LanguageModel`.
 
     Attributes:
-        members: the models, J of them.
-        weight_CJ: [bins, J] weights, in [0, 1], each row summing to one.
-        bins: the bin of a context; None where there is one weight vector. It is given contexts of
-            the widest member's width.
+      members: the models, J of them.
+      weight_CJ: [bins, J] weights, in [0, 1], each row summing to one.
+      bins: the bin of a context; None where there is one weight vector. It is given contexts of
+        the widest member's width.
 
     Raises:
-        InputError: if there are no members, their vocabularies differ in size, or the weights do
-            not fit (a weight outside [0, 1], rows that do not sum to one, a wrong shape).
+      InputError: if there are no members, their vocabularies differ in size, or the weights do
+        not fit (a weight outside [0, 1], rows that do not sum to one, a wrong shape).
     """
 
     members: tuple[LanguageModel, ...]
@@ -170,7 +170,7 @@ def fixed_mixture(
     """A mixture with the given weights, equal ones by default (0.5 each for two models).
 
     Raises:
-        InputError: see :class:`Mixture`.
+      InputError: see :class:`Mixture`.
     """
     if weights is None:
         weights = [1.0 / max(len(members), 1)] * len(members)
@@ -190,18 +190,18 @@ def fit_mixture(
     """A mixture whose weights are learnt by EM on a validation span.
 
     Args:
-        members: the models; none of them may have been trained on the span.
-        tokens_N: the whole stream, ids in [0, V).
-        start: first position of the validation span.
-        stop: one past the last position of the validation span.
-        bins: learn a weight vector for each bin of context frequency; None for one in all.
-        iterations: EM iterations.
-        batch: positions evaluated at a time.
-        progress: called after each batch of each member with the number of positions just done.
+      members: the models; none of them may have been trained on the span.
+      tokens_N: the whole stream, ids in [0, V).
+      start: first position of the validation span.
+      stop: one past the last position of the validation span.
+      bins: learn a weight vector for each bin of context frequency; None for one in all.
+      iterations: EM iterations.
+      batch: positions evaluated at a time.
+      progress: called after each batch of each member with the number of positions just done.
 
     Raises:
-        InputError: if there are no members, their vocabularies differ in size, or the span is empty
-            or outside the stream.
+      InputError: if there are no members, their vocabularies differ in size, or the span is empty
+        or outside the stream.
     """
     members = tuple(members)
     _check_members(members)

@@ -64,16 +64,16 @@ class Network(Protocol):
     def loss(
         self,
         contexts_BL: Int[Array, "B L"],
-        targets_B: Int[Array, " B"],
-        weights_B: Float[Array, " B"] | None = None,
+        targets_B: Int[Array, "B"],
+        weights_B: Float[Array, "B"] | None = None,
         train: bool = True,
-    ) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+    ) -> tuple[Float[Array, ""], Float[Array, "B"]]:
         """Mean negative log-likelihood in nats (differentiable), and that of each example [B]."""
         ...
 
     def log_probabilities(
-        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, " B"]
-    ) -> Float[Array, " B"]:
+        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, "B"]
+    ) -> Float[Array, "B"]:
         """``log P(target | context)`` [B] in nats."""
         ...
 
@@ -85,7 +85,7 @@ class Network(Protocol):
 
     def sample(
         self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
-    ) -> Int[Array, " B"]:
+    ) -> Int[Array, "B"]:
         """A next word for each context [B], with the options of `sharded_logits.sample`."""
         ...
 
@@ -94,7 +94,7 @@ class Network(Protocol):
 class NetworkModel:
     """A network and its parameters as a `LanguageModel`: numpy in and out, float64 probabilities.
 
-    It runs where the parameters lie: on their mesh if they lie on one (every process then gets the
+    It runs where the parameters are: on their mesh if they have one (every process then gets the
     results), else on one device, or on the mesh of ``jax.set_mesh``. Logits are float32;
     probabilities are normalised in float64.
 
@@ -152,7 +152,7 @@ class NetworkModel:
         contexts_NL = check_contexts(contexts_NL, self.order, self.network.config.vocabulary_size)
         if np.any(contexts_NL == NO_WORD):
             raise InputError(
-                f"contexts contain {NO_WORD} (no word), of which a network knows nothing; "
+                f"contexts contain {NO_WORD} (no word), of which a network knows nothing, "
                 f"expected {self.order - 1} words before each position"
             )
         return contexts_NL
@@ -183,7 +183,7 @@ class NetworkModel:
 
 
 def compile_with(params: Tree, function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """``function(params, *arrays)`` compiled for parameters as they lie.
+    """``function(params, *arrays)`` compiled for parameters with their shardings.
 
     Args:
       params: a tree of arrays, on a mesh (as `jaxgen.parallel.init_sharded` puts them) or not.

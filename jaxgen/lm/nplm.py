@@ -7,9 +7,10 @@ Symbols, for a context ``w_{t-1}, ..., w_{t-n+1}`` and a vocabulary V::
     y = b + W x + U a                          logits, |V| numbers     (equation 1)
     P(w_t = i | context) = exp(y_i) / sum_j exp(y_j)
 
-The parameters keep the paper's names. U, W and b belong to the output units and lie over the mesh
-axis ``model`` in blocks of ``ceil(|V| / M)`` (section 3.2, `jaxgen.parallel.softmax.output_units`);
-everything before them is computed by every device along that axis.
+The parameters keep the paper's names. U, W and b belong to the output units and are sharded over
+the mesh axis ``model`` in blocks of ``ceil(|V| / M)`` (section 3.2,
+`jaxgen.parallel.softmax.output_units`); everything before them is computed by every device along
+that axis.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ class NPLMConfig:
     Attributes:
       vocabulary_size: |V|.
       order: n; the context is the n - 1 words before.
-      features: m, numbers in the feature vector of a word.
+      features: m, the embedding dimension of a word.
       hidden: h, hidden units; 0 for none.
       direct: whether W connects the word features to the outputs.
       dropout: probability that a word feature or a hidden unit is left out in training (not in the
@@ -50,7 +51,7 @@ class NPLMConfig:
     output_blocks: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         lowest = {"vocabulary_size": 2, "order": 2, "features": 1, "hidden": 0, "output_blocks": 1}
         for name, low in lowest.items():
             if getattr(self, name) < low:
@@ -210,17 +211,17 @@ class NPLM(nn.Module):
     def loss(
         self,
         contexts_BL: Int[Array, "B L"],
-        targets_B: Int[Array, " B"],
-        weights_B: Float[Array, " B"] | None = None,
+        targets_B: Int[Array, "B"],
+        weights_B: Float[Array, "B"] | None = None,
         train: bool = True,
-    ) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+    ) -> tuple[Float[Array, ""], Float[Array, "B"]]:
         """Mean negative log-likelihood in nats (differentiable), and that of each example [B]."""
         hidden, units = self.output_layer(contexts_BL, train)
         return output_units.cross_entropy(hidden, units, targets_B, weights_B)
 
     def log_probabilities(
-        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, " B"]
-    ) -> Float[Array, " B"]:
+        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, "B"]
+    ) -> Float[Array, "B"]:
         """``log P(target | context)`` [B] in nats."""
         return output_units.log_probabilities(*self.output_layer(contexts_BL), targets_B)
 
@@ -232,7 +233,7 @@ class NPLM(nn.Module):
 
     def sample(
         self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
-    ) -> Int[Array, " B"]:
+    ) -> Int[Array, "B"]:
         """A next word for each context [B], with the options of `sharded_logits.sample`."""
         return output_units.sample(*self.output_layer(contexts_BL), key, **options)
 

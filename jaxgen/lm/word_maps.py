@@ -40,7 +40,7 @@ def word_features(params: Mapping[str, Any], vocabulary_size: int) -> Float[np.n
     tables = [(path, x) for path, x in paths if path.split("/")[-1] == "C"]
     if len(tables) != 1:
         names = ", ".join(path for path, _ in paths)
-        raise InputError(f"parameters {names}: expected exactly one table of features named C")
+        raise InputError(f"parameters are {names}, expected exactly one table of features named C")
     path, table = tables[0]
     if table.ndim != 2 or table.shape[0] < vocabulary_size:
         raise InputError(f"{path} has shape {table.shape}, expected [{vocabulary_size}, m]")
@@ -160,7 +160,7 @@ def principal_axes(
 
 @dataclasses.dataclass(frozen=True)
 class WordMap:
-    """Points to draw and the words to write beside them.
+    """Points to plot and the words to write beside them.
 
     Attributes:
       words: the words.

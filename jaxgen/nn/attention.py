@@ -85,7 +85,7 @@ def plain_attention(
     scale = q_BLHK.shape[-1] ** -0.5
     q_BHLK, k_BHNK, v_BHNK = (x.swapaxes(1, 2) for x in (q_BLHK * scale, k_BNHK, v_BNHK))
     f32 = {"preferred_element_type": jnp.float32}
-    logits_BHLN = jnp.einsum("bhlk,bhnk->bhln", q_BHLK, k_BHNK, **f32)
+    logits_BHLN = jnp.einsum("BHLK,BHNK->BHLN", q_BHLK, k_BHNK, **f32)
     if bias_BHLN is not None:
         logits_BHLN = logits_BHLN + bias_BHLN.astype(jnp.float32)
     if segments is not None:
@@ -95,7 +95,7 @@ def plain_attention(
     weights_BHLN = jnp.exp(logits_BHLN - highest_BHL1)
     sums_BHL1 = jnp.sum(weights_BHLN, axis=-1, keepdims=True)
     weights_BHLN = weights_BHLN.astype(v_BNHK.dtype)
-    seen_BHLK = jnp.einsum("bhln,bhnk->bhlk", weights_BHLN, v_BHNK, **f32) / sums_BHL1
+    seen_BHLK = jnp.einsum("BHLN,BHNK->BHLK", weights_BHLN, v_BHNK, **f32) / sums_BHL1
     return seen_BHLK.astype(v_BNHK.dtype).swapaxes(1, 2)
 
 
@@ -131,11 +131,11 @@ def _check_shapes(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of tokens to each other; heads lie over the mesh axis ``model``.
+    """Multi-head attention of tokens to each other; heads are sharded over the mesh axis ``model``.
 
     Attributes:
       heads: H; the head size is width / H.
-      dtype: what the products are computed in.
+      dtype: the compute dtype of products.
       qk_norm: whether queries and keys are normalised (`RMSNorm`).
       implementation: see `attention`.
       qkv_bias: whether q, k and v have biases.
@@ -223,8 +223,9 @@ class CrossAttention(nn.Module):
 def split_parts(parts_BLHPK: Float[Array, "B L H P K"]) -> list[Float[Array, "B L H K"]]:
     """The P parts of a joint projection.
 
-    By `jax.lax.split`, whose way back writes the parts side by side; that of indexing pads each to
-    the whole and adds them up (on a GPU, 2.5 times as long as it takes to read and write them).
+    By `jax.lax.split`, whose backward pass writes the parts side by side; that of indexing pads
+    each to the whole and adds them up (on a GPU, 2.5 times as long as it takes to read and write
+    them).
     """
     count = parts_BLHPK.shape[-2]
     return [part[..., 0, :] for part in jax.lax.split(parts_BLHPK, (1,) * count, axis=-2)]

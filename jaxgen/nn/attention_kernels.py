@@ -50,7 +50,7 @@ def choose(implementation: str, q_BLHK: Array, k_BNHK: Array) -> str:
     if implementation != "auto":
         if obstacles[implementation]:
             raise InputError(
-                f"attention implementation {implementation!r} needs {obstacles[implementation]}; "
+                f"attention implementation {implementation!r} needs {obstacles[implementation]}, "
                 "expected 'auto' or 'plain' here"
             )
         return implementation

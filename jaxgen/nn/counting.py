@@ -57,7 +57,7 @@ def _of_equation(equation: JaxprEqn) -> int:
         return 0
     if name in ("while", "pallas_call"):
         raise InputError(
-            f"multiply-adds inside of {name!r} cannot be counted; expected loops of known length "
+            f"multiply-adds inside of {name!r} cannot be counted, expected loops of known length "
             "(scan, fori_loop with constant bounds) and attention='plain'"
         )
     if name == "cond":

@@ -12,14 +12,14 @@ from jaxgen.axes import DEFAULT_RULES
 from jaxgen.errors import InputError
 
 Dtype = Literal["float32", "bfloat16"]
-"""What matrix products are computed in; parameters are float32 whatever it is."""
+"""Compute dtype of matrix products; parameters are float32 whatever it is."""
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 
 
 def check_dtype(dtype: str, field: str = "dtype") -> None:
-    """Refuses a type that networks do not compute in, naming the field."""
+    """Validates a compute dtype, naming the field."""
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"{field} is {dtype!r}, expected 'float32' or 'bfloat16'")
 
@@ -36,7 +36,7 @@ class Dense(nn.Module):
     Attributes:
       features: sizes of the new axes.
       axes: logical names of all axes of W, inputs first; the bias has those of the features.
-      dtype: what the product is computed in.
+      dtype: the compute dtype of the product.
       kernel_init: initial W from (key, [inputs, outputs], dtype).
       bias: whether b is added.
 
@@ -68,7 +68,7 @@ class Dense(nn.Module):
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
         leading = x.shape[: x.ndim - contracted]
         # A plain product of matrices: with more axes XLA on CPU transposes W, and the gradient of
-        # y, in memory on the way back, which takes longer than the products.
+        # y, in memory in the backward pass, which takes longer than the products.
         y = x.reshape(-1, flat[0]) @ kernel.reshape(flat)
         y = y.reshape(*leading, *self.features)
         if self.bias:
@@ -82,6 +82,6 @@ def _check_joined(axes: tuple[str | None, ...]) -> None:
     for name in axes[1:]:
         if name is not None and DEFAULT_RULES.get(name) is not None:
             raise InputError(
-                f"axes {axes} are joined: expected {name!r}, which is cut over the mesh axis "
+                f"axes {axes} are joined, expected {name!r}, which is cut over the mesh axis "
                 f"{DEFAULT_RULES[name]!r}, to be the first of them"
             )

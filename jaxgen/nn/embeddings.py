@@ -1,8 +1,8 @@
-"""Vectors for what a denoiser is told besides the noisy data: the time and the class.
+"""Embeddings of what a denoiser is conditioned on: the time and the class.
 
 Peebles & Xie 2023 (DiT), following Vaswani et al. 2017 and Dhariwal & Nichol 2021: the time enters
 as cosines and sines of 128 frequencies, then a small MLP; the class is a row of a table whose last
-row, the null class, stands for "no class" and is what classifier-free guidance compares with.
+row, the null class, stands for the null label, which classifier-free guidance compares with.
 """
 
 import jax
@@ -20,7 +20,7 @@ normal = nn.initializers.normal(0.02)
 
 
 def time_frequencies(
-    time_B: Float[Array, " B"],
+    time_B: Float[Array, "B"],
     features: int = FREQUENCY_FEATURES,
     max_period: float = MAX_PERIOD,
     shift: float = 0.0,
@@ -47,7 +47,7 @@ class TimeEmbedding(nn.Module):
     """Frequencies of the time, then ``output(silu(hidden(.)))``, in float32.
 
     Attributes:
-      width: D, numbers in the embedding.
+      width: D, the embedding dimension.
       features: numbers of the frequency embedding.
       shift: see `time_frequencies`.
     """
@@ -57,7 +57,7 @@ class TimeEmbedding(nn.Module):
     shift: float = 0.0
 
     @nn.compact
-    def __call__(self, time_B: Float[Array, " B"]) -> Float[Array, "B D"]:
+    def __call__(self, time_B: Float[Array, "B"]) -> Float[Array, "B D"]:
         """[B] times (made for 0 to 1000) to [B, D]."""
         waves_BD = time_frequencies(time_B, self.features, shift=self.shift)
         hidden = Dense((self.width,), (None, "embed"), kernel_init=normal, name="hidden")
@@ -70,7 +70,7 @@ class LabelEmbedding(nn.Module):
 
     Attributes:
       num_classes: classes; ids 0 to num_classes - 1.
-      width: D, numbers in a row.
+      width: D, of a row.
       null_class: whether id ``num_classes`` is the null class.
       dropout: probability that a label becomes the null class in training.
     """
@@ -81,7 +81,7 @@ class LabelEmbedding(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, label_B: Int[Array, " B"], *, train: bool = False) -> Float[Array, "B D"]:
+    def __call__(self, label_B: Int[Array, "B"], *, train: bool = False) -> Float[Array, "B D"]:
         """The rows of the labels [B, D]; needs the random stream "dropout" in training."""
         rows = self.num_classes + self.null_class
         table_VD = self.param(
@@ -122,8 +122,8 @@ class Condition(nn.Module):
 
     def __call__(
         self,
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None = None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None = None,
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B D"], Float[Array, "B D"] | None]:
@@ -134,8 +134,8 @@ class Condition(nn.Module):
 
     def sum(
         self,
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None = None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "B D"]:
@@ -146,8 +146,8 @@ class Condition(nn.Module):
 
 def check_condition(
     batch: int,
-    time_B: Float[Array, " B"],
-    label_B: Int[Array, " B"] | None,
+    time_B: Float[Array, "B"],
+    label_B: Int[Array, "B"] | None,
     num_classes: int,
 ) -> None:
     """Refuses times and labels that do not fit the batch or the network.

@@ -1,4 +1,4 @@
-"""The perceptron of a transformer block."""
+"""The MLP of a transformer block."""
 
 import math
 from collections.abc import Callable
@@ -28,8 +28,8 @@ def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def _gelu_tanh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """``x (1 - c)`` has the derivative ``1 - c + x c (1 - c) 2 u'`` with ``c = 1 / (1 + exp(2u))``.
 
-    Another exponential than the value's, so that the compiler makes it from x on the way back: one
-    that both share it would compute once and keep, F more numbers a token to write and read.
+    Another exponential than the value's, so that the compiler makes it from x in the backward pass:
+    one that both share it would compute once and keep, F more numbers a token to write and read.
     """
     (x,), (dx,) = primals, tangents
     y = _at_least_float32(x)
@@ -48,11 +48,11 @@ def _at_least_float32(x: Array) -> Array:
 
 
 class MLP(nn.Module):
-    """``output(f(hidden(x)))``; its hidden units lie over the mesh axis ``model``.
+    """``output(f(hidden(x)))``; its hidden units are sharded over the mesh axis ``model``.
 
     Attributes:
       hidden_units: F.
-      dtype: what the products are computed in.
+      dtype: the compute dtype of products.
       activation: f.
     """
 

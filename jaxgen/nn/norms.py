@@ -36,8 +36,8 @@ def _normalise_jvp(
 ) -> tuple[Array, Array]:
     """``dy = t - mean(t) - y mean(y t)`` with ``t = dx / sqrt(variance + epsilon)``.
 
-    So written, both means of the way back come of one pass over memory; derived step by step, the
-    second waits for the first.
+    So written, both means of the backward pass come of one pass over memory; derived step by step,
+    the second waits for the first.
     """
     y, scale = _normalised_and_scale(primals[0], epsilon)
     t = tangents[0] * scale
@@ -96,7 +96,7 @@ def modulation(parts: int, width: int, dtype: Dtype = "float32") -> Dense:
     Args:
       parts: how many vectors.
       width: D.
-      dtype: what the product is computed in.
+      dtype: the compute dtype of the product.
     """
     return Dense((parts, width), ("embed", None, "modulation"), dtype, kernel_init=zeros)
 

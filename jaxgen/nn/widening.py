@@ -1,6 +1,6 @@
 """Parameters of a network for those of one with more input channels, which it ignores at first.
 
-A network that is given something new to look at (a strength of guidance, a low-resolution image)
+A network that is given something new to look at (a guidance weight, a low-resolution image)
 beside its old input, as channels, can start where the old one ended: the kernel's rows for the new
 channels are zero.
 """
@@ -33,7 +33,9 @@ def widen_input(params: Any, wider: Any, channels: int, added: int) -> Any:
     old, structure = jax.tree.flatten_with_path(params)
     new, _ = jax.tree.flatten_with_path(wider)
     if [path for path, _ in old] != [path for path, _ in new]:
-        raise InputError("params and wider: expected parameters of the same names")
+        raise InputError(
+            "params and wider have different names, expected parameters of the same names"
+        )
     widened = [
         _widen(jax.tree_util.keystr(path), value, like, channels, added)
         for (path, value), (_, like) in zip(old, new, strict=True)
@@ -55,7 +57,7 @@ def _widen(name: str, value: Array, like: Any, channels: int, added: int) -> Arr
         fits = old == pixels * channels and new == pixels * (channels + added)
     if not fits:
         raise InputError(
-            f"{name} has shape {value.shape}, and {like.shape} in the wider network: expected one "
+            f"{name} has shape {value.shape}, and {like.shape} in the wider network, expected one "
             f"axis with {added} more for each {channels}"
         )
     before, rest = value.shape[:axis], value.shape[axis + 1 :]

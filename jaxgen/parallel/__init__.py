@@ -1,11 +1,11 @@
-"""How arrays lie over devices: meshes, shardings by named axes, batches, processes, communication.
+"""Arrays sharded over devices: meshes, named axes, batches, processes, communication.
 
 Typical start-up, the same on one device and on a pod::
 
     mesh = make_mesh("data=2,model=4")
     with jax.set_mesh(mesh):
         params, layout = init_sharded(model.init, key, contexts_BL, mesh=mesh)
-        opt_state = init_optimiser(tx, params, layout)
+        opt_state = init_optimizer(tx, params, layout)
         batch = put_batch(numpy_batch, mesh)
         print(communication(train_step, params, opt_state, batch).table())
 """
@@ -31,9 +31,9 @@ from jaxgen.parallel.mesh import current_mesh, make_mesh, parse_mesh
 from jaxgen.parallel.sharding import (
     Layout,
     gather_fsdp,
-    init_optimiser,
+    init_optimizer,
     init_sharded,
-    optimiser_layout,
+    optimizer_layout,
     partition_spec,
     plan_layout,
     replicated,
@@ -52,14 +52,14 @@ __all__ = [
     "communication_of_text",
     "current_mesh",
     "gather_fsdp",
-    "init_optimiser",
+    "init_optimizer",
     "init_sharded",
     "is_main_process",
     "keep_freed_memory",
     "make_mesh",
     "num_batch_shards",
     "on_main_process",
-    "optimiser_layout",
+    "optimizer_layout",
     "parse_mesh",
     "partition_spec",
     "plan_layout",

@@ -42,24 +42,24 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """The sharding of batches: rows over ``data`` and ``fsdp``.
 
     Args:
-        mesh: The mesh.
-        leading: How many dimensions come before the rows, each whole on every device: 1 for arrays
-            [K, B, ...] of which a step consumes K batches.
+      mesh: The mesh.
+      leading: How many dimensions come before the rows, each whole on every device: 1 for arrays
+        [K, B, ...] of which a step consumes K batches.
     """
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, BATCH_MESH_AXES))
 
 
-def process_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
+def process_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "rows"]:
     """Which rows of a global batch this process has to supply, in rising order.
 
     Processes whose devices differ along ``model`` alone supply the same rows.
 
     Args:
-        mesh: The mesh.
-        batch_size: B, the number of rows of all processes together.
+      mesh: The mesh.
+      batch_size: B, the number of rows of all processes together.
 
     Raises:
-        InputError: If the batch does not divide by the number of shards.
+      InputError: If the batch does not divide by the number of shards.
     """
     _check_divisible(mesh, batch_size, f"batch of {batch_size} rows")
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
@@ -71,15 +71,15 @@ def put_batch(batch: Tree, mesh: Mesh, leading: int = 0) -> Tree:
     """Puts a batch that every process holds whole onto the devices; no process sends rows.
 
     Args:
-        batch: A tree of arrays [B, ...] (or [K, B, ...], see `leading`), equal in all processes.
-        mesh: The mesh.
-        leading: How many dimensions come before the rows.
+      batch: A tree of arrays [B, ...] (or [K, B, ...], see `leading`), equal in all processes.
+      mesh: The mesh.
+      leading: How many dimensions come before the rows.
 
     Returns:
-        The tree with global, sharded arrays of the same shapes.
+      The tree with global, sharded arrays of the same shapes.
 
     Raises:
-        InputError: If an array has no rows or their number does not divide by the number of shards.
+      InputError: If an array has no rows or their number does not divide by the number of shards.
     """
 
     def put(path: Any, leaf: Any) -> jax.Array:
@@ -94,17 +94,17 @@ def put_local_batch(batch: Tree, mesh: Mesh, batch_size: int, leading: int = 0) 
     """Puts a batch of which each process holds its own rows, those of `process_rows`.
 
     Args:
-        batch: A tree of arrays [rows, ...] (or [K, rows, ...]), in the order of `process_rows`.
-        mesh: The mesh.
-        batch_size: B, the number of rows of all processes together.
-        leading: How many dimensions come before the rows.
+      batch: A tree of arrays [rows, ...] (or [K, rows, ...]), in the order of `process_rows`.
+      mesh: The mesh.
+      batch_size: B, the number of rows of all processes together.
+      leading: How many dimensions come before the rows.
 
     Returns:
-        The tree with global, sharded arrays [B, ...] (or [K, B, ...]).
+      The tree with global, sharded arrays [B, ...] (or [K, B, ...]).
 
     Raises:
-        InputError: If an array has another number of rows than this process has to supply, or the
-            batch does not divide by the number of shards.
+      InputError: If an array has another number of rows than this process has to supply, or the
+        batch does not divide by the number of shards.
     """
     rows = process_rows(mesh, batch_size)
 
@@ -112,7 +112,7 @@ def put_local_batch(batch: Tree, mesh: Mesh, batch_size: int, leading: int = 0) 
         array = np.asarray(leaf)
         if _rows(path, array, leading) != len(rows):
             raise InputError(
-                f"{_describe(path, array)}: expected {len(rows)} rows in dimension {leading}, "
+                f"{_describe(path, array)}, expected {len(rows)} rows in dimension {leading}, "
                 f"this process's part of a batch of {batch_size}"
             )
         shape = (*array.shape[:leading], batch_size, *array.shape[leading + 1 :])

@@ -32,15 +32,15 @@ def start(
     the cluster (Cloud TPU, Slurm, Open MPI, Kubernetes).
 
     Args:
-        coordinator: ``host:port`` of process 0, the same for all; the port is a free one there.
-        num_processes: How many processes take part.
-        process_id: Which of them this is, from 0.
-        timeout_s: How many seconds to wait for the others.
+      coordinator: ``host:port`` of process 0, the same for all; the port is a free one there.
+      num_processes: How many processes take part.
+      process_id: Which of them this is, from 0.
+      timeout_s: How many seconds to wait for the others.
 
     Raises:
-        InputError: If only some of the three are known, one of them is malformed, or there is no
-            cluster to ask.
-        RuntimeError: If a device was used before.
+      InputError: If only some of the three are known, one of them is malformed, or there is no
+        cluster to ask.
+      RuntimeError: If a device was used before.
     """
     if jax.distributed.is_initialized():
         return
@@ -71,7 +71,7 @@ def _start_on_cluster(timeout_s: int) -> None:
         jax.distributed.initialize(initialization_timeout=timeout_s)
     except ValueError as error:
         raise InputError(
-            "no cluster was found to take the processes from; expected a coordinator, a number of "
+            "no cluster was found to take the processes from, expected a coordinator, a number of "
             f"processes and a process id (or {', '.join(_VARIABLES)})"
         ) from error
 
@@ -82,7 +82,7 @@ def _checked(coordinator: str, num_processes: str, process_id: str) -> tuple[str
     missing = [name for name, value in known.items() if not value]
     if missing:
         raise InputError(
-            f"distributed start: {' and '.join(missing)} missing; expected all of "
+            f"distributed start: {' and '.join(missing)} missing, expected all of "
             f"{', '.join(known)} or none of them (variables: {', '.join(_VARIABLES)})"
         )
     host, _, port = coordinator.rpartition(":")

@@ -26,22 +26,22 @@ def parse_mesh(description: str, num_devices: int) -> dict[str, int]:
     """Sizes of all mesh axes from a short description.
 
     Args:
-        description: Comma-separated ``axis=size``; the axes are ``data``, ``fsdp`` and ``model``
-            in any order. At most one size may be -1: it takes all devices that the others leave.
-            An axis that is not named has size 1.
-        num_devices: How many devices the mesh is made of; the sizes multiply to it.
+      description: Comma-separated ``axis=size``; the axes are ``data``, ``fsdp`` and ``model``
+        in any order. At most one size may be -1: it takes all devices that the others leave.
+        An axis that is not named has size 1.
+      num_devices: How many devices the mesh is made of; the sizes multiply to it.
 
     Returns:
-        Axis -> size, for all three axes in the order of `MESH_AXES`.
+      Axis -> size, for all three axes in the order of `MESH_AXES`.
 
     Raises:
-        InputError: For anything else, naming the part of the description that is wrong.
+      InputError: For anything else, naming the part of the description that is wrong.
     """
     sizes = _written_sizes(description)
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1:
         raise InputError(
-            f"mesh {description!r}: {' and '.join(free)} both have size -1; "
+            f"mesh {description!r}: {' and '.join(free)} both have size -1, "
             "expected at most one axis that takes the rest of the devices"
         )
     product = math.prod(size for size in sizes.values() if size != -1)
@@ -54,7 +54,7 @@ def parse_mesh(description: str, num_devices: int) -> dict[str, int]:
         )
     elif product != num_devices:
         raise InputError(
-            f"mesh {description!r} has {product} places but there are {num_devices} devices; "
+            f"mesh {description!r} has {product} places but there are {num_devices} devices, "
             "expected equal numbers (-1 as one size takes all that the other axes leave)"
         )
     return {axis: sizes.get(axis, 1) for axis in MESH_AXES}
@@ -69,7 +69,7 @@ def _written_sizes(description: str) -> dict[str, int]:
             raise InputError(f"mesh {description!r}: {part.strip()!r} has no '='; {_FORM}")
         if axis not in MESH_AXES:
             raise InputError(
-                f"mesh {description!r}: unknown axis {axis!r}; "
+                f"mesh {description!r}: unknown axis {axis!r}, "
                 f"expected one of {', '.join(MESH_AXES)}"
             )
         if axis in sizes:
@@ -87,20 +87,20 @@ def make_mesh(description: str = "data=-1", devices: Sequence[jax.Device] | None
     """A mesh with the axes ``data``, ``fsdp``, ``model``, all of type Auto.
 
     All devices of all processes are used. A smaller mesh has to be asked for, by passing `devices`:
-    a mesh that leaves devices idle is far more often a slip of the pen. On TPU, JAX places the axes
+    a mesh that leaves devices idle is far more often a typo. On TPU, JAX places the axes
     to suit the wiring; elsewhere `data` is the outermost axis over devices ordered by process, so
     each process's devices are contiguous and `model`, the axis that talks most, stays inside a
     process as far as its size allows.
 
     Args:
-        description: See `parse_mesh`. The default is plain data parallelism.
-        devices: Which devices to use; by default every device there is.
+      description: See `parse_mesh`. The default is plain data parallelism.
+      devices: Which devices to use; by default every device there is.
 
     Returns:
-        The mesh, to be set with ``jax.set_mesh(mesh)`` or passed on.
+      The mesh, to be set with ``jax.set_mesh(mesh)`` or passed on.
 
     Raises:
-        InputError: If the description is malformed or does not fit the number of devices.
+      InputError: If the description is malformed or does not fit the number of devices.
     """
     if devices is None:
         devices = jax.devices()

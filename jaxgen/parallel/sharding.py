@@ -1,11 +1,11 @@
-"""From logical axis names to shardings, and state that is born sharded.
+"""From logical axis names to shardings, and state initialised with its sharding.
 
-A parameter says what its dimensions are (``("vocab", "embed")``); a table of rules says on which
-mesh axes such dimensions lie (`jaxgen.axes.DEFAULT_RULES`). This module joins the two, for trees
-of abstract values boxed by Linen (`nn.with_logical_partitioning`), and refuses what cannot be
-meant: an unknown name, one mesh axis used by two dimensions of a parameter, names that are not as
-many as the dimensions, a dimension that its mesh axes do not divide. The first three are refused on
-every mesh, one device included, so that a mistake shows on a laptop and not first on a pod.
+A parameter names its dimensions (``("vocab", "embed")``); a table of rules maps such names to mesh
+axes (`jaxgen.axes.DEFAULT_RULES`). This module joins the two, for trees of abstract values boxed by
+Linen (`nn.with_logical_partitioning`), and validates them. Errors are: an unknown name, one mesh
+axis used by two dimensions of a parameter, names that are not as many as the dimensions, a
+dimension that its mesh axes do not divide. The first three are rejected on every mesh, one device
+included, so that a mistake shows on a laptop and not first on a pod.
 
 Start-up in the order that keeps memory flat: ``jax.eval_shape(init)`` -> logical axes -> shardings
 -> ``jax.jit(init, out_shardings=...)``: no device ever holds a sharded parameter whole.
@@ -28,14 +28,15 @@ from jaxgen.typing import Tree
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tree of parameters lies over a mesh; all trees have the structure of the unboxed one.
+    """How a tree of parameters is sharded over a mesh; all trees have the structure of the unboxed
+    one.
 
     Attributes:
-        mesh: The mesh.
-        abstract: `jax.ShapeDtypeStruct` leaves that carry their sharding: what restoring a
-            checkpoint or lowering a step ahead of time needs.
-        shardings: `NamedSharding` leaves.
-        axes: Logical axis names, a tuple per leaf; ``()`` for a leaf without names.
+      mesh: The mesh.
+      abstract: `jax.ShapeDtypeStruct` leaves that carry their sharding: what restoring a
+        checkpoint or lowering a step ahead of time needs.
+      shardings: `NamedSharding` leaves.
+      axes: Logical axis names, a tuple per leaf; ``()`` for a leaf without names.
     """
 
     mesh: Mesh
@@ -59,19 +60,19 @@ def partition_spec(
     """The `PartitionSpec` that the rules give to one array.
 
     Args:
-        names: A logical axis name per dimension; None for a dimension that is never split.
-        shape: The array's shape.
-        mesh: The mesh that the array will lie on.
-        rules: Logical axis -> mesh axis, several mesh axes, or None for replicated.
-        path: What error messages call the array.
+      names: A logical axis name per dimension; None for a dimension that is never split.
+      shape: The array's shape.
+      mesh: The mesh of the array.
+      rules: Logical axis -> mesh axis, several mesh axes, or None for replicated.
+      path: What error messages call the array.
 
     Returns:
-        A spec with one entry per dimension.
+      A spec with one entry per dimension.
 
     Raises:
-        InputError: On a rank mismatch, a name without a rule, a rule whose mesh axis the mesh has
-            not, a mesh axis used by two dimensions, or a dimension that its mesh axes do not
-            divide; the message names the path, the shape and the axes.
+      InputError: On a rank mismatch, a name without a rule, a rule whose mesh axis the mesh has
+        not, a mesh axis used by two dimensions, or a dimension that its mesh axes do not
+        divide; the message names the path, the shape and the axes.
     """
     what = f"{path} of shape {tuple(shape)} with axes {tuple(names)}"
     if len(names) != len(shape):
@@ -83,7 +84,7 @@ def partition_spec(
             if axis in used:
                 raise InputError(
                     f"{what}: the rules put both {used[axis]!r} and {name!r} on mesh axis "
-                    f"{axis!r}; expected a mesh axis at most once per array"
+                    f"{axis!r}, expected a mesh axis at most once per array"
                 )
             used[axis] = name
         parts = math.prod(mesh.shape[axis] for axis in axes)
@@ -100,7 +101,7 @@ def _mesh_axes(name: str | None, mesh: Mesh, rules: Rules, what: str) -> tuple[s
     if name is None:
         return ()
     if name not in rules:
-        raise InputError(f"{what}: no rule for axis {name!r}; expected one of {', '.join(rules)}")
+        raise InputError(f"{what}: no rule for axis {name!r}, expected one of {', '.join(rules)}")
     rule = rules[name]
     axes = () if rule is None else (rule,) if isinstance(rule, str) else tuple(rule)
     for axis in axes:
@@ -122,17 +123,18 @@ def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
 def plan_layout(
     init_fn: Callable[..., Tree], *args: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
 ) -> Layout:
-    """How the tree that ``init_fn(*args)`` would return lies over the mesh; nothing is computed.
+    """How the tree that ``init_fn(*args)`` would return is sharded over the mesh; nothing is
+    computed.
 
     Args:
-        init_fn: Returns a tree whose arrays are boxed by `nn.with_logical_partitioning`. An array
-            without a box has no names and is replicated.
-        *args: Its arguments; only their shapes matter.
-        mesh: The mesh.
-        rules: Logical axis -> mesh axes.
+      init_fn: Returns a tree whose arrays are boxed by `nn.with_logical_partitioning`. An array
+        without a box has no names and is replicated.
+      *args: Its arguments; only their shapes matter.
+      mesh: The mesh.
+      rules: Logical axis -> mesh axes.
 
     Raises:
-        InputError: See `partition_spec`; the message names the parameter's path.
+      InputError: See `partition_spec`; the message names the parameter's path.
     """
     boxed = jax.eval_shape(init_fn, *args)
 
@@ -154,21 +156,21 @@ def plan_layout(
 def init_sharded(
     init_fn: Callable[..., Tree], *args: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
 ) -> tuple[Tree, Layout]:
-    """Runs ``init_fn(*args)`` so that its result is born sharded, and strips Linen's boxes.
+    """Initialises ``init_fn(*args)`` with its sharding, and strips Linen's boxes.
 
     With JAX's default random numbers (partitionable Threefry) the values do not depend on the mesh.
 
     Args:
-        init_fn: As in `plan_layout`; traced by `jax.jit`.
-        *args: Its arguments, arrays or trees of arrays, for example a key and a batch.
-        mesh: The mesh.
-        rules: Logical axis -> mesh axes.
+      init_fn: As in `plan_layout`; traced by `jax.jit`.
+      *args: Its arguments, arrays or trees of arrays, for example a key and a batch.
+      mesh: The mesh.
+      rules: Logical axis -> mesh axes.
 
     Returns:
-        The unboxed tree of sharded arrays, and its layout.
+      The unboxed tree of sharded arrays, and its layout.
 
     Raises:
-        InputError: See `partition_spec`.
+      InputError: See `partition_spec`.
     """
     layout = plan_layout(init_fn, *args, mesh=mesh, rules=rules)
     make = jax.jit(lambda *given: _unbox(init_fn(*given)), out_shardings=layout.shardings)
@@ -188,11 +190,11 @@ def gather_fsdp(params: Tree, layout: Layout) -> Tree:
     of equal size and ``data`` > 1, XLA's partitioner (jax 0.10 and 0.12) gets it wrong.
 
     Args:
-        params: The parameters, as `init_sharded` laid them.
-        layout: Their layout.
+      params: The parameters, as `init_sharded` laid them.
+      layout: Their layout.
 
     Returns:
-        The same values; dimensions split along other axes stay split.
+      The same values; dimensions split along other axes stay split.
     """
     if layout.mesh.shape[FSDP] == 1:
         return params
@@ -212,19 +214,19 @@ def gather_fsdp(params: Tree, layout: Layout) -> Tree:
     return jax.tree.map(gather, params, layout.shardings)
 
 
-def optimiser_layout(tx: optax.GradientTransformation, params: Layout) -> Tree:
-    """Abstract optimiser state: `jax.ShapeDtypeStruct` leaves that carry their shardings.
+def optimizer_layout(tx: optax.GradientTransformation, params: Layout) -> Tree:
+    """Abstract optimizer state: `jax.ShapeDtypeStruct` leaves that carry their shardings.
 
-    Whatever the optimiser keeps per parameter and in the parameter's shape (moments, averages,
-    accumulated gradients) lies as the parameter does; everything else (counters, factored
+    Whatever the optimizer keeps per parameter and in the parameter's shape (moments, averages,
+    accumulated gradients) follows the parameter; everything else (counters, factored
     statistics, hyperparameters) is replicated.
 
     Args:
-        tx: An Optax transformation.
-        params: The layout of the parameters that it will update.
+      tx: An Optax transformation.
+      params: The layout of the parameters that it will update.
 
     Returns:
-        A tree with the structure of ``tx.init(params)``.
+      A tree with the structure of ``tx.init(params)``.
     """
     whole = replicated(params.mesh)
 
@@ -244,17 +246,17 @@ def optimiser_layout(tx: optax.GradientTransformation, params: Layout) -> Tree:
     )
 
 
-def init_optimiser(tx: optax.GradientTransformation, params: Tree, layout: Layout) -> Tree:
-    """``tx.init(params)`` with its result born sharded as `optimiser_layout` says.
+def init_optimizer(tx: optax.GradientTransformation, params: Tree, layout: Layout) -> Tree:
+    """``tx.init(params)``, initialised with the sharding of `optimizer_layout`.
 
     (`jax.jit(tx.init)` alone would put all of the state on one device.)
 
     Args:
-        tx: An Optax transformation.
-        params: The parameters.
-        layout: Their layout, from `init_sharded`.
+      tx: An Optax transformation.
+      params: The parameters.
+      layout: Their layout, from `init_sharded`.
     """
-    return jax.jit(tx.init, out_shardings=shardings_of(optimiser_layout(tx, layout)))(params)
+    return jax.jit(tx.init, out_shardings=shardings_of(optimizer_layout(tx, layout)))(params)
 
 
 def shardings_of(tree: Tree) -> Tree:

@@ -34,7 +34,7 @@ class DiffiTConfig(GridConfig):
     """Options of a DiffiT; the defaults but for the published "DiffiT-XL/2" are DiT-S/2's."""
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         super().__post_init__()
         check_wave_width(self.width)
 
@@ -57,7 +57,7 @@ class DiffiTConfig(GridConfig):
 
 
 class DiffiTBlock(nn.Module):
-    """Time-dependent self-attention and a perceptron.
+    """Time-dependent self-attention and an MLP.
 
     Attributes:
       config: the network's options.
@@ -105,12 +105,12 @@ class DiffiT(nn.Module):
     def __call__(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None = None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "B Y X C_out"]:
-        """What the network says about each pixel, [B, Y, X, out_channels] in float32.
+        """The per-pixel prediction, [B, Y, X, out_channels] in float32.
 
         Args:
           z_BYXC: [B, Y, X, in_channels] noisy images of the size ``input_size``.

@@ -52,7 +52,7 @@ class DiTConfig(TransformerConfig):
     mlp_norm_epsilon: float = EPSILON
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         super().__post_init__()
         if self.conditioning not in get_args(Conditioning):
             raise InputError(
@@ -102,12 +102,12 @@ class DiT(nn.Module):
     def __call__(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None = None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "B Y X C_out"]:
-        """What the network says about each pixel, [B, Y, X, out_channels] in float32.
+        """The per-pixel prediction, [B, Y, X, out_channels] in float32.
 
         Args:
           z_BYXC: [B, Y, X, in_channels] noisy images.

@@ -44,7 +44,7 @@ class MDTConfig(GridConfig):
     decoder_depth: int = 2
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         super().__post_init__()
         if not 1 <= self.decoder_depth < self.depth:
             raise InputError(
@@ -148,12 +148,12 @@ class MDT(nn.Module):
     def __call__(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None = None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "B Y X C_out"]:
-        """What the network says about each pixel with all patches visible.
+        """The per-pixel prediction with all patches visible.
 
         Args:
           z_BYXC: [B, Y, X, in_channels] noisy images of the size ``input_size``.
@@ -175,8 +175,8 @@ class MDT(nn.Module):
     def full_and_masked(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None = None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None = None,
         *,
         mask_ratio: float = 0.3,
         train: bool = True,

@@ -21,14 +21,14 @@ class TransformerConfig:
       in_channels: channels of the input: the noisy data, and what is laid beside it.
       out_channels: channels of the output; twice those of the data where variances are learnt.
       patch: P, pixels along the side of a patch.
-      width: D, numbers in a token.
+      width: D, of a token.
       depth: transformer blocks.
       heads: attention heads; they divide the width.
-      mlp_ratio: hidden units of a block's perceptron, in units of the width.
+      mlp_ratio: hidden units of a block's MLP, in units of the width.
       num_classes: classes; 0 for a network without labels.
-      null_class: whether label ``num_classes`` stands for "no class".
+      null_class: whether label ``num_classes`` is the null label.
       class_dropout: probability that a label becomes the null class in training.
-      dtype: what matrix products are computed in; parameters, the stream of tokens between blocks,
+      dtype: the compute dtype of matrix products; parameters, the stream of tokens between blocks,
         norms, softmax and the output stay float32.
       qk_norm: whether attention normalises queries and keys.
       remat: whether a block's activations are computed again in the backward pass, not stored.
@@ -51,7 +51,7 @@ class TransformerConfig:
     attention: Implementation = "auto"
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         for name in ("in_channels", "out_channels", "patch", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
@@ -65,7 +65,7 @@ class TransformerConfig:
             raise InputError(f"class_dropout is {self.class_dropout}, expected 0 <= p < 1")
         if self.num_classes and self.class_dropout and not self.null_class:
             raise InputError(
-                f"class_dropout is {self.class_dropout} without a null class; "
+                f"class_dropout is {self.class_dropout} without a null class, "
                 "expected null_class=True or class_dropout=0"
             )
         check_dtype(self.dtype)
@@ -76,19 +76,19 @@ class TransformerConfig:
 
     @property
     def mlp_units(self) -> int:
-        """Hidden units of a block's perceptron."""
+        """Hidden units of a block's MLP."""
         return int(self.width * self.mlp_ratio)
 
     @property
     def patch_outputs(self) -> int:
-        """Numbers that the network says about one patch: P P C_out."""
+        """Width of the prediction for one patch: P P C_out."""
         return self.patch**2 * self.out_channels
 
     def check_input(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None,
     ) -> tuple[int, int]:
         """Refuses input that does not fit the network; returns the grid of patches (rows, columns).
 
@@ -111,7 +111,7 @@ class GridConfig(TransformerConfig):
     input_size: tuple[int, int] = (32, 32)
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         super().__post_init__()
         size = tuple(self.input_size)
         if len(size) != 2 or any(side < 1 or side % self.patch for side in size):
@@ -129,8 +129,8 @@ class GridConfig(TransformerConfig):
     def check_input(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None,
     ) -> tuple[int, int]:
         """As `TransformerConfig.check_input`; refuses other sizes than ``input_size`` too."""
         grid = super().check_input(z_BYXC, time_B, label_B)

@@ -53,7 +53,7 @@ class UViTConfig(GridConfig):
     heads: int = 8
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         super().__post_init__()
         if self.depth % 2 == 0:
             raise InputError(
@@ -149,12 +149,12 @@ class UViT(nn.Module):
     def __call__(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | None = None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "B Y X C_out"]:
-        """What the network says about each pixel, [B, Y, X, out_channels] in float32.
+        """The per-pixel prediction, [B, Y, X, out_channels] in float32.
 
         Args:
           z_BYXC: [B, Y, X, in_channels] noisy images of the size ``input_size``.

@@ -1,4 +1,4 @@
-"""Training: state, step, loop, optimiser recipes, metrics, checkpoints.
+"""Training: state, step, loop, optimizer recipes, metrics, checkpoints.
 
 A run in short, on one device or on a mesh set by ``jax.set_mesh``::
 

@@ -53,7 +53,7 @@ _STATE, _RUN = "state", "run"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a checkpoint says about a model.
+    """What a checkpoint holds about a model.
 
     Attributes:
       config: the configuration that it was saved with.
@@ -71,7 +71,7 @@ class LoadedModel:
 class Checkpoints:
     """The checkpoints of one run, for saving and resuming. Use it in a ``with`` block.
 
-    Saving goes on in the background; leaving the block waits for it. All processes of a run make
+    Saving continues in the background; leaving the block waits for it. All processes of a run make
     the same calls.
     """
 
@@ -103,12 +103,12 @@ class Checkpoints:
             holds checkpoints of another configuration, naming the fields that differ.
         """
         if keep < 1:
-            raise InputError(f"keep={keep}: expected at least 1 checkpoint")
+            raise InputError(f"keep is {keep}, expected at least 1 checkpoint")
         if mode not in ("min", "max"):
-            raise InputError(f"mode={mode!r}: expected one of min, max")
+            raise InputError(f"mode is {mode!r}, expected one of min, max")
         self.folder = pathlib.Path(folder).absolute()
         if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: expected a folder for checkpoints, found a file")
+            raise InputError(f"{self.folder} is a file, expected a folder for checkpoints")
         self._metric, self._mode, self._keep = metric, mode, keep
         self._run = {
             "config": config_to_json(config),
@@ -336,13 +336,13 @@ def _find(path: Path, which: Which) -> pathlib.Path:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder of checkpoints")
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of checkpoints, found a file")
+        raise InputError(f"{folder} is a file, expected a folder of checkpoints")
     if folder.name.isdecimal() and (folder / _STATE).is_dir():
         return folder
     with _open(folder) as checkpointer:
         figures = _figures(checkpointer)
     if not figures:
-        raise InputError(f"{folder}: expected a folder of checkpoints, found none in it")
+        raise InputError(f"{folder} holds no checkpoint, expected a folder of checkpoints")
     run = _load_run(folder / str(max(figures))) if which == "best" else {}
     return _choose(folder, figures, which, run.get("metric"), run.get("mode", "min"))
 

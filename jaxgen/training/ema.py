@@ -23,7 +23,7 @@ from jaxgen.typing import Tree
 
 
 def check_decay(decay: float | None) -> None:
-    """Refuses what is no decay of an average.
+    """Validates the decay of an average.
 
     Raises:
       InputError: unless it is None or within [0, 1).

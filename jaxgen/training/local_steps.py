@@ -10,12 +10,12 @@ and the replicas are averaged::
     theta' = (1/R) sum_r theta_r^k
 
 With k = 1 and plain SGD this is the synchronous step: the mean of ``theta - e g_r`` is
-``theta - e mean_r g_r``. Between two averages nothing travels along ``data``; ``fsdp`` and
+``theta - e mean_r g_r``. Between two averages there is no collective along ``data``; ``fsdp`` and
 ``model`` work inside a replica as they always do. (One thing is beyond XLA there, in jax 0.10 to
-0.12: it aborts on `jnp.take_along_axis` into an array that lies over both ``fsdp`` and ``model``.
-`jaxgen.parallel.softmax.output_units` and sums over one-hot masks are free of it.)
+0.12: it aborts on `jnp.take_along_axis` into an array that is sharded over both ``fsdp`` and
+``model``. `jaxgen.parallel.softmax.output_units` and sums over one-hot masks are free of it.)
 
-**What is averaged**: parameters, their moving average, and the optimiser's state (moments and
+**What is averaged**: parameters, their moving average, and the optimizer's state (moments and
 accumulators; of counters, the largest). So after a round all replicas are equal, and the state is
 an ordinary `TrainState` that can be saved, evaluated or trained on synchronously.
 """

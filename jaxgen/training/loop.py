@@ -75,20 +75,20 @@ class LoopConfig:
     def __post_init__(self) -> None:
         for name in ("steps_per_call", "log_every", "max_skipped_in_a_row"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name in ("steps", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: expected at least 0")
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 0")
         for name in ("log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) % self.steps_per_call:
                 raise InputError(
-                    f"{name}={getattr(self, name)}: expected a multiple of "
+                    f"{name} is {getattr(self, name)}, expected a multiple of "
                     f"steps_per_call={self.steps_per_call}"
                 )
         if self.mode not in ("min", "max"):
-            raise InputError(f"mode={self.mode!r}: expected one of min, max")
+            raise InputError(f"mode is {self.mode!r}, expected one of min, max")
         if self.patience is not None and (self.patience < 1 or self.metric is None):
-            raise InputError(f"patience={self.patience}: expected at least 1, and a metric")
+            raise InputError(f"patience is {self.patience}, expected at least 1, and a metric")
 
 
 @dataclass
@@ -137,7 +137,7 @@ def fit(
     put: Callable[..., Batch] = put_batch,
     padding: Padding | None = None,
 ) -> FitResult:
-    """Trains, or goes on training where `checkpoints` holds an earlier state of the run.
+    """Trains, or resumes where `checkpoints` holds an earlier state of the run.
 
     SIGINT and SIGTERM end the run cleanly: the step under way is finished, a checkpoint saved, and
     `SystemExit` raised with 128 + the signal's number; a second signal ends it at once. (Several
@@ -296,7 +296,7 @@ class _Run:
         if metric is None:
             return False
         if metric not in self.figures:
-            raise InputError(f"metric={metric!r}: expected one of {', '.join(self.figures)}")
+            raise InputError(f"metric is {metric!r}, expected one of {', '.join(self.figures)}")
         value, sign = self.figures[metric], 1 if self.config.mode == "min" else -1
         worst = sign * math.inf
         if sign * value < sign * (worst if progress.best is None else progress.best):

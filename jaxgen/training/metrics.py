@@ -115,7 +115,8 @@ def _event_writer(folder: pathlib.Path, step: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise InputError(
-            "tensorboard=True needs the package tensorboardX: pip install 'jaxgen[experiments]'"
+            "tensorboard is True, expected the package tensorboardX: pip install "
+            "'jaxgen[experiments]'"
         ) from None
     return SummaryWriter(str(folder), purge_step=step + 1 if step else 0, flush_secs=10)
 
@@ -139,7 +140,9 @@ def read_records(path: Path) -> list[Record]:
         except ValueError:
             record = None
         if not (isinstance(record, dict) and isinstance(record.get("step"), int)):
-            raise InputError(f"{path}, line {number}: expected a JSON object with a 'step'")
+            raise InputError(
+                f"{path}, line {number}, is no record, expected a JSON object with a 'step'"
+            )
         records.append({name: _number(value) for name, value in record.items()})
     return records
 

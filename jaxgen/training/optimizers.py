@@ -1,4 +1,4 @@
-"""Optimiser recipes: a configuration, and the Optax transformation that it stands for.
+"""Optimizer recipes: a configuration, and the Optax transformation that it stands for.
 
 Symbols: theta parameters, g gradient of the mean loss, t updates done before this one (skipped
 steps do not count), e_t learning rate, lambda weight decay, c clipping norm.
@@ -50,7 +50,7 @@ DecayMask = Callable[[str, Any], bool]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """An optimiser with its learning rate, weight decay and clipping; formulas in the module.
+    """An optimizer with its learning rate, weight decay and clipping; formulas in the module.
 
     Attributes:
       name: which update.
@@ -173,8 +173,8 @@ def _mask_of(decay_mask: DecayMask, config: OptimizerConfig) -> Callable[[Any], 
         )
         if not any(jax.tree.leaves(chosen)):
             raise InputError(
-                f"weight_decay={config.weight_decay} applies to no parameter "
-                f"(decay_pattern={config.decay_pattern!r}); expected at least one"
+                f"weight_decay is {config.weight_decay} but applies to no parameter "
+                f"(decay_pattern={config.decay_pattern!r}), expected at least one"
             )
         return chosen
 
@@ -182,11 +182,11 @@ def _mask_of(decay_mask: DecayMask, config: OptimizerConfig) -> Callable[[Any], 
 
 
 def _check(config: OptimizerConfig) -> None:
-    """Raises InputError for the first field that cannot be meant."""
+    """Raises InputError for the first invalid field."""
     for field, names in (("name", OptimizerName), ("schedule", ScheduleName)):
         value = getattr(config, field)
         if value not in get_args(names):
-            raise InputError(f"{field}={value!r}: expected one of {', '.join(get_args(names))}")
+            raise InputError(f"{field} is {value!r}, expected one of {', '.join(get_args(names))}")
     for field in ("learning_rate", "inverse_time_rate", "weight_decay", "initial_accumulator"):
         _check_range(config, field, "a finite number >= 0", lambda x: x >= 0)
     _check_range(config, "eps", "a finite number > 0", lambda x: x > 0)
@@ -204,7 +204,7 @@ def _check(config: OptimizerConfig) -> None:
             re.compile(config.decay_pattern)
         except re.error as error:
             raise InputError(
-                f"decay_pattern={config.decay_pattern!r} is no regular expression: {error}"
+                f"decay_pattern is {config.decay_pattern!r}, expected a regular expression: {error}"
             ) from None
 
 
@@ -213,4 +213,4 @@ def _check_range(
 ) -> None:
     value = getattr(config, field)
     if not (math.isfinite(value) and holds(value)):
-        raise InputError(f"{field}={value}: expected {expected}")
+        raise InputError(f"{field} is {value}, expected {expected}")

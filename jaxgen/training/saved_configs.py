@@ -95,7 +95,7 @@ def _from_json(data: Json, where: str) -> Any:
             cls = _class_named(name, where, lambda c: issubclass(c, enum.Enum), "enum")
             if member not in cls.__members__:
                 raise InputError(
-                    f"{where}: {member!r} is no member of {name}; "
+                    f"{where}: {member!r} is no member of {name}, "
                     f"expected one of {', '.join(cls.__members__)}"
                 )
             return cls[member]
@@ -108,7 +108,7 @@ def _from_json(data: Json, where: str) -> Any:
         case list():
             return [_from_json(item, where) for item in data]
         case dict():
-            raise InputError(f"{where}: {data!r} is no configuration; expected a 'class'")
+            raise InputError(f"{where}: {data!r} is no configuration, expected a 'class'")
     return data
 
 

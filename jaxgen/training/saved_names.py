@@ -34,11 +34,11 @@ CLASSES: dict[str, str] = {
     "geometric": "jaxgen.diffusion.process.sde_schedules:GeometricSchedule",
     "blended": "jaxgen.diffusion.process.derived_schedules:Blended",
     "bounded": "jaxgen.diffusion.process.derived_schedules:Bounded",
-    "reframed": "jaxgen.diffusion.process.derived_schedules:Reframed",
+    "reframed": "jaxgen.diffusion.process.derived_schedules:Rescaled",
     "shifted": "jaxgen.diffusion.process.derived_schedules:Shifted",
     "table": "jaxgen.diffusion.process.table_schedules:DiscreteSchedule",
     "custom-table": "jaxgen.diffusion.process.table_schedules:CustomTable",
-    "learnt-schedule": "jaxgen.diffusion.process.learnt_schedule:LearntScheduleConfig",
+    "learnt-schedule": "jaxgen.diffusion.process.learned_schedule:LearnedScheduleConfig",
     "classifier": "jaxgen.evaluation.classifier:ClassifierConfig",
     "optimizer": "jaxgen.training.optimizers:OptimizerConfig",
 }
@@ -78,6 +78,7 @@ FIRST_FORMAT: dict[str, str] = {
 
 RENAMED_FIELDS: dict[str, dict[str, str]] = {
     "denoiser": {"strength_channels": "guidance_channels"},
+    "learnt-schedule": {"frame": "scaling"},
 }
 """Saved name -> what a field was called before -> what it is called now."""
 

@@ -84,12 +84,12 @@ def differences(
     for names in sorted({*saved, *expected}):
         path = "/".join(names)
         if names not in saved:
-            problems.append(f"{path} is missing; expected {_describe(expected[names])}")
+            problems.append(f"{path} is missing, expected {_describe(expected[names])}")
         elif names not in expected:
             problems.append(f"{path} is not expected; found {_describe(saved[names])}")
         elif not _fits(saved[names], expected[names], padded.get(names, {})):
             problems.append(
-                f"{path} has {_describe(saved[names])}; expected {_describe(expected[names])}"
+                f"{path} has {_describe(saved[names])}, expected {_describe(expected[names])}"
             )
     return problems
 

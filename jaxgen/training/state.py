@@ -13,9 +13,9 @@ from jaxgen.axes import DEFAULT_RULES, Rules
 from jaxgen.parallel import (
     Layout,
     current_mesh,
-    init_optimiser,
+    init_optimizer,
     init_sharded,
-    optimiser_layout,
+    optimizer_layout,
     replicated,
 )
 from jaxgen.training.ema import average_dtype, start_average
@@ -25,12 +25,12 @@ from jaxgen.typing import Tree
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """The whole state of a run; all of it is saved, nothing else is needed to go on.
+    """The whole state of a run; all of it is saved, nothing else is needed to resume.
 
     Attributes:
       step: steps taken, skipped ones included: the index of the next batch.
       params: the parameters, a plain (unboxed) tree.
-      opt_state: the optimiser's state.
+      opt_state: the optimizer's state.
       ema: moving average of the parameters in float32 (`jaxgen.training.ema`), or None.
       skipped: how many steps were skipped because the loss or its gradient was not finite.
       skipped_in_a_row: how many of them came last, without a good step between.
@@ -56,12 +56,13 @@ def create_state(
     ema: bool = False,
     rules: Rules = DEFAULT_RULES,
 ) -> tuple[TrainState, Layout]:
-    """A state at step 0, born sharded over the current mesh (`jax.set_mesh`; else one device).
+    """A state at step 0, initialised with its sharding over the current mesh (`jax.set_mesh`; else
+    one device).
 
     Args:
       init_fn: returns the parameters with their logical axes; see `jaxgen.parallel.init_sharded`.
       *args: its arguments, for example a key and a batch.
-      tx: the optimiser.
+      tx: the optimizer.
       ema: whether a moving average of the parameters is kept.
       rules: logical axis -> mesh axes.
 
@@ -85,7 +86,7 @@ def state_from_params(
     return TrainState(
         step=zero,
         params=params,
-        opt_state=init_optimiser(tx, params, layout),
+        opt_state=init_optimizer(tx, params, layout),
         ema=average(params) if ema else None,
         skipped=zero.copy(),
         skipped_in_a_row=zero.copy(),
@@ -104,7 +105,7 @@ def abstract_state(
     return TrainState(
         step=scalar,
         params=layout.abstract,
-        opt_state=optimiser_layout(tx, layout),
+        opt_state=optimizer_layout(tx, layout),
         ema=average if ema else None,
         skipped=scalar,
         skipped_in_a_row=scalar,
@@ -116,7 +117,7 @@ def state_axes(
 ) -> TrainState:
     """Logical axis names of every array of the state, a tuple per leaf.
 
-    Whatever the optimiser keeps per parameter and in its shape has the parameter's names; all else
+    Whatever the optimizer keeps per parameter and in its shape has the parameter's names; all else
     has none.
     """
 
@@ -128,7 +129,7 @@ def state_axes(
     opt_axes = optax.tree_utils.tree_map_params(
         tx,
         like_parameter,
-        optimiser_layout(tx, layout),
+        optimizer_layout(tx, layout),
         layout.abstract,
         layout.axes,
         transform_non_params=lambda _: (),

@@ -1,6 +1,6 @@
 """One training step as a pure function, and what wraps it: accumulation, guard, EMA, scans.
 
-**Guard.** Where the loss or the global norm of the gradient is not finite, parameters, optimiser
+**Guard.** Where the loss or the global norm of the gradient is not finite, parameters, optimizer
 state and average stay as they were; the step is counted and the next batch comes.
 
 **Weights.** A loss is a mean. Where batches hold different amounts (padding, masks), the loss
@@ -45,14 +45,14 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float | None = None,
 ) -> StepFn:
-    """The training step of a loss and an optimiser.
+    """The training step of a loss and an optimizer.
 
     The step's randomness is ``fold_in(key, state.step)``, so the caller passes the same key always
     and a resumed run repeats the same draws.
 
     Args:
       loss_fn: ``(params, batch, key) -> (mean loss, metrics)``; see "Weights" above.
-      tx: the optimiser; clipping and weight decay belong to it (`jaxgen.training.optimizers`).
+      tx: the optimizer; clipping and weight decay belong to it (`jaxgen.training.optimizers`).
       accumulate: microbatches per step, to fit a large batch into memory: the update equals that
         of the whole batch to rounding. B must be divisible by it, and B / accumulate by the number
         of devices that share a batch.
@@ -67,7 +67,7 @@ def make_train_step(
       InputError: for values out of range; when traced, for a batch that does not divide.
     """
     if accumulate < 1:
-        raise InputError(f"accumulate={accumulate}: expected at least 1 microbatch")
+        raise InputError(f"accumulate is {accumulate}, expected at least 1 microbatch")
     check_decay(ema_decay)
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
@@ -90,7 +90,7 @@ def compile_step(step: StepFn, state: TrainState) -> StepFn:
     """`jax.jit` of a step (or of `scan_steps` of one) that updates the state in place.
 
     The state's buffers are donated: after ``state, metrics = compiled(state, batch, key)`` the old
-    state is gone. The new one lies as the old one did, the metrics on every device.
+    state is gone. The new one has the same sharding, the metrics are on every device.
     """
     shardings = shardings_of(state)
     return jax.jit(

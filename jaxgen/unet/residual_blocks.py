@@ -170,7 +170,7 @@ class WaveEmbedding(nn.Module):
     cosine_first: bool
 
     @nn.compact
-    def __call__(self, number_B: Float[Array, " B"]) -> Float[Array, "B D"]:
+    def __call__(self, number_B: Float[Array, "B"]) -> Float[Array, "B D"]:
         """[B] numbers (made for 0 to 1000) to [B, D]."""
         half = self.frequencies // 2
         waves_BD = time_frequencies(number_B, self.frequencies, shift=self.shift)

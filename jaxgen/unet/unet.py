@@ -101,9 +101,9 @@ class UNetConfig:
       labels: what a label is: a class id ("classes"), or a number that is embedded as the time is
         ("numbers"), such as the noise level of the small image in a cascade.
       num_classes: classes; 0 for a network without class labels.
-      null_class: whether label ``num_classes`` stands for "no class".
+      null_class: whether label ``num_classes`` is the null label.
       class_dropout: probability that a label becomes the null class in training.
-      dtype: what products and convolutions are computed in; parameters, norms, softmax, sums with
+      dtype: the compute dtype of products and convolutions; parameters, norms, softmax, sums with
         skip connections' divisors and the output stay float32.
       remat: whether the activations of residual blocks and attention are computed again in the
         backward pass, not stored.
@@ -141,7 +141,7 @@ class UNetConfig:
     attention: Implementation = "auto"
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         if not self.channels:
             raise InputError("channels is empty, expected the channels of each level")
         counts = {name: getattr(self, name) for name in ("in_channels", "out_channels", "blocks")}
@@ -197,7 +197,7 @@ class UNetConfig:
             )
         if self.num_classes and self.class_dropout and not self.null_class:
             raise InputError(
-                f"class_dropout is {self.class_dropout} without a null class; "
+                f"class_dropout is {self.class_dropout} without a null class, "
                 "expected null_class=True or class_dropout=0"
             )
 
@@ -270,7 +270,7 @@ class UNetConfig:
 
     @property
     def embedding_width(self) -> int:
-        """Numbers in the embedding of the condition."""
+        """Width of the embedding of the condition."""
         return 4 * self.channels[0] if self.embedding is None else self.embedding
 
     @property
@@ -300,8 +300,8 @@ class UNetConfig:
     def check_input(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | Float[Array, " B"] | None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | Float[Array, "B"] | None,
     ) -> None:
         """Refuses input that does not fit the network.
 
@@ -345,12 +345,12 @@ class UNet(nn.Module):
     def __call__(
         self,
         z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, " B"],
-        label_B: Int[Array, " B"] | Float[Array, " B"] | None = None,
+        time_B: Float[Array, "B"],
+        label_B: Int[Array, "B"] | Float[Array, "B"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "B Y X C_out"]:
-        """What the network says about each pixel, [B, Y, X, out_channels] in float32.
+        """The per-pixel prediction, [B, Y, X, out_channels] in float32.
 
         Args:
           z_BYXC: [B, Y, X, in_channels] noisy images; 2^(levels - 1) divides height and width.

@@ -146,8 +146,8 @@ def test_without_shuffling_positions_come_in_order():
     ("arguments", "fault"),
     [
         ((0, 10, 0), "batch_size is 0"),
-        ((0, 10, 11), "^batch_size is 11; expected at most the number of examples, 10"),
-        ((0, 10, 11, 0, True, False, "a.txt"), "^a.txt: batch_size is 11; expected at most"),
+        ((0, 10, 11), "^batch_size is 11, expected at most the number of examples, 10"),
+        ((0, 10, 11, 0, True, False, "a.txt"), "^a.txt: batch_size is 11, expected at most"),
         ((5, 5, 1), "positions 5 to 5"),
         ((-1, 5, 1), "positions -1 to 5"),
     ],

@@ -91,9 +91,9 @@ def test_iteration_resumes_at_any_step(threads, first):
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        ({"batch_size": 24}, "batch_size is 24; expected 1 to 23 records"),
+        ({"batch_size": 24}, "batch_size is 24, expected 1 to 23 records"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 4, "rows": [3, 4]}, r"rows \[3 4\]; expected numbers in \[0, 4\)"),
+        ({"batch_size": 4, "rows": [3, 4]}, r"rows \[3 4\], expected numbers in \[0, 4\)"),
         ({"batch_size": 4, "rows": []}, "one at least"),
     ],
 )

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.diffusion.exact import gaussian_denoiser, gaussian_mixture_denoiser
-from jaxgen.diffusion.process.derived_schedules import Reframed
+from jaxgen.diffusion.process.derived_schedules import Rescaled
 from jaxgen.diffusion.process.example_keys import example_keys, step_keys
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.diffusion.samplers.sampling import initial_noise, sample
 
 COSINE = CosineSchedule(-12, 12)
-FRAMES = {frame: Reframed(COSINE, frame) for frame in ("vp", "ve", "flow")}
+SCALINGS = {scaling: Rescaled(COSINE, scaling) for scaling in ("vp", "ve", "flow")}
 MIXTURE = gaussian_mixture_denoiser(
     np.array([0.3, 0.7]), np.array([[1.0, -0.5], [-1.0, 0.8]]), np.array([0.2, 0.4])
 )

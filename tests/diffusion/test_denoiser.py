@@ -60,20 +60,20 @@ def test_one_level_reaches_the_network_as_one_for_each_example():
     assert shapes == [(3,)]
 
 
-def test_what_networks_are_told():
+def test_time_inputs_of_networks():
     table = DiscreteSchedule()
     np.testing.assert_allclose(step_index(table)(table.at_index(np.array([0, 41]))), [0, 41])
     np.testing.assert_allclose(thousandths(SCHEDULE.at(0.3)), 300)
-    told = []
+    inputs = []
     make_denoiser(
-        lambda z, time: told.append(time) or z, "e", time_input=lambda level: level.log_snr / 4
+        lambda z, time: inputs.append(time) or z, "e", time_input=lambda level: level.log_snr / 4
     )(Z, LEVEL)
-    np.testing.assert_allclose(told[0], LEVEL.log_snr / 4)
+    np.testing.assert_allclose(inputs[0], LEVEL.log_snr / 4)
 
 
-def test_a_learnt_variance_is_the_second_half():
+def test_a_learned_variance_is_the_second_half():
     output = jnp.concatenate([jnp.asarray(E), jnp.full_like(E, -0.5)], -1)
-    estimate = make_denoiser(lambda z, time: output, "e", learnt_variance=True)(Z, LEVEL)
+    estimate = make_denoiser(lambda z, time: output, "e", learned_variance=True)(Z, LEVEL)
     np.testing.assert_allclose(estimate.e, E)
     np.testing.assert_allclose(estimate.fraction, 0.25)
     both = jnp.concatenate([jnp.asarray(X), jnp.asarray(E), jnp.zeros((3, 5, 4))], -1)
@@ -148,7 +148,7 @@ def test_noise_is_not_predicted_where_nothing_else_is_left(target):
     ]
     for schedule in endless:
         if target in ("e", "score"):
-            with pytest.raises(InputError, match=f"target='{target}' with .*zero SNR"):
+            with pytest.raises(InputError, match=f"target is '{target}' with .*zero SNR"):
                 check_target_fits(schedule, target)
         else:
             check_target_fits(schedule, target)
@@ -159,14 +159,14 @@ def test_noise_is_not_predicted_where_nothing_else_is_left(target):
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (lambda d: make_denoiser(lambda z, time: z, "noise"), "target='noise': expected one of"),
-        (lambda d: clip_x(d, 1.0, 1.0), "low=1.0, high=1.0: expected low < high"),
-        (lambda d: threshold_x(d, 0.0), "percentile=0.0: expected 0 < percentile <= 1"),
-        (lambda d: threshold_x(d, 0.9, 0.5), "limit=0.5: expected at least 1"),
-        (lambda d: split_variance(jnp.zeros((2, 3))), r"shape \(2, 3\): expected an even last"),
+        (lambda d: make_denoiser(lambda z, time: z, "noise"), "target is 'noise', expected one of"),
+        (lambda d: clip_x(d, 1.0, 1.0), "low is 1.0, high is 1.0, expected low < high"),
+        (lambda d: threshold_x(d, 0.0), "percentile is 0.0, expected 0 < percentile <= 1"),
+        (lambda d: threshold_x(d, 0.9, 0.5), "limit is 0.5, expected at least 1"),
+        (lambda d: split_variance(jnp.zeros((2, 3))), r"shape \(2, 3\), expected an even last"),
         (
             lambda d: make_denoiser(lambda z, time: z[..., :1], "v")(Z, LEVEL),
-            r"prediction of shape \(3, 5, 1\) for latents of shape \(3, 5, 2\)",
+            r"prediction has shape \(3, 5, 1\) for latents of shape \(3, 5, 2\)",
         ),
     ],
 )

@@ -17,12 +17,12 @@ WEIGHTS = np.array([0.2, 0.5, 0.3])
 MEANS = np.array([[1.0, 0.5], [-1.0, 0.3], [0.2, -1.2]])
 DEVIATIONS = np.array([0.3, 0.5, 0.2])
 MIXTURE = WEIGHTS, MEANS, DEVIATIONS
-FRAMES = ("vp", "ve", "flow")
+SCALINGS = ("vp", "ve", "flow")
 Z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
 
 
-def level_of(log_snr, frame="vp"):
-    a, s = scales(np.asarray(log_snr, np.float64), frame)
+def level_of(log_snr, scaling="vp"):
+    a, s = scales(np.asarray(log_snr, np.float64), scaling)
     return Level(*(jnp.asarray(v, jnp.float32) for v in (np.full_like(a, 0.5), log_snr, a, s)))
 
 
@@ -33,15 +33,15 @@ def posterior_mean_1d(z, a, s, density):
     return (x * mass).sum() / mass.sum()
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("log_snr", [-4.0, 0.0, 3.0])
-def test_mixture_against_numerical_integration(frame, log_snr):
+def test_mixture_against_numerical_integration(scaling, log_snr):
     w, m, c = np.array([0.3, 0.7]), np.array([1.2, -0.5]), np.array([0.2, 0.6])
 
     def density(x):
         return (w / c * np.exp(-((x[:, None] - m) ** 2) / (2 * c**2))).sum(-1)
 
-    level = level_of(log_snr, frame)
+    level = level_of(log_snr, scaling)
     a, s = float(level.a), float(level.s)
     z = np.array([-2.0, -0.3, 0.9, 2.5]) * np.hypot(a, s)
     estimate = gaussian_mixture_denoiser(w, m[:, None], c)(jnp.float32(z[:, None]), level)
@@ -50,10 +50,10 @@ def test_mixture_against_numerical_integration(frame, log_snr):
     np.testing.assert_allclose(estimate.e[:, 0], (z - a * want) / s, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_tweedies_formula(frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_tweedies_formula(scaling):
     """E[e | z] = -s grad log p(z), E[x | z] = (z + s^2 grad log p(z)) / a."""
-    level = level_of(np.array([-5.0, -1.0, 0.0, 1.0, 5.0]), frame)
+    level = level_of(np.array([-5.0, -1.0, 0.0, 1.0, 5.0]), scaling)
     z = Z * np.hypot(level.a, level.s)[:, None]
     score = jax.grad(lambda z: gaussian_mixture_log_density(z, level, *MIXTURE).sum())(z)
     estimate = gaussian_mixture_denoiser(*MIXTURE)(z, level)
@@ -62,9 +62,9 @@ def test_tweedies_formula(frame):
     np.testing.assert_allclose(estimate.x, (z + s**2 * score) / a, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_density_of_latents_integrates_to_one_and_is_the_convolution(frame):
-    level = level_of(0.5, frame)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_density_of_latents_integrates_to_one_and_is_the_convolution(scaling):
+    level = level_of(0.5, scaling)
     a, s = float(level.a), float(level.s)
     side = np.linspace(-6, 6, 161) * np.hypot(a, s)
     grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
@@ -77,9 +77,9 @@ def test_density_of_latents_integrates_to_one_and_is_the_convolution(frame):
     np.testing.assert_allclose(log_density[7000], np.log(want), rtol=1e-4)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_gaussian_against_a_mixture_of_one_and_against_linear_algebra(frame):
-    level = level_of(np.array([-4.0, -1.0, 0.0, 1.0, 4.0]), frame)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_gaussian_against_a_mixture_of_one_and_against_linear_algebra(scaling):
+    level = level_of(np.array([-4.0, -1.0, 0.0, 1.0, 4.0]), scaling)
     mean = np.array([0.3, -0.6])
     z = Z * np.hypot(level.a, level.s)[:, None]
     round_one = gaussian_denoiser(mean, 0.49 * np.eye(2))(z, level)
@@ -111,16 +111,16 @@ def test_points_are_told_apart_where_there_is_little_noise():
     np.testing.assert_allclose(far.x, np.broadcast_to(WEIGHTS @ MEANS, (3, 2)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("frame", ["vp", "flow"])
+@pytest.mark.parametrize("scaling", ["vp", "flow"])
 @pytest.mark.parametrize("log_snr", [np.inf, -np.inf])
 @pytest.mark.parametrize("kind", ["gaussian", "mixture", "points"])
-def test_both_ends_are_finite_with_finite_gradients(frame, log_snr, kind):
+def test_both_ends_are_finite_with_finite_gradients(scaling, log_snr, kind):
     denoiser = {
         "gaussian": gaussian_denoiser(MEANS[0], np.array([[1.0, 0.5], [0.5, 0.25]])),
         "mixture": gaussian_mixture_denoiser(*MIXTURE),
         "points": gaussian_mixture_denoiser(WEIGHTS, MEANS, np.zeros(3)),
     }[kind]
-    level = level_of(log_snr, frame)
+    level = level_of(log_snr, scaling)
     z = jnp.float32(MEANS)
     found, pull = jax.vjp(lambda z: tuple(denoiser(z, level)[:2]), z)
     assert all(jnp.isfinite(value).all() for value in found)
@@ -134,5 +134,5 @@ def test_both_ends_are_finite_with_finite_gradients(frame, log_snr, kind):
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(InputError, match=r"covariance of shape \(3, 3\): expected \(2, 2\)"):
+    with pytest.raises(InputError, match=r"covariance has shape \(3, 3\), expected \(2, 2\)"):
         gaussian_denoiser(np.zeros(2), np.eye(3))

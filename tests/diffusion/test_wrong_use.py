@@ -1,4 +1,4 @@
-"""What cannot be meant is refused in one line; what can, works: with float64 enabled too."""
+"""Invalid options are rejected in one line; valid ones work, with float64 enabled too."""
 
 import functools
 
@@ -23,8 +23,8 @@ from jaxgen.diffusion.other_corruptions.gamma_noise import (
     gamma_noise_loss,
     initial_gamma_noise,
 )
-from jaxgen.diffusion.process.derived_schedules import Reframed
-from jaxgen.diffusion.process.learnt_schedule import LearntScheduleConfig
+from jaxgen.diffusion.process.derived_schedules import Rescaled
+from jaxgen.diffusion.process.learned_schedule import LearnedScheduleConfig
 from jaxgen.diffusion.process.schedules import (
     CosineSchedule,
     KarrasSchedule,
@@ -66,77 +66,86 @@ def network(z, time):
     [
         (
             lambda: run(LangevinCorrector(UniPC()), X),
-            "predictor=UniPC: expected one without memory",
+            "predictor is UniPC, expected one without memory",
         ),
         (
             lambda: run(LangevinCorrector(Replacement(DPMSolver(2), X * 0, X)), X),
-            "predictor=Replacement: expected one without memory",
+            "predictor is Replacement, expected one without memory",
         ),
         (
             lambda: diffusion_loss(network, X, KEY, schedule=COSINE, weighting="snr"),
-            r"weighting='snr': expected a Weighting, such as SNR\(\), or weighting_named",
+            r"weighting is 'snr', expected a Weighting, such as SNR\(\), or weighting_named",
         ),
         (
             lambda: diffusion_loss(network, X, KEY, schedule=COSINE, times="uniform"),
-            r"times='uniform': expected a Times, such as Uniform\(\)",
+            r"times is 'uniform', expected a Times, such as Uniform\(\)",
         ),
         (
             lambda: diffusion_loss(network, X, KEY, schedule="cosine", target="e"),
-            r"schedule='cosine': expected a Schedule, such as CosineSchedule\(\)",
+            r"schedule is 'cosine', expected a Schedule, such as CosineSchedule\(\)",
         ),
         (
             lambda: gamma_noise_loss(network, X, KEY, schedule=COSINE, times="uniform"),
-            r"times='uniform': expected a Times, such as Uniform\(\)",
+            r"times is 'uniform', expected a Times, such as Uniform\(\)",
         ),
         (
             lambda: diffusion_loss(network, X, KEY, schedule="cosine"),
-            r"schedule='cosine': expected a Schedule, such as CosineSchedule\(\)",
+            r"schedule is 'cosine', expected a Schedule, such as CosineSchedule\(\)",
         ),
-        (lambda: make_steps(COSINE, float("nan")), "count=nan: expected a whole number of steps"),
-        (lambda: make_steps(COSINE, float("inf")), "count=inf: expected a whole number of steps"),
-        (lambda: make_steps(COSINE, "10"), "count=10: expected a whole number of steps"),
+        (
+            lambda: make_steps(COSINE, float("nan")),
+            "count is nan, expected a whole number of steps",
+        ),
+        (
+            lambda: make_steps(COSINE, float("inf")),
+            "count is inf, expected a whole number of steps",
+        ),
+        (lambda: make_steps(COSINE, "10"), "count is 10, expected a whole number of steps"),
         (
             lambda: LangevinCorrector(LangevinCorrector(DDIM())),
             "expected a sampler that is no corrector",
         ),
         (
             lambda: masked(jnp.ones((4, 4)))(jnp.ones((2, 4, 4, 1))),
-            r"known of shape \(4, 4\) for data of shape \(2, 4, 4, 1\)",
+            r"known has shape \(4, 4\) for data of shape \(2, 4, 4, 1\)",
         ),
         (
             lambda: with_known(DENOISER, jnp.ones((3,)), X)(X, COSINE.at(0.5)),
-            r"known of shape \(3,\) for data of shape \(3, 2\)",
+            r"known has shape \(3,\) for data of shape \(3, 2\)",
         ),
         (
             lambda: run(Ancestral(), X, jnp.array([0])),
-            r"index_B of shape \(1,\) for 3 examples: expected \(3,\)",
+            r"index_B has shape \(1,\) for 3 examples, expected \(3,\)",
         ),
         (
             lambda: diffusion_loss(network, X, KEY, schedule=COSINE, index_B=jnp.arange(2)),
-            r"index_B of shape \(2,\) for 3 examples",
+            r"index_B has shape \(2,\) for 3 examples",
         ),
         (
             lambda: RePaint(DDIM(), X, X).table(LEVELS),
-            "jump_length=10 for 6 steps: nothing would be resampled; expected less than 6",
+            "jump_length is 10 for 6 steps: nothing would be resampled, expected less than 6",
         ),
         (
             lambda: log_likelihood(DENOISER, X, KEY, schedule=COSINE, limits=(20.0, -20.0)),
-            r"limits=\(20\.0, -20\.0\): expected a range",
+            r"limits is \(20\.0, -20\.0\), expected a range",
         ),
         (
             lambda: log_likelihood(DENOISER, X, KEY, schedule=COSINE, limits=(5.0, 5.0)),
-            r"limits=\(5\.0, 5\.0\): expected a range",
+            r"limits is \(5\.0, 5\.0\), expected a range",
         ),
         (
             lambda: initial_gamma_noise(KEY, jnp.arange(2), (3,), LEVELS, theta=-1.0),
-            r"theta=-1\.0: expected a finite number > 0",
+            r"theta is -1\.0, expected a finite number > 0",
         ),
-        (lambda: SigmoidSchedule(tau=np.inf), "tau=inf: expected a finite number > 0"),
-        (lambda: SigmoidSchedule(start=-np.inf), "start=-inf, end=3.0: expected start < end"),
-        (lambda: KarrasSchedule(rho=np.inf), "rho=inf: expected a finite number > 0"),
-        (lambda: Reframed(COSINE, "vpp"), "frame='vpp': expected one of vp, ve, flow"),
-        (lambda: LearntScheduleConfig(frame="xx"), "frame='xx': expected one of vp, ve, flow"),
-        (lambda: check_labels(np.array([0]), 0), "null_label=0: expected one after the classes"),
+        (lambda: SigmoidSchedule(tau=np.inf), "tau is inf, expected a finite number > 0"),
+        (lambda: SigmoidSchedule(start=-np.inf), "start is -inf, end is 3.0, expected start < end"),
+        (lambda: KarrasSchedule(rho=np.inf), "rho is inf, expected a finite number > 0"),
+        (lambda: Rescaled(COSINE, "vpp"), "scaling is 'vpp', expected one of vp, ve, flow"),
+        (
+            lambda: LearnedScheduleConfig(scaling="xx"),
+            "scaling is 'xx', expected one of vp, ve, flow",
+        ),
+        (lambda: check_labels(np.array([0]), 0), "null_label is 0, expected one after the classes"),
     ],
 )
 def test_what_cannot_be_meant(make, message):
@@ -180,7 +189,7 @@ def test_tables_are_hashable_and_may_end_without_data():
     assert table.log_snrs[-1] == -np.inf
     assert hash(CustomTable([3.0, 2.0, 1.0])) == hash(CustomTable((3.0, 2.0, 1.0)))
     np.testing.assert_allclose(table.at(1.0).a, 0)
-    with pytest.raises(InputError, match=r"betas\[1\] = 1\.0"):
+    with pytest.raises(InputError, match=r"betas\[1\] is 1\.0"):
         CustomTable.from_betas([0.1, 1.0, 0.2])
 
 

@@ -26,7 +26,7 @@ def printed(notebook: nbformat.NotebookNode, *, pictures: int) -> str:
 
 
 def numbers_after(text: str, name: str) -> list[float]:
-    """The numbers of the first line that begins with a name and goes on with numbers."""
+    """The numbers of the first line that begins with a name and continues with numbers."""
     line = re.search(rf"^{re.escape(name)}((?: +{NUMBER}%?)+)", text, re.MULTILINE)
     assert line is not None, f"no numbers after {name!r}"
     return [float(number) for number in re.findall(NUMBER, line[1])]

@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms and scipy's root of a matrix."""
+"""The Fréchet distance against closed forms and scipy's root of a matrix."""
 
 import math
 
@@ -147,9 +147,9 @@ FEW = np.ones((3, 2))
     [
         ([], "features: no batches"),
         (iter(()), "features: no batches"),
-        ([np.ones(3)], r"features have shape \[3\]; expected \[N, D\]"),
+        ([np.ones(3)], r"features have shape \[3\], expected \[N, D\]"),
         ([np.ones((3, 0))], r"features have shape \[3, 0\]"),
-        ([FEW, np.ones((0, 2))], "features: 0 samples; expected 1 or more"),
+        ([FEW, np.ones((0, 2))], "features: 0 samples, expected 1 or more"),
         ([FEW, np.ones((3, 4))], "features of widths 2 and 4"),
         ([FEW, FEW * [[1], [np.nan], [np.inf]]], "2 of 3 samples are not finite, .* number 1"),
     ],
@@ -162,7 +162,7 @@ def test_features_that_have_no_moments(batches, fault):
 
 def test_sets_that_have_no_distance():
     one = feature_moments([np.ones((1, 2))])
-    with pytest.raises(InputError, match="covariance of 1 samples; expected 2 or more"):
+    with pytest.raises(InputError, match="covariance of 1 samples, expected 2 or more"):
         frechet_distance(one, feature_moments([FEW]))
-    with pytest.raises(InputError, match="features of widths 2 and 3; expected one width"):
+    with pytest.raises(InputError, match="features of widths 2 and 3, expected one width"):
         frechet_distance(feature_moments([FEW]), feature_moments([np.ones((2, 3))]))

@@ -117,14 +117,14 @@ def test_resizing_is_bilinear_between_the_centres_of_pixels(side):
     [
         (
             {"Mixed_5b.branch1x1.bn.bias": None},
-            "Mixed_5b.branch1x1.bn.bias is missing; expected the 470",
+            "Mixed_5b.branch1x1.bn.bias is missing, expected the 470",
         ),
         ({"Mixed_9x.conv.weight": 1}, "Mixed_9x.conv.weight is not part of Inception-v3"),
-        ({"Mixed_5b.branch1x1.bn.bias": np.zeros(3)}, r"bn.bias has shape \[3\]; expected \[64\]"),
+        ({"Mixed_5b.branch1x1.bn.bias": np.zeros(3)}, r"bn.bias has shape \[3\], expected \[64\]"),
         ({"Mixed_5b.branch1x1.bn.bias": np.full(64, np.nan)}, "bn.bias holds numbers that are NaN"),
         (
             {"Mixed_5b.branch1x1.bn.bias": np.zeros(64, np.complex64)},
-            "bias holds complex numbers; expected real ones",
+            "bias holds complex numbers, expected real ones",
         ),
         (
             {"Mixed_5b.branch1x1.bn.running_var": np.full(64, -1)},
@@ -143,6 +143,6 @@ def test_weights_of_something_else(change, fault):
 
 def test_images_that_do_not_fit():
     with pytest.raises(
-        InputError, match=r"shape \[2, 8, 8, 2\]; expected \[N, Y, X, C\] with C of"
+        InputError, match=r"shape \[2, 8, 8, 2\], expected \[N, Y, X, C\] with C of"
     ):
         inception_features({}, np.zeros((2, 8, 8, 2), "f4"))

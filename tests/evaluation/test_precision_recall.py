@@ -202,11 +202,11 @@ GOOD = normal(5)
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        ((GOOD[:3], GOOD), "real features: 3 samples; expected 4 or more"),
-        ((GOOD, GOOD[:3]), "generated features: 3 samples; expected 4 or more"),
+        ((GOOD[:3], GOOD), "real features: 3 samples, expected 4 or more"),
+        ((GOOD, GOOD[:3]), "generated features: 3 samples, expected 4 or more"),
         ((GOOD, normal(5, 3)), "features of widths 2 and 3"),
         ((GOOD, GOOD * np.inf), "generated features: 5 of 5 samples are not finite"),
-        ((GOOD[0], GOOD), r"real features have shape \[2\]; expected \[N, D\]"),
+        ((GOOD[0], GOOD), r"real features have shape \[2\], expected \[N, D\]"),
     ],
     ids=range(5),
 )
@@ -218,5 +218,5 @@ def test_bad_features(arguments, fault):
 def test_bad_numbers():
     with pytest.raises(InputError, match="neighbours is 0, chunk is 9"):
         precision_recall(GOOD, GOOD, neighbours=0, chunk=9)
-    with pytest.raises(InputError, match="chunk is 0; expected 1 or more"):
+    with pytest.raises(InputError, match="chunk is 0, expected 1 or more"):
         precision_recall(GOOD, GOOD, chunk=0)

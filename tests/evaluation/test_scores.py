@@ -38,9 +38,9 @@ EVEN = np.full((3, 2), 0.5)
 @pytest.mark.parametrize(
     ("labels", "fault"),
     [
-        ([0, 1], r"labels are int64 \[2\]; expected 3 whole numbers"),
+        ([0, 1], r"labels are int64 \[2\], expected 3 whole numbers"),
         ([0.0, 1, 1], "labels are float64"),
-        ([0, 1, 2], r"labels from 0 to 2; expected them in \[0, 2\)"),
+        ([0, 1, 2], r"labels from 0 to 2, expected them in \[0, 2\)"),
         ([-1, 1, 1], "labels from -1 to 1"),
     ],
 )
@@ -52,7 +52,7 @@ def test_labels_that_do_not_fit(labels, fault):
 @pytest.mark.parametrize(
     ("probabilities", "fault"),
     [
-        (EVEN[0], r"shape \[2\]; expected \[N, V\]"),
+        (EVEN[0], r"shape \[2\], expected \[N, V\]"),
         (EVEN[:0], r"shape \[0, 2\]"),
         (EVEN * np.nan, "of finite numbers"),
         (EVEN * 1.1, "sum to 1 in each row"),

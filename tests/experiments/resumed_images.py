@@ -38,7 +38,7 @@ def images() -> ImageSet:
 
 
 def train_and_draw(folder: pathlib.Path):
-    """Trains on the current mesh, or goes on; what was logged, and guided samples [8, Y, X, C]."""
+    """Trains on the current mesh, or resumes; what was logged, and guided samples [8, Y, X, C]."""
     make_loss_fn = lambda layout: make_loss(MODEL, SNRPlus(), layout)  # noqa: E731
     trained = train_denoiser(MODEL, images(), folder, FLAGS, make_loss_fn, progress=False)
     draw = make_draw(MODEL, trained.layout)

@@ -38,7 +38,7 @@ def test_tables_of_a_diffusion_transformer(small, tmp_path, capsys):
         figures = experiment.main(
             config(tmp_path, model="DiT-S/2", image_size=8, steps=3, sampler="heun")
         )
-    # Heun asks 2 * 3 - 1 times, each with two sums of [2 x 4, 16, 16] along `model`.
+    # Heun evaluates 2 * 3 - 1 times, each with two sums of [2 x 4, 16, 16] along `model`.
     name = "guided samples, heun, 3 steps"
     assert figures[f"{name}/model"] == 5 * 2 * 4 * 8 * 16 * 16
     assert figures[f"{name}/data"] == 4 * 4 * 8 * 8 * 4

@@ -238,7 +238,7 @@ def without(name):
 @pytest.mark.parametrize(
     ("tensors", "fault"),
     [
-        ({}, "no weights of a DiT; expected a tensor 'x_embedder.proj.weight'"),
+        ({}, "no weights of a DiT, expected a tensor 'x_embedder.proj.weight'"),
         ({"conv_in.weight": np.zeros(3)}, "no weights of a DiT"),
         (
             without("blocks.9.mlp.fc1.bias"),
@@ -306,9 +306,9 @@ def test_what_has_no_place_in_dits_checkpoints():
     [
         (
             {"conditioning": "adaln"},
-            "blocks_0/modulation/bias has 4 vectors; expected shift, scale",
+            "blocks_0/modulation/bias has 4 vectors, expected shift, scale",
         ),
-        ({"num_classes": 0}, "no parameter condition/label/table; expected a network with classes"),
+        ({"num_classes": 0}, "no parameter condition/label/table, expected a network with classes"),
         ({"conditioning": "cross"}, "parameter blocks_0/attention_norm/bias has no counterpart"),
         ({"conditioning": "in_context"}, "parameter blocks_0/attention_norm/bias has no counter"),
     ],

@@ -87,7 +87,7 @@ def test_the_header_is_detected_or_told(tmp_path):
         read_word_vectors(tmp_path / "v")
     assert read_word_vectors(tmp_path / "v", header=False)[0] == ("1", "7")
     (tmp_path / "v").write_bytes(b"the 2\n")
-    with pytest.raises(InputError, match="v, line 1: 'the 2'; expected a header"):
+    with pytest.raises(InputError, match="v, line 1: 'the 2', expected a header"):
         read_word_vectors(tmp_path / "v", header=True)
 
 
@@ -122,7 +122,7 @@ def test_files_are_read_in_pieces(tmp_path, monkeypatch):
         (b"a 1 2\nb 1 1e39\n", "v, line 2: a number is not finite"),
         (b"2 2\na 1 2\na 3 4\n", "v, line 3: the word 'a' was on line 2 already"),
         (b"a 1 2\n\xff 3 4\n", r"v, line 2: the word b'\\xff' is not UTF-8"),
-        (b"0 5\n", "v, line 1: '0 5'; expected a header"),
+        (b"0 5\n", "v, line 1: '0 5', expected a header"),
         (gzip.compress(os.urandom(999))[:500], "v: a damaged or truncated gzip file"),
         (b"3 4\na \x00\x01\x80?\x9a\x99\x19?\x00\x00\x00@\n", "v, line 2: "),
     ],
@@ -161,5 +161,5 @@ def test_what_cannot_be_written(tmp_path, words, vectors, fault):
 
 
 def test_an_unknown_form(tmp_path):
-    with pytest.raises(InputError, match="form 'fasttext'; expected 'word2vec' or 'glove'"):
+    with pytest.raises(InputError, match="form 'fasttext', expected 'word2vec' or 'glove'"):
         write_word_vectors(tmp_path / "v", ["a"], np.ones((1, 1)), "fasttext")

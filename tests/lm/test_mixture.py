@@ -76,7 +76,7 @@ def log_likelihood(weight, probability_NJ):
     return np.log(probability_NJ @ [weight, 1 - weight]).sum()
 
 
-def test_the_learnt_weight_is_the_best_one():
+def test_the_learned_weight_is_the_best_one():
     probability_NJ = member_probabilities()
     weight_CJ = learn_weights(probability_NJ)
     best = minimize_scalar(
@@ -91,7 +91,7 @@ def test_the_learnt_weight_is_the_best_one():
     assert weight_CJ.sum() == pytest.approx(1, abs=1e-12)
 
 
-def test_weights_of_bins_are_those_learnt_on_each_bin_alone():
+def test_weights_of_bins_are_those_learned_on_each_bin_alone():
     probability_NJ = member_probabilities()
     bin_N = np.random.default_rng(1).integers(0, 3, size=len(probability_NJ)) * 2
     weight_CJ = learn_weights(probability_NJ, bin_N, 6)
@@ -164,7 +164,7 @@ def test_the_model_equals_the_arrays(binned):
     assert perplexity(mixture, TEXT, 3, len(TEXT)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_learning_beats_halves_and_bins_beat_one_weight_where_they_are_learnt():
+def test_learning_beats_halves_and_bins_beat_one_weight_where_they_are_learned():
     bins = bins_of(TEXT)
     figures = [
         perplexity(mixture, TEXT, 3, len(TEXT))

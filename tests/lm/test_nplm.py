@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from jaxgen.errors import InputError
 from jaxgen.lm.nplm import NPLMConfig, is_weight
-from jaxgen.parallel import communication, init_optimiser, init_sharded, make_mesh, put_batch
+from jaxgen.parallel import communication, init_optimizer, init_sharded, make_mesh, put_batch
 from jaxgen.parallel.sharding import gather_fsdp
 from jaxgen.training.optimizers import OptimizerConfig, make_optimizer
 from jaxgen.training.state import create_state
@@ -258,7 +258,7 @@ def sharded_steps(mesh_description, steps=3):
             jax.random.key(0),
             mesh=mesh,
         )
-        state = init_optimiser(tx, params, layout)
+        state = init_optimizer(tx, params, layout)
 
         @jax.jit
         def step(params, state, batch):
@@ -295,12 +295,12 @@ def test_training_on_a_mesh_is_training_on_one_device(mesh, alone):
     assert context == {"C": (None, "fsdp"), "H": ("fsdp", None), "d": (None,)}
 
 
-def train_step_communication(mesh_description, config, examples=B, optimiser="adagrad"):
+def train_step_communication(mesh_description, config, examples=B, optimizer="adagrad"):
     """What the compiled train step of this library communicates."""
     mesh = make_mesh(mesh_description)
     config = dataclasses.replace(config, output_blocks=mesh.shape["model"])
     model = config.make_model()
-    recipe = OptimizerConfig(name=optimiser, weight_decay=1e-4)
+    recipe = OptimizerConfig(name=optimizer, weight_decay=1e-4)
     tx = make_optimizer(recipe, lambda path, _: is_weight(path))
     contexts = jnp.zeros((1, config.order - 1), jnp.int32)
     with jax.set_mesh(mesh):
@@ -358,7 +358,7 @@ def test_what_a_train_step_sends_along_model(mesh, examples):
 )
 def test_without_direct_connections_or_hidden_units_less_is_sent(changes):
     config = dataclasses.replace(SMALL, **changes)
-    report = train_step_communication("data=2,model=4", config, optimiser="sgd")
+    report = train_step_communication("data=2,model=4", config, optimizer="sgd")
     width = SMALL.hidden if config.hidden else (SMALL.order - 1) * SMALL.features
     assert report.along("model").bytes == 4 * (B // 2 * (3 + width) + 2), report.table()
 

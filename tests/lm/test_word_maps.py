@@ -21,7 +21,7 @@ def test_the_table_of_a_network_without_padding():
     assert np.array_equal(word_features(params, 690), TABLE[:690])
     with pytest.raises(InputError, match=r"context/C has shape \(700, 6\), expected \[701, m\]"):
         word_features(params, 701)
-    with pytest.raises(InputError, match="parameters b, context/H: expected exactly one table"):
+    with pytest.raises(InputError, match="parameters are b, context/H, expected exactly one table"):
         word_features({"context": {"H": np.zeros(1)}, "b": np.zeros(1)}, 1)
     with pytest.raises(InputError, match="expected exactly one table"):
         word_features({"a": {"C": TABLE}, "b": {"C": TABLE}}, 1)

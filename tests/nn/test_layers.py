@@ -1,4 +1,4 @@
-"""Embeddings, norms, perceptrons and linear layers against numpy."""
+"""Embeddings, norms, MLPs and linear layers against numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -206,7 +206,7 @@ def test_dense_refuses_a_cut_behind_the_first_of_joined_axes(axes):
     """Features, then inputs (kv, heads): a cut over `model` that joining would gather."""
     features = (4, 6) if axes[0] is None else (5,)
     shape = (2, 3) if axes[0] is None else (2, 4, 6)
-    with pytest.raises(InputError, match=r"joined: expected 'heads', .* 'model', to be"):
+    with pytest.raises(InputError, match=r"joined, expected 'heads', .* 'model', to be"):
         Dense(features, axes).init(jax.random.key(0), np.zeros(shape, np.float32))
 
 

@@ -22,7 +22,7 @@ class Patches(nn.Module):
         return x, nn.Dense(7, name="patches")(patches), nn.Dense(3, name="after")(x)
 
 
-def test_new_channels_are_ignored_until_they_are_learnt():
+def test_new_channels_are_ignored_until_they_are_learned():
     key = jax.random.key(0)
     z, more = jax.random.normal(key, (2, 4, 4, 3)), jax.random.normal(key, (2, 4, 4, 2))
     both = jnp.concatenate([z, more], -1)

@@ -87,6 +87,6 @@ def test_batches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="batch of 6 rows: 6 rows are not divisible by 4"):
         process_rows(mesh, 6)
     with pytest.raises(
-        InputError, match=r"targets of shape \(4,\): expected 8 rows in dimension 0"
+        InputError, match=r"targets of shape \(4,\), expected 8 rows in dimension 0"
     ):
         put_local_batch({"targets": np.arange(4)}, mesh, 8)

@@ -36,7 +36,7 @@ def test_sizes_of_a_description(description: str, sizes: tuple[int, ...]) -> Non
         ("data", "'data' has no '='"),
         ("data=2,,model=4", "'' has no '='"),
         ("data=2;model=4", "size '2;model=4' of axis 'data'"),
-        ("batch=2", "unknown axis 'batch'; expected one of data, fsdp, model"),
+        ("batch=2", "unknown axis 'batch', expected one of data, fsdp, model"),
         ("Data=8", "unknown axis 'Data'"),
         ("data=2,data=4", "axis 'data' is given twice"),
         ("data=0", "size '0' of axis 'data' is neither a positive integer nor -1"),

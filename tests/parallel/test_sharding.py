@@ -1,4 +1,4 @@
-"""Logical axes to shardings, and state that is born sharded."""
+"""Logical axes to shardings, and state initialised with its sharding."""
 
 from functools import partial
 from typing import Any
@@ -14,10 +14,10 @@ from jax.sharding import PartitionSpec as P
 from jaxgen.errors import InputError
 from jaxgen.parallel import (
     gather_fsdp,
-    init_optimiser,
+    init_optimizer,
     init_sharded,
     make_mesh,
-    optimiser_layout,
+    optimizer_layout,
     partition_spec,
     plan_layout,
     put_batch,
@@ -135,7 +135,7 @@ def test_each_device_holds_its_part_alone() -> None:
     params, layout = init_sharded(Network().init, jax.random.key(0), WORDS, mesh=mesh, rules=RULES)
     kernel = params["params"]["hidden"]["kernel"]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(4, 4)}
-    state = init_optimiser(optax.adam(1e-3), params, layout)
+    state = init_optimizer(optax.adam(1e-3), params, layout)
     first_moment = state[0].mu["params"]["hidden"]["kernel"]
     assert {shard.data.shape for shard in first_moment.addressable_shards} == {(4, 4)}
 
@@ -147,7 +147,7 @@ def test_each_device_holds_its_part_alone() -> None:
         (
             ("vocabulary",),
             (8,),
-            "no rule for axis 'vocabulary'; expected one of batch, words, features,",
+            "no rule for axis 'vocabulary', expected one of batch, words, features,",
         ),
         (("vocab", "mlp"), (8, 8), "put both 'vocab' and 'mlp' on mesh axis 'model'"),
         (("batch", "embed"), (8, 8), "put both 'batch' and 'embed' on mesh axis 'fsdp'"),
@@ -216,7 +216,7 @@ def kernel_or_not(params: Any) -> Any:
     return jax.tree.map(lambda leaf: "kernel" if leaf.ndim > 1 else "other", params)
 
 
-OPTIMISERS = {
+OPTIMIZERS = {
     "adam": optax.adam(1e-2),
     "adamw": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, mask=kernels_only)),
     "adagrad": optax.adagrad(1e-2),
@@ -232,15 +232,15 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
-def test_optimiser_state_lies_as_its_parameters(name: str) -> None:
-    tx, mesh = OPTIMISERS[name], make_mesh("data=2,fsdp=2,model=2")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_state_follows_its_parameters(name: str) -> None:
+    tx, mesh = OPTIMIZERS[name], make_mesh("data=2,fsdp=2,model=2")
     params, layout = init_sharded(Network().init, jax.random.key(0), WORDS, mesh=mesh, rules=RULES)
-    state = init_optimiser(tx, params, layout)
+    state = init_optimizer(tx, params, layout)
     expected = tx.init(as_numpy(params))
     assert jax.tree.structure(state) == jax.tree.structure(expected)
     assert same_bits(state, expected)
-    assert shardings_of(state) == shardings_of(optimiser_layout(tx, layout))
+    assert shardings_of(state) == shardings_of(optimizer_layout(tx, layout))
     by_shape = {leaf.shape: leaf.sharding.spec for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
     for leaf in jax.tree.leaves(state):
         assert leaf.sharding.mesh == mesh
@@ -253,7 +253,7 @@ def test_optimiser_state_lies_as_its_parameters(name: str) -> None:
 def test_factored_statistics_are_replicated_and_sharded_ones_are_not() -> None:
     mesh = make_mesh("data=2,fsdp=2,model=2")
     layout = plan_layout(Network().init, jax.random.key(0), WORDS, mesh=mesh, rules=RULES)
-    factored = optimiser_layout(OPTIMISERS["adafactor"], layout)[0]
+    factored = optimizer_layout(OPTIMIZERS["adafactor"], layout)[0]
     assert factored.v_row["params"]["hidden"]["kernel"].sharding.spec == P()
     assert factored.v["params"]["hidden"]["bias"].sharding.spec == P("model")
 
@@ -287,11 +287,11 @@ def test_parameters_can_be_gathered_where_another_axis_is_manual() -> None:
 
 
 def train(mesh: jax.sharding.Mesh) -> list[float]:
-    """Losses of four steps, parameters and optimiser state sharded, donated and gathered."""
-    model, tx = Network(), OPTIMISERS["adamw"]
+    """Losses of four steps, parameters and optimizer state sharded, donated and gathered."""
+    model, tx = Network(), OPTIMIZERS["adamw"]
     words = np.random.default_rng(0).integers(0, 12, (8, 2), dtype=np.int32)
     params, layout = init_sharded(model.init, jax.random.key(0), WORDS, mesh=mesh, rules=RULES)
-    state = init_optimiser(tx, params, layout)
+    state = init_optimizer(tx, params, layout)
 
     def loss_fn(params, words_BL):
         logits_BV = model.apply(gather_fsdp(params, layout), words_BL)

@@ -21,7 +21,7 @@ from jaxgen.parallel import (
     barrier,
     communication,
     gather_fsdp,
-    init_optimiser,
+    init_optimizer,
     init_sharded,
     is_main_process,
     make_mesh,
@@ -58,7 +58,7 @@ def train(mesh: jax.sharding.Mesh) -> dict:
     model, tx = Network(), optax.adamw(1e-2)
     inputs = jnp.zeros((1, 8))
     params, layout = init_sharded(model.init, jax.random.key(1), inputs, mesh=mesh, rules=RULES)
-    state = init_optimiser(tx, params, layout)
+    state = init_optimizer(tx, params, layout)
 
     def loss_fn(params, batch):
         logits_BV = model.apply(gather_fsdp(params, layout), batch["inputs"])

@@ -137,12 +137,12 @@ def make(target="e", time=rounded, **kwargs):
 
 
 def log_sigma(level):
-    """What the networks of Karras et al. (2022) are told."""
+    """The time input of the networks of Karras et al. (2022)."""
     return jnp.log(level.s) / 4
 
 
 def edm_denoiser(sigma_data, prediction, time=log_sigma):
-    """The preconditioning of Karras et al. (2022, table 1), for latents in the frame "ve"."""
+    """The preconditioning of Karras et al. (2022, table 1), for latents in the scaling "ve"."""
 
     def denoiser(z, level):
         sigma = level.s.reshape(-1, 1, 1, 1)
@@ -159,7 +159,7 @@ def table_of(scheduler):
     """The scheduler's table, as it is after rounding to float32 (`test_tables` compares with ours).
 
     Its last entries are what most of the difference would come from: 1 - 0.999 in float32 is off by
-    5e-5, and latents in the frame "ve" are divided by what follows from it.
+    5e-5, and latents in the scaling "ve" are divided by what follows from it.
     """
     a2 = scheduler.alphas_cumprod.numpy().astype(np.float64)
     with np.errstate(divide="ignore"):
@@ -172,7 +172,7 @@ def scheduler_of(name, beta_schedule="linear", **config):
 
 
 def in_ve(levels, repeated=1):
-    """What latents of the frame "ve" are multiplied by after each step."""
+    """What latents of the scaling "ve" are multiplied by after each step."""
     ends = np.repeat(levels.a[1:], repeated)
     return ends if repeated == 1 else ends[: len(ends) - 1]
 

@@ -17,7 +17,7 @@ diffusers = pytest.importorskip(
 CASES = {
     "small": {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2},
     "patch_4": {"num_attention_heads": 4, "attention_head_dim": 6, "patch_size": 4},
-    "learnt_variance": {"num_attention_heads": 1, "attention_head_dim": 20, "out_channels": 8},
+    "learned_variance": {"num_attention_heads": 1, "attention_head_dim": 20, "out_channels": 8},
 }
 SHARED = {"sample_size": 8, "num_layers": 3, "num_embeds_ada_norm": 5}
 OPTIONS = {"frequency_shift": 1.0, "mlp_norm_epsilon": 1e-5}

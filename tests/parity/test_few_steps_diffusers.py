@@ -163,10 +163,10 @@ def test_helios_dmd(config, count):
     scheduler, levels = helios_dmd(count, **config)
     times = jnp.asarray(scheduler.timesteps.numpy(), jnp.float32)
 
-    def told(level):
+    def time_input(level):
         return times[jnp.abs(levels.s - level.s[:, None]).argmin(axis=1)]
 
-    denoiser = make("flow", told)
+    denoiser = make("flow", time_input)
     found, noises = ours(ConsistencySampler(), denoiser, latents(), levels)
     assert_same_steps(found, helios_dmd_steps(scheduler, noises))
 

@@ -1,6 +1,7 @@
 """Samplers against diffusers' schedulers, latents after every step: the classical ones.
 
-Schedulers that keep latents in the frame "ve" (Euler and its kin) are compared after scaling by a.
+Schedulers that keep latents in the scaling "ve" (Euler and its kin) are compared after scaling by
+a.
 """
 
 import importlib
@@ -24,7 +25,7 @@ from jaxgen.diffusion.samplers import (
     Euler,
     Heun,
     LangevinCorrector,
-    LearntAncestral,
+    LearnedAncestral,
     StochasticKarras,
 )
 
@@ -188,14 +189,14 @@ def test_ddpm_fixed_small_log():
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_ddpm_learnt_range(spacing):
+def test_ddpm_learned_range(spacing):
     scheduler = diffusers.DDPMScheduler(
         variance_type="learned_range", clip_sample=False, timestep_spacing=spacing
     )
     scheduler.set_timesteps(10)
     levels = make_steps(table_of(scheduler), 10, spacing)
-    denoiser = make_denoiser(twice, "e", time_input=rounded, learnt_variance=True)
-    found, noises = ours(LearntAncestral(), denoiser, latents(), levels)
+    denoiser = make_denoiser(twice, "e", time_input=rounded, learned_variance=True)
+    found, noises = ours(LearnedAncestral(), denoiser, latents(), levels)
     assert_same_steps(found, theirs(scheduler, latents(), quiet_end(noises), twice))
 
 
@@ -252,13 +253,13 @@ def test_euler_log_linear_sigmas(times):
     levels = make_steps(table_of(scheduler), count, "uniform_log_snr", final=final)
     their_times = jnp.asarray(scheduler.timesteps.numpy())
 
-    def told(level):
+    def time_input(level):
         """Discrete times are even where the levels are not: those of other levels."""
         return their_times[jnp.abs(levels.log_snr[:-1] - level.log_snr[:, None]).argmin(axis=1)]
 
     if times == "continuous":
         np.testing.assert_allclose(their_times, -levels.log_snr[:-1] / 8, rtol=1e-5, atol=1e-6)
-    found, _ = ours(Euler("ve"), make("v", told), latents(), levels)
+    found, _ = ours(Euler("ve"), make("v", time_input), latents(), levels)
     wanted = theirs(scheduler, latents() / np.float32(levels.a[0]))
     assert_same_steps(found, wanted, in_ve(levels))
 

@@ -1,6 +1,6 @@
 """Solvers against diffusers' schedulers on its other spacings of noise levels, taken from there.
 
-The network is told no time: how they round times is what `test_dpm_solver_sigmas` is about.
+The network has no time input: how they round times is what `test_dpm_solver_sigmas` is about.
 """
 
 import importlib
@@ -39,7 +39,7 @@ from diffusers_steps import (  # noqa: E402
     theirs,
 )
 
-SIGMA = {  # latents in the frame "ve"
+SIGMA = {  # latents in the scaling "ve"
     "EulerDiscrete": lambda table: Euler("ve"),
     "HeunDiscrete": lambda table: Heun("ve"),
     "LMSDiscrete": lambda table: Adams(),
@@ -85,7 +85,7 @@ def levels_of(scheduler, schedule):
     sigma = scheduler.sigmas.double().numpy()
     sigma = sigma[np.append(True, np.diff(sigma) != 0)]
     noisy = sigma[sigma > 0]
-    if schedule.frame == "flow":
+    if schedule.scaling == "flow":
         levels = schedule.at(noisy)
     else:
         levels = schedule.at_log_snr(-2 * np.log(noisy))

@@ -188,7 +188,7 @@ def test_dpm_solver_sigmas(config, spacing):
     scheduler.set_timesteps(10)
     levels = make_steps(table_of(scheduler), 10, spacing)
 
-    def told(level):
+    def time_input(level):
         # Whole numbers are made of the times in diffusers: by rounding them, or by cutting.
         index = 1000 * level.t - 1
         return (
@@ -197,7 +197,7 @@ def test_dpm_solver_sigmas(config, spacing):
             else (jnp.round(index))
         )
 
-    found, _ = ours(DPMSolver(), make("v", told), latents(), levels)
+    found, _ = ours(DPMSolver(), make("v", time_input), latents(), levels)
     assert_same_steps(found, theirs(scheduler, latents()))
 
 
@@ -378,7 +378,7 @@ def test_sa_solver(orders, tau, predicts):
     ],
 )
 def test_flow_matching(name, sampler, shift):
-    """The same solvers for straight lines: another frame, another table."""
+    """The same solvers for straight lines: another scaling, another table."""
     scheduler = getattr(diffusers, f"{name}Scheduler")(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift
     )

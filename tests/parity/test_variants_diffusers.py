@@ -27,7 +27,7 @@ from jaxgen.diffusion.samplers import (
     Euler,
     EulerMaruyama,
     FlowAncestral,
-    LearntAncestral,
+    LearnedAncestral,
     SingleStepDPMSolver,
     UniPC,
 )
@@ -64,7 +64,7 @@ from diffusers_steps import (  # noqa: E402
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_ddim_inverse(prediction, spacing):
-    """Their network is told the next level; their first step leads from the first entry to it."""
+    """Their network sees the next level; their first step leads from the first entry to it."""
     scheduler = diffusers.DDIMInverseScheduler(
         prediction_type=prediction,
         timestep_spacing=spacing,
@@ -77,11 +77,11 @@ def test_ddim_inverse(prediction, spacing):
     visited = steps if spacing == "leading" else np.append(0, steps)
     levels = reverse_steps(steps_at(table, (visited[:0:-1] + 1) / 1000, final="first"))
 
-    def told(level):
+    def time_input(level):
         index = rounded(level)
         return jnp.where(index == 0, visited[1], index + 100)
 
-    found, _ = ours(DDIM(), make(TARGETS[prediction], told), latents(), levels)
+    found, _ = ours(DDIM(), make(TARGETS[prediction], time_input), latents(), levels)
     wanted = theirs(scheduler, latents())
     if spacing == "leading":
         np.testing.assert_allclose(wanted[0], latents(), rtol=1e-3, atol=1e-6)
@@ -192,11 +192,11 @@ def test_unclip(prediction, variance, clip):
     scheduler.alphas_cumprod, scheduler.one = a2, torch.ones(()).double()
     scheduler.alphas = a2 / torch.cat([scheduler.one[None], a2[:-1]])
     scheduler.betas = 1 - scheduler.alphas
-    learnt = variance == "learned_range"
-    net = twice if learnt else network
-    denoiser = make_denoiser(net, TARGETS[prediction], time_input=rounded, learnt_variance=learnt)
+    learned = variance == "learned_range"
+    net = twice if learned else network
+    denoiser = make_denoiser(net, TARGETS[prediction], time_input=rounded, learned_variance=learned)
     denoiser = clip_x(denoiser, recompute_e=False) if clip else denoiser
-    sampler = LearntAncestral() if learnt else Ancestral()
+    sampler = LearnedAncestral() if learned else Ancestral()
     found, noises = ours(sampler, denoiser, latents(), levels)
     times = scheduler.timesteps
 
@@ -269,7 +269,7 @@ def brownian(monkeypatch):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "karras"])
 def test_dpm_solver_sde(prediction, spacing, s_noise, brownian):
-    """Single steps of second order that ask half way. (Their two noises are of one path.)"""
+    """Single steps of second order that evaluate half way. (Their two noises are of one path.)"""
     noises: list[np.ndarray] = []
     kind = brownian("scheduling_dpmsolver_sde", "DPMSolverSDEScheduler", noises)
     karras = spacing == "karras"
@@ -299,7 +299,7 @@ def test_dpm_solver_sde(prediction, spacing, s_noise, brownian):
 @pytest.mark.parametrize("spacing", ["exponential", "karras"])
 @pytest.mark.parametrize("solver", ["midpoint", "heun"])
 def test_cosine_dpm_solver(prediction, spacing, solver, brownian):
-    """2M of the SDE with scaled inputs, told atan(sigma)."""
+    """2M of the SDE with scaled inputs, conditioned on atan(sigma)."""
     noises: list[np.ndarray] = []
     kind = brownian(
         "scheduling_cosine_dpmsolver_multistep", "CosineDPMSolverMultistepScheduler", noises
@@ -348,7 +348,7 @@ def test_ancestral_flow(eta, s_noise):
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("name", ["FlowMapEulerDiscrete", "MiniMaxH3"])
 def test_flows_in_other_words(name, shift):
-    """Times of both ends, for networks that are told them; times and velocities turned around."""
+    """Times of both ends, for networks conditioned on them; times and velocities turned around."""
     turned = name == "MiniMaxH3"
     module = importlib.import_module(
         "diffusers.schedulers.scheduling_" + ("minimax_h3" if turned else "flow_map_euler_discrete")

@@ -66,7 +66,7 @@ def params_of(config):
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("train", "method"))
 def apply(config, params, *given, **options):
-    """What a network says."""
+    """What a network predicts."""
     return config.make_model().apply({"params": params}, *given, **options)
 
 

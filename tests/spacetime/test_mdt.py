@@ -150,7 +150,7 @@ def test_hidden_patches_cost_the_encoder_nothing():
     assert 0.6 * full < masked < (10 / 2 + 3) / 12 * full
 
 
-def test_positions_start_as_waves_and_are_learnt():
+def test_positions_start_as_waves_and_are_learned():
     params = initial(CONFIG, *inputs())
     for name in ("encoder_positions", "decoder_positions"):
         np.testing.assert_allclose(params[name], sincos_grid((2, 4), 16), atol=1e-6)

@@ -207,7 +207,7 @@ def test_input_that_does_not_fit_is_refused(family, change, fault):
 
 
 @pytest.mark.parametrize("family", ["uvit", "mdt", "diffit"])
-def test_learnt_positions_have_one_size(family):
+def test_learned_positions_have_one_size(family):
     with pytest.raises(InputError, match=r"expected \[B, 4, 8, 3\]: the network's positions are"):
         shapes(TINY[family], *inputs(size=(8, 4)))
     with pytest.raises(

@@ -63,7 +63,7 @@ def test_calls_of_several_steps_log_the_same(tmp_path, steps):
 
 
 def test_calls_of_several_steps_fall_into_line_again(tmp_path):
-    """A run that was stopped at step 5 and goes on with four steps a call."""
+    """A run that was stopped at step 5 and resumes with four steps a call."""
     log = MetricsLog(tmp_path)
     with Checkpoints(tmp_path / "checkpoints") as saved:
         run(LoopConfig(steps=5), checkpoints=saved)
@@ -179,7 +179,7 @@ def test_a_callback_sees_records_and_may_end_the_run():
 
 def test_a_metric_that_is_not_evaluated_is_refused():
     config = LoopConfig(steps=2, metric="loss")
-    with pytest.raises(InputError, match="metric='loss': expected one of perplexity"):
+    with pytest.raises(InputError, match="metric is 'loss', expected one of perplexity"):
         run(config, evaluate=lambda state: {"perplexity": 1.0})
 
 
@@ -191,14 +191,14 @@ def test_a_bar_is_shown(capsys):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": -1}, "steps=-1: expected at least 0"),
-        ({"steps_per_call": 0}, "steps_per_call=0: expected at least 1"),
-        ({"log_every": 0}, "log_every=0"),
-        ({"evaluate_every": -2}, "evaluate_every=-2"),
-        ({"steps_per_call": 3}, "log_every=100: expected a multiple of steps_per_call=3"),
-        ({"mode": "best"}, "mode='best': expected one of min, max"),
-        ({"patience": 3}, "patience=3: expected at least 1, and a metric"),
-        ({"max_skipped_in_a_row": 0}, "max_skipped_in_a_row=0"),
+        ({"steps": -1}, "steps is -1, expected at least 0"),
+        ({"steps_per_call": 0}, "steps_per_call is 0, expected at least 1"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"evaluate_every": -2}, "evaluate_every is -2"),
+        ({"steps_per_call": 3}, "log_every is 100, expected a multiple of steps_per_call=3"),
+        ({"mode": "best"}, "mode is 'best', expected one of min, max"),
+        ({"patience": 3}, "patience is 3, expected at least 1, and a metric"),
+        ({"max_skipped_in_a_row": 0}, "max_skipped_in_a_row is 0"),
     ],
 )
 def test_bad_values_name_the_field(fields, message):

@@ -84,7 +84,9 @@ def test_resuming_drops_later_records_and_a_torn_line(tmp_path):
 def test_a_broken_log_is_refused_by_line(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
-    with pytest.raises(InputError, match=r"metrics.jsonl, line 2: expected a JSON object"):
+    with pytest.raises(
+        InputError, match=r"metrics.jsonl, line 2, is no record, expected a JSON object"
+    ):
         read_records(path)
 
 

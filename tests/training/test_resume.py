@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment and started again go on to the same bits."""
+"""Runs that are killed at any moment and started again resume to the same bits."""
 
 import dataclasses
 import json

@@ -15,7 +15,7 @@ from jaxgen.training.saved_names import CLASSES, FIRST_FORMAT, class_of, registe
 
 
 @register_config("test.colour")
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = "r"
     BLUE = "b"
 
@@ -31,7 +31,7 @@ class Inner:
 @dataclasses.dataclass(frozen=True)
 class Outer:
     inner: Inner = Inner()
-    colours: tuple[Colour, ...] = (Colour.RED, Colour.BLUE)
+    colors: tuple[Color, ...] = (Color.RED, Color.BLUE)
     rate: float = 0.1
     limit: float = math.inf
     name: str | None = None
@@ -65,7 +65,7 @@ def through_json(value):
         MLPConfig(hidden=3),
         OptimizerConfig("sgd", 0.1 + 0.2),
         None,
-        (Colour.RED, "r"),
+        (Color.RED, "r"),
     ],
 )
 def test_values_come_back_equal_and_of_the_same_types(value):
@@ -138,7 +138,7 @@ def test_every_name_leads_to_a_class_and_was_one_class_in_the_first_format():
         ),
         ({"enum": "test.colour", "member": "GREEN"}, "expected one of RED, BLUE"),
         ({"enum": "test.mlp", "member": "RED"}, "enum 'test.mlp' is unknown"),
-        ({"hidden": 1}, "is no configuration; expected a 'class'"),
+        ({"hidden": 1}, "is no configuration, expected a 'class'"),
         (
             {"class": "test.inner", "fields": {"sizes": {"x": 1}, "table": None}},
             "c.json: sizes: .* is no configuration",
@@ -158,7 +158,7 @@ def test_a_field_that_came_later_has_its_default():
 def test_bad_values_in_files_are_refused_by_the_class_itself():
     data = config_to_json(OptimizerConfig())
     data["fields"]["name"] = "lion"
-    with pytest.raises(InputError, match="name='lion'"):
+    with pytest.raises(InputError, match="name is 'lion'"):
         config_from_json(data)
 
 

@@ -253,7 +253,7 @@ def test_sharded_steps_equal_those_of_one_device(accumulate):
     assert all(jax.tree.leaves(same_kind))
 
 
-def test_state_axes_name_the_optimiser_state_as_the_parameters():
+def test_state_axes_name_the_optimizer_state_as_the_parameters():
     _, layout = create_state(init_fn(CONFIG), KEY, tx=optax.adam(0.1))
     axes = state_axes(layout, optax.adam(0.1), ema=True)
     assert axes.params["output"]["kernel"] == ("embed", "vocab")

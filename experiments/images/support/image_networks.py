@@ -38,14 +38,14 @@ class NetworkFlags:
 
     Attributes:
       network: "dit", "uvit", "mdt", "diffit" (transformers on patches) or "unet".
-      width: numbers in a token; for the U-Net, channels at the lowest resolution.
+      width: of a token; for the U-Net, channels at the lowest resolution.
       depth: transformer blocks (of a U-ViT one more, its middle, where the number is even); for the
         U-Net, residual blocks of a level.
       patch: pixels along the side of a patch; None: so that an image has some 50. (Not for the
         U-Net.)
-      class_dropout: how often the class is withheld in training; 0 leaves no unconditional model,
-        so that nothing can be guided.
-      dtype: what products are computed in.
+      class_dropout: condition dropout: how often the null label replaces the class in training; 0
+        leaves no unconditional model, so that nothing can be guided.
+      dtype: the compute dtype of products.
     """
 
     network: NetworkName = "dit"
@@ -61,7 +61,7 @@ class NetworkFlags:
         Args:
           shape: of the images.
           num_classes: 0 for images without labels.
-          out_channels: what it says about each pixel.
+          out_channels: of the per-pixel prediction.
 
         Raises:
           InputError: for sizes that do not fit each other or the images.

@@ -102,7 +102,7 @@ def plot_by_steps(
     title: str,
     y_label: str,
     levels: Mapping[str, float] | None = None,
-    x_label: str = "questions to the network",
+    x_label: str = "network evaluations (NFE)",
 ) -> None:
     """A figure of quality against the number of steps, both on logarithmic axes.
 

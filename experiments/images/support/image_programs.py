@@ -71,7 +71,7 @@ def training_program(
       config: the model.
       layout: of its parameters.
       batch_size: examples of all devices together.
-      flags: of the optimiser and the average.
+      flags: of the optimizer and the average.
     """
     tx = make_optimizer(flags.optimizer())
     state = abstract_state(layout, tx, ema=True)
@@ -99,9 +99,9 @@ def sampling_program(
     sampler, levels = SAMPLERS[flags.sampler], flags.levels(config)
     run = compile_sampling(config, layout, clip=flags.clip)
     batch = _abstract_batch(config, layout, batch_size, index=())
-    strength = np.float32(flags.guidance) if flags.guidance else None
+    guidance_weight = np.float32(flags.guidance) if flags.guidance else None
     table, noisiest = sampler.table(levels), first_level(levels)
-    return run, (layout.abstract, sampler, table, noisiest, batch, _abstract_key(), strength)
+    return run, (layout.abstract, sampler, table, noisiest, batch, _abstract_key(), guidance_weight)
 
 
 def _abstract_batch(

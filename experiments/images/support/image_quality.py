@@ -46,8 +46,8 @@ from jaxgen.typing import Tree
 
 FRECHET, ACCURACY = "Fréchet distance", "accuracy"
 COLUMNS = (FRECHET, "precision", "recall", "density", "coverage", ACCURACY)
-UNJUDGED = (
-    "Samples are not judged: features come from a classifier of the images, which needs at least"
+NOT_EVALUATED = (
+    "Samples are not evaluated: features come from a classifier of the images, which needs at least"
     " two classes"
 )
 """What stands where figures would, without a full stop."""
@@ -64,8 +64,8 @@ Features = Callable[[Float[np.ndarray, "N Y X C"]], Float[np.ndarray, "N D"]]
 
 
 @dataclass(frozen=True)
-class Judge:
-    """What samples of one set of images are judged with.
+class Evaluator:
+    """The sample quality of one set of images.
 
     Attributes:
       features: images in [-1, 1] to features; None where there are none.
@@ -107,14 +107,14 @@ class Judge:
         return found
 
 
-def make_judge(
+def make_evaluator(
     images: ImageSet,
     folder: pathlib.Path,
     *,
     inception: Tree | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> Judge:
+) -> Evaluator:
     """Trains the classifier of a set, or opens the one that `folder` holds; takes real features.
 
     Args:
@@ -133,12 +133,12 @@ def make_judge(
     elif classifier is not None:
         features = functools.partial(_classifier_features, *classifier)
     if features is None:
-        return Judge(None, None, None, None)
+        return Evaluator(None, None, None, None)
     # By the weights: features of another file's network are other numbers.
     name = "classifier" if inception is None else f"inception_{_digest(inception)}"
     real = cached_arrays(folder / f"{name}_features.npz", lambda: _real_features(features, images))
     train = Moments(int(real["count"]), real["mean"], real["scatter"])
-    return Judge(features, classifier, train, real["some"])
+    return Evaluator(features, classifier, train, real["some"])
 
 
 def open_inception(path: str | None) -> Tree | None:
@@ -212,7 +212,7 @@ def train_classifier(
         lambda key: config.make_model().init(key, example)["params"], jax.random.key(seed), tx=tx
     )
     plan = BatchPlan(start, stop, batch_size, seed=seed)
-    report(f"training the classifier that judges samples: {steps} updates")
+    report(f"training the classifier that evaluates samples: {steps} updates")
     with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
         result = fit(
             compile_step(make_train_step(classifier_loss(config), tx), state),
@@ -227,11 +227,11 @@ def train_classifier(
     return config, result.state.params
 
 
-def held_out_figures(judge: Judge, images: ImageSet, count: int) -> dict[str, float]:
+def held_out_figures(evaluator: Evaluator, images: ImageSet, count: int) -> dict[str, float]:
     """The figures of real images that were not trained on: the best to hope for.
 
     Args:
-      judge: of the set.
+      evaluator: of the set.
       images: the set; its test part is taken, or else the validation part.
       count: images, at most.
     """
@@ -240,13 +240,13 @@ def held_out_figures(judge: Judge, images: ImageSet, count: int) -> dict[str, fl
         return {}
     held = images.part(part)
     labels = None if held.labels is None else held.labels[:count]
-    return judge.figures(to_unit(held.images[:count]), labels)
+    return evaluator.figures(to_unit(held.images[:count]), labels)
 
 
 def write_tables(
     folder: pathlib.Path,
     columns: Mapping[str, str],
-    judged: Mapping[str, Mapping[str, Mapping[str, float]]],
+    evaluated: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> None:
     """Writes (and reports) ``table.md``, distances, and ``table_accuracy.md``, if there are any.
 
@@ -254,17 +254,17 @@ def write_tables(
 
     Args:
       folder: where to.
-      columns: what heads each column, by its key in `judged`.
-      judged: figures of `Judge.figures` by row and column; a row may lack some columns.
+      columns: what heads each column, by its key in `evaluated`.
+      evaluated: figures of `Evaluator.figures` by row and column; a row may lack some columns.
     """
-    known = {what for row in judged.values() for found in row.values() for what in found}
+    known = {what for row in evaluated.values() for found in row.values() for what in found}
     if not known:
-        show_text(folder / "table.md", f"{UNJUDGED}.")
+        show_text(folder / "table.md", f"{NOT_EVALUATED}.")
     for what, suffix in ((FRECHET, ""), (ACCURACY, "_accuracy")):
         if what in known:
             rows = [
                 (name, *(three_decimals(row.get(column, {}).get(what)) for column in columns))
-                for name, row in judged.items()
+                for name, row in evaluated.items()
             ]
             show_text(folder / f"table{suffix}.md", format_table((what, *columns.values()), rows))
 
@@ -279,16 +279,16 @@ def remove_table(path: pathlib.Path) -> None:
     """Removes a `quality_table`, or what stands in its place, of an earlier run; nothing else."""
     if is_main_process() and path.is_file():
         first, *_ = path.read_text(errors="replace").split("\n")
-        if first.startswith(UNJUDGED) or all(column in first for column in COLUMNS):
+        if first.startswith(NOT_EVALUATED) or all(column in first for column in COLUMNS):
             path.unlink()
 
 
-def quality_table(first: str, judged: Mapping[str, Mapping[str, float]]) -> str:
-    """Figures of `Judge.figures` as a table, one row for each name; `first` heads the names."""
+def quality_table(first: str, evaluated: Mapping[str, Mapping[str, float]]) -> str:
+    """Figures of `Evaluator.figures` as a table, one row for each name; `first` heads the names."""
     return format_table(
         (first, *COLUMNS),
         [
             (name, *(three_decimals(found.get(c)) for c in COLUMNS))
-            for name, found in judged.items()
+            for name, found in evaluated.items()
         ],
     )

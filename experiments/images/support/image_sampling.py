@@ -79,12 +79,12 @@ class SamplingFlags:
       sampler: "ddim", "angular" (DDIM as a rotation), "adjusted" (DDIM that keeps the length of
         latents), "ancestral", "euler", "heun", "dpm_solver" (DPM-Solver++ 2M), "dpm_solver_2s",
         "dpm_solver_3m", "dpm_solver_sde" or "unipc".
-      steps: steps of the sampler; Heun asks the network twice in each.
+      steps: steps of the sampler; Heun evaluates the network twice in each.
       spacing: how the noise levels are spaced: "uniform" in time, "uniform_angle",
         "uniform_log_snr" or "karras".
       guidance: w of classifier-free guidance, (1 + w) e(z, c) - w e(z); 0 is the conditional model.
       clip: keep the estimate of the data within the range of pixels.
-      evaluate: samples to judge; 0 for none.
+      evaluate: samples to evaluate; 0 for none.
     """
 
     sampler: SamplerName = "ddim"
@@ -140,8 +140,8 @@ def make_draw(config: DenoiserConfig, layout: Layout, *, clip: bool = True) -> D
     Returns:
       ``draw(params, sampler, levels, label_N, key, guidance=0, count=None)``: images in about
       [-1, 1], numpy float32 [N, Y, X, C], the same in every process; N is `count` for a model
-      without labels. Guidance 0 asks the network once per step, other strengths twice and compile
-      nothing anew.
+      without labels. Guidance 0 evaluates the network once per step, other weights twice and do not
+      recompile.
     """
     run = compile_sampling(config, layout, clip=clip)
 
@@ -156,9 +156,9 @@ def make_draw(config: DenoiserConfig, layout: Layout, *, clip: bool = True) -> D
             for first in range(0, total, size):
                 # The last batch repeats the last sample, so that there is one shape to compile.
                 batch = put_samples(np.minimum(np.arange(first, first + size), total - 1), label_N)
-                strength = np.float32(guidance) if guidance else None
+                guidance_weight = np.float32(guidance) if guidance else None
                 parts.append(
-                    np.asarray(run(params, sampler, table, noisiest, batch, key, strength))
+                    np.asarray(run(params, sampler, table, noisiest, batch, key, guidance_weight))
                 )
                 advance(min(size, total - first))
         return np.concatenate(parts)[:total]
@@ -175,14 +175,16 @@ def draw_previews(
     key: Key[Array, ""],
     count: int,
 ) -> Float[np.ndarray, "S N Y X C"]:
-    """x^ of every question to the network while samples are made: [questions, N, Y, X, C]."""
+    """x^ of every network evaluation while samples are made: [evaluations, N, Y, X, C]."""
     run = compile_sampling(config, layout, clip=flags.clip, previews=True)
     shards = num_batch_shards(current_mesh())
     index_B = np.minimum(np.arange(shards * math.ceil(count / shards)), count - 1)
     batch = put_samples(index_B, label_N)
     levels, sampler = flags.levels(config), SAMPLERS[flags.sampler]
-    strength = np.float32(flags.guidance) if flags.guidance else None
-    _, xs = run(params, sampler, sampler.table(levels), first_level(levels), batch, key, strength)
+    guidance_weight = np.float32(flags.guidance) if flags.guidance else None
+    _, xs = run(
+        params, sampler, sampler.table(levels), first_level(levels), batch, key, guidance_weight
+    )
     return np.asarray(xs)[:, :count]
 
 
@@ -203,11 +205,12 @@ def compile_sampling(
       config: the model.
       layout: of its parameters.
       clip: whether x^ is kept within [-1, 1].
-      previews: whether x^ of every question to the network is returned too.
+      previews: whether x^ of every network evaluation is returned too.
 
     Returns:
       ``run(params, sampler, table, noisiest, batch, key, guidance)``, where `batch` holds each
-      sample's ``"index"`` and perhaps its ``"label"``; guidance None asks the network once a step.
+      sample's ``"index"`` and perhaps its ``"label"``; guidance None evaluates the network once a
+      step.
     """
 
     def run(params, sampler, table, noisiest, batch, key, guidance):

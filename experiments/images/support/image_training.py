@@ -83,7 +83,7 @@ class TrainingFlags:
         self.optimizer()
 
     def optimizer(self) -> OptimizerConfig:
-        """The optimiser of the run."""
+        """The optimizer of the run."""
         return OptimizerConfig(
             "adamw",
             self.learning_rate,
@@ -117,8 +117,8 @@ class ImageModel:
 
     Attributes:
       config: what it is.
-      params: its parameters (their moving average), as they lie on the mesh.
-      layout: how they lie.
+      params: its parameters (their moving average), with their sharding.
+      layout: how they are sharded.
     """
 
     config: DenoiserConfig
@@ -160,7 +160,7 @@ def train_denoiser(
     progress: bool = True,
     start: Tree | None = None,
 ) -> TrainedModel:
-    """Trains a denoiser on the training part of a set of images, or goes on.
+    """Trains a denoiser on the training part of a set of images, or resumes.
 
     Args:
       config: the model.
@@ -221,7 +221,7 @@ def open_model(folder: pathlib.Path) -> ImageModel:
     """
     config = load_config(folder / "checkpoints")
     if not isinstance(config, DenoiserConfig):
-        raise InputError(f"{folder}: expected a model of images, found {type(config).__name__}")
+        raise InputError(f"{folder} holds {type(config).__name__}, expected a model of images")
     layout = plan_layout_of(config)
     return ImageModel(config, load_params(folder / "checkpoints", layout.abstract), layout)
 
@@ -241,7 +241,7 @@ def check_fits(model: DenoiserConfig, images: ImageSet) -> None:
 
 
 def plan_layout_of(config: DenoiserConfig) -> Layout:
-    """How the parameters of a model lie over the current mesh; nothing is computed.
+    """How the parameters of a model are sharded over the current mesh; nothing is computed.
 
     Raises:
       InputError: for a size that the mesh does not divide.
@@ -296,6 +296,6 @@ def _whole_batch(part: ImageSet, most: int, shards: int) -> Batch | None:
 
 
 def _copy(params: Tree, layout: Layout) -> Tree:
-    """A copy that lies as the layout says: what is donated to a step must not share memory."""
+    """A copy with the layout's sharding: what is donated to a step must not share memory."""
     copy = jax.jit(lambda tree: jax.tree.map(lambda x: x + 0, tree), out_shardings=layout.shardings)
     return copy(params)

@@ -116,7 +116,7 @@ def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
     wanted = [name for several in names for name in several.split(",") if name]
     for name in wanted:
         if name not in ROWS:
-            raise InputError(f"rows: there is no row {name!r}; expected some of {', '.join(ROWS)}")
+            raise InputError(f"rows: there is no row {name!r}, expected some of {', '.join(ROWS)}")
     return tuple(ROWS[name] for name in wanted or ROWS)
 
 

@@ -63,7 +63,7 @@ class TrainedNetwork:
 
     Attributes:
       config: what it is.
-      params: its parameters, as they lie on the mesh.
+      params: its parameters, with their sharding.
       records: what the run logged: ``train/loss`` and ``validation/perplexity`` by ``step``.
       steps: updates done.
       best_step: the update after which the validation perplexity was least.
@@ -104,7 +104,7 @@ def train_network(
     tensorboard: bool = False,
     progress: bool = True,
 ) -> TrainedNetwork:
-    """Trains a network on the corpus's training part, or goes on where `folder` has a run of it.
+    """Trains a network on the corpus's training part, or resumes where `folder` has a run of it.
 
     Batches depend on the step alone and parameters do not depend on the mesh, so losses are the
     same on any mesh and any number of processes, to rounding.
@@ -131,7 +131,7 @@ def train_network(
         log_p_N = score(state.params, corpus, corpus.spans["validation"])
         return {METRIC: float(np.exp(-log_p_N.mean()))}
 
-    # A run goes on, and its best parameters open, where the axis `model` has another size.
+    # A run resumes, and its best parameters open, where the axis `model` has another size.
     true_sizes = {"vocab": config.vocabulary_size}
     with open_checkpoints(folder, config, corpus) as checkpoints:
         result = fit(
@@ -177,7 +177,7 @@ def open_checkpoints(folder: pathlib.Path, config: NPLMConfig, corpus: Corpus) -
 
 @dataclass(frozen=True)
 class Training:
-    """What `fit` is given, with the layout of the state and the optimiser that the step has."""
+    """What `fit` is given, with the layout of the state and the optimizer that the step has."""
 
     state: TrainState
     layout: Layout
@@ -364,12 +364,12 @@ def mix_by_frequency(
     The weights are learnt by EM on the validation part (Bengio et al. 2003, section 4).
 
     Args:
-        members: each model's probabilities by part, all of the same parts.
-        bins: by part, the bin of each position (`frequency_bins_of`).
-        size: the number of bins.
+      members: each model's probabilities by part, all of the same parts.
+      bins: by part, the bin of each position (`frequency_bins_of`).
+      size: the number of bins.
 
     Returns:
-        The mixture's probabilities by part, and the weights.
+      The mixture's probabilities by part, and the weights.
     """
     stacked = {part: np.stack([member[part] for member in members], axis=1) for part in members[0]}
     weight_CJ = learn_weights(stacked["validation"], bins["validation"], size)
@@ -382,13 +382,13 @@ def frequency_bins_of(
     """By part, the bin of each position's last two words by how often the training part has them.
 
     Args:
-        counts: trigrams of the training part.
-        corpus: the text.
-        order: says at which positions, as `evaluated_span` does.
-        parts: of which parts.
+      counts: trigrams of the training part.
+      corpus: the text.
+      order: says at which positions, as `evaluated_span` does.
+      parts: of which parts.
 
     Returns:
-        Bins by part, and their number.
+      Bins by part, and their number.
     """
     bins = FrequencyBins(counts.context_frequencies, counts.tokens)
     spans = {part: evaluated_span(corpus, part, order) for part in parts}

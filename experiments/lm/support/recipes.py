@@ -57,7 +57,7 @@ class Recipe:
             raise InputError(f"patience is {self.patience}, expected 1 or more")
 
     def optimizer_for(self, steps: int) -> OptimizerConfig:
-        """The optimiser of a run of `steps` updates."""
+        """The optimizer of a run of `steps` updates."""
         scale = self.batch_size if self.per_example else 1
         return dataclasses.replace(
             self.optimizer,
@@ -161,7 +161,7 @@ class NetworkFlags:
 
     Attributes:
       order: n; the n - 1 words before predict the next.
-      features: m, numbers in the feature vector of a word.
+      features: m, the embedding dimension of a word.
       hidden: h, hidden units; 0 for none.
       direct: whether the word features are connected to the outputs directly.
       dropout: share of features and hidden units that are left out in training.

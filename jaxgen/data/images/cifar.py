@@ -101,7 +101,7 @@ def _from_planes(file: Path, rows_ND: Any, labels: Any) -> Batch:
     labels_N = np.asarray(labels)
     if rows_ND.dtype != np.uint8 or rows_ND.ndim != 2 or rows_ND.shape[1] != BYTES:
         raise InputError(
-            f"{file}: images are {rows_ND.dtype} {list(rows_ND.shape)}; expected uint8 [N, {BYTES}]"
+            f"{file}: images are {rows_ND.dtype} {list(rows_ND.shape)}, expected uint8 [N, {BYTES}]"
         )
     _check_labels(file, labels_N, len(rows_ND), len(CLASSES))
     images_NCYX = rows_ND.reshape(-1, 3, SIDE, SIDE)
@@ -111,12 +111,12 @@ def _from_planes(file: Path, rows_ND: Any, labels: Any) -> Batch:
 def _check_labels(file: Path, labels_N: np.ndarray, images: int, classes: int) -> None:
     if labels_N.shape != (images,) or not np.issubdtype(labels_N.dtype, np.integer):
         raise InputError(
-            f"{file}: labels are {labels_N.dtype} {list(labels_N.shape)}; expected {images} whole"
+            f"{file}: labels are {labels_N.dtype} {list(labels_N.shape)}, expected {images} whole"
             " numbers, one for each image"
         )
     if images and not 0 <= labels_N.min() <= labels_N.max() < classes:
         raise InputError(
-            f"{file}: labels from {labels_N.min()} to {labels_N.max()}; expected 0 to {classes - 1}"
+            f"{file}: labels from {labels_N.min()} to {labels_N.max()}, expected 0 to {classes - 1}"
         )
 
 
@@ -124,7 +124,7 @@ def _read_binary(file: pathlib.Path) -> Batch:
     content = read_bytes(file)
     if len(content) % (1 + BYTES):
         raise InputError(
-            f"{file}: {len(content):,} bytes; expected a multiple of {1 + BYTES:,}: a label and"
+            f"{file}: {len(content):,} bytes, expected a multiple of {1 + BYTES:,}: a label and"
             f" {BYTES:,} bytes of pixels for each image"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, 1 + BYTES)
@@ -155,7 +155,9 @@ def _read_pickle(file: pathlib.Path) -> Batch:
     entries = content if isinstance(content, dict) else {}
     data, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", "labels"))
     if not isinstance(data, np.ndarray) or labels is None:
-        raise InputError(f"{file}: expected a pickled dict with an array 'data' and 'labels'")
+        raise InputError(
+            f"{file} is no batch, expected a pickled dict with an array 'data' and 'labels'"
+        )
     return _from_planes(file, data, labels)
 
 
@@ -171,7 +173,7 @@ def _sheet_labels(root: pathlib.Path, sheets: list[str]) -> tuple[dict[str, Any]
     labels = content.get("labels") if isinstance(content, dict) else None
     classes = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(labels, dict) or not isinstance(classes, list):
-        raise InputError(f"{file}: expected an object with 'classes' and 'labels'")
+        raise InputError(f"{file} is no object, expected one with 'classes' and 'labels'")
     for name in sheets:
         if name not in labels:
             raise InputError(f"{file}: no labels for {name}")
@@ -187,7 +189,7 @@ def _read_sheet(file: pathlib.Path, labels: list[int]) -> Batch:
     sheet = read_image(file)
     if sheet.shape != (len(labels), SIDE * SIDE, 3):
         raise InputError(
-            f"{file}: a sheet of {list(sheet.shape)}; expected [{len(labels)}, {SIDE * SIDE}, 3]:"
+            f"{file}: a sheet of {list(sheet.shape)}, expected [{len(labels)}, {SIDE * SIDE}, 3]:"
             " a row of pixels for each label"
         )
     return sheet.reshape(-1, SIDE, SIDE, 3), np.asarray(labels)

@@ -50,7 +50,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     header = 4 + 4 * dimensions
     if content[:4] != magic:
         raise InputError(
-            f"{path}: begins with {content[:4].hex(' ')}; expected {magic.hex(' ')}, the mark of an"
+            f"{path}: begins with {content[:4].hex(' ')}, expected {magic.hex(' ')}, the mark of an"
             f" idx file of uint8 with {dimensions} dimension{'s' if dimensions > 1 else ''}"
         )
     if len(content) < header:
@@ -59,7 +59,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     expected = int(np.prod(shape, dtype=object))
     if len(content) - header != expected:
         raise InputError(
-            f"{path}: {len(content) - header:,} bytes after the header; expected {expected:,} ="
+            f"{path}: {len(content) - header:,} bytes after the header, expected {expected:,} ="
             f" {' x '.join(map(str, shape))}"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
@@ -89,7 +89,7 @@ def read_mnist(folder: Path) -> ImageSet:
     images = [images_NYX for images_NYX, _ in pieces.values()]
     if images[0].shape[1:] != images[1].shape[1:]:
         sizes = " and ".join("x".join(map(str, piece.shape[1:])) for piece in images)
-        raise InputError(f"{folder}: training and test images of {sizes}; expected one size")
+        raise InputError(f"{folder}: training and test images of {sizes}, expected one size")
     labels = np.concatenate([labels_N for _, labels_N in pieces.values()]).astype(np.int32)
     return ImageSet(
         str(folder),
@@ -109,7 +109,7 @@ def _read_part(
     if len(images_NYX) != len(labels_N):
         raise InputError(
             f"{files['images']}: {len(images_NYX)} images, but {len(labels_N)} labels in"
-            f" {files['labels'].name}; expected as many"
+            f" {files['labels'].name}, expected as many"
         )
     return images_NYX, labels_N
 

@@ -42,9 +42,9 @@ def check_target(size: int | None, channels: int | None) -> None:
       InputError: Names the argument.
     """
     if size is not None and size < 1:
-        raise InputError(f"size is {size}; expected 1 or more")
+        raise InputError(f"size is {size}, expected 1 or more")
     if channels not in (None, 1, 3):
-        raise InputError(f"channels is {channels}; expected 1 (grey) or 3 (colour)")
+        raise InputError(f"channels is {channels}, expected 1 (grey) or 3 (colour)")
 
 
 def read_image(
@@ -84,7 +84,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with pil.Image.open(path) as image:
             if image.mode in REFUSED_MODES:
                 raise InputError(
-                    f"{path}: pixels of 32 bits (mode {image.mode}); expected 8 or 16 bits"
+                    f"{path}: pixels of 32 bits (mode {image.mode}), expected 8 or 16 bits"
                 )
             yield image
     except InputError:
@@ -310,7 +310,7 @@ def _label(
     if None in names:
         raise InputError(
             f"{files[names.index(None)]}: lies in no class, while {folder} has subfolders with"
-            f" images ({', '.join(classes[:3])}); expected all images in subfolders, or none"
+            f" images ({', '.join(classes[:3])}), expected all images in subfolders, or none"
         )
     index = {name: i for i, name in enumerate(classes)}
     return np.array([index[str(name)] for name in names], np.int32), tuple(classes)

@@ -48,7 +48,7 @@ class ImageSet:
         shape, dtype = self.images.shape, self.images.dtype
         if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or not np.prod(shape):
             raise InputError(
-                f"{self.name}: images are {dtype} {list(shape)}; expected uint8 [N, Y, X, C] with"
+                f"{self.name}: images are {dtype} {list(shape)}, expected uint8 [N, Y, X, C] with"
                 " N, Y and X of 1 or more and C of 1 or 3"
             )
         check_labels(self.name, self.labels, len(self), self.classes)
@@ -102,7 +102,7 @@ def from_unit(images: Float32[Any, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """
     values = np.asarray(images, np.float32)
     if np.isnan(values).any():
-        raise InputError(f"images of shape {values.shape} contain NaN; expected numbers in [-1, 1]")
+        raise InputError(f"images of shape {values.shape} contain NaN, expected numbers in [-1, 1]")
     return np.rint((np.clip(values, -1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
 
 
@@ -251,12 +251,12 @@ def check_labels(
         return
     if labels.shape != (total,) or labels.dtype != np.int32:
         raise InputError(
-            f"{name}: labels are {labels.dtype} {list(labels.shape)}; expected int32 [{total}], one"
+            f"{name}: labels are {labels.dtype} {list(labels.shape)}, expected int32 [{total}], one"
             " for each image"
         )
     if not 0 <= labels.min() <= labels.max() < len(classes):
         raise InputError(
-            f"{name}: labels from {labels.min()} to {labels.max()}; expected them in"
+            f"{name}: labels from {labels.min()} to {labels.max()}, expected them in"
             f" [0, {len(classes)}), the number of classes"
         )
 
@@ -270,6 +270,6 @@ def check_parts(name: str, parts: Spans, total: int) -> None:
     for part, (start, stop) in parts.items():
         if not 0 <= start < stop <= total:
             raise InputError(
-                f"{name}: part {part!r} is {start} to {stop} of {total} images; expected a part"
+                f"{name}: part {part!r} is {start} to {stop} of {total} images, expected a part"
                 " that is not empty"
             )

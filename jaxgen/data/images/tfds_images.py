@@ -94,7 +94,7 @@ def _as_image(source: str, value: Any) -> UInt8[np.ndarray, "Y X C"]:
     image = np.asarray(value)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
         raise InputError(
-            f"{source}: an image of {image.dtype} {list(image.shape)}; expected uint8 [Y, X, C]"
+            f"{source}: an image of {image.dtype} {list(image.shape)}, expected uint8 [Y, X, C]"
             " with C of 1 or 3"
         )
     return image

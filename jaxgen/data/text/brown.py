@@ -64,7 +64,7 @@ def _read_text(
         for token in tokens:
             word, slash, tag = token.rpartition("/")
             if not (word and slash and tag):
-                raise InputError(f"{source}, line {number}: {token!r}; expected word/tag")
+                raise InputError(f"{source}, line {number}: {token!r}, expected word/tag")
             words.append(word)
             labels.append(tag)
         if inside and not tokens and paragraph_mark is not None:

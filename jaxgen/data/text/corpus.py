@@ -45,7 +45,7 @@ class TokenStream:
     def __post_init__(self):
         if self.tags is not None and len(self.tags) != len(self.tokens):
             raise InputError(
-                f"{self.name}: {len(self.tags)} tags for {len(self.tokens)} words; expected as many"
+                f"{self.name}: {len(self.tags)} tags for {len(self.tokens)} words, expected as many"
             )
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ def check_spans(spans: Spans, total: int, name: str) -> None:
     for part, (start, stop) in spans.items():
         if not 0 <= start < stop <= total:
             raise InputError(
-                f"{name}: span {part!r} is {start} to {stop}, in a text of {total} words;"
+                f"{name}: span {part!r} is {start} to {stop}, in a text of {total} words,"
                 " expected a part of it that is not empty"
             )
     ordered = sorted(spans.items(), key=lambda item: item[1])
@@ -148,7 +148,7 @@ def spans_by_fraction(
     """
     if not (train > 0 and validation > 0 and train + validation < 1):
         raise InputError(
-            f"{name}: fractions {train} to train and {validation} to validate;"
+            f"{name}: fractions {train} to train and {validation} to validate,"
             " expected positive ones with a sum below 1"
         )
     return spans_by_size(total, round(total * train), round(total * validation), name)
@@ -189,7 +189,7 @@ def make_corpus(
         )
     else:
         raise InputError(
-            f"{stream.name}: vocabulary_from is {vocabulary_from!r}; expected 'all', or 'train' for"
+            f"{stream.name}: vocabulary_from is {vocabulary_from!r}, expected 'all', or 'train' for"
             f" a text with that span (it has {', '.join(spans)})"
         )
     return Corpus(stream.name, vocabulary, vocabulary.encode(stream.tokens), spans)

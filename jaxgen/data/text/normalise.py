@@ -70,7 +70,7 @@ def merge_rare_words(stream: TokenStream, frequency: int = 3, symbol: str = UNKN
       InputError: `frequency` is negative.
     """
     if frequency < 0:
-        raise InputError(f"frequency is {frequency}; expected 0 or more")
+        raise InputError(f"frequency is {frequency}, expected 0 or more")
     counts = Counter(stream.tokens)
     return _with_tokens(stream, [symbol if counts[t] <= frequency else t for t in stream.tokens])
 

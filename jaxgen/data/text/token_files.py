@@ -66,7 +66,7 @@ def _names_of_parts(path: Path, names: list[str]) -> dict[str, str]:
         assert match
         part = PART_NAMES[match[1]]
         if part in found:
-            raise InputError(f"{path}: two {part} files, {found[part]} and {name}; expected one")
+            raise InputError(f"{path}: two {part} files, {found[part]} and {name}, expected one")
         found[part] = name
     missing = [part for part in ("train", "validation", "test") if part not in found]
     if missing:

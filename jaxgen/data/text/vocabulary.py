@@ -149,9 +149,9 @@ def count_vocabulary(
       InputError: `rare_frequency` is negative or `maximum_size` is less than two.
     """
     if rare_frequency < 0:
-        raise InputError(f"rare_frequency is {rare_frequency}; expected 0 or more")
+        raise InputError(f"rare_frequency is {rare_frequency}, expected 0 or more")
     if maximum_size is not None and maximum_size < 2:
-        raise InputError(f"maximum_size is {maximum_size}; expected 2 or more")
+        raise InputError(f"maximum_size is {maximum_size}, expected 2 or more")
     number: dict[str, int] = {}
     types_N = np.fromiter((number.setdefault(token, len(number)) for token in tokens), np.int64)
     counts_V = np.bincount(types_N, minlength=len(number))

@@ -60,7 +60,7 @@ def even_times(schedule: Schedule, count: int) -> Level:
       InputError: for a count below 1.
     """
     if count < 1:
-        raise InputError(f"count={count}: expected at least 1")
+        raise InputError(f"count is {count}, expected at least 1")
     return schedule.at((np.arange(count) + 0.5) / count)
 
 
@@ -71,11 +71,11 @@ def even_log_snrs(schedule: Schedule, count: int) -> Level:
       InputError: for a count below 1, or a schedule whose log-SNR is infinite at an end.
     """
     if count < 1:
-        raise InputError(f"count={count}: expected at least 1")
+        raise InputError(f"count is {count}, expected at least 1")
     high, low = (float(value) for value in schedule.log_snr(np.array([0.0, 1.0])))
     if not math.isfinite(high - low):
         raise InputError(
-            f"log-SNR from {low} to {high}: expected finite ends, to be divided evenly"
+            f"log-SNR from {low} to {high}, expected finite ends, to be divided evenly"
         )
     return schedule.at_log_snr(high + (np.arange(count) + 0.5) / count * (low - high))
 
@@ -92,7 +92,7 @@ def classify(
     weighting: Weighting = NOISE_LOSS,
     batch: int | None = None,
 ) -> Classified:
-    """The class of each image under which its noise is told best.
+    """The class of each image under which its noise is predicted best.
 
     Args:
       denoiser: class-conditional: ``lambda z, level, label: make_denoiser(lambda z, time:
@@ -111,7 +111,7 @@ def classify(
       Labels and losses.
 
     Raises:
-      InputError: for no classes, levels that are not [N], stages that do not go on or keep too
+      InputError: for no classes, levels that are not [N], stages that do not continue or keep too
         many, or a batch below 1.
     """
     count = np.size(levels.t)
@@ -173,7 +173,7 @@ def _losses(
 
 
 def _each(value: Float[Array, "B ..."], times: int) -> Float[Array, "P ..."]:
-    """Every example so many times in a row; where examples lie on devices they stay."""
+    """Every example so many times in a row; examples keep their sharding."""
     shape = (len(value), times, *value.shape[1:])
     return jnp.broadcast_to(value[:, None], shape).reshape(-1, *value.shape[1:])
 
@@ -195,16 +195,16 @@ def _check(
     classes: int, levels: Level, stages: Sequence[tuple[int, int]], batch: int | None
 ) -> None:
     if classes < 1:
-        raise InputError(f"classes={classes}: expected at least 1")
+        raise InputError(f"classes is {classes}, expected at least 1")
     if np.ndim(levels.t) != 1 or not np.size(levels.t):
-        raise InputError(f"levels of shape {np.shape(levels.t)}: expected [N] with N >= 1")
+        raise InputError(f"levels have shape {np.shape(levels.t)}, expected [N] with N >= 1")
     if batch is not None and batch < 1:
-        raise InputError(f"batch={batch}: expected at least 1, or None for all")
+        raise InputError(f"batch is {batch}, expected at least 1, or None for all")
     done, left = 0, classes
     for until, kept in stages:
         if not (done < until < np.size(levels.t) and 1 <= kept <= left):
             raise InputError(
-                f"stages={tuple(stages)}: expected rising numbers of levels below "
+                f"stages is {tuple(stages)}, expected rising numbers of levels below "
                 f"{np.size(levels.t)}, and 1 to {classes} classes kept, ever fewer"
             )
         done, left = until, kept

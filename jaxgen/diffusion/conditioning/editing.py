@@ -40,12 +40,13 @@ def last_steps(levels: Level, strength: float) -> Level:
       InputError: for a strength out of range, or one that leaves no step.
     """
     if not 0 < strength <= 1:
-        raise InputError(f"strength={strength}: expected 0 < strength <= 1")
+        raise InputError(f"strength is {strength}, expected 0 < strength <= 1")
     t_N = np.asarray(levels.t, np.float64)
     first = int((t_N <= strength + 1e-9).argmax())
     if len(t_N) - first < 2:
         raise InputError(
-            f"strength={strength}: the last step begins at t={t_N[-2]:.4g}; expected at least that"
+            f"strength is {strength}: the last step begins at t={t_N[-2]:.4g}, expected at least "
+            "that"
         )
     return Level(*(np.asarray(value)[first:] for value in levels))
 
@@ -60,7 +61,7 @@ def sdedit(
 ) -> Float[Array, "B ..."]:
     """Noises a guide image to the first level of a table and samples from there (Meng et al. 2022).
 
-    What is coarser than that noise stays as in x; the rest is made anew. Within a mask:
+    What is coarser than that noise stays as in x; the rest is resampled. Within a mask:
     ``sampler = Replacement(sampler, known, x)``.
 
     Args:

@@ -9,14 +9,14 @@ with and without it see; score = -e / s. Guidance mixes scores, and so noise and
     classifier        e~ = e(z) - w s grad log p(y | z)         Dhariwal & Nichol 2021, algorithm 2
                       x~ = x(z) + w s^2/a grad log p(y | z)
 
-w is the paper's: w = 0 is the conditional model, w = -1 the unconditional one. Many programs ask
-for a *scale* g instead, with ``e~ = e(z) + g (e(z, y) - e(z))``: g = 1 + w.
+w is the paper's: w = 0 is the conditional model, w = -1 the unconditional one. Many programs take a
+*guidance scale* g instead, with ``e~ = e(z) + g (e(z, y) - e(z))``: g = 1 + w.
 
 The same extrapolation from a weak model to a good one of the same condition is autoguidance
 (Karras et al. 2024): ``classifier_free_guidance(good, weak, w)``.
 
-Strengths are numbers, traced arrays ([] or one for each example, [B]), or functions of the noise
-level (`within`, `power_cosine`, or any other): none of them compiles anything anew.
+Weights are numbers, traced arrays ([] or one for each example, [B]), or functions of the noise
+level (`within`, `power_cosine`, or any other): none of them recompiles anything.
 """
 
 import math
@@ -45,25 +45,25 @@ from jaxgen.diffusion.process.predictions import (
 )
 from jaxgen.errors import InputError
 
-Strength = float | Array | Callable[[Level], Any]
+GuidanceWeight = float | Array | Callable[[Level], Any]
 """A number, an array ([] or [B]), or a function of the noise level."""
 
 LabelledNetwork = Callable[[Array, Array, Array], Array]
 """``(z [B, ...], time [B], labels [B]) -> prediction [B, ...]``."""
 
 
-def strength_at(w: Strength, level: Level) -> Float[Array, "..."]:
-    """A strength at a noise level, [] or [B]."""
+def guidance_weight_at(w: GuidanceWeight, level: Level) -> Float[Array, "..."]:
+    """A guidance weight at a noise level, [] or [B]."""
     return jnp.asarray(w(level) if callable(w) else w, jnp.float32)
 
 
-def within(w: Strength, low: float = 0.0, high: float = math.inf) -> Strength:
+def within(w: GuidanceWeight, low: float = 0.0, high: float = math.inf) -> GuidanceWeight:
     """Guidance in an interval of noise levels only (Kynkäänniemi et al. 2024).
 
-    Elsewhere the strength is zero, which is the conditional model.
+    Elsewhere the weight is zero, which is the conditional model.
 
     Args:
-      w: the strength inside.
+      w: the guidance weight inside.
       low: the interval's end at little noise, in units of s / a (sigma of Karras et al. 2022),
         itself outside.
       high: the end at much noise, inside.
@@ -72,31 +72,33 @@ def within(w: Strength, low: float = 0.0, high: float = math.inf) -> Strength:
       InputError: unless 0 <= low < high.
     """
     if _known(low, high) and not 0 <= low < high:
-        raise InputError(f"low={low}, high={high}: expected 0 <= low < high, as ratios s / a")
+        raise InputError(f"low is {low}, high is {high}, expected 0 <= low < high, as ratios s / a")
 
-    def strength(level: Level) -> Float[Array, "..."]:
+    def guidance_weight(level: Level) -> Float[Array, "..."]:
         sigma = jnp.exp(-jnp.asarray(level.log_snr) / 2)
-        return jnp.where((sigma > low) & (sigma <= high), strength_at(w, level), 0.0)
+        return jnp.where((sigma > low) & (sigma <= high), guidance_weight_at(w, level), 0.0)
 
-    return strength
+    return guidance_weight
 
 
-def power_cosine(w: Strength, power: float = 4.0) -> Strength:
+def power_cosine(w: GuidanceWeight, power: float = 4.0) -> GuidanceWeight:
     """w (1 - cos(pi (1 - t)^power)) / 2: none at noise, full at data (Gao et al. 2023, MDT).
 
     Args:
-      w: the strength at t = 0.
+      w: the guidance weight at t = 0.
       power: the larger, the later it sets in.
     """
     return lambda level: (
-        strength_at(w, level) * (1 - jnp.cos(jnp.pi * (1 - jnp.asarray(level.t)) ** power)) / 2
+        guidance_weight_at(w, level)
+        * (1 - jnp.cos(jnp.pi * (1 - jnp.asarray(level.t)) ** power))
+        / 2
     )
 
 
 def classifier_free_guidance(
     conditional: Denoiser,
     unconditional: Denoiser,
-    w: Strength,
+    w: GuidanceWeight,
     *,
     rescale: float | Array = 0.0,
     rescale_target: Target = "v",
@@ -107,7 +109,7 @@ def classifier_free_guidance(
     Args:
       conditional: with the condition (or the good model, for autoguidance).
       unconditional: without it (or with a negative condition, or the weak model).
-      w: strength; the scale of other programs is 1 + w.
+      w: the guidance weight; the guidance scale of other programs is 1 + w.
       rescale: phi of Lin et al. 2024 (equations 15 and 16): share of the guided prediction that is
         brought to the standard deviation of the conditional one, 0 to 1.
       rescale_target: the prediction whose deviation is meant: what the network predicts, to agree
@@ -135,11 +137,11 @@ def guide_network(
     network: LabelledNetwork,
     labels_B: Int[Array, "B"],
     null_label: int | None,
-    w: Strength,
+    w: GuidanceWeight,
     *,
     target: Target,
     time_input: TimeInput = thousandths,
-    learnt_variance: bool = False,
+    learned_variance: bool = False,
     rescale: float | Array = 0.0,
     channels: int | None = None,
 ) -> Denoiser:
@@ -152,11 +154,11 @@ def guide_network(
     Args:
       network: ``(z, time, labels) -> prediction``.
       labels_B: [B] class ids below the null label.
-      null_label: the id that stands for "no class".
-      w: strength, see `classifier_free_guidance`.
+      null_label: the id of the null class.
+      w: the guidance weight, see `classifier_free_guidance`.
       target: what the network predicts.
-      time_input: what it is told of the noise level.
-      learnt_variance: as in `make_denoiser`.
+      time_input: its conditioning on the noise level.
+      learned_variance: as in `make_denoiser`.
       rescale: as in `classifier_free_guidance`, of the network's target.
       channels: as there.
 
@@ -175,12 +177,14 @@ def guide_network(
         lambda z, time: network(z, time, both_B),
         target,
         time_input=time_input,
-        learnt_variance=learnt_variance,
+        learned_variance=learned_variance,
     )
 
     def denoiser(z: Float[Array, "B ..."], level: Level) -> Estimate:
         if len(z) != len(labels_B):
-            raise InputError(f"labels of shape {labels_B.shape} for {len(z)} latents")
+            raise InputError(
+                f"labels have shape {labels_B.shape}, expected [{len(z)}], as the latents"
+            )
         level = broadcast_level(level, len(z))
         estimate = double(twice(z), jax.tree.map(twice, level))
         pair = _every_second(estimate, 0), _every_second(estimate, 1)
@@ -207,26 +211,28 @@ def check_labels(labels_B: Any, null_label: int | None) -> tuple[Int[Array, "B"]
         [B] integers, or, where they are no tracers, labels out of range.
     """
     if labels_B is None:
-        raise InputError("labels=None: guidance needs the class of every example, [B] integers")
+        raise InputError("labels are None, expected the class of every example, [B] integers")
     if null_label is None:
         raise InputError(
-            'null_label=None: guidance without a null class; expected the id of "no class" of a '
+            "null_label is None, expected the id of the null class of a "
             "network that was trained with one (null_class=True)"
         )
     if _known(labels_B, null_label):
         labels_B = np.asarray(labels_B)
         if null_label < 1:
-            raise InputError(f"null_label={null_label}: expected one after the classes, at least 1")
+            raise InputError(
+                f"null_label is {null_label}, expected one after the classes, at least 1"
+            )
     if labels_B.ndim != 1 or not jnp.issubdtype(labels_B.dtype, jnp.integer):
         raise InputError(
-            f"labels of shape {labels_B.shape} and type {labels_B.dtype}: expected [B] integers"
+            f"labels have shape {labels_B.shape} and type {labels_B.dtype}, expected [B] integers"
         )
     if isinstance(labels_B, np.ndarray):
         outside_B = (labels_B < 0) | (labels_B >= null_label)
         if outside_B.any():
             i = int(outside_B.argmax())
             raise InputError(
-                f"labels[{i}] = {labels_B[i]}: expected a class, 0 to {null_label - 1} "
+                f"labels[{i}] is {labels_B[i]}, expected a class, 0 to {null_label - 1} "
                 f"(null_label={null_label})"
             )
     labels_B = jnp.asarray(labels_B, jnp.int32)  # the null label may be beyond a type of bytes
@@ -234,7 +240,7 @@ def check_labels(labels_B: Any, null_label: int | None) -> tuple[Int[Array, "B"]
 
 
 def compose_conditions(
-    unconditional: Denoiser, conditionals: Sequence[Denoiser], weights: Sequence[Strength]
+    unconditional: Denoiser, conditionals: Sequence[Denoiser], weights: Sequence[GuidanceWeight]
 ) -> Denoiser:
     """Several conditions at once: e(z) + sum_i w_i (e(z, y_i) - e(z)) (Liu et al. 2022).
 
@@ -258,7 +264,7 @@ def compose_conditions(
         base = unconditional(z, level)
         x, e = base.x, base.e
         for conditional, weight in zip(conditionals, weights, strict=True):
-            estimate, share = conditional(z, level), expand(strength_at(weight, level), z)
+            estimate, share = conditional(z, level), expand(guidance_weight_at(weight, level), z)
             x, e = x + share * (estimate.x - base.x), e + share * (estimate.e - base.e)
         return base._replace(x=x, e=e)
 
@@ -268,7 +274,7 @@ def compose_conditions(
 def classifier_guidance(
     denoiser: Denoiser,
     log_likelihood: Callable[[Array, Level], Float[Array, "B"]],
-    scale: Strength = 1.0,
+    scale: GuidanceWeight = 1.0,
 ) -> Denoiser:
     """Follows the gradient of a classifier of noisy latents (Dhariwal & Nichol 2021, algorithm 2).
 
@@ -284,7 +290,7 @@ def classifier_guidance(
 
     def guided(z: Float[Array, "B ..."], level: Level) -> Estimate:
         gradient = jax.grad(lambda z: log_likelihood(z, level).sum())(z)
-        share = expand(strength_at(scale, level), z)
+        share = expand(guidance_weight_at(scale, level), z)
         return add_to_score(denoiser(z, level), share * gradient, level)
 
     return guided
@@ -314,17 +320,17 @@ def _guide(
     pair: tuple[Estimate, Estimate],
     z: Array,
     level: Level,
-    w: Strength,
+    w: GuidanceWeight,
     rescale: float | Array,
     target: Target,
     channels: int | None,
 ) -> Estimate:
     """The conditional estimate moved away from the unconditional one."""
     conditional, unconditional = pair
-    share = expand(strength_at(w, level), z)
+    share = expand(guidance_weight_at(w, level), z)
     if channels is not None:
         if channels > z.shape[-1]:
-            raise InputError(f"channels={channels}: the latents have {z.shape[-1]}")
+            raise InputError(f"channels is {channels}, expected at most the latents' {z.shape[-1]}")
         share = share * (jnp.arange(z.shape[-1]) < channels)
     guided = conditional._replace(
         x=conditional.x + share * (conditional.x - unconditional.x),
@@ -350,9 +356,9 @@ def _deviation(value: Float[Array, "B ..."], axes: int) -> Float[Array, "B ..."]
 
 def _check_options(rescale: float | Array, channels: int | None) -> None:
     if _known(rescale) and not all(0 <= phi <= 1 for phi in np.ravel(rescale)):
-        raise InputError(f"rescale={rescale}: expected 0 <= rescale <= 1")
+        raise InputError(f"rescale is {rescale}, expected 0 <= rescale <= 1")
     if channels is not None and channels < 1:
-        raise InputError(f"channels={channels}: expected at least 1, or None for all")
+        raise InputError(f"channels is {channels}, expected at least 1, or None for all")
 
 
 def _known(*values: Any) -> bool:

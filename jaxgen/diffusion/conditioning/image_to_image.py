@@ -6,20 +6,20 @@ the network's input. Training and sampling use the same function::
     given = task(x_BYXC, keys_B)                                 what is left of x
     network = with_condition(network, given.condition_BYXC)      z -> [z, condition]
     denoiser = make_denoiser(network, "v")
-    denoiser = with_known(denoiser, given.known_BYX1, x_BYXC)    known pixels are not asked for
+    denoiser = with_known(denoiser, given.known_BYX1, x_BYXC)    known pixels stay
     loss_B, level = denoiser_loss(denoiser, x_BYXC, key, schedule=schedule)
 
 =============  ====================================  =================================  =========
 task           condition                             known                              channels
 =============  ====================================  =================================  =========
-`Colourise`    luma                                  nothing                            1
+`Colorize`     luma                                  nothing                            1
 `Inpaint`      x, noise in strokes or boxes          the rest                           C
 `Uncrop`       x, noise on one side or all four      the rest                           C
 `Upsample`     block means, enlarged again           nothing                            C
 =============  ====================================  =================================  =========
 
 Images lie in [-1, 1]. Holes are filled with standard normal noise, as in the paper, which also
-tells the network where they are.
+shows the network where they are.
 """
 
 import abc
@@ -73,7 +73,7 @@ class Task(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Colourise(Task):
+class Colorize(Task):
     """Grey to colour: the condition is the luma.
 
     Raises:
@@ -87,7 +87,7 @@ class Colourise(Task):
     def __call__(self, x_BYXC: Float[Array, "B Y X 3"], keys_B: Key[Array, "B"]) -> Given:
         """The luma [B, Y, X, 1]; the keys are not used."""
         if x_BYXC.shape[-1] != 3:
-            raise InputError(f"images of shape {x_BYXC.shape}: expected three channels, RGB")
+            raise InputError(f"images have shape {x_BYXC.shape}, expected three channels, RGB")
         return Given((x_BYXC * LUMA_C).sum(-1, keepdims=True), jnp.zeros((*x_BYXC.shape[:-1], 1)))
 
 
@@ -106,7 +106,9 @@ class Inpaint(Task):
 
     def __post_init__(self) -> None:
         if self.masks not in get_args(Masks):
-            raise InputError(f"masks={self.masks!r}: expected one of {', '.join(get_args(Masks))}")
+            raise InputError(
+                f"masks is {self.masks!r}, expected one of {', '.join(get_args(Masks))}"
+            )
 
     def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The images with noise in the holes."""
@@ -137,7 +139,7 @@ class Uncrop(Task):
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise InputError(f"share={self.share}: expected 0 < share < 1")
+            raise InputError(f"share is {self.share}, expected 0 < share < 1")
 
     def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The images with noise at the border."""
@@ -160,7 +162,7 @@ class Upsample(Task):
 
     def __post_init__(self) -> None:
         if self.factor < 2:
-            raise InputError(f"factor={self.factor}: expected at least 2")
+            raise InputError(f"factor is {self.factor}, expected at least 2")
 
     def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The blurred images; the keys are not used."""
@@ -186,7 +188,7 @@ def with_condition(
     def conditioned(z: Float[Array, "B ..."], time: Array, *rest: Array) -> Array:
         if z.shape[:-1] != condition_BYXC.shape[:-1]:
             raise InputError(
-                f"condition of shape {condition_BYXC.shape} for latents of shape {z.shape}: "
+                f"condition has shape {condition_BYXC.shape} for latents of shape {z.shape}, "
                 "expected the same in all but the channels"
             )
         return network(jnp.concatenate([z, condition_BYXC], -1), time, *rest)
@@ -218,7 +220,7 @@ def downsample(x: Float[Array, "*B Y X C"], factor: int) -> Float[Array, "*B Y2 
     """
     *lead, height, width, channels = x.shape
     if factor < 1 or height % factor or width % factor:
-        raise InputError(f"images of {height} x {width}: factor={factor} does not divide both")
+        raise InputError(f"factor is {factor}, expected a divisor of both {height} and {width}")
     blocks = x.reshape(*lead, height // factor, factor, width // factor, factor, channels)
     return blocks.mean((-4, -2))
 
@@ -233,7 +235,7 @@ def upsample(x: Float[Array, "*B Y X C"], factor: int) -> Float[Array, "*B Y2 X2
 def _sides(x_BYXC: Array) -> tuple[int, int]:
     """Height and width of images, and of nothing else."""
     if x_BYXC.ndim != 4:
-        raise InputError(f"images of shape {x_BYXC.shape}: expected [B, Y, X, C]")
+        raise InputError(f"images have shape {x_BYXC.shape}, expected [B, Y, X, C]")
     return x_BYXC.shape[1], x_BYXC.shape[2]
 
 

@@ -93,7 +93,9 @@ def replace_known(
       InputError: for data of another shape than the latents.
     """
     if jnp.shape(x) != z.shape:
-        raise InputError(f"x of shape {jnp.shape(x)} for latents of shape {z.shape}: expected same")
+        raise InputError(
+            f"x has shape {jnp.shape(x)} for latents of shape {z.shape}, expected same"
+        )
     noisy = add_noise(x, normal(keys_B, z.shape[1:]), broadcast_level(level, len(z)))
     return keep_known(known, noisy.astype(z.dtype), z)
 
@@ -102,7 +104,7 @@ class RePaintRow(NamedTuple):
     """One row of RePaint's table.
 
     Attributes:
-      now: the level where the denoiser is asked.
+      now: the level where the denoiser is evaluated.
       next: where the row ends.
       row: the sampler's row.
       keep: what the latents are multiplied by before, to go back; 1 to stay.
@@ -145,10 +147,10 @@ class RePaint(Replacement):
     def __post_init__(self) -> None:
         for name in ("jump_length", "resamplings"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
 
     def table(self, levels: Level) -> RePaintRow:
-        """The sampler's rows in the order in which they are visited, and the ways back.
+        """The sampler's rows in the order of their visits, and the noise of each jump back.
 
         Raises:
           InputError: for a sampler with several rows per step, for jumps as long as all steps
@@ -159,11 +161,11 @@ class RePaint(Replacement):
         if len(jax.tree.leaves(rows)[0]) != count:
             raise InputError(
                 f"{type(self.sampler).__name__} has several rows per step: RePaint expects a "
-                "sampler that asks once per step and remembers nothing, such as DDIM"
+                "sampler that evaluates once per step and has no memory, such as DDIM"
             )
         if self.resamplings > 1 and self.jump_length >= count:
             raise InputError(
-                f"jump_length={self.jump_length} for {count} steps: nothing would be resampled; "
+                f"jump_length is {self.jump_length} for {count} steps: nothing would be resampled, "
                 f"expected less than {count}, or resamplings=1"
             )
         order = np.array(visits(count, self.jump_length, self.resamplings))
@@ -184,7 +186,7 @@ class RePaint(Replacement):
         state = self.sampler.start(z)
         if jax.tree.leaves(state.history):
             raise InputError(
-                f"{type(self.sampler).__name__} remembers earlier steps, which resampling undoes: "
+                f"{type(self.sampler).__name__} remembers earlier steps, which resampling undoes, "
                 "expected a sampler without memory, such as DDIM"
             )
         return state
@@ -192,7 +194,7 @@ class RePaint(Replacement):
     def step(
         self, denoiser: Denoiser, state: SampleState, row: RePaintRow, keys_B: Key[Array, "B"]
     ) -> SampleState:
-        """The way back, if there is one, then a step with replacement."""
+        """Noise back up to the jump's level, if there is one, then a step with replacement."""
         e = normal(step_keys(keys_B, BACK), state.z.shape[1:])
         state = state._replace(z=row.keep * state.z + row.noise * e)
         return super().step(denoiser, state, row.row, keys_B)

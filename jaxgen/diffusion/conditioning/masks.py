@@ -33,7 +33,7 @@ def keep_known(
     sizes = zip(reversed(shape), reversed(jnp.shape(made)), strict=False)
     if len(shape) > jnp.ndim(made) or any(size not in (1, whole) for size, whole in sizes):
         raise InputError(
-            f"known of shape {shape} for data of shape {jnp.shape(made)}: expected a mask that "
+            f"known has shape {shape} for data of shape {jnp.shape(made)}, expected a mask that "
             "broadcasts against them"
         )
     return jnp.where(jnp.asarray(known) > 0.5, x, made)
@@ -49,7 +49,7 @@ def box_mask(
     """
     for name, (first, last), most in zip(("rows", "columns"), (rows, columns), size, strict=True):
         if not 0 <= first < last <= most:
-            raise InputError(f"{name}={(first, last)}: expected 0 <= first < last <= {most}")
+            raise InputError(f"{name} is {(first, last)}, expected 0 <= first < last <= {most}")
     mask_YX1 = np.ones((*size, 1), np.float32)
     mask_YX1[slice(*rows), slice(*columns)] = 0
     return jnp.asarray(mask_YX1)
@@ -63,7 +63,7 @@ def frame_mask(frames: int, known: Sequence[int]) -> Float[Array, "T 1 1 1"]:
     """
     for number in known:
         if not 0 <= number < frames:
-            raise InputError(f"known frame {number}: expected 0 to {frames - 1}")
+            raise InputError(f"known frame {number}, expected 0 to {frames - 1}")
     mask_T = np.zeros(frames, np.float32)
     mask_T[list(known)] = 1
     return jnp.asarray(mask_T)[:, None, None, None]
@@ -78,7 +78,7 @@ def random_boxes(
       InputError: unless 0 < least <= most <= 1.
     """
     if not 0 < least <= most <= 1:
-        raise InputError(f"least={least}, most={most}: expected 0 < least <= most <= 1")
+        raise InputError(f"least is {least}, most is {most}, expected 0 < least <= most <= 1")
 
     def box(key: Key[Array, ""]) -> Float[Array, "Y X 1"]:
         side_key, place_key = jax.random.split(key)
@@ -103,7 +103,8 @@ def random_strokes(
 ) -> Float[Array, "B Y X 1"]:
     """Free-form masks: brush strokes to be made (in the manner of Yu et al. 2019, algorithm 1).
 
-    Each stroke starts anywhere and goes on in straight pieces of random length that turn at random.
+    Each stroke starts anywhere and continues in straight pieces of random length that turn at
+    random.
 
     Args:
       keys_B: the examples' keys.
@@ -117,9 +118,9 @@ def random_strokes(
     """
     for name, count in (("strokes", strokes), ("turns", turns)):
         if count < 1:
-            raise InputError(f"{name}={count}: expected at least 1")
+            raise InputError(f"{name} is {count}, expected at least 1")
     if not 0 < width <= 1:
-        raise InputError(f"width={width}: expected 0 < width <= 1")
+        raise InputError(f"width is {width}, expected 0 < width <= 1")
     shorter = min(size)
     pixels_YX2 = jnp.stack(jnp.meshgrid(*map(jnp.arange, size), indexing="ij"), -1) * 1.0
 
@@ -164,12 +165,14 @@ def random_borders(
       InputError: unless 0 < share < 1, or where nothing would be known or nothing made.
     """
     if not 0 < share < 1:
-        raise InputError(f"share={share}: expected 0 < share < 1")
+        raise InputError(f"share is {share}, expected 0 < share < 1")
     height, width = size
     tall, wide = round(height * (1 - share)), round(width * (1 - share))
     inner = [round(length * math.sqrt(1 - share)) for length in size]
     if not (0 < tall < height and 0 < wide < width):
-        raise InputError(f"share={share} of images of {height} x {width}: nothing to make or keep")
+        raise InputError(
+            f"share is {share} of {height} x {width}, expected pixels to make and to keep"
+        )
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     boxes = [  # of what is known: rows, then columns
         ((0, tall), (0, width)),

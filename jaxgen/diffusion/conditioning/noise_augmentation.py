@@ -2,7 +2,8 @@
 
 A super-resolver that was trained on small versions of real images sees, when it is used, the small
 images that another model made, which are not quite alike. Noise on the small image, in training and
-in use, hides the difference; the network is told how much there is, so it knows what to trust.
+in use, hides the difference; the network is conditioned on how much there is, so it knows what to
+trust.
 
 Symbols: y the small image, c = a_t y + s_t e the noisy one at level t of a schedule, t in [0, 1].
 """
@@ -42,10 +43,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.factor < 1:
-            raise InputError(f"factor={self.factor}: expected at least 1")
+            raise InputError(f"factor is {self.factor}, expected at least 1")
         if not 0 <= self.lowest <= self.highest <= 1:
             raise InputError(
-                f"lowest={self.lowest}, highest={self.highest}: expected "
+                f"lowest is {self.lowest}, highest is {self.highest}, expected "
                 "0 <= lowest <= highest <= 1"
             )
 
@@ -75,7 +76,7 @@ class Augmentation:
 
         Returns:
           [B, Y * factor, X * factor, C + 1]: the noisy images, enlarged, of unit scale whatever the
-          schedule's frame; and a last channel that holds 2 t - 1 everywhere.
+          schedule's scaling; and a last channel that holds 2 t - 1 everywhere.
         """
         level = broadcast_level(self.schedule.at(jnp.asarray(t, jnp.float32)), len(y_BYXC))
         e_BYXC = normal(step_keys(keys_B, 0), y_BYXC.shape[1:])

@@ -1,7 +1,7 @@
 """Reconstruction guidance: samples that agree with an observation y = A x (+ noise).
 
 A is linear: a mask in space or time (`masked`), a low-pass filter (`tasks.downsample`), or any
-other function. Symbols: z = a x + s e; x^(z) what the denoiser says, J its derivative dx^/dz.
+other function. Symbols: z = a x + s e; x^(z) the denoiser's estimate, J its derivative dx^/dz.
 
 The denoiser of p(x | y) is that of p(x), moved along the score of the observation::
 
@@ -23,7 +23,7 @@ with s, which is why w > 1 is often best. For other data both are approximations
 noise.
 
 **How strong it may be.** Where the data vary much more than the noise, x^ = z / a = u in the
-observed directions and J = I / a, so that the first says ``u + w (y - u)``. A step of DDIM to the
+observed directions and J = I / a, so that the first gives ``u + w (y - u)``. A step of DDIM to the
 next level, h = lambda' - lambda, goes a part of that way::
 
     u' - y = (1 - q w) (u - y),    q = 1 - e^(-h / 2) without noise, 1 - e^-h with eta = 1
@@ -31,13 +31,13 @@ next level, h = lambda' - lambda, goes a part of that way::
 With w < 1/q the sample approaches what is observed, with w > 1/q it oscillates around it, and with
 w > 2/q it leaves it, further with every step. A last step to clean data has q = 1: w = 1 ends on
 the observation, and w > 2 is right only where a clip of x^ or the replacement of what is known
-holds the samples. The second kind is its own right strength. (w >> 1 in papers goes with many
+holds the samples. The second kind has the right weight by itself. (w >> 1 in papers goes with many
 steps and with the replacement, where what is guided is the unknown part.)
 
 At a = 0 the latent says nothing of x and J = 0: there nothing is guided.
 
 The plain *replacement* of the known part of z by noisy data is `inpainting.Replacement`. Alone it
-asks the denoiser for E[x | z], not E[x | z, y], and samples the wrong conditional whenever the
+evaluates the denoiser's E[x | z], not E[x | z, y], and samples the wrong conditional whenever the
 known part is correlated with the rest; together with guidance it is the method of Ho et al. for
 known frames, where ``grad_z`` acts on the unknown part. Langevin corrector steps go with either.
 """
@@ -48,7 +48,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgen.diffusion.conditioning.guidance import Strength, add_to_x, strength_at
+from jaxgen.diffusion.conditioning.guidance import GuidanceWeight, add_to_x, guidance_weight_at
 from jaxgen.diffusion.conditioning.masks import keep_known
 from jaxgen.diffusion.denoiser import Denoiser, Estimate
 from jaxgen.diffusion.process.levels import Level, expand
@@ -68,7 +68,7 @@ def masked(known: Float[Array, "..."]) -> Operator:
     return lambda x: keep_known(known, x, jnp.zeros_like(x))
 
 
-def white_weight(deviation: float | Array = 1.0) -> Strength:
+def white_weight(deviation: float | Array = 1.0) -> GuidanceWeight:
     """w = 1 + s^2 / (a^2 c^2): exact for masks on white Gaussian data of deviation c.
 
     Args:
@@ -83,7 +83,7 @@ def white_weight(deviation: float | Array = 1.0) -> Strength:
 
 
 def reconstruction_guidance(
-    denoiser: Denoiser, operator: Operator, observed: Float[Array, "B ..."], w: Strength = 1.0
+    denoiser: Denoiser, operator: Operator, observed: Float[Array, "B ..."], w: GuidanceWeight = 1.0
 ) -> Denoiser:
     """x^ - (w a / 2) grad_z |y - A x^(z)|^2 (Ho et al. 2022, section 3.1).
 
@@ -105,7 +105,7 @@ def reconstruction_guidance(
 
     def guided(z: Float[Array, "B ..."], level: Level) -> Estimate:
         estimate, missing, pull_back = _compare(denoiser, operator, observed, z, level)
-        weight = expand(strength_at(w, level), z) * expand(level.a, z)
+        weight = expand(guidance_weight_at(w, level), z) * expand(level.a, z)
         return add_to_x(estimate, weight * pull_back(missing), level)
 
     return guided
@@ -140,7 +140,7 @@ def moment_guidance(
       InputError: for no iterations; when called, where A x^ has not the shape of y.
     """
     if iterations < 1:
-        raise InputError(f"iterations={iterations}: expected at least 1")
+        raise InputError(f"iterations is {iterations}, expected at least 1")
 
     def guided(z: Float[Array, "B ..."], level: Level) -> Estimate:
         estimate, missing, pull_back = _compare(denoiser, operator, observed, z, level)
@@ -199,7 +199,7 @@ def _compare(
     seen, pull_back, estimate = jax.vjp(see, z, has_aux=True)
     if seen.shape != jnp.shape(observed):
         raise InputError(
-            f"observed of shape {jnp.shape(observed)}: expected {seen.shape}, what the operator "
+            f"observed has shape {jnp.shape(observed)}, expected {seen.shape}, what the operator "
             f"makes of data of shape {estimate.x.shape}"
         )
     return estimate, observed - seen, lambda u: pull_back(u)[0]

@@ -70,19 +70,19 @@ def make_consistency_function(
 ) -> Denoiser:
     """f(z, t) = c_skip z + c_out F(c_in z, t), which is z / a at sigma_min whatever F is.
 
-    The scales of Song et al. (2023, appendix C), here for all frames; with d for sigma_data ::
+    The scales of Song et al. (2023, appendix C), here for all scalings; with d for sigma_data ::
 
         c_skip = d^2 a / ((s - sigma_min a)^2 + d^2 a^2)
         c_out = d (s - sigma_min a) / r      c_in = 1 / r      r = sqrt(s^2 + d^2 a^2)
 
-    In the frame "vp" with d = 1 and sigma_min = 0 that is ``a z + s F``, so a denoiser that
+    In the scaling "vp" with d = 1 and sigma_min = 0 that is ``a z + s F``, so a denoiser that
     predicts v (which is -F) is a consistency function as it is, and can begin as its teacher.
 
     Args:
       network: F, ``(z, time) -> [B, ...]``.
       sigma_min: where paths end.
       sigma_data: d, the standard deviation of the data.
-      time_input: what the network is told of the noise level.
+      time_input: the network's conditioning on the noise level.
 
     Returns:
       A denoiser whose x is f, and whose e is what f leaves of z.
@@ -92,7 +92,7 @@ def make_consistency_function(
     """
     if not (0 <= sigma_min < math.inf and 0 < sigma_data < math.inf):
         raise InputError(
-            f"sigma_min={sigma_min}, sigma_data={sigma_data}: expected sigma_min >= 0 and "
+            f"sigma_min is {sigma_min}, sigma_data is {sigma_data}, expected sigma_min >= 0 and "
             "sigma_data > 0"
         )
 
@@ -204,7 +204,7 @@ def consistency_distillation_loss(
       times: of which the pair is drawn, see `jaxgen.diffusion.samplers.single_steps.draw_steps`.
         With a `KarrasSchedule` and levels uniform in t, `NormalLogSNR` is the choice of Song &
         Dhariwal.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
 
     Returns:
       The losses, [B], and the levels t.
@@ -302,8 +302,8 @@ def steps_in_training(
     """
     if not (0 <= update <= updates and updates > 0 and 1 <= first <= last):
         raise InputError(
-            f"update={update} of {updates}, first={first}, last={last}: expected 0 <= update <= "
-            "updates and 1 <= first <= last"
+            f"update is {update} of {updates}, first is {first}, last is {last}, expected 0 <= "
+            "update <= updates and 1 <= first <= last"
         )
     match growth:
         case "doubling":
@@ -312,7 +312,7 @@ def steps_in_training(
         case "square_root":
             square = update / updates * ((last + 1) ** 2 - first**2) + first**2
             return max(1, math.ceil(math.sqrt(square) - 1))
-    raise InputError(f"growth={growth!r}: expected doubling or square_root")
+    raise InputError(f"growth is {growth!r}, expected doubling or square_root")
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ class ConsistencySampler(LinearSampler):
 
     ``z' = a' f(z) + sqrt(s'^2 - (a' sigma_min)^2) noise``, since f has noise sigma_min left. One
     step is the consistency function itself; more trade speed for quality. For sigma_min = 0 it is
-    DDIM with all of the noise drawn anew.
+    DDIM with all of the noise resampled.
 
     Attributes:
       sigma_min: where paths end, as in `make_consistency_function`.

@@ -6,25 +6,25 @@ estimate x~ goes to ``a'' x~ + (s''/s) (z - a x~)``; it ends where the teacher d
 
     x~ = (z'' - (s''/s) z) / (a'' - (s''/s) a)        Salimans & Ho 2022, algorithm 2
 
-which is what the student is trained to answer at t. With R = a/s and the teacher's answers x1 at t
-and x2 at t' (where its ``z = a x + s e``) that is ``((R' - R) x1 + (R'' - R') x2) / (R'' - R)``, a
-mean of the two; where t'' = 0 is clean data it is x2. The student becomes the next teacher, until
-one step is left (`halving_plan`)::
+which is what the student is trained to predict at t. With R = a/s and the teacher's predictions x1
+at t and x2 at t' (where its ``z = a x + s e``) that is ``((R' - R) x1 + (R'' - R') x2) / (R'' -
+R)``, a mean of the two; where t'' = 0 is clean data it is x2. The student becomes the next teacher,
+until one step is left (`halving_plan`)::
 
     levels = make_steps(schedule, 16)                      the teacher's: 2 N = 16
     loss_B, _ = distillation_loss(student, teacher, x, key, levels)
-    levels = every_second(levels)                          the student's, to sample and to go on
+    levels = every_second(levels)                          the student's, to sample and to continue
 
 Teachers that are guided (Meng et al. 2023, "On distillation of guided diffusion models") first
-become one network that is told the strength w, since w is chosen when sampling. A *guided denoiser*
-is a function from the examples' strengths to a denoiser::
+become one network that is conditioned on the guidance weight w, since w is chosen when sampling. A
+*guided denoiser* is a function from the examples' guidance weights to a denoiser::
 
     teacher = lambda w_B: guide_network(network, labels, null, w_B, target="v")
     student = lambda w_B: make_denoiser(lambda z, time: network2(z, time, w_B), "v")
     loss_B, _ = matching_loss(student, teacher, x, key, schedule=schedule)           stage one
     loss_B, _ = guided_distillation_loss(student2, student, x, key, levels)          stage two
 
-`with_strength` gives any network an input for w.
+`with_guidance_weight` gives any network an input for w.
 """
 
 from collections.abc import Callable
@@ -57,12 +57,12 @@ from jaxgen.errors import InputError
 from jaxgen.nn.embeddings import time_frequencies
 
 GuidedDenoiser = Callable[[Array], Denoiser]
-"""``strengths w [B] -> denoiser``, of latents of the same B."""
+"""``guidance weights w [B] -> denoiser``, of latents of the same B."""
 
-STRENGTHS = (0.0, 4.0)
+GUIDANCE_WEIGHTS = (0.0, 4.0)
 """Between which w is drawn (Meng et al. 2023)."""
 
-STRENGTH_CHANNELS = 16
+GUIDANCE_CHANNELS = 16
 
 
 class DistillationSteps(NamedTuple):
@@ -90,12 +90,12 @@ def halving_plan(start: int, stop: int = 1) -> tuple[int, ...]:
       InputError: unless start is stop times a power of two.
     """
     if stop < 1 or start < stop:
-        raise InputError(f"start={start}, stop={stop}: expected start >= stop >= 1")
+        raise InputError(f"start is {start}, stop is {stop}, expected start >= stop >= 1")
     plan = [start]
     while plan[-1] > stop:
         if plan[-1] % 2 or plan[-1] < 2 * stop:
             raise InputError(
-                f"start={start}, stop={stop}: expected start to be stop times a power of two"
+                f"start is {start}, stop is {stop}, expected start to be stop times a power of two"
             )
         plan.append(plan[-1] // 2)
     return tuple(plan)
@@ -109,7 +109,7 @@ def every_second(levels: Level) -> Level:
     """
     steps = len(np.asarray(levels.t)) - 1
     if steps < 2 or steps % 2:
-        raise InputError(f"levels of {steps} steps: expected an even number of steps to halve")
+        raise InputError(f"levels of {steps} steps, expected an even number of steps to halve")
     return Level(*(np.asarray(value)[::2] for value in levels))
 
 
@@ -182,7 +182,7 @@ def distillation_loss(
       target: in which terms the loss is computed: what the student's network predicts.
       weighting: the weight of |x~ - x^|^2.
       times: of which the step is drawn, see `draw_steps`; uniform in the paper.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
 
     Returns:
       The losses, [B], and the student's levels at which they were taken.
@@ -194,8 +194,8 @@ def distillation_loss(
     steps = distillation_steps(levels)
     if target in ("e", "score") and steps.now.a[0] == 0:
         raise InputError(
-            f"target={target!r} from zero SNR: the noise says nothing of the data there; expected "
-            "target x, v, flow or both"
+            f"target is {target!r} from zero SNR: the noise says nothing of the data there, "
+            "expected target x, v, flow or both"
         )
     step_B, x, e = draw_examples(x, key, len(steps.ratio), times, index_B)
     step = pick(steps, step_B)
@@ -212,35 +212,35 @@ def matching_loss(
     key: Key[Array, ""],
     *,
     schedule: Schedule,
-    strengths: tuple[float, float] = STRENGTHS,
+    guidance_weights: tuple[float, float] = GUIDANCE_WEIGHTS,
     target: Target = "v",
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B"], Level]:
-    """Stage one: a student that is told w learns the guided teacher (Meng et al. 2023, 3.1).
+    """Stage one: a student conditioned on w learns the guided teacher (Meng et al. 2023, 3.1).
 
     Args:
       student: what is trained.
-      teacher: guided with the strengths that it is given; it gets no gradient.
+      teacher: guided with the weights that it is given; it gets no gradient.
       x: data, [B, ...]; their conditions are closed over.
       key: randomness.
       schedule: the noise schedule.
-      strengths: between which w is drawn, evenly.
+      guidance_weights: between which w is drawn, evenly.
       target: in which terms the loss is computed.
       weighting: the weight of the squared difference in x^.
       times: how times are drawn.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
 
     Returns:
       The losses, [B], and the levels at which they were taken.
 
     Raises:
-      InputError: for strengths out of order, or a target that the schedule does not allow.
+      InputError: for guidance weights out of order, or a target that the schedule does not allow.
     """
     check_target_fits(schedule, target)
-    strength_key, key = jax.random.split(key)
-    w_B = draw_strengths(strength_key, len(x), strengths, index_B)
+    weight_key, key = jax.random.split(key)
+    w_B = draw_guidance_weights(weight_key, len(x), guidance_weights, index_B)
     noised = draw_noised(x, key, schedule=schedule, times=times, index_B=index_B)
     wanted = teacher(w_B)(noised.z, noised.level)
     loss_B = _loss_to(student(w_B), noised.z, noised.level, wanted.x, wanted.e, target, weighting)
@@ -254,13 +254,13 @@ def guided_distillation_loss(
     key: Key[Array, ""],
     levels: Level,
     *,
-    strengths: tuple[float, float] = STRENGTHS,
+    guidance_weights: tuple[float, float] = GUIDANCE_WEIGHTS,
     target: Target = "v",
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     index_B: Int[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B"], Level]:
-    """Stage two: `distillation_loss` with both networks told the same w (Meng et al. 2023, 3.2).
+    """Stage two: `distillation_loss`, both networks given the same w (Meng et al. 2023, 3.2).
 
     Args:
       student: what is trained.
@@ -268,7 +268,7 @@ def guided_distillation_loss(
       x: data, [B, ...].
       key: randomness.
       levels: the teacher's, [2 N + 1].
-      strengths: between which w is drawn, evenly; for both of a teacher's steps alike.
+      guidance_weights: between which w is drawn, evenly; for both of a teacher's steps alike.
       target: as in `distillation_loss`, and so are the others.
       weighting: as there.
       times: as there.
@@ -278,10 +278,10 @@ def guided_distillation_loss(
       The losses, [B], and the student's levels at which they were taken.
 
     Raises:
-      InputError: for strengths out of order, and as `distillation_loss`.
+      InputError: for guidance weights out of order, and as `distillation_loss`.
     """
-    strength_key, key = jax.random.split(key)
-    w_B = draw_strengths(strength_key, len(x), strengths, index_B)
+    weight_key, key = jax.random.split(key)
+    w_B = draw_guidance_weights(weight_key, len(x), guidance_weights, index_B)
     return distillation_loss(
         student(w_B),
         teacher(w_B),
@@ -295,10 +295,10 @@ def guided_distillation_loss(
     )
 
 
-def draw_strengths(
+def draw_guidance_weights(
     key: Key[Array, ""],
     batch: int,
-    strengths: tuple[float, float] = STRENGTHS,
+    guidance_weights: tuple[float, float] = GUIDANCE_WEIGHTS,
     index_B: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B"]:
     """w ~ U[low, high] for each example.
@@ -306,22 +306,22 @@ def draw_strengths(
     Raises:
       InputError: unless low <= high.
     """
-    low, high = strengths
+    low, high = guidance_weights
     if not low <= high:
-        raise InputError(f"strengths={strengths}: expected low <= high")
+        raise InputError(f"guidance_weights is {guidance_weights}, expected low <= high")
     index_B = example_indices(index_B, batch)
     return low + (high - low) * uniform(example_keys(key, index_B))
 
 
-def with_strength(
-    network: Callable[..., Array], channels: int = STRENGTH_CHANNELS
+def with_guidance_weight(
+    network: Callable[..., Array], channels: int = GUIDANCE_CHANNELS
 ) -> Callable[..., Array]:
-    """A network that is told w: ``(z [B, ..., C], time [B], w [B], ...) -> prediction``.
+    """A network conditioned on w: ``(z [B, ..., C], time [B], w [B], ...) -> prediction``.
 
     Fourier features of w (as Meng et al. 2023 have it) are laid beside the latents as channels that
     are the same in all pixels: the first layer of any network adds a linear map of them to every
     token. `jaxgen.nn.widening` turns the teacher's parameters into those of such a network, one
-    that at first does not listen to w.
+    that at first ignores w.
 
     Args:
       network: ``(z, time, ...)``, made for `channels` more channels than the data have.
@@ -331,9 +331,9 @@ def with_strength(
       InputError: for a number of channels that is odd or below 2.
     """
     if channels < 2 or channels % 2:
-        raise InputError(f"channels={channels}: expected an even number, at least 2")
+        raise InputError(f"channels is {channels}, expected an even number, at least 2")
 
-    def told(
+    def conditioned(
         z: Float[Array, "B ..."], time_B: Array, w_B: Float[Array, "B"], *rest: Array
     ) -> Array:
         features_BC = time_frequencies(w_B, channels, max_period=100.0)
@@ -341,7 +341,7 @@ def with_strength(
         features = jnp.broadcast_to(features_BC.reshape(shape), (*z.shape[:-1], channels))
         return network(jnp.concatenate([z, features], -1), time_B, *rest)
 
-    return told
+    return conditioned
 
 
 def _loss_to(
@@ -353,7 +353,7 @@ def _loss_to(
     target: Target,
     weighting: Weighting,
 ) -> Float[Array, "B"]:
-    """The loss of a student that should answer x, and e (what x leaves of z, if not given)."""
+    """The loss of a student that should predict x, and e (what x leaves of z, if not given)."""
     e = noise_given(x, z, level) if e is None else e
     x, e = jax.lax.stop_gradient((x, e))
     estimate = student(z, level)

@@ -2,7 +2,8 @@
 
 Symbols: z = a x + s e at the least noisy level of a process. A *decoder* is a callable ``(x, z,
 estimate, level) -> log p(x | z)`` in nats, summed over the numbers of an example, where `estimate`
-is what the denoiser says of z; a decoder that does not use it costs no evaluation under `jax.jit`.
+is the denoiser's estimate from z; a decoder that does not use it costs no evaluation under
+`jax.jit`.
 
 8-bit images are expected as ``x = 2 k / 255 - 1`` for k = 0 .. 255.
 """
@@ -72,15 +73,15 @@ def cell_decoder(low: float, high: float | None = None, count: int = 256) -> Dec
     """
     _check_count(count)
     if not 0 < low < math.inf or not (high is None or low <= high < math.inf):
-        raise InputError(f"low={low}, high={high}: expected 0 < low <= high")
+        raise InputError(f"low is {low}, high is {high}, expected 0 < low <= high")
 
     def decoder(x: Array, z: Array, estimate: Estimate, level: Level) -> Float[Array, "B"]:
         log_deviation = jnp.full((), math.log(low), jnp.float32)
         if high is not None:
             if estimate.fraction is None:
                 raise InputError(
-                    f"high={high} with a denoiser that estimates no fraction: expected one made "
-                    "with learnt_variance=True"
+                    f"high is {high} with a denoiser that estimates no fraction, expected one made "
+                    "with learned_variance=True"
                 )
             log_deviation = log_deviation + estimate.fraction * math.log(high / low)
         return total(log_cell_mass(x, estimate.x, log_deviation, count))
@@ -115,4 +116,4 @@ def total(value: Float[Array, "B ..."]) -> Float[Array, "B"]:
 
 def _check_count(count: int) -> None:
     if count < 2:
-        raise InputError(f"count={count}: expected at least 2 values")
+        raise InputError(f"count is {count}, expected at least 2 values")

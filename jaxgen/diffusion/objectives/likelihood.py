@@ -1,7 +1,7 @@
 """The exact likelihood of a diffusion model, by its probability-flow ODE (Song et al. 2021).
 
 Symbols: y = z / sqrt(a^2 + s^2) = A x + S e with A^2 + S^2 = 1, the latent in the scaling of the
-frame "vp", whatever the schedule's; lambda the log-SNR, x^ and e^ what the denoiser says::
+scaling "vp", whatever the schedule's; lambda the log-SNR, x^ and e^ the denoiser's estimates::
 
     dy / d lambda = f(y, lambda) = -1/2 A S (A e^ - S x^)
     log p(y_0) = log N(y_1; 0, I) + integral of tr(df / dy) d lambda from lambda_0 to lambda_1
@@ -56,11 +56,12 @@ def log_likelihood(
       x: data, [B, ...].
       key: randomness of the trace's estimate; an example's probe is the same in all steps.
       schedule: which log-SNRs the denoiser knows, and how it wants its latents scaled.
-      count: steps, even in log-SNR; each asks the denoiser twice ("heun") or four times ("rk4").
+      count: steps, even in log-SNR; each evaluates the denoiser twice ("heun") or four times
+        ("rk4").
       method: of second or fourth order.
       trace: how the trace is found; "exact" costs as much as D probes.
       limits: the least and the largest log-SNR that are used of the schedule.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
 
     Returns:
       [B], float32.
@@ -70,11 +71,11 @@ def log_likelihood(
         of the schedule.
     """
     if method not in _STAGES:
-        raise InputError(f"method={method!r}: expected one of {', '.join(_STAGES)}")
+        raise InputError(f"method is {method!r}, expected one of {', '.join(_STAGES)}")
     if trace not in get_args(Trace):
-        raise InputError(f"trace={trace!r}: expected one of {', '.join(get_args(Trace))}")
+        raise InputError(f"trace is {trace!r}, expected one of {', '.join(get_args(Trace))}")
     if count < 1:
-        raise InputError(f"count={count}: expected at least 1 step")
+        raise InputError(f"count is {count}, expected at least 1 step")
     x = x.astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     slope = _make_slope(denoiser, trace, _probe(trace, key, index_B, x.shape[1:]))
@@ -115,7 +116,7 @@ def dequantise(
     Args:
       x: values ``2 k / (count - 1) - 1``.
       key: randomness.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
       count: how many values there are.
 
     Returns:
@@ -150,7 +151,7 @@ def _steps(
     low = schedule.log_snr(1.0).clip(*limits)
     if not low < high:
         raise InputError(
-            f"limits={limits}: expected a range of log-SNR that the schedule has a part of"
+            f"limits is {limits}, expected a range of log-SNR that the schedule has a part of"
         )
     size = (low - high) / count
     place = np.arange(count)[:, None] + np.array(_STAGES[method][0])

@@ -74,7 +74,7 @@ def draw_noised(
       key: randomness.
       schedule: the noise schedule.
       times: how times are drawn.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
       level_axes: how many leading axes have levels of their own: 1 for one level an example, 2 for
         one level a frame of videos [B, T, ...] (Chen et al. 2024, "Diffusion forcing").
 
@@ -86,7 +86,7 @@ def draw_noised(
     """
     if not 1 <= level_axes <= x.ndim:
         raise InputError(
-            f"level_axes={level_axes} for data of shape {x.shape}: expected 1 to {x.ndim}"
+            f"level_axes is {level_axes} for data of shape {x.shape}, expected 1 to {x.ndim}"
         )
     x = x.astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
@@ -129,8 +129,8 @@ def prediction_loss(
     shape = (*x.shape[:-1], channels_of(check_target(target), x.shape[-1]))
     if prediction.shape != shape:
         raise InputError(
-            f"prediction of shape {prediction.shape} for data of shape {x.shape}: expected {shape} "
-            f"for target {target!r}"
+            f"prediction has shape {prediction.shape} for data of shape {x.shape}, expected "
+            f"{shape} for target {target!r}"
         )
     error = make_target(target, x, e, level) - prediction.astype(jnp.float32)
     if target == "both":
@@ -184,9 +184,9 @@ def diffusion_loss(
       target: what the network predicts.
       weighting: the weight of |x - x^|^2.
       times: how times are drawn.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
       level_axes: how many leading axes have levels of their own; see `draw_noised`.
-      time_input: what the network is told of the level.
+      time_input: the network's conditioning on the level.
 
     Returns:
       The losses, [B], and the levels at which they were taken.
@@ -228,7 +228,7 @@ def denoiser_loss(
         the ends, where some terms are infinite.
       weighting: the weight of |x - x^|^2.
       times: how times are drawn.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
       level_axes: how many leading axes have levels of their own; see `draw_noised`.
 
     Returns:
@@ -266,8 +266,8 @@ def loss_by_level(
     """
     if jnp.shape(level.log_snr) != jnp.shape(loss_B):
         raise InputError(
-            f"levels of shape {jnp.shape(level.log_snr)} for losses of shape {jnp.shape(loss_B)}: "
-            "expected one for each"
+            f"levels have shape {jnp.shape(level.log_snr)} for losses of shape "
+            f"{jnp.shape(loss_B)}, expected one for each"
         )
     range_B = jnp.searchsorted(jnp.asarray(edges), jnp.asarray(level.log_snr, jnp.float32))
     metrics = {}

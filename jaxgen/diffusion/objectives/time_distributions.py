@@ -64,7 +64,9 @@ class Uniform(Times):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1:
-            raise InputError(f"low={self.low}, high={self.high}: expected 0 <= low < high <= 1")
+            raise InputError(
+                f"low is {self.low}, high is {self.high}, expected 0 <= low < high <= 1"
+            )
 
     def quantile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """low + u (high - low)."""
@@ -120,11 +122,11 @@ class UniformLogSNR(Times):
     def __post_init__(self) -> None:
         check_schedule(self.schedule)
         if isinstance(self.schedule.log_snr(0.0), jax.core.Tracer):
-            raise InputError("log-SNRs of a schedule that is being learnt: expected known ends")
+            raise InputError("log-SNRs of a schedule that is being learnt, expected known ends")
         first, last = self._ends
         if not (math.isfinite(first) and math.isfinite(last)):
             raise InputError(
-                f"log-SNR from {first} to {last}: expected finite ends to be uniform between"
+                f"log-SNR from {first} to {last}, expected finite ends to be uniform between"
             )
 
     @property
@@ -146,7 +148,7 @@ class UniformLogSNR(Times):
 class NormalLogSNR(Times):
     """lambda ~ N(mean, deviation^2).
 
-    For log s ~ N(m, d^2) in the frame "ve" (Karras et al. 2022, table 1: m = -1.2, d = 1.2) the
+    For log s ~ N(m, d^2) in the scaling "ve" (Karras et al. 2022, table 1: m = -1.2, d = 1.2) the
     mean is -2 m and the deviation 2 d. Beyond the ends of a schedule the times are its ends, so
     that the density holds only between them.
 
@@ -194,16 +196,16 @@ class Steps(Times):
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise InputError(f"count={self.count}: expected at least 1")
+            raise InputError(f"count is {self.count}, expected at least 1")
         if self.probabilities is not None:
             found = np.asarray(self.probabilities, np.float64)
             if found.shape != (self.count,) or not (found > 0).all():
                 raise InputError(
-                    f"probabilities of shape {found.shape}, least {found.min():.3g}: expected "
+                    f"probabilities have shape {found.shape}, least {found.min():.3g}, expected "
                     f"{self.count} numbers > 0"
                 )
             if abs(found.sum() - 1) > 1e-6:
-                raise InputError(f"probabilities with sum {found.sum():.6g}: expected 1")
+                raise InputError(f"probabilities with sum {found.sum():.6g}, expected 1")
 
     def quantile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """(i + 1) / N, where i is the number of steps whose cumulated probability is at most u."""

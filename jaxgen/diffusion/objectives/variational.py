@@ -7,8 +7,8 @@ noisy z_0 (Kingma et al. 2021, equation 11) ::
     -log p(x) <= KL(q(z_1 | x), p(z_1))  +  sum or integral  -  E log p(x | z_0)
                  prior                      diffusion           reconstruction
 
-p(z_1) is N(0, (a^2 + s^2) I), which is N(0, I) in the frame "vp". A step whose variance is that of
-q(z_u | z_t, x), or learnt and exp(L) times that (Nichol & Dhariwal 2021, equation 15), costs for
+p(z_1) is N(0, (a^2 + s^2) I), which is N(0, I) in the scaling "vp". A step whose variance is that
+of q(z_u | z_t, x), or learnt and exp(L) times that (Nichol & Dhariwal 2021, equation 15), costs for
 each number ::
 
     KL = 1/2 (L + exp(-L) - 1 + exp(-L) (SNR_u - SNR_t) (x - x^)^2)       SNR_u - SNR_t = SNR_t
@@ -99,7 +99,7 @@ def make_transitions(levels: Level) -> Transition:
     now, after = pair_levels(levels)
     if not after.s[-1] > 0 or now.log_snr[0] > after.log_snr[0]:
         raise InputError(
-            f"levels with log-SNR from {now.log_snr[0]:.6g} to {after.log_snr[-1]:.6g}: expected "
+            f"levels with log-SNR from {now.log_snr[0]:.6g} to {after.log_snr[-1]:.6g}, expected "
             "them to go from noise to a last level that still has some, where the decoder begins"
         )
     steps = Transition(now, after.log_snr, after.log_snr - now.log_snr, 2 * np.log(now.s / after.s))
@@ -119,7 +119,7 @@ def step_loss(
     """KL(q(z_u | z_t, x), p(z_u | z_t)) in nats, with the variance that the estimate asks for.
 
     Args:
-      estimate: what the denoiser says of z_t; its fraction, if there is one, is log variance from
+      estimate: the denoiser's, from z_t; its fraction, if there is one, is log variance from
         that of q (0) to the forward one (1).
       x: data, [B, ...].
       e: the noise in z_t.
@@ -161,7 +161,7 @@ def discrete_bound(
       steps: how one step of the N is drawn for each example (0 the noisiest); all are summed if
         it is not given. With probabilities in proportion to the root mean square of the steps'
         losses the estimate varies least.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
 
     Returns:
       The terms, [B] each.
@@ -172,7 +172,7 @@ def discrete_bound(
     table = make_transitions(levels)
     count = len(table.gap)
     if steps is not None and steps.count != count:
-        raise InputError(f"steps.count={steps.count}: expected {count}, as the levels have")
+        raise InputError(f"steps.count is {steps.count}, expected {count}, as the levels have")
     x = x.astype(jnp.float32)
     index_B = example_indices(index_B, len(x))
     time_key, noise_key, last_key = jax.random.split(key, 3)
@@ -217,7 +217,7 @@ def continuous_bound(
       schedule: between finite log-SNRs, or t = 0 and t = 1 cost infinitely much.
       decoder: the log-likelihood of x at t = 0.
       times: how times are drawn; another density than a uniform one is divided by.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
 
     Returns:
       The terms, [B] each; differentiable by what a learnt schedule has learnt.

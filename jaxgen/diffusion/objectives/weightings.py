@@ -1,7 +1,7 @@
 """Weights of the loss, written for every target so that nothing is divided by zero.
 
 Symbols: z = a x + s e, r = a^2 + s^2, and the shares of data and noise ``A = a^2 / r`` and
-``S = s^2 / r``, with A + S = 1 and SNR = A / S in every frame. A weighting w(SNR) is what
+``S = s^2 / r``, with A + S = 1 and SNR = A / S in every scaling. A weighting w(SNR) is what
 multiplies |x - x^|^2; in terms of what the network predicts that is (z being given) ::
 
     |x - x^|^2  =  S / A  |e - e^|^2                 e
@@ -130,7 +130,7 @@ class SNRPlus(Weighting):
 
 @dataclass(frozen=True)
 class FlowLoss(Weighting):
-    """w = (sqrt(SNR) + 1)^2: the plain loss of the flow velocity in its own frame."""
+    """w = (sqrt(SNR) + 1)^2: the plain loss of the flow velocity in its own scaling."""
 
     def form(self, data: Any, noise: Any) -> Form:
         """See `Weighting.form`."""
@@ -219,7 +219,7 @@ def weighting_named(name: str) -> Weighting:
       InputError: for an unknown name.
     """
     if name not in WEIGHTINGS:
-        raise InputError(f"weighting={name!r}: expected one of {', '.join(WEIGHTINGS)}")
+        raise InputError(f"weighting is {name!r}, expected one of {', '.join(WEIGHTINGS)}")
     return WEIGHTINGS[name]
 
 

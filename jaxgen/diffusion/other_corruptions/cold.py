@@ -7,10 +7,10 @@ network that restores, x^ = R(z, t). Nothing is random: D blurs, coarsens or era
     algorithm 1    z' = D(x^, t')
     algorithm 2    z' = z - D(x^, t) + D(x^, t')
 
-The first is what samplers of noise do, and it adds up the errors of R. The second only asks R for
-the difference: for degradations of the form ``D(x, t) = x + t d`` it recovers x whatever R answers
-(section 3.3), and for those that are linear in x an error r of R leaves ``r - D(r, 1)``, nothing of
-what D does not remove.
+The first is what samplers of noise do, and it adds up the errors of R. The second evaluates R only
+for the difference: for degradations of the form ``D(x, t) = x + t d`` it recovers x whatever R
+answers (section 3.3), and for those that are linear in x an error r of R leaves ``r - D(r, 1)``,
+nothing of what D does not remove.
 
 A degradation is any callable ``(x [B, ...], t [B]) -> [B, ...]``; `Blur`, `Pixelate` and `Erase`
 are those of images, worked out.
@@ -56,7 +56,7 @@ def cold_loss(
       x: data, [B, ...].
       key: randomness.
       times: how times are drawn; `Steps` for degradations that go in steps.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
 
     Returns:
       The losses, [B], and the times, [B].
@@ -91,9 +91,9 @@ def cold_sample(
       InputError: for a count below 1, or another algorithm.
     """
     if count < 1:
-        raise InputError(f"count={count}: expected at least 1")
+        raise InputError(f"count is {count}, expected at least 1")
     if algorithm not in (1, 2):
-        raise InputError(f"algorithm={algorithm}: expected 1 or 2")
+        raise InputError(f"algorithm is {algorithm}, expected 1 or 2")
     t_N = jnp.linspace(1, 0, count + 1)
 
     def step(z: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
@@ -152,7 +152,7 @@ class Pixelate:
 
     def __post_init__(self) -> None:
         if self.levels < 1:
-            raise InputError(f"levels={self.levels}: expected at least 1")
+            raise InputError(f"levels is {self.levels}, expected at least 1")
 
     def __call__(
         self, x_BYXC: Float[Array, "B Y X C"], t_B: Float[Array, "B"]

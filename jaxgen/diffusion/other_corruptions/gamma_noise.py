@@ -99,7 +99,7 @@ def draw_gamma_noised(
       schedule: the noise schedule.
       theta: the scale of the noise.
       times: how times are drawn.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
 
     Returns:
       The latents, in float32.
@@ -169,8 +169,8 @@ def gamma_noise_loss(
       target: what the network predicts; e is (g - k) / sqrt(k).
       weighting: the weight of |x - x^|^2.
       times: how times are drawn.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
-      time_input: what the network is told of the level.
+      index_B: example indices, folded into the key; places in the batch unless given.
+      time_input: the network's conditioning on the level.
 
     Returns:
       The losses, [B], and the levels at which they were taken.
@@ -248,7 +248,7 @@ class GammaAncestral(Ancestral):
 
 
 def check_theta(theta: float) -> None:
-    """Refuses a scale that is none.
+    """Validates a scale.
 
     Raises:
       InputError: unless theta is a finite number > 0.

@@ -1,4 +1,4 @@
-"""Schedules made of other schedules: moved, in another frame, between bounds, blended.
+"""Schedules made of other schedules: moved, in another scaling, between bounds, blended.
 
 Symbols as in `jaxgen.diffusion.process.schedules`.
 
@@ -6,7 +6,7 @@ Symbols as in `jaxgen.diffusion.process.schedules`.
 schedule    lambda(t)                                    source
 ==========  ===========================================  ======================
 `Shifted`   another's plus 2 log(factor)                 Hoogeboom et al. 2023
-`Reframed`  another's, with latents in other units
+`Rescaled`  another's, with latents in other units
 `Bounded`   another's, from one log-SNR to another       Salimans & Ho 2022, B
 `Blended`   (1 - t) times one's plus t times another's   Hoogeboom et al. 2023
 ==========  ===========================================  ======================
@@ -23,14 +23,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen.diffusion.process.learnt_schedule import LearntSchedule
-from jaxgen.diffusion.process.levels import ArrayLike, Frame, as_numbers, namespace
+from jaxgen.diffusion.process.learned_schedule import LearnedSchedule
+from jaxgen.diffusion.process.levels import ArrayLike, Scaling, as_numbers, namespace
 from jaxgen.diffusion.process.schedules import (
     Schedule,
     bisect_time,
     check_falling,
-    check_frame,
     check_monotone,
+    check_scaling,
     check_schedule,
     newton_step,
 )
@@ -46,8 +46,8 @@ class Shifted(Schedule):
 
     Larger images need more noise for the same loss of information. For images of d x d trained with
     a schedule found good at d0 x d0 the factor is d0 / d (Hoogeboom et al. 2023, equation 5; as
-    ``64 / d`` there). In the frame of flows it is the warp of time by Esser et al. (2024, equation
-    23) with m/n = (1 / factor)^2.
+    ``64 / d`` there). In the scaling of flows it is the warp of time by Esser et al. (2024,
+    equation 23) with m/n = (1 / factor)^2.
 
     Attributes:
       schedule: the one to move.
@@ -65,9 +65,9 @@ class Shifted(Schedule):
         check_positive("factor", self.factor)
 
     @property
-    def frame(self) -> Frame:
+    def scaling(self) -> Scaling:
         """That of the schedule."""
-        return self.schedule.frame
+        return self.schedule.scaling
 
     def log_snr(self, t: ArrayLike) -> Any:
         """The schedule's, plus 2 log(factor)."""
@@ -83,30 +83,25 @@ class Shifted(Schedule):
 
 
 @dataclass(frozen=True)
-class Reframed(Schedule):
+class Rescaled(Schedule):
     """Another schedule's log-SNR with latents scaled otherwise.
 
     The same denoising problem at every t, in other units: z' = (a' / a) z.
 
     Attributes:
       schedule: whose log-SNR it is.
-      scaling: the frame.
+      scaling: the new one.
 
     Raises:
       InputError: for an unknown frame.
     """
 
     schedule: Schedule
-    scaling: Frame = "vp"
+    scaling: Scaling = "vp"
 
     def __post_init__(self) -> None:
         check_schedule(self.schedule)
-        check_frame(self.scaling)
-
-    @property
-    def frame(self) -> Frame:
-        """How latents are scaled."""
-        return self.scaling
+        check_scaling(self.scaling)
 
     def log_snr(self, t: ArrayLike) -> Any:
         """The schedule's."""
@@ -153,22 +148,23 @@ class Bounded(Schedule):
         if not first < last:
             high, low = float(self.schedule.log_snr(0.0)), float(self.schedule.log_snr(1.0))
             raise InputError(
-                f"log_snr_min={self.log_snr_min}, log_snr_max={self.log_snr_max}: expected bounds "
-                f"that leave some of {type(self.schedule).__name__}, from {high:.4g} to {low:.4g}"
+                f"log_snr_min is {self.log_snr_min}, log_snr_max is {self.log_snr_max}, expected "
+                f"bounds that leave some of {type(self.schedule).__name__}, from {high:.4g} to "
+                f"{low:.4g}"
             )
         if self.log_snr_min > -math.inf and last < 1:
             error = -float(self.schedule.derivative(last)) * HALF_A_STEP
             if not error < 0.1:
                 raise InputError(
-                    f"log_snr_min={self.log_snr_min}: {type(self.schedule).__name__} has it at "
-                    f"1 - t = {1 - last:.2g}, and float32 has no times so near to one; expected a "
+                    f"log_snr_min is {self.log_snr_min}: {type(self.schedule).__name__} has it at "
+                    f"1 - t = {1 - last:.2g}, and float32 has no times so near to one, expected a "
                     "larger one"
                 )
 
     @property
-    def frame(self) -> Frame:
+    def scaling(self) -> Scaling:
         """That of the schedule."""
-        return self.schedule.frame
+        return self.schedule.scaling
 
     @functools.cached_property
     def _ends(self) -> tuple[float, float]:
@@ -210,7 +206,7 @@ class Blended(Schedule):
       last: what it is at t = 1.
 
     Raises:
-      InputError: for learnt schedules; where the two are in different frames, or the blend does not
+      InputError: for learnt schedules; where the two have different scalings, or the blend does not
         fall everywhere. (It rises from t = 0 where `last` alone begins with clean data, and towards
         t = 1 where `first` alone ends with pure noise.)
     """
@@ -221,10 +217,10 @@ class Blended(Schedule):
     def __post_init__(self) -> None:
         check_fixed(self.first)
         check_fixed(self.last)
-        if self.first.frame != self.last.frame:
+        if self.first.scaling != self.last.scaling:
             raise InputError(
-                f"frames {self.first.frame!r} and {self.last.frame!r}: expected one and the same "
-                "(see Reframed)"
+                f"scalings are {self.first.scaling!r} and {self.last.scaling!r}, expected one and "
+                "the same (see Rescaled)"
             )
         for t, near, far in ((0.0, self.first, self.last), (1.0, self.last, self.first)):
             if np.isfinite(near.log_snr(t)) and not np.isfinite(far.log_snr(t)):
@@ -235,9 +231,9 @@ class Blended(Schedule):
         check_monotone(self)
 
     @property
-    def frame(self) -> Frame:
+    def scaling(self) -> Scaling:
         """That of both."""
-        return self.first.frame
+        return self.first.scaling
 
     def log_snr(self, t: ArrayLike) -> Any:
         """The mean of the two by time."""
@@ -270,8 +266,8 @@ class Blended(Schedule):
 def check_fixed(schedule: Schedule) -> None:
     """Raises InputError for what is no schedule, or one whose parameters are learnt."""
     check_schedule(schedule)
-    if isinstance(schedule, LearntSchedule):
-        raise InputError("schedule: expected one without parameters, not a LearntSchedule")
+    if isinstance(schedule, LearnedSchedule):
+        raise InputError("schedule is a LearnedSchedule, expected one without parameters")
 
 
 def _blend(t: Any, first: Any, last: Any) -> Any:

@@ -21,7 +21,7 @@ def example_indices(index_B: Int[Array, "B"] | None, count: int) -> Int[Array, "
         return jnp.arange(count)
     if jnp.shape(index_B) != (count,):
         raise InputError(
-            f"index_B of shape {jnp.shape(index_B)} for {count} examples: expected ({count},)"
+            f"index_B has shape {jnp.shape(index_B)} for {count} examples, expected ({count},)"
         )
     return jnp.asarray(index_B)
 

@@ -4,8 +4,8 @@ Symbols: x data, e ~ N(0, 1) noise, t in [0, 1] time (0 data, 1 noise), and the 
 
     z_t = a_t x + s_t e,        lambda_t = log(a_t^2 / s_t^2)        the log-SNR
 
-The log-SNR alone says how hard it is to tell x from z; a and s follow from it once it is said how
-latents are scaled, which is called the *frame* here::
+The log-SNR alone says how hard it is to tell x from z; a and s follow from it once it is known how
+latents are scaled, which is called the *scaling* here::
 
     "vp"    a^2 + s^2 = 1     a = sqrt(sigmoid(lambda))     variance preserving
     "ve"    a = 1             s = exp(-lambda / 2)          variance exploding
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Frame = Literal["vp", "ve", "flow"]
+Scaling = Literal["vp", "ve", "flow"]
 
 ArrayLike = Array | np.ndarray | float
 """A JAX array (computed with in JAX), or numpy or Python numbers (in numpy, float64)."""
@@ -60,19 +60,19 @@ def as_numbers(value: ArrayLike) -> Any:
     return np.asarray(value, np.float64)
 
 
-def scales(log_snr: ArrayLike, frame: Frame) -> tuple[Any, Any]:
+def scales(log_snr: ArrayLike, scaling: Scaling) -> tuple[Any, Any]:
     """a and s of a log-SNR, exact to rounding at both ends, infinities included.
 
     Args:
       log_snr: lambda, of any shape.
-      frame: how latents are scaled.
+      scaling: how latents are scaled.
 
     Returns:
       a and s, of the same shape.
     """
     half = as_numbers(log_snr) / 2
     xp = namespace(half)
-    match frame:
+    match scaling:
         case "vp":
             return xp.sqrt(sigmoid(2 * half)), xp.sqrt(sigmoid(-2 * half))
         case "ve":

@@ -1,6 +1,6 @@
 """What a network may predict, and how any prediction becomes any other.
 
-Symbols: z = a x + s e, r = a^2 + s^2 (one in the frame "vp"). Targets::
+Symbols: z = a x + s e, r = a^2 + s^2 (one in the scaling "vp"). Targets::
 
     x       the data
     e       the noise
@@ -89,7 +89,7 @@ def to_x_and_e(
     width = channels_of(check_target(target), z.shape[-1])
     if prediction.shape != (*z.shape[:-1], width):
         raise InputError(
-            f"prediction of shape {prediction.shape} for latents of shape {z.shape}: expected "
+            f"prediction has shape {prediction.shape} for latents of shape {z.shape}, expected "
             f"{(*z.shape[:-1], width)} for target {target!r}"
         )
     a, s = expand(level.a, z), expand(level.s, z)
@@ -129,7 +129,7 @@ def convert(
       target: what is wanted.
 
     Returns:
-      [B, ...], of the target's shape. From "both" only what it says about x^ survives.
+      [B, ...], of the target's shape. From "both" only the estimate x^ survives.
 
     Raises:
       InputError: as `to_x_and_e`.
@@ -153,5 +153,5 @@ def check_target(target: str) -> Target:
       InputError: if it is not.
     """
     if target not in TARGETS:
-        raise InputError(f"target={target!r}: expected one of {', '.join(TARGETS)}")
+        raise InputError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
     return target

@@ -3,19 +3,19 @@
 Symbols as in `jaxgen.diffusion.process.levels`: t in [0, 1], z_t = a_t x + s_t e,
 lambda_t = log a^2/s^2.
 
-=======================  =====  ===========================================  =====================
-schedule                 frame  lambda(t)                                    source
-=======================  =====  ===========================================  =====================
-`CosineSchedule`         vp     -2 log tan(A t + B)                          Salimans & Ho 2022, B
-`InverseCosineSchedule`  vp     logit of acos(2 t - 1) / pi                  Hudson et al. 2023
-`SigmoidSchedule`        vp     logit of a sigmoid, rescaled to [0, 1]       Jabri et al. 2022
-`KarrasSchedule`         ve     -2 log s, s = (s1 + t (s2 - s1))^rho         Karras et al. 2022
-`RectifiedFlow`          flow   2 log((1 - t) / t)                           Liu et al. 2022
-=======================  =====  ===========================================  =====================
+=======================  =======  ===========================================  =====================
+schedule                 scaling  lambda(t)                                    source
+=======================  =======  ===========================================  =====================
+`CosineSchedule`         vp       -2 log tan(A t + B)                          Salimans & Ho 2022, B
+`InverseCosineSchedule`  vp       logit of acos(2 t - 1) / pi                  Hudson et al. 2023
+`SigmoidSchedule`        vp       logit of a sigmoid, rescaled to [0, 1]       Jabri et al. 2022
+`KarrasSchedule`         ve       -2 log s, s = (s1 + t (s2 - s1))^rho         Karras et al. 2022
+`RectifiedFlow`          flow     2 log((1 - t) / t)                           Liu et al. 2022
+=======================  =======  ===========================================  =====================
 
 Those of continuous SDEs are in `jaxgen.diffusion.process.sde_schedules`, tables of betas in
 `jaxgen.diffusion.process.table_schedules`, learnt ones in
-`jaxgen.diffusion.process.learnt_schedule`, and those made of others in
+`jaxgen.diffusion.process.learned_schedule`, and those made of others in
 `jaxgen.diffusion.process.derived_schedules`. A schedule is a frozen, hashable dataclass; a new one
 defines `log_snr`, `time` and `derivative`.
 """
@@ -32,8 +32,8 @@ import numpy as np
 
 from jaxgen.diffusion.process.levels import (
     ArrayLike,
-    Frame,
     Level,
+    Scaling,
     as_numbers,
     log_snr_of,
     namespace,
@@ -50,7 +50,7 @@ class Schedule(abc.ABC):
     """What every schedule can do; arrays may have any shape (`jaxgen.diffusion.process.levels`)."""
 
     @property
-    def frame(self) -> Frame:
+    def scaling(self) -> Scaling:
         """How latents are scaled."""
         return "vp"
 
@@ -70,12 +70,12 @@ class Schedule(abc.ABC):
         """The noise level at time t, four arrays of its shape."""
         t = as_numbers(t)
         log_snr = self.log_snr(t)
-        return Level(t, log_snr, *scales(log_snr, self.frame))
+        return Level(t, log_snr, *scales(log_snr, self.scaling))
 
     def at_log_snr(self, log_snr: ArrayLike) -> Level:
         """The noise level with a log-SNR, four arrays of its shape."""
         log_snr = as_numbers(log_snr)
-        return Level(self.time(log_snr), log_snr, *scales(log_snr, self.frame))
+        return Level(self.time(log_snr), log_snr, *scales(log_snr, self.scaling))
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ class SigmoidSchedule(Schedule):
     def __post_init__(self) -> None:
         if not -math.inf < self.start < self.end < math.inf:
             raise InputError(
-                f"start={self.start}, end={self.end}: expected start < end, or the schedule is not "
-                "monotone"
+                f"start is {self.start}, end is {self.end}, expected start < end, or the schedule "
+                "is not monotone"
             )
         check_positive("tau", self.tau)
         if not 0 <= self.margin < 0.5:
-            raise InputError(f"margin={self.margin}: expected 0 <= margin < 1/2")
+            raise InputError(f"margin is {self.margin}, expected 0 <= margin < 1/2")
 
     @property
     def _ends(self) -> tuple[Any, Any]:
@@ -276,7 +276,7 @@ class KarrasSchedule(Schedule):
         check_positive("rho", self.rho)
 
     @property
-    def frame(self) -> Frame:
+    def scaling(self) -> Scaling:
         """Variance exploding."""
         return "ve"
 
@@ -309,7 +309,7 @@ class RectifiedFlow(Schedule):
     """z_t = (1 - t) x + t e: straight lines (Liu et al. 2022; Lipman et al. 2022)."""
 
     @property
-    def frame(self) -> Frame:
+    def scaling(self) -> Scaling:
         """Straight lines."""
         return "flow"
 
@@ -377,15 +377,15 @@ def check_sigmas(sigma_min: float, sigma_max: float) -> None:
     """Raises InputError unless 0 < sigma_min < sigma_max, both finite."""
     if not 0 < sigma_min < sigma_max < math.inf:
         raise InputError(
-            f"sigma_min={sigma_min}, sigma_max={sigma_max}: expected "
+            f"sigma_min is {sigma_min}, sigma_max is {sigma_max}, expected "
             "0 < sigma_min < sigma_max, or the schedule is not monotone"
         )
 
 
-def check_frame(frame: str) -> None:
+def check_scaling(scaling: str) -> None:
     """Raises InputError for an unknown frame."""
-    if frame not in get_args(Frame):
-        raise InputError(f"frame={frame!r}: expected one of {', '.join(get_args(Frame))}")
+    if scaling not in get_args(Scaling):
+        raise InputError(f"scaling is {scaling!r}, expected one of {', '.join(get_args(Scaling))}")
 
 
 def check_ends(schedule: Schedule, what: str) -> None:
@@ -402,7 +402,7 @@ def check_ends(schedule: Schedule, what: str) -> None:
         end = schedule.log_snr(t)
         if not isinstance(end, jax.core.Tracer) and not np.isfinite(end):
             raise InputError(
-                f"{what} with {type(schedule).__name__}: log-SNR {float(end)} at t={t:g}; expected "
+                f"{what} with {type(schedule).__name__}: log-SNR {float(end)} at t={t:g}, expected "
                 "a schedule between finite ones"
             )
 
@@ -411,7 +411,7 @@ def check_falling(first: float, last: float) -> None:
     """Raises InputError unless the log-SNR falls from the first value to the last."""
     if not first > last:
         raise InputError(
-            f"log-SNR from {first} at t=0 to {last} at t=1: expected it to fall, or the schedule "
+            f"log-SNR from {first} at t=0 to {last} at t=1, expected it to fall, or the schedule "
             "is not monotone"
         )
 
@@ -429,5 +429,5 @@ def check_monotone(schedule: Schedule, points: int = 1001) -> None:
         i = int(bad.argmax())
         raise InputError(
             f"{type(schedule).__name__} is not monotone: log-SNR {log_snr_N[i]:.6g} at "
-            f"t={t_N[i]:.4g}, {log_snr_N[i + 1]:.6g} at t={t_N[i + 1]:.4g}; expected it to fall"
+            f"t={t_N[i]:.4g}, {log_snr_N[i + 1]:.6g} at t={t_N[i + 1]:.4g}, expected it to fall"
         )

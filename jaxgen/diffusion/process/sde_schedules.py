@@ -3,12 +3,12 @@
 Symbols as in `jaxgen.diffusion.process.schedules`; beta_t is the rate of the forward SDE that
 preserves variance, ``dz = -beta/2 z dt + sqrt(beta) dw``, and B_t its integral from 0 to t.
 
-=====================  =====  ==========================================  ===================
-schedule               frame  lambda(t)                                   there
-=====================  =====  ==========================================  ===================
-`LinearBetaSchedule`   vp     -log(exp(B) - 1), B' = beta on a line       equation 33
-`GeometricSchedule`    ve     -2 log s, s = s_min (s_max / s_min)^t       equation 31
-=====================  =====  ==========================================  ===================
+=====================  =======  ==========================================  ===================
+schedule               scaling  lambda(t)                                   there
+=====================  =======  ==========================================  ===================
+`LinearBetaSchedule`   vp       -log(exp(B) - 1), B' = beta on a line       equation 33
+`GeometricSchedule`    ve       -2 log s, s = s_min (s_max / s_min)^t       equation 31
+=====================  =======  ==========================================  ===================
 
 (`jaxgen.diffusion.process.table_schedules` has the tables of betas that the first is the limit of.)
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.diffusion.process.levels import ArrayLike, Frame, as_numbers, namespace, softplus
+from jaxgen.diffusion.process.levels import ArrayLike, Scaling, as_numbers, namespace, softplus
 from jaxgen.diffusion.process.schedules import Schedule, check_sigmas
 from jaxgen.errors import InputError
 
@@ -46,8 +46,8 @@ class LinearBetaSchedule(Schedule):
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max < math.inf:
             raise InputError(
-                f"beta_min={self.beta_min}, beta_max={self.beta_max}: expected finite numbers with "
-                "0 < beta_min <= beta_max"
+                f"beta_min is {self.beta_min}, beta_max is {self.beta_max}, expected finite "
+                "numbers with 0 < beta_min <= beta_max"
             )
 
     @property
@@ -103,7 +103,7 @@ class GeometricSchedule(Schedule):
         check_sigmas(self.sigma_min, self.sigma_max)
 
     @property
-    def frame(self) -> Frame:
+    def scaling(self) -> Scaling:
         """Variance exploding."""
         return "ve"
 

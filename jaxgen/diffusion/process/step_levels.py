@@ -24,7 +24,7 @@ and Euler's indices are not rounded.) Any schedule:
 
 and `steps_at` takes times of one's own choice, `linear_quadratic_times` among them.
 
-After the N levels that a network is asked at comes the one where the sample ends: clean data, or
+After the N levels where a network is evaluated comes the one where the sample ends: clean data, or
 the schedule's first level. In t and phi clean data lie at a finite distance, and the steps are even
 up to there; in lambda and sigma^(1/rho) the N levels reach from the noisiest to the first one of
 the schedule, and the clean one follows.
@@ -49,7 +49,7 @@ TABLE_SPACINGS: tuple[Spacing, ...] = ("leading", "linspace", "trailing")
 Final = Literal["clean", "first"]
 
 CLEAN = Level(0.0, np.inf, 1.0, 0.0)
-"""Data without noise, the same in every frame."""
+"""Data without noise, the same in every scaling."""
 
 
 def make_steps(
@@ -72,7 +72,7 @@ def make_steps(
         a table the entry with index 0).
       offset: what ``leading`` adds to every index.
       without_first: for ``leading`` and ``linspace``: space N + 1 indices and leave out the least,
-        so that the table's first entry is never asked about (as programs of DPM-Solver do).
+        so that the table's first entry is never evaluated (as programs of DPM-Solver do).
       rho: the power of ``karras``.
 
     Returns:
@@ -86,10 +86,10 @@ def make_steps(
     _check(schedule, count, spacing, final, rho)
     if spacing in TABLE_SPACINGS:
         assert isinstance(schedule, TableSchedule)
-        asked = schedule.at_index(
+        evaluated = schedule.at_index(
             _table_indices(schedule.steps, count, spacing, offset, without_first)
         )
-        return _checked(_append(asked, _last(schedule, final)), schedule)
+        return _checked(_append(evaluated, _last(schedule, final)), schedule)
     first = _first(schedule)
     if spacing == "uniform":
         end = 0.0 if final == "clean" else float(first.t)
@@ -99,8 +99,8 @@ def make_steps(
         angles = np.linspace(_angle(schedule.log_snr(1.0)), end, count + 1)
         levels = _at_angles(schedule, angles)
     else:
-        asked = count if final == "clean" else count + 1
-        return _checked(_spaced(schedule, asked, spacing, rho, final), schedule)
+        evaluated = count if final == "clean" else count + 1
+        return _checked(_spaced(schedule, evaluated, spacing, rho, final), schedule)
     return _checked(_append(levels, _last(schedule, final), replace=True), schedule)
 
 
@@ -109,7 +109,7 @@ def steps_at(schedule: Schedule, times: Any, *, final: Final = "clean") -> Level
 
     Args:
       schedule: the schedule.
-      times: t of the N levels that a network is asked at, falling.
+      times: t of the N levels where a network is evaluated, falling.
       final: as in `make_steps`.
 
     Returns:
@@ -120,7 +120,7 @@ def steps_at(schedule: Schedule, times: Any, *, final: Final = "clean") -> Level
     """
     times = np.asarray(times, np.float64)
     if times.ndim != 1 or not len(times) or (times < 0).any() or (times > 1).any():
-        raise InputError("times: expected at least one number, all of them in [0, 1]")
+        raise InputError("times are empty or not in [0, 1], expected at least one number in it")
     return _checked(_append(schedule.at(times), _last(schedule, final)), schedule)
 
 
@@ -151,11 +151,11 @@ def linear_quadratic_times(
         return np.ones(1)
     linear = count // 2 if linear_steps is None else linear_steps
     if not 1 <= linear < count:
-        raise InputError(f"linear_steps={linear} of {count}: expected 1 to {count - 1}")
+        raise InputError(f"linear_steps is {linear} of {count}, expected 1 to {count - 1}")
     if not 0 < threshold <= linear / count:
         raise InputError(
-            f"threshold={threshold}: expected 0 < threshold <= {linear / count:.4g}, the share of "
-            "linear steps"
+            f"threshold is {threshold}, expected 0 < threshold <= {linear / count:.4g}, the share "
+            "of linear steps"
         )
     i = np.arange(count, dtype=np.float64)
     bend = np.maximum(i - linear, 0) / (count - linear)
@@ -170,9 +170,9 @@ def reverse_steps(levels: Level) -> Level:
 def insert_middles(levels: Level, schedule: Schedule) -> Level:
     """The levels, and between every two of them one with the mean log-SNR.
 
-    So `SingleStepDPMSolver` of second order steps from level to level and asks half way as well
-    (with ``stochastic=True`` it is the DPM-Solver++ (SDE) of k-diffusion). Steps from pure noise
-    and to clean data have no middle, and get none.
+    So `SingleStepDPMSolver` of second order steps from level to level and evaluates half way as
+    well (with ``stochastic=True`` it is the DPM-Solver++ (SDE) of k-diffusion). Steps from pure
+    noise and to clean data have no middle, and get none.
 
     Args:
       levels: [N + 1].
@@ -197,12 +197,12 @@ def pair_levels(levels: Level) -> tuple[Level, Level]:
     """
     levels = Level(*(np.asarray(value, np.float64) for value in levels))
     if levels.log_snr.ndim != 1 or len(levels.log_snr) < 2:
-        raise InputError(f"levels of shape {levels.log_snr.shape}: expected [N + 1] with N >= 1")
+        raise InputError(f"levels have shape {levels.log_snr.shape}, expected [N + 1] with N >= 1")
     now, after = levels.log_snr[:-1], levels.log_snr[1:]
     if not ((after > now).all() or (after < now).all()):
         i = int((~(after > now)).argmax())
         raise InputError(
-            f"levels {i} and {i + 1} have log-SNR {now[i]:.6g} and {after[i]:.6g}: expected the "
+            f"levels {i} and {i + 1} have log-SNR {now[i]:.6g} and {after[i]:.6g}, expected the "
             "log-SNR to rise from noise to data (or to fall, for encoding)"
         )
     return Level(*(value[:-1] for value in levels)), Level(*(value[1:] for value in levels))
@@ -210,42 +210,45 @@ def pair_levels(levels: Level) -> tuple[Level, Level]:
 
 def _check(schedule: Schedule, count: int, spacing: str, final: str, rho: float) -> None:
     if spacing not in SPACINGS:
-        raise InputError(f"spacing={spacing!r}: expected one of {', '.join(SPACINGS)}")
+        raise InputError(f"spacing is {spacing!r}, expected one of {', '.join(SPACINGS)}")
     if final not in get_args(Final):
-        raise InputError(f"final={final!r}: expected clean or first")
+        raise InputError(f"final is {final!r}, expected clean or first")
     _check_count(count)
     if not rho > 0:
-        raise InputError(f"rho={rho}: expected a number > 0")
+        raise InputError(f"rho is {rho}, expected a number > 0")
     if spacing in TABLE_SPACINGS:
         if not isinstance(schedule, TableSchedule):
             raise InputError(
-                f"spacing={spacing!r} with {type(schedule).__name__}: expected a table of steps"
+                f"spacing is {spacing!r} with {type(schedule).__name__}, expected a table of steps"
             )
         if count > schedule.steps:
-            raise InputError(f"count={count}: expected at most the table's {schedule.steps} steps")
+            raise InputError(
+                f"count is {count}, expected at most the table's {schedule.steps} steps"
+            )
 
 
 def _check_count(count: int) -> None:
     if not isinstance(count, int | np.integer) or count < 1:
-        raise InputError(f"count={count}: expected a whole number of steps, at least 1")
+        raise InputError(f"count is {count}, expected a whole number of steps, at least 1")
 
 
 def _table_indices(
     steps: int, count: int, spacing: Spacing, offset: int, without_first: bool
 ) -> Float64[np.ndarray, "N"]:
     """The N indices of a table, falling."""
-    asked = min(count + without_first, steps)
+    evaluated = min(count + without_first, steps)
     match spacing:
         case "leading":
-            index = np.arange(asked, dtype=np.float64)[::-1] * (steps // asked) + offset
+            index = np.arange(evaluated, dtype=np.float64)[::-1] * (steps // evaluated) + offset
         case "linspace":
-            index = np.linspace(0, steps - 1, asked).round()[::-1]
+            index = np.linspace(0, steps - 1, evaluated).round()[::-1]
         case _:
             index = np.round(steps - np.arange(count) * (steps / count)) - 1
     index = index[:count]
     if index[0] > steps - 1 or index[-1] < 0:
         raise InputError(
-            f"offset={offset}: steps {index[-1]:g} to {index[0]:g} of a table with {steps}"
+            f"offset is {offset} with steps {index[-1]:g} to {index[0]:g}, expected 0 to "
+            f"{steps - 1}"
         )
     return index
 
@@ -278,18 +281,20 @@ def _at_angles(schedule: Schedule, angles: Float64[np.ndarray, "N"]) -> Level:
     return schedule.at_log_snr(log_snr)
 
 
-def _spaced(schedule: Schedule, asked: int, spacing: Spacing, rho: float, final: Final) -> Level:
+def _spaced(
+    schedule: Schedule, evaluated: int, spacing: Spacing, rho: float, final: Final
+) -> Level:
     """Levels even in lambda or sigma^(1/rho) between the schedule's ends."""
     high, low = float(_first(schedule).log_snr), float(schedule.log_snr(1.0))
     if not (np.isfinite(high) and np.isfinite(low)):
         raise InputError(
-            f"spacing={spacing!r} for log-SNR from {low} to {high}: expected finite ends"
+            f"spacing is {spacing!r} for log-SNR from {low} to {high}, expected finite ends"
         )
     if spacing == "karras":
-        roots = np.linspace(np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho)), asked)
+        roots = np.linspace(np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho)), evaluated)
         log_snr = -2 * rho * np.log(roots)
     else:
-        log_snr = np.linspace(low, high, asked)
+        log_snr = np.linspace(low, high, evaluated)
     levels = schedule.at_log_snr(log_snr)
     return _append(levels, CLEAN) if final == "clean" else levels
 
@@ -301,7 +306,7 @@ def _checked(levels: Level, schedule: Schedule) -> Level:
         i = int(same.argmax())
         raise InputError(
             f"steps {i} and {i + 1} of {type(schedule).__name__} have log-SNR "
-            f"{levels.log_snr[i]:.6g} and {levels.log_snr[i + 1]:.6g}: expected it to rise; "
+            f"{levels.log_snr[i]:.6g} and {levels.log_snr[i + 1]:.6g}, expected it to rise; "
             "ask for fewer steps, or for final='clean'"
         )
     return levels

@@ -132,13 +132,13 @@ class DiscreteSchedule(TableSchedule):
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "scaled_linear", "squared_cosine"):
             raise InputError(
-                f"kind={self.kind!r}: expected one of linear, scaled_linear, squared_cosine"
+                f"kind is {self.kind!r}, expected one of linear, scaled_linear, squared_cosine"
             )
         if self.count < 3:
-            raise InputError(f"count={self.count}: expected at least 3 steps")
+            raise InputError(f"count is {self.count}, expected at least 3 steps")
         for name in ("beta_first", "beta_last"):
             if not 0 < getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected 0 < {name} < 1")
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 < {name} < 1")
 
     @cached_property
     def betas(self) -> Float64[np.ndarray, "N"]:
@@ -178,12 +178,12 @@ class CustomTable(TableSchedule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_snrs", tuple(float(value) for value in self.log_snrs))
         if len(self.log_snrs) < 3:
-            raise InputError(f"log_snrs has {len(self.log_snrs)} entries: expected at least 3")
+            raise InputError(f"log_snrs has {len(self.log_snrs)} entries, expected at least 3")
         rising = ~(np.diff(self.log_snrs) < 0)
         if rising.any() or not math.isfinite(self.log_snrs[0]):
             i = int(rising.argmax())
             raise InputError(
-                f"log_snrs[{i}:{i + 2}] = {self.log_snrs[i : i + 2]}: expected it to fall from a "
+                f"log_snrs[{i}:{i + 2}] is {self.log_snrs[i : i + 2]}, expected it to fall from a "
                 "finite value, or the schedule is not monotone"
             )
 
@@ -200,9 +200,13 @@ class CustomTable(TableSchedule):
             outside[-1] &= betas[-1] != 1
         if betas.ndim != 1 or outside.any():
             i = int(outside.argmax()) if betas.ndim == 1 else 0
-            found = f"betas[{i}] = {betas[i]}" if betas.ndim == 1 else f"shape {betas.shape}"
+            found = (
+                f"betas[{i}] is {betas[i]}"
+                if betas.ndim == 1
+                else f"betas have shape {betas.shape}"
+            )
             raise InputError(
-                f"{found}: expected numbers in (0, 1), [N], or the schedule is not monotone"
+                f"{found}, expected numbers in (0, 1), [N], or the schedule is not monotone"
             )
         with np.errstate(divide="ignore"):
             log_a2 = np.cumsum(np.log1p(-betas))

@@ -3,7 +3,7 @@
 from jaxgen.diffusion.samplers.adams import Adams
 from jaxgen.diffusion.samplers.adjusted import AdjustedDDIM
 from jaxgen.diffusion.samplers.analytic import AnalyticDPM, unknown_variance
-from jaxgen.diffusion.samplers.ancestral import Ancestral, LearntAncestral
+from jaxgen.diffusion.samplers.ancestral import Ancestral, LearnedAncestral
 from jaxgen.diffusion.samplers.ddim import DDIM, AngularDDIM, BlendedDDIM
 from jaxgen.diffusion.samplers.dpm_solver import DPMSolver, SingleStepDPMSolver
 from jaxgen.diffusion.samplers.euler_maruyama import EulerMaruyama
@@ -29,7 +29,7 @@ __all__ = [
     "FlowAncestral",
     "Heun",
     "LangevinCorrector",
-    "LearntAncestral",
+    "LearnedAncestral",
     "Midpoint",
     "SASolver",
     "SingleStepDPMSolver",

@@ -52,7 +52,7 @@ class AdamsRow(NamedTuple):
     """A row of `Adams`: as `LinearRow`, and whether its e^ is one of those that later steps use.
 
     Attributes:
-      now: where the denoiser is asked.
+      now: where the denoiser is evaluated.
       next: where the row ends.
       weights: of the terms, [T].
       noise: zero.
@@ -100,14 +100,14 @@ class Adams(LinearSampler):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4):
-            raise InputError(f"order={self.order}: expected 1 to 4")
+            raise InputError(f"order is {self.order}, expected 1 to 4")
         for name in ("repeat_first", "runge_kutta"):
             if getattr(self, name) and self.order == 1:
-                raise InputError(f"{name} with order=1: expected an order of at least 2")
+                raise InputError(f"{name} with order=1, expected an order of at least 2")
         if self.repeat_first and self.runge_kutta:
-            raise InputError("repeat_first with runge_kutta: expected one of them at most")
+            raise InputError("repeat_first with runge_kutta, expected one of them at most")
         if self.variable not in ("sigma", "steps"):
-            raise InputError(f"variable={self.variable!r}: expected sigma or steps")
+            raise InputError(f"variable is {self.variable!r}, expected sigma or steps")
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -134,10 +134,13 @@ class Adams(LinearSampler):
             parts.append(Part(here, there, self._weights(i, now, there), True))
             if self.repeat_first and i == 0 and len(now.t) > 1:
                 parts.append(_repeated(here, there))
-        asked, ends = _stack([part.now for part in parts]), _stack([part.next for part in parts])
+        evaluated, ends = (
+            _stack([part.now for part in parts]),
+            _stack([part.next for part in parts]),
+        )
         weights = [[part.weights.get(term, 0.0) for part in parts] for term in self.terms]
         begins = np.array([part.begins for part in parts])
-        return AdamsRow(*make_table(asked, ends, weights), begins)
+        return AdamsRow(*make_table(evaluated, ends, weights), begins)
 
     def step(
         self, denoiser: Denoiser, state: SampleState, row: Any, keys_B: Key[Array, "B"]
@@ -159,7 +162,7 @@ class Adams(LinearSampler):
         return {("z", 0): after.a / now.a[step], **of_e}
 
     def _runge_kutta(self, now: Level, after: Level, schedule: Schedule) -> list[Part]:
-        """Four rows; e^ of the first three is in the latents that the next ones ask about."""
+        """Four rows; e^ of the first three is in the latents that the next ones evaluate."""
         sigma, end = now.s / now.a, after.s / after.a
         if self.variable == "sigma":
             middle = schedule.at_log_snr(-2 * np.log((sigma + end) / 2))

@@ -30,7 +30,7 @@ class AdjustedRow(NamedTuple):
     """One row of a table: as `LinearRow`, with what e^ is to be made longer by.
 
     Attributes:
-      now: where the denoiser is asked.
+      now: where the denoiser is evaluated.
       next: where the row ends.
       weights: of x and e, [2].
       noise: 0.

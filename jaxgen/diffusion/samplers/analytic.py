@@ -38,7 +38,7 @@ from jaxgen.errors import InputError, check_share
 def unknown_variance(
     denoiser: Denoiser, x: Float[Array, "B ..."], levels: Level, key: Key[Array, ""]
 ) -> Float64[np.ndarray, "N"]:
-    """v at each level that a sampler asks at; estimated from B examples with one noise each.
+    """v at each level that a sampler evaluates; estimated from B examples with one noise each.
 
     Args:
       denoiser: the denoiser.
@@ -85,7 +85,7 @@ class AnalyticDPM(LinearSampler):
 
     def __post_init__(self) -> None:
         if not all(0 <= v < math.inf for v in self.unknown):
-            raise InputError("unknown: expected finite variances >= 0")
+            raise InputError("unknown is negative or infinite, expected finite variances >= 0")
         check_share("eta", self.eta)
 
     @property
@@ -107,7 +107,7 @@ class AnalyticDPM(LinearSampler):
         now, after = from_noise_to_data(levels)
         if len(self.unknown) != len(now.t):
             raise InputError(
-                f"{len(self.unknown)} variances for {len(now.t)} steps: expected one for each, "
+                f"{len(self.unknown)} variances for {len(now.t)} steps, expected one for each, "
                 "estimated at the same levels"
             )
         d = self.eta * deviations(now, after)[0]

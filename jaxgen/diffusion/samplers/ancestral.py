@@ -1,7 +1,7 @@
 """Ancestral sampling (Ho et al. 2020), with every variance that has been proposed for it.
 
 Symbols: z = a x + s e now, a' and s' at the next level, h = lambda' - lambda, and
-``a_ = a / a'``, ``s_^2 = s^2 - a_^2 s'^2`` for the noise between the two. In any frame ::
+``a_ = a / a'``, ``s_^2 = s^2 - a_^2 s'^2`` for the noise between the two. In any scaling ::
 
     E[z' | z, x]  = a_ (s'/s)^2 z + a' (1 - exp(-h)) x      (Kingma et al. 2021, equations 23-26)
     V[z' | z, x]  = s'^2 (1 - exp(-h))                      posterior: right for one point of data
@@ -36,7 +36,7 @@ from jaxgen.errors import InputError, check_share
 class Ancestral(LinearSampler):
     """Ancestral sampling with the log-variance ``gamma log s_^2 + (1 - gamma) log V[z' | z, x]``.
 
-    The forward bound is that of the latents' own frame: beta in "vp" (Ho et al. 2020), s^2 - s'^2
+    The forward bound is that of the latents' own scaling: beta in "vp" (Ho et al. 2020), s^2 - s'^2
     in "ve" (the reverse diffusion of Song et al. 2021b), which are not the same in other units.
 
     Attributes:
@@ -71,11 +71,11 @@ class Ancestral(LinearSampler):
         )
 
 
-class LearntRow(NamedTuple):
-    """A row of `LearntAncestral`: as `LinearRow`, with the logarithms of both deviations' bounds.
+class LearnedRow(NamedTuple):
+    """A row of `LearnedAncestral`: as `LinearRow`, with the logarithms of both deviations' bounds.
 
     Attributes:
-      now: where the denoiser is asked.
+      now: where the denoiser is evaluated.
       next: where the row ends.
       weights: of z and x, [2].
       noise: 1, or 0 in a last step to clean data.
@@ -90,10 +90,10 @@ class LearntRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LearntAncestral(Ancestral):
+class LearnedAncestral(Ancestral):
     """Ancestral sampling with the fraction between the bounds that the denoiser estimates.
 
-    The denoiser is to be made with ``learnt_variance=True``; gamma does not matter.
+    The denoiser is to be made with ``learned_variance=True``; gamma does not matter.
     """
 
     def table(self, levels: Level) -> Any:
@@ -103,7 +103,7 @@ class LearntAncestral(Ancestral):
         last = after.s == 0
         row = make_table(now, after, posterior_mean(now, after), np.where(last, 0.0, 1.0))
         bounds = np.log(np.where(last[:, None], 1.0, np.stack([lower, upper], -1)))
-        return LearntRow(*row, bounds.astype(np.float32))
+        return LearnedRow(*row, bounds.astype(np.float32))
 
     def deviation(self, row: Any, estimate: Estimate) -> Any:
         """exp of the interpolated logarithms, for each number.
@@ -113,8 +113,8 @@ class LearntAncestral(Ancestral):
         """
         if estimate.fraction is None:
             raise InputError(
-                "LearntAncestral with a denoiser that estimates no variance: expected one made "
-                "with learnt_variance=True"
+                "LearnedAncestral with a denoiser that estimates no variance, expected one made "
+                "with learned_variance=True"
             )
         low, high = row.log_bounds
         fraction = estimate.fraction.astype(jnp.float32)

@@ -1,6 +1,6 @@
 """DDIM (Song et al. 2021, "Denoising diffusion implicit models"), also as a rotation.
 
-Symbols: z = a x + s e now, a' and s' at the next level, h = lambda' - lambda. In any frame
+Symbols: z = a x + s e now, a' and s' at the next level, h = lambda' - lambda. In any scaling
 (equations 12 and 16) ::
 
     z' = a' x^ + sqrt(s'^2 - d^2) e^ + d noise,        d = eta s' sqrt(1 - exp(-h))
@@ -31,11 +31,11 @@ class DDIM(LinearSampler):
 
     Handed levels that go from data to noise (`reverse_steps`), with eta = 0, it encodes: the
     latents that it ends with decode to where it began. Its first row, where the data have no noise
-    that could be estimated, asks at the first level that has some. (The network is told the level
-    that the latents are at; diffusers' inverse scheduler tells it the next one.)
+    that could be estimated, evaluates at the first level that has some. (The network is conditioned
+    on the level that the latents are at, in diffusers' inverse scheduler on the next one.)
 
     Attributes:
-      eta: how much of the noise is drawn anew: 0 none, 1 as much as in ancestral sampling with the
+      eta: how much of the noise is resampled: 0 none, 1 as much as in ancestral sampling with the
         posterior variance; more than that up to d = s', where z' = a' x^ + s' noise keeps nothing
         of the old noise (as in the multistep sampling of consistency models).
 
@@ -55,7 +55,7 @@ class DDIM(LinearSampler):
 
     @property
     def noisy(self) -> bool:
-        """Whatever eta is, so that changing it compiles nothing anew."""
+        """Whatever eta is, so that changing it does not recompile."""
         return True
 
     def table(self, levels: Level) -> LinearRow:
@@ -67,15 +67,15 @@ class DDIM(LinearSampler):
         now, after = pair_levels(levels)
         encodes = now.log_snr[0] > after.log_snr[0]
         if encodes and self.eta:
-            raise InputError(f"eta={self.eta} for levels from data to noise: expected eta=0")
+            raise InputError(f"eta is {self.eta} for levels from data to noise, expected eta=0")
         share = 0.0 if encodes else np.minimum(self.eta * posterior_share(now, after), 1.0)
         d, e = after.s * share, after.s * np.sqrt(1 - share**2)
         clean = now.s == 0
-        asked = Level(
+        evaluated = Level(
             *(np.where(clean, there, here) for here, there in zip(now, after, strict=True))
         )
         weights = [np.where(clean, after.a, 0.0), np.where(clean, 0.0, after.a), e]
-        return make_table(asked, after, weights, d)
+        return make_table(evaluated, after, weights, d)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class BlendedDDIM(LinearSampler):
 
     @property
     def noisy(self) -> bool:
-        """Whatever the share is, so that changing it compiles nothing anew."""
+        """Whatever the share is, so that changing it does not recompile."""
         return True
 
     def table(self, levels: Level) -> LinearRow:
@@ -122,11 +122,11 @@ class BlendedDDIM(LinearSampler):
 class AngularDDIM(LinearSampler):
     """DDIM without noise as a rotation (Salimans & Ho 2022, appendix D).
 
-    With phi = atan(s/a), d = phi - phi' and v = a e - s x, in the frame "vp" ::
+    With phi = atan(s/a), d = phi - phi' and v = a e - s x, in the scaling "vp" ::
 
         z' = cos(d) z - sin(d) v^
 
-    and in other frames the same of z / sqrt(a^2 + s^2). It is `DDIM` with eta = 0 wherever
+    and in other scalings the same of z / sqrt(a^2 + s^2). It is `DDIM` with eta = 0 wherever
     ``z = a x^ + s e^``; it divides by nothing, and encodes as well.
     """
 

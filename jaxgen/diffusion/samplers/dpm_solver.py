@@ -39,7 +39,7 @@ FEW_STEPS = 15
 
 @dataclass(frozen=True)
 class DPMSolver(LinearSampler):
-    """Multistep DPM-Solver: 1 (DDIM), 2M, 3M; one question per step.
+    """Multistep DPM-Solver: 1 (DDIM), 2M, 3M; one evaluation per step.
 
     Attributes:
       order: 1, 2 or 3.
@@ -114,13 +114,13 @@ class SingleStepDPMSolver(LinearSampler):
 
     The levels are taken in groups of `order`: from the first one the solution goes to the second in
     first order, from there (with what was estimated at both) to the third in second order, and so
-    on; each level costs one question. Where the number of steps is no multiple, and in a last step
-    to clean data, the last groups are smaller (Lu et al. 2022a, appendix D.4).
+    on; each level costs one evaluation. Where the number of steps is no multiple, and in a last
+    step to clean data, the last groups are smaller (Lu et al. 2022a, appendix D.4).
 
     Attributes:
       order: 2 or 3 (1 is DDIM).
       variant: ``midpoint`` or ``exact`` slopes. In third order ``midpoint`` takes the slope
-        from the first to the last level asked at and no curvature (2022a, algorithm 2); ``exact``
+        from the first to the last level evaluated and no curvature (2022a, algorithm 2); ``exact``
         takes both (elsewhere called heun).
       predicts: as `DPMSolver`.
       stochastic: as `DPMSolver`; the noise in the middle of a step is not that of the whole step,
@@ -201,8 +201,8 @@ def _steps(sampler: DPMSolver | SingleStepDPMSolver, levels: Level) -> tuple[Lev
 
 def _check(order: int, variant: str, predicts: str) -> None:
     if order not in (1, 2, 3):
-        raise InputError(f"order={order}: expected 1, 2 or 3")
+        raise InputError(f"order is {order}, expected 1, 2 or 3")
     if variant not in get_args(Variant):
-        raise InputError(f"variant={variant!r}: expected exact or midpoint")
+        raise InputError(f"variant is {variant!r}, expected exact or midpoint")
     if predicts not in ("x", "e"):
-        raise InputError(f"predicts={predicts!r}: expected x or e")
+        raise InputError(f"predicts is {predicts!r}, expected x or e")

@@ -60,7 +60,7 @@ class EulerMaruyama(LinearSampler):
 
     @property
     def noisy(self) -> bool:
-        """Whatever eta is, so that changing it compiles nothing anew."""
+        """Whatever eta is, so that changing it does not recompile."""
         return True
 
     def table(self, levels: Level) -> LinearRow:
@@ -76,7 +76,7 @@ class EulerMaruyama(LinearSampler):
             i = int((~same).argmax())
             raise InputError(
                 f"level {i} at t={now.t[i]:.6g} has log-SNR {now.log_snr[i]:.6g} and a="
-                f"{now.a[i]:.6g}: expected those of {type(self.schedule).__name__}, "
+                f"{now.a[i]:.6g}, expected those of {type(self.schedule).__name__}, "
                 f"{there.log_snr[i]:.6g} and {there.a[i]:.6g}"
             )
         step, slope = now.t - after.t, np.asarray(self.schedule.derivative(now.t), np.float64)
@@ -84,9 +84,9 @@ class EulerMaruyama(LinearSampler):
             i = int((~np.isfinite(slope)).argmax())
             raise InputError(
                 f"level {i} at t={now.t[i]:.6g}, where the log-SNR of "
-                f"{type(self.schedule).__name__} has an infinite slope: expected finite ones"
+                f"{type(self.schedule).__name__} has an infinite slope, expected finite ones"
             )
-        share = {"vp": now.s**2 / 2, "ve": 0.0, "flow": now.s / 2}[self.schedule.frame]
+        share = {"vp": now.s**2 / 2, "ve": 0.0, "flow": now.s / 2}[self.schedule.scaling]
         noise = np.where(after.s == 0, 0.0, self.eta * now.s * np.sqrt(-step * slope))
         e = (1 + self.eta**2) / 2 * step * slope * now.s
         return make_table(now, after, [1 - step * slope * share, e], noise)

@@ -62,8 +62,8 @@ def step_parts(sampler: Any, now: Level, after: Level, tau: Any, predicts: Predi
     check_finite_sigma(now, sampler)
     if (after.s == 0).any():
         raise InputError(
-            "predicts='e' with a last step to clean data, where s / a changes without bound in "
-            "logarithms: expected final='first', or predicts='x'"
+            "predicts is 'e' with a last step to clean data, where s / a changes without bound in "
+            "logarithms, expected final='first', or predicts='x'"
         )
     noise = after.s * np.sqrt(tau2 * np.maximum(np.expm1(2 * h), 0.0))
     return Parts(after.a / now.a, (1 + tau2) * after.s, -h, noise)

@@ -41,7 +41,7 @@ class CorrectedRow(NamedTuple):
 
     @property
     def now(self) -> Level:
-        """Where the corrector and the predictor ask."""
+        """Where the corrector and the predictor evaluate."""
         return self.row.now
 
     @property
@@ -55,8 +55,8 @@ class LangevinCorrector:
     """So many Langevin steps at each level, then a step of the predictor.
 
     Attributes:
-      predictor: the sampler between the levels, with one question per row and no memory of earlier
-        ones (`Ancestral`, `DDIM`, `Euler`).
+      predictor: the sampler between the levels, with one evaluation per row and no memory of
+        earlier ones (`Ancestral`, `DDIM`, `Euler`).
       size: r of the signal-to-noise rule, or d.
       count: Langevin steps at each level.
       rule: ``snr`` or ``fixed``.
@@ -74,13 +74,13 @@ class LangevinCorrector:
     def __post_init__(self) -> None:
         check_positive("size", self.size)
         if self.count < 1:
-            raise InputError(f"count={self.count}: expected at least 1")
+            raise InputError(f"count is {self.count}, expected at least 1")
         if self.rule not in ("snr", "fixed"):
-            raise InputError(f"rule={self.rule!r}: expected snr or fixed")
+            raise InputError(f"rule is {self.rule!r}, expected snr or fixed")
         if isinstance(self.predictor, LangevinCorrector):
             raise InputError(
-                "predictor=LangevinCorrector: expected a sampler that is no corrector; more steps "
-                "are asked for by count"
+                "predictor is LangevinCorrector, expected a sampler that is no corrector; more "
+                "steps are evaluated for by count"
             )
         if any(lag for _, lag in getattr(self.predictor, "terms", ())):
             raise self._remembers()
@@ -113,7 +113,7 @@ class LangevinCorrector:
     def _remembers(self) -> InputError:
         """What is wrong with a predictor that remembers."""
         return InputError(
-            f"predictor={type(self.predictor).__name__}: expected one without memory of earlier "
+            f"predictor is {type(self.predictor).__name__}, expected one without memory of earlier "
             "rows, since the corrector moves the latents in between"
         )
 

@@ -1,7 +1,7 @@
 """Most samplers are tables: each step is a weighted sum of what is known, and perhaps noise.
 
-Symbols: z_k, x_k, e_k are the latents that the network was asked about k rows ago, and what it
-estimated of data and noise there (k = 0: in this row). One row of a table is one question to the
+Symbols: z_k, x_k, e_k are the latents at which the network was evaluated k rows ago, and its
+estimates of data and noise there (k = 0: in this row). One row of a table is one evaluation of the
 denoiser and then ::
 
     z' = sum_j w_j q_j + n noise,        q_j one of z_0, z_1, .., x_0, x_1, .., e_0, e_1, ..
@@ -33,7 +33,7 @@ class LinearRow(NamedTuple):
     """One row of a table, or with a leading axis N all of them.
 
     Attributes:
-      now: where the denoiser is asked.
+      now: where the denoiser is evaluated.
       next: where the row ends.
       weights: of the sampler's terms, [T].
       noise: the deviation of the noise that is added, []. A factor on it (s_noise in k-diffusion
@@ -73,7 +73,7 @@ class LinearSampler(abc.ABC):
     def step(
         self, denoiser: Denoiser, state: SampleState, row: LinearRow, keys_B: Any
     ) -> SampleState:
-        """Asks the denoiser at ``row.now``, then sums.
+        """Evaluates the denoiser at ``row.now``, then sums.
 
         ``keys_B``, the examples' keys [B], may be None where nothing is drawn.
         """
@@ -104,7 +104,7 @@ def make_table(
     """A table from float64 columns; single numbers hold for all rows.
 
     Args:
-      now: where each row asks, [N].
+      now: where each row evaluates the denoiser, [N].
       after: where it ends, [N].
       weights: of each term, [N] or [].
       noise: deviation of the noise, [N] or [].
@@ -139,7 +139,7 @@ def from_level_with_noise(levels: Level) -> tuple[Level, Level]:
     now, after = pair_levels(levels)
     if now.s[0] == 0:
         raise InputError(
-            "levels from clean data: no noise can be estimated there; expected a first level with "
+            "levels from clean data: no noise can be estimated there, expected a first level with "
             "some (make_steps with final='first'), or DDIM"
         )
     return now, after
@@ -153,6 +153,6 @@ def check_finite_sigma(now: Level, sampler: LinearSampler) -> None:
     """
     if (now.a == 0).any():
         raise InputError(
-            f"{type(sampler).__name__} cannot begin at infinite s / a (log-SNR -inf): expected a "
-            "first level with some data, or a sampler that works in the frame vp or flow"
+            f"{type(sampler).__name__} cannot begin at infinite s / a (log-SNR -inf), expected a "
+            "first level with some data, or a sampler that works in the scaling vp or flow"
         )

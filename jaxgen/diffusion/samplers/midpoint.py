@@ -1,7 +1,7 @@
 """The midpoint rule with the middle in logarithms: DPM-Solver-2 in sigma (k-diffusion's DPM2).
 
-Symbols: sigma = s/a. Each step asks at sigma, goes to the geometric mean of sigma and where it
-ends, asks there, and takes the whole step with that slope (Karras et al. 2022, appendix D.2,
+Symbols: sigma = s/a. Each step evaluates at sigma, goes to the geometric mean of sigma and where it
+ends, evaluates there, and takes the whole step with that slope (Karras et al. 2022, appendix D.2,
 describe the family). With eta, noise is put back as in `DDIM`: the step goes down to
 ``sqrt(sigma'^2 - d^2)``, and the mean is taken with that.
 """
@@ -26,10 +26,10 @@ from jaxgen.errors import check_not_negative
 
 @dataclass(frozen=True)
 class Midpoint(LinearSampler):
-    """Two rows and two questions per step, second order; a last step to clean data has one.
+    """Two rows and two evaluations per step, second order; a last step to clean data has one.
 
     Attributes:
-      schedule: says at what time the levels in between are, for networks that are told the time.
+      schedule: gives the time of the levels in between, for networks conditioned on the time.
       eta: 0 for the ODE; 1 for as much noise as in ancestral sampling.
 
     Raises:
@@ -49,7 +49,7 @@ class Midpoint(LinearSampler):
 
     @property
     def noisy(self) -> bool:
-        """Whatever eta is, so that changing it compiles nothing anew."""
+        """Whatever eta is, so that changing it does not recompile."""
         return True
 
     def table(self, levels: Level) -> LinearRow:
@@ -77,6 +77,6 @@ class Midpoint(LinearSampler):
             return np.stack([one, other], -1)[np.stack([~zero.astype(bool), ~whole], -1)]
 
         columns = [interleave(*pair) for pair in zip(first, second, strict=True)]
-        asked = Level(*(interleave(*pair) for pair in zip(now, half, strict=True)))
+        evaluated = Level(*(interleave(*pair) for pair in zip(now, half, strict=True)))
         ends = Level(*(interleave(*pair) for pair in zip(half, after, strict=True)))
-        return make_table(asked, ends, columns[:3], columns[3])
+        return make_table(evaluated, ends, columns[:3], columns[3])

@@ -1,19 +1,19 @@
-"""Euler and Heun on the probability-flow ODE, in any frame.
+"""Euler and Heun on the probability-flow ODE, in any scaling.
 
-As noise falls, the scales (a, s) of a frame run along a curve, and the probability-flow ODE is
+As noise falls, the scales (a, s) run along a curve, and the probability-flow ODE is
 ``dz = x^ da + e^ ds`` (Song et al. 2021b, equation 13, in the form of Karras et al. 2022). A step
 is a straight line in the curve's own parameter u, so that slopes are finite at both ends and do not
 depend on how t is chosen::
 
-    frame   u      dz/du
+    scaling u      dz/du
     "vp"    phi    a e^ - s x^ = v^       phi = atan(s/a)
     "ve"    s      e^                     Karras et al. 2022, equation 1
     "flow"  s      e^ - x^                Lipman et al. 2022; u is t itself
 
     Euler   z' = z + (u' - u) dz/du
-    Heun    the mean of the slopes here and there; two questions, second order
+    Heun    the mean of the slopes here and there; two evaluations, second order
 
-In "ve" and "flow" the curve is straight and Euler is DDIM. Latents of any frame may be stepped in
+In "ve" and "flow" the curve is straight and Euler is DDIM. Latents of any scaling may be stepped in
 any other: only their scale is changed.
 """
 
@@ -22,7 +22,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from jaxgen.diffusion.process.levels import Frame, Level
+from jaxgen.diffusion.process.levels import Level, Scaling
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
@@ -35,10 +35,10 @@ from jaxgen.errors import InputError
 
 
 class Curve(NamedTuple):
-    """Levels on the curve of a frame, [N] each.
+    """Levels on the curve of a scaling, [N] each.
 
     Attributes:
-      scale: what latents are multiplied by to come into the frame.
+      scale: what latents are multiplied by to get the scaling.
       u: the parameter.
       da: da/du.
       ds: ds/du.
@@ -50,10 +50,10 @@ class Curve(NamedTuple):
     ds: np.ndarray
 
 
-def curve(level: Level, frame: Frame) -> Curve:
-    """Levels of any frame seen in another one."""
+def curve(level: Level, scaling: Scaling) -> Curve:
+    """Levels of any scaling seen in another one."""
     a, s, one = level.a, level.s, np.ones_like(level.a)
-    match frame:
+    match scaling:
         case "vp":
             r = np.hypot(a, s)
             return Curve(1 / r, np.arctan2(s, a), -s / r, a / r)
@@ -63,8 +63,8 @@ def curve(level: Level, frame: Frame) -> Curve:
             return Curve(1 / (a + s), s / (a + s), -one, one)
 
 
-def frame_of(levels: Level) -> Frame:
-    """The frame that levels are in.
+def scaling_of(levels: Level) -> Scaling:
+    """The scaling that levels have.
 
     Raises:
       InputError: where a and s are in none.
@@ -75,25 +75,25 @@ def frame_of(levels: Level) -> Frame:
         return "flow"
     if np.allclose(np.hypot(levels.a, levels.s), 1):
         return "vp"
-    raise InputError("levels are in none of the frames vp, ve, flow")
+    raise InputError("levels have none of the scalings vp, ve, flow")
 
 
 @dataclass(frozen=True)
 class Euler(LinearSampler):
-    """Euler's method; first order, one question per step.
+    """Euler's method; first order, one evaluation per step.
 
     Attributes:
-      frame: where the steps are straight; None for the latents' own.
+      scaling: where the steps are straight; None for the latents' own.
 
     Raises:
       InputError: for an unknown frame.
     """
 
-    frame: Frame | None = None
+    scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
-        if self.frame not in (None, *get_args(Frame)):
-            raise InputError(f"frame={self.frame!r}: expected vp, ve, flow or None")
+        if self.scaling not in (None, *get_args(Scaling)):
+            raise InputError(f"scaling is {self.scaling!r}, expected vp, ve, flow or None")
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -104,10 +104,10 @@ class Euler(LinearSampler):
         """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
-          InputError: in the frame "ve" for a first level without data.
+          InputError: in the scaling "ve" for a first level without data.
         """
         now, after = from_level_with_noise(levels)
-        here, there = _curves(self, now, after, self.frame or frame_of(levels))
+        here, there = _curves(self, now, after, self.scaling or scaling_of(levels))
         step = (there.u - here.u) / there.scale
         return make_table(now, after, [here.scale / there.scale, step * here.da, step * here.ds])
 
@@ -116,8 +116,8 @@ class Euler(LinearSampler):
 class Heun(Euler):
     """Heun's method (Karras et al. 2022, algorithm 1, without churn); second order.
 
-    Two rows of the table, and two questions to the denoiser, for each step; a last step to clean
-    data, where there is no noise to ask about, is Euler's and has one.
+    Two rows of the table, and two evaluations of the denoiser, for each step; a last step to clean
+    data, where there is no noise to estimate, is Euler's and has one.
     """
 
     @property
@@ -129,14 +129,14 @@ class Heun(Euler):
         """See `jaxgen.diffusion.samplers.sampling.Sampler`.
 
         Raises:
-          InputError: in the frame "ve" for a first level without data.
+          InputError: in the scaling "ve" for a first level without data.
         """
         now, after = from_level_with_noise(levels)
-        return heun_table(self, now, after, self.frame or frame_of(levels))[0]
+        return heun_table(self, now, after, self.scaling or scaling_of(levels))[0]
 
 
 def heun_table(
-    sampler: LinearSampler, now: Level, after: Level, frame: Frame, *, second_order: bool = True
+    sampler: LinearSampler, now: Level, after: Level, scaling: Scaling, *, second_order: bool = True
 ) -> tuple[LinearRow, np.ndarray]:
     """Heun's rows for steps from `now` to `after`, with terms z, x, e of lags 0 and 1.
 
@@ -144,20 +144,22 @@ def heun_table(
       The table, and which of its rows begin a step. With `second_order` there are two rows for each
       step, but one to clean data; without it one.
     """
-    here, there = _curves(sampler, now, after, frame)
+    here, there = _curves(sampler, now, after, scaling)
     ratio, step = here.scale / there.scale, (there.u - here.u) / there.scale
     zero, half = np.zeros_like(ratio), step / 2
     first = [ratio, zero, step * here.da, zero, step * here.ds, zero]
     second = [zero, ratio, half * there.da, half * here.da, half * there.ds, half * here.ds]
     kept = np.stack([now.s > 0, (after.s > 0) & second_order], -1).ravel()
     weights = [np.stack(pair, -1).ravel()[kept] for pair in zip(first, second, strict=True)]
-    asked = Level(*(np.stack(pair, -1).ravel()[kept] for pair in zip(now, after, strict=True)))
+    evaluated = Level(*(np.stack(pair, -1).ravel()[kept] for pair in zip(now, after, strict=True)))
     ends = Level(*(np.repeat(value, 2)[kept] for value in after))
     begins = np.tile([True, False], len(ratio))[kept]
-    return make_table(asked, ends, weights), begins
+    return make_table(evaluated, ends, weights), begins
 
 
-def _curves(sampler: LinearSampler, now: Level, after: Level, frame: Frame) -> tuple[Curve, Curve]:
-    if frame == "ve":
+def _curves(
+    sampler: LinearSampler, now: Level, after: Level, scaling: Scaling
+) -> tuple[Curve, Curve]:
+    if scaling == "ve":
         check_finite_sigma(now, sampler)
-    return curve(now, frame), curve(after, frame)
+    return curve(now, scaling), curve(after, scaling)

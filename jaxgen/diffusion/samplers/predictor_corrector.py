@@ -1,6 +1,6 @@
-"""Predictor-corrector multistep solvers: UniPC and SA-Solver, with one question per step.
+"""Predictor-corrector multistep solvers: UniPC and SA-Solver, one evaluation per step.
 
-The question asked at the end of a step, which the next step needs anyway, first corrects the step:
+The evaluation at the end of a step, which the next step needs anyway, first corrects the step:
 it is taken again with the polynomial through the new value too. Formulas and symbols are those of
 `jaxgen.diffusion.samplers.exponential`: h is the step of log(a/s), m_j its moments. Where a
 polynomial is a straight line through two values, the methods replace m_1, as they are free to
@@ -44,7 +44,7 @@ class CorrectorRow(NamedTuple):
     """A row of a predictor-corrector: as `LinearRow`, and how z is corrected before.
 
     Attributes:
-      now: where the denoiser is asked.
+      now: where the denoiser is evaluated.
       next: where the row ends.
       weights: of the corrected z and the estimates of this row and earlier ones.
       noise: deviation of the noise that is added, [].
@@ -98,7 +98,7 @@ class PredictorCorrector(abc.ABC):
     def step(
         self, denoiser: Denoiser, state: SampleState, row: CorrectorRow, keys_B: Key[Array, "B"]
     ) -> SampleState:
-        """Asks, corrects the step that led here, and takes the next one."""
+        """Evaluates, corrects the step that led here, and takes the next one."""
         estimate = denoiser(state.z, broadcast_level(row.now, len(state.z)))
         earlier_z, earlier_noise, earlier = state.history
         latest = estimate.x if self.predicts == "x" else estimate.e
@@ -161,7 +161,7 @@ class UniPC(PredictorCorrector):
     def __post_init__(self) -> None:
         _check("order", self.order, 3)
         if self.variant not in ("bh1", "bh2"):
-            raise InputError(f"variant={self.variant!r}: expected bh1 or bh2")
+            raise InputError(f"variant is {self.variant!r}, expected bh1 or bh2")
         _check_predicts(self.predicts)
 
     @property
@@ -256,9 +256,9 @@ def _orders(order: int, lower_order_final: bool, after: Level) -> list[int]:
 
 def _check(name: str, order: int, highest: int) -> None:
     if order not in range(1, highest + 1):
-        raise InputError(f"{name}={order}: expected 1 to {highest}")
+        raise InputError(f"{name} is {order}, expected 1 to {highest}")
 
 
 def _check_predicts(predicts: str) -> None:
     if predicts not in ("x", "e"):
-        raise InputError(f"predicts={predicts!r}: expected x or e")
+        raise InputError(f"predicts is {predicts!r}, expected x or e")

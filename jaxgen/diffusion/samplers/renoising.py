@@ -5,7 +5,7 @@ goes down to, without noise. Up from there, noise is added::
 
     z_d = a_d x^ + s_d e^        z' = (a'/a_d) z_d + sqrt(s'^2 - (a'/a_d)^2 s_d^2) noise
 
-in which a_d cancels, so that in any frame, with q^2 = 1 - exp(lambda' - lambda_d) ::
+in which a_d cancels, so that in any scaling, with q^2 = 1 - exp(lambda' - lambda_d) ::
 
     z' = a' x^ + s' (sqrt(1 - q^2) e^ + q noise)
 
@@ -41,7 +41,7 @@ class Renoising(LinearSampler):
 
     @property
     def noisy(self) -> bool:
-        """Always, so that other values of the options compile nothing anew."""
+        """Always, so that other values of the options do not recompile."""
         return True
 
     @abc.abstractmethod
@@ -93,8 +93,8 @@ class TCD(Renoising):
 class FlowAncestral(Renoising):
     """Ancestral sampling on straight lines (Euler's ancestral method for rectified flows).
 
-    With u = s / (a + s), the time of the frame "flow" (the same number in every frame), a step goes
-    down to ``u_d = u' (1 - eta (1 - u'/u))``.
+    With u = s / (a + s), the time of the scaling "flow" (the same number in every scaling), a step
+    goes down to ``u_d = u' (1 - eta (1 - u'/u))``.
 
     Attributes:
       eta: how far down: 0 for the ODE, 1 for u'^2 / u (which in the place of u for s / a would be

@@ -41,7 +41,7 @@ class SingleSteps(NamedTuple):
     Attributes:
       now: where a step begins, [N].
       after: where it ends, [N].
-      rows: the sampler's rows for it, [N, R]; R is the number of questions to the denoiser.
+      rows: the sampler's rows for it, [N, R]; R is the number of evaluations of the denoiser.
     """
 
     now: Level
@@ -65,7 +65,7 @@ class Noiseless(LinearSampler):
     def __post_init__(self) -> None:
         if not isinstance(self.sampler, DDIM | AngularDDIM | Euler):
             raise InputError(
-                f"sampler is {type(self.sampler).__name__}: expected one whose steps stand alone, "
+                f"sampler is {type(self.sampler).__name__}, expected one whose steps stand alone, "
                 "DDIM, AngularDDIM, Euler or Heun"
             )
 
@@ -82,7 +82,7 @@ class Noiseless(LinearSampler):
         """
         table = self.sampler.table(levels)
         if table.noise.any():
-            raise InputError(f"{self.sampler}: expected a sampler that adds no noise")
+            raise InputError(f"sampler is {self.sampler}, expected one that adds no noise")
         return table
 
     def step(
@@ -181,7 +181,7 @@ def draw_examples(
       key: randomness.
       count: N, how many steps there are.
       times: of which the step is drawn.
-      index_B: what an example's randomness hangs on; its place in the batch if None.
+      index_B: example indices, folded into the key; places in the batch if None.
 
     Returns:
       The steps [B], the data in float32, and noise of their shape.

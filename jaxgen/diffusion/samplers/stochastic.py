@@ -5,7 +5,7 @@ Symbols: sigma = s/a. Before each step of Heun's or Euler's method noise is adde
     sigma~ = sigma (1 + g),    g = min(churn / N, sqrt(2) - 1) where low <= sigma <= high, else 0
     z~ = (a~/a) z + a~ sqrt(sigma~^2 - sigma^2) inflation noise
 
-and the step goes from there. Steps are straight in sigma, whatever the latents' frame.
+and the step goes from there. Steps are straight in sigma, whatever the latents' scaling.
 """
 
 import math
@@ -34,7 +34,7 @@ class ChurnRow(NamedTuple):
     """A row of `StochasticKarras`: as `LinearRow`, and what happens before.
 
     Attributes:
-      now: where the denoiser is asked, the churned level.
+      now: where the denoiser is evaluated, the churned level.
       next: where the row ends.
       weights: of the terms, [T].
       noise: zero.
@@ -55,7 +55,7 @@ class StochasticKarras(LinearSampler):
     """Algorithm 2 of Karras et al. (2022); by default as for ImageNet-64 there (table 5).
 
     Attributes:
-      schedule: says at what time the levels in between are, for networks that are told the time.
+      schedule: gives the time of the levels in between, for networks conditioned on the time.
       churn: S_churn, how much noise is added in all; zero for none.
       low: S_tmin, the least sigma at which noise is added.
       high: S_tmax, the largest.
@@ -77,7 +77,7 @@ class StochasticKarras(LinearSampler):
         for name in ("churn", "low", "inflation"):
             check_not_negative(name, getattr(self, name))
         if not self.low <= self.high:
-            raise InputError(f"low={self.low}, high={self.high}: expected low <= high")
+            raise InputError(f"low is {self.low}, high is {self.high}, expected low <= high")
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -108,7 +108,7 @@ class StochasticKarras(LinearSampler):
     def step(
         self, denoiser: Denoiser, state: SampleState, row: Any, keys_B: Key[Array, "B"]
     ) -> SampleState:
-        """Adds noise, then goes on as `LinearSampler.step`."""
+        """Adds noise, then steps as `LinearSampler.step`."""
         z = row.scale * state.z + row.churn * normal(keys_B, state.z.shape[1:])
         return super().step(denoiser, state._replace(z=z), row, keys_B)
 

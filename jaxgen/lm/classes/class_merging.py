@@ -25,14 +25,14 @@ def merge_classes(
     """Merge classes two at a time, always the pair that loses the least mutual information.
 
     Args:
-        count_CC: [first class, second class], how often the one precedes the other.
+      count_CC: [first class, second class], how often the one precedes the other.
 
     Returns:
-        Merges int64 [C - 1, 2], each the two nodes merged, where nodes 0 .. C-1 are the classes and
-        C + i is the node that merge i makes; and float64 [C - 1], the nats that each merge loses.
+      Merges int64 [C - 1, 2], each the two nodes merged, where nodes 0 .. C-1 are the classes and
+      C + i is the node that merge i makes; and float64 [C - 1], the nats that each merge loses.
 
     Raises:
-        InputError: if the counts are not a square matrix of integers >= 0.
+      InputError: if the counts are not a square matrix of integers >= 0.
     """
     count_CC = np.array(count_CC)
     if count_CC.ndim != 2 or count_CC.shape[0] != count_CC.shape[1] or len(count_CC) == 0:

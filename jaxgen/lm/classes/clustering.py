@@ -46,10 +46,10 @@ class Clustering:
     """Words in classes, and how their likelihood grew.
 
     Attributes:
-        classes_V: int32 [V], the class of each word, in [0, C).
-        size: C. Every class has at least one word.
-        log_likelihoods: class-bigram log-likelihood of the text in nats, of the initial classes
-            first and then after every sweep.
+      classes_V: int32 [V], the class of each word, in [0, C).
+      size: C. Every class has at least one word.
+      log_likelihoods: class-bigram log-likelihood of the text in nats, of the initial classes
+        first and then after every sweep.
     """
 
     classes_V: Int32[np.ndarray, "V"]
@@ -70,20 +70,20 @@ def exchange_clustering(
     Deterministic. Words that the text lacks cannot be told apart and stay in the last class.
 
     Args:
-        tokens_N: the training text, ids in [0, V).
-        vocabulary_size: V.
-        size: C, the number of classes, 2 <= C <= V.
-        sweeps: at most this many visits of every word.
-        tolerance: stop after a sweep that gains less than this many nats per token (so less than
-            this share of the perplexity), or that moves no word.
-        progress: called after each sweep with its number, from 1, and the log-likelihood (nats).
+      tokens_N: the training text, ids in [0, V).
+      vocabulary_size: V.
+      size: C, the number of classes, 2 <= C <= V.
+      sweeps: at most this many visits of every word.
+      tolerance: stop after a sweep that gains less than this many nats per token (so less than
+        this share of the perplexity), or that moves no word.
+      progress: called after each sweep with its number, from 1, and the log-likelihood (nats).
 
     Returns:
-        The classes and the log-likelihood after every sweep.
+      The classes and the log-likelihood after every sweep.
 
     Raises:
-        InputError: if C is under 2 or over V, the text has fewer than two tokens, or an id is out
-            of range.
+      InputError: if C is under 2 or over V, the text has fewer than two tokens, or an id is out
+        of range.
     """
     tokens_N = _checked_text(tokens_N, vocabulary_size)
     if not 2 <= size <= vocabulary_size:
@@ -118,14 +118,14 @@ def class_bigram_log_likelihood(
     """log P of a text under the class-bigram model that is estimated on it (module docstring).
 
     Args:
-        tokens_N: the text; its first token is only conditioned upon.
-        classes_V: the class of each word.
+      tokens_N: the text; its first token is only conditioned upon.
+      classes_V: the class of each word.
 
     Returns:
-        Nats, the sum over the N - 1 predicted tokens.
+      Nats, the sum over the N - 1 predicted tokens.
 
     Raises:
-        InputError: if the text has fewer than two tokens or an id is out of range.
+      InputError: if the text has fewer than two tokens or an id is out of range.
     """
     classes_V = np.asarray(classes_V)
     tokens_N = _checked_text(tokens_N, len(classes_V))
@@ -144,10 +144,10 @@ class ExchangeState:
     """Classes of words, with the tables from which the gain of any move is read off.
 
     Attributes:
-        classes_V: int64 [V], the class of each word.
-        words_in_C: int64 [C], the number of words in each class.
-        next: the bigrams in which a word comes first; its neighbours are those that follow.
-        previous: the bigrams in which a word comes second; its neighbours are those that precede.
+      classes_V: int64 [V], the class of each word.
+      words_in_C: int64 [C], the number of words in each class.
+      next: the bigrams in which a word comes first; its neighbours are those that follow.
+      previous: the bigrams in which a word comes second; its neighbours are those that precede.
     """
 
     def __init__(
@@ -277,10 +277,10 @@ class _Direction:
     """The bigrams of a text seen from one of their two words; the other is the "neighbour".
 
     Attributes:
-        total_V, total_C: bigrams of each word, and of each class of words.
-        repeats_V: bigrams of each word with itself.
-        count_CC: [neighbour's class, class], bigrams of each pair of classes.
-        step_CC: f(count_CC + 1) - f(count_CC) with f(n) = n log n.
+      total_V, total_C: bigrams of each word, and of each class of words.
+      repeats_V: bigrams of each word with itself.
+      count_CC: [neighbour's class, class], bigrams of each pair of classes.
+      step_CC: f(count_CC + 1) - f(count_CC) with f(n) = n log n.
     """
 
     def __init__(

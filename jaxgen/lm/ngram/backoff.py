@@ -35,9 +35,9 @@ class BackoffTables(NamedTuple):
     """The n-grams of orders 1 ... n as a file lists them.
 
     Attributes:
-        ngrams: for each order k the word ids of its n-grams, [ngrams, k].
-        log10_probabilities: for each order log10 p(c w), -99 for zero.
-        log10_backoffs: for each order log10 b of the n-gram as a context, 0 where it is none.
+      ngrams: for each order k the word ids of its n-grams, [ngrams, k].
+      log10_probabilities: for each order log10 p(c w), -99 for zero.
+      log10_backoffs: for each order log10 b of the n-gram as a context, 0 where it is none.
     """
 
     ngrams: tuple[Int64[np.ndarray, "ngrams k"], ...]
@@ -50,11 +50,11 @@ class BackoffModel:
     """Back-off probabilities for a batch of contexts at a time.
 
     Attributes:
-        contexts: the contexts of lengths 0 ... n-1 that have n-grams or a back-off weight.
-        indexes: the n-grams of orders 1 ... n.
-        ngram_probabilities: for each order p(c w) of each n-gram.
-        backoffs: for each length 0 ... n-1 the weight b(c) of each context; that of length 0
-            multiplies the probability zero of a word that is not listed, so it has no effect.
+      contexts: the contexts of lengths 0 ... n-1 that have n-grams or a back-off weight.
+      indexes: the n-grams of orders 1 ... n.
+      ngram_probabilities: for each order p(c w) of each n-gram.
+      backoffs: for each length 0 ... n-1 the weight b(c) of each context; that of length 0
+        multiplies the probability zero of a word that is not listed, so it has no effect.
     """
 
     contexts: ContextTrie
@@ -131,7 +131,7 @@ class BackoffModel:
         wherever no longer n-gram gives them one. Nothing is normalised.
 
         Raises:
-            InputError: if shapes disagree, an id is out of range, or an n-gram is given twice.
+          InputError: if shapes disagree, an id is out of range, or an n-gram is given twice.
         """
         _check_tables(ngrams, log10_probabilities, log10_backoffs, vocabulary_size)
         return _from_tables(ngrams, log10_probabilities, log10_backoffs, vocabulary_size)

@@ -48,10 +48,10 @@ class ClassModel:
     """P(w | context) from the classes of the context's words; a `LanguageModel`.
 
     Attributes:
-        class_model: P(class | classes of the context) over C classes.
-        classes_V: int32 [V], the class of each word, :data:`NO_CLASS` for unseen words.
-        share_V: P(w | its class) of each word that occurs, 0 for unseen words.
-        unseen_share_C: P(w | c) of each unseen word w, the same for all of them.
+      class_model: P(class | classes of the context) over C classes.
+      classes_V: int32 [V], the class of each word, :data:`NO_CLASS` for unseen words.
+      share_V: P(w | its class) of each word that occurs, 0 for unseen words.
+      unseen_share_C: P(w | c) of each unseen word w, the same for all of them.
     """
 
     class_model: BackoffModel
@@ -117,20 +117,20 @@ def fit_class_model(
     """Estimate a class-based n-gram.
 
     Args:
-        tokens_N: the training text, ids in [0, V).
-        classes_V: the class of each word, such as
-            `jaxgen.lm.classes.clustering.exchange_clustering` finds; any integers >= 0. Those of
-            words that the text lacks are not used.
-        order: n.
-        interpolated: interpolated Kneser-Ney over the classes rather than the back-off form.
-        minimum_counts: see `jaxgen.lm.ngram.kneser_ney.fit_kneser_ney`.
+      tokens_N: the training text, ids in [0, V).
+      classes_V: the class of each word, such as
+        `jaxgen.lm.classes.clustering.exchange_clustering` finds; any integers >= 0. Those of
+        words that the text lacks are not used.
+      order: n.
+      interpolated: interpolated Kneser-Ney over the classes rather than the back-off form.
+      minimum_counts: see `jaxgen.lm.ngram.kneser_ney.fit_kneser_ney`.
 
     Returns:
-        The model. Its distributions sum to one and are positive.
+      The model. Its distributions sum to one and are positive.
 
     Raises:
-        InputError: if an id is out of range, a class is negative, the words of the text are in
-            fewer than two classes, or the order is under 1 or larger than the text.
+      InputError: if an id is out of range, a class is negative, the words of the text are in
+        fewer than two classes, or the order is under 1 or larger than the text.
 
     Warns:
         UserWarning: where the counts of counts of an order over 1 do not define its discounts.

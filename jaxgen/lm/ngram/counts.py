@@ -42,9 +42,9 @@ class ContextTrie:
     """Contexts of every length up to n-1, numbered from 0 within each length.
 
     Attributes:
-        vocabulary_size: V.
-        keys: for each length k = 1 ... n-1 the sorted ``parent * V + oldest word``. The one
-            context of length 0 has number 0 and needs no key.
+      vocabulary_size: V.
+      keys: for each length k = 1 ... n-1 the sorted ``parent * V + oldest word``. The one
+        context of length 0 has number 0 and needs no key.
     """
 
     vocabulary_size: int
@@ -94,12 +94,12 @@ def build_trie(
     """The trie of contexts and of everything that they end in.
 
     Args:
-        contexts_NL: one context a row, the nearest word last, -1 on the left of shorter ones.
-        vocabulary_size: V.
+      contexts_NL: one context a row, the nearest word last, -1 on the left of shorter ones.
+      vocabulary_size: V.
 
     Returns:
-        The trie, and for each length 0 ... L the number of each row's context of that length (-1
-        where the row is shorter): what :meth:`ContextTrie.walk` would give.
+      The trie, and for each length 0 ... L the number of each row's context of that length (-1
+      where the row is shorter): what :meth:`ContextTrie.walk` would give.
     """
     width = contexts_NL.shape[1]
     node_N = np.zeros(len(contexts_NL), np.int64)
@@ -121,8 +121,8 @@ class NgramIndex:
     """The distinct n-grams of one order, sorted by context and then by word.
 
     Attributes:
-        vocabulary_size: V.
-        keys: sorted ``context * V + word``.
+      vocabulary_size: V.
+      keys: sorted ``context * V + word``.
     """
 
     vocabulary_size: int
@@ -151,8 +151,8 @@ class NgramIndex:
         """Every n-gram of every given context.
 
         Returns:
-            Pairs (row, n-gram): ``row`` counts through ``contexts_N``, ``n-gram`` is an index into
-            this order. A context that is -1 has none.
+          Pairs (row, n-gram): ``row`` counts through ``contexts_N``, ``n-gram`` is an index into
+          this order. A context that is -1 has none.
         """
         first_N = np.searchsorted(self.keys, contexts_N * self.vocabulary_size)
         last_N = np.searchsorted(self.keys, (contexts_N + 1) * self.vocabulary_size)
@@ -167,10 +167,10 @@ class NgramCounts:
     """How often each n-gram of orders 1 ... n occurs in a text.
 
     Attributes:
-        contexts: the contexts of lengths 0 ... n-1 that are followed by a word.
-        indexes: the n-grams of order 1 ... n.
-        counts: for each order the occurrences of each n-gram, int64.
-        totals: for each order the occurrences of each context, followed by any word.
+      contexts: the contexts of lengths 0 ... n-1 that are followed by a word.
+      indexes: the n-grams of order 1 ... n.
+      counts: for each order the occurrences of each n-gram, int64.
+      totals: for each order the occurrences of each context, followed by any word.
     """
 
     contexts: ContextTrie
@@ -197,7 +197,7 @@ class NgramCounts:
         """The counts of the orders 1 ... ``order`` alone.
 
         Raises:
-            InputError: if the order is under 1 or was not counted.
+          InputError: if the order is under 1 or was not counted.
         """
         check_order(order)
         if order > self.order:
@@ -213,10 +213,10 @@ class NgramCounts:
         """How often the text has each context (its last n-1 words), followed by any word.
 
         Args:
-            contexts_NL: ids in [0, V) or -1, at least n-1 columns, the nearest word last.
+          contexts_NL: ids in [0, V) or -1, at least n-1 columns, the nearest word last.
 
         Returns:
-            int64 [N]; 0 for a context never seen. Of order 1, T for every row.
+          int64 [N]; 0 for a context never seen. Of order 1, T for every row.
         """
         checked_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
         return pick(self.totals[-1], self.contexts.walk(checked_NL)[-1], 0)
@@ -238,16 +238,16 @@ def count_ngrams(
     assumed before its start.
 
     Args:
-        tokens: the text (a training part), ids in [0, V).
-        order: the greatest order n.
-        vocabulary_size: V.
+      tokens: the text (a training part), ids in [0, V).
+      order: the greatest order n.
+      vocabulary_size: V.
 
     Returns:
-        The counts, on arrays.
+      The counts, on arrays.
 
     Raises:
-        InputError: if the order is under 1 or larger than the text, the vocabulary has fewer than
-            two words, or an id is out of range.
+      InputError: if the order is under 1 or larger than the text, the vocabulary has fewer than
+        two words, or an id is out of range.
     """
     tokens = np.asarray(tokens)
     check_order(order)

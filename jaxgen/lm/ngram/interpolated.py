@@ -29,8 +29,8 @@ class InterpolatedModel:
     undefined: its weight goes to the next lower order. So every distribution sums to one.
 
     Attributes:
-        counts: n-gram counts of the training part.
-        weight_CJ: [bins, n+1] weights of p_0 ... p_n for each bin of context frequency.
+      counts: n-gram counts of the training part.
+      weight_CJ: [bins, n+1] weights of p_0 ... p_n for each bin of context frequency.
     """
 
     counts: NgramCounts
@@ -83,18 +83,18 @@ def fit_interpolated(
     """Fit the weights of an interpolated n-gram by EM on a validation span.
 
     Args:
-        counts: n-gram counts of the training part; their order is the model's.
-        tokens: the whole stream, ids in [0, V).
-        start: first position of the validation span, which the counts must not contain.
-        stop: one past the last position of the validation span.
-        iterations: EM iterations (the paper: about five).
+      counts: n-gram counts of the training part; their order is the model's.
+      tokens: the whole stream, ids in [0, V).
+      start: first position of the validation span, which the counts must not contain.
+      stop: one past the last position of the validation span.
+      iterations: EM iterations (the paper: about five).
 
     Returns:
-        The model. A bin of contexts that the validation span does not have takes the weights of
-        the nearest bin (`jaxgen.lm.ngram.interpolation_weights.fit_weights`).
+      The model. A bin of contexts that the validation span does not have takes the weights of
+      the nearest bin (`jaxgen.lm.ngram.interpolation_weights.fit_weights`).
 
     Raises:
-        InputError: if the span is empty or outside the stream, or an id is out of range.
+      InputError: if the span is empty or outside the stream, or an id is out of range.
     """
     tokens = np.asarray(tokens)
     check_span(tokens, start, stop)

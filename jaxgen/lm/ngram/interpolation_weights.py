@@ -17,11 +17,11 @@ def frequency_bins(frequency_N: Int[np.ndarray, "N"], tokens: int) -> Int64[np.n
     natural.
 
     Args:
-        frequency_N: f >= 0, at most T.
-        tokens: T.
+      frequency_N: f >= 0, at most T.
+      tokens: T.
 
     Returns:
-        int64 [N], bins in [0, ``frequency_bin_count(tokens)``).
+      int64 [N], bins in [0, ``frequency_bin_count(tokens)``).
     """
     bin_N = np.ceil(-np.log((1 + np.asarray(frequency_N)) / tokens))
     return np.maximum(bin_N, 0).astype(np.int64)
@@ -46,16 +46,16 @@ def fit_weights(
     (rarer contexts, whose weights trust long contexts less).
 
     Args:
-        likelihood_NJ: p_j of each held-out word, for each component j.
-        bin_N: the bin of each word, in [0, bin_count).
-        bin_count: the number of bins.
-        iterations: EM iterations.
+      likelihood_NJ: p_j of each held-out word, for each component j.
+      bin_N: the bin of each word, in [0, bin_count).
+      bin_count: the number of bins.
+      iterations: EM iterations.
 
     Returns:
-        float64 [bins, J]; each row is at least zero and sums to one.
+      float64 [bins, J]; each row is at least zero and sums to one.
 
     Raises:
-        InputError: if there are no words or ``iterations`` is negative.
+      InputError: if there are no words or ``iterations`` is negative.
     """
     words, components = likelihood_NJ.shape
     if words == 0:

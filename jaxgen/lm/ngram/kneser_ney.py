@@ -47,8 +47,8 @@ def modified_discounts(counts_N: Int64[np.ndarray, "ngrams"], order: int) -> Dis
     symbol, which removes low counts, can lead there.
 
     Args:
-        counts_N: a(c w) of the order's n-grams; zeros do not matter.
-        order: for the warning.
+      counts_N: a(c w) of the order's n-grams; zeros do not matter.
+      order: for the warning.
     """
     n = np.bincount(np.minimum(counts_N, 5), minlength=6)
     if n[1] and n[2] and n[3]:
@@ -74,23 +74,23 @@ def fit_kneser_ney(
     """Estimate a modified Kneser-Ney model.
 
     Args:
-        counts: n-gram counts of the training part; their order is the model's.
-        interpolated: mix every order with the lower ones, rather than back off to them for unseen
-            words alone.
-        minimum_counts: for each order 1 ... n the least a(c w) of an n-gram that is listed; rarer
-            ones leave their share to g(c). None lists all. SRILM, the toolkit of Bengio et al.
-            (2003), has 1, 1, 2, 2, 2 unless told otherwise. The back-off form wants that: with
-            every long context that occurred once, it gets worse as n grows.
-        discounts: (D_1, D_2, D_3) of each order 1 ... n, instead of those from the counts of
-            counts; (d, d, d) is Kneser and Ney's single discount.
+      counts: n-gram counts of the training part; their order is the model's.
+      interpolated: mix every order with the lower ones, rather than back off to them for unseen
+        words alone.
+      minimum_counts: for each order 1 ... n the least a(c w) of an n-gram that is listed; rarer
+        ones leave their share to g(c). None lists all. SRILM, the toolkit of Bengio et al.
+        (2003), has 1, 1, 2, 2, 2 unless set otherwise. The back-off form wants that: with
+        every long context that occurred once, it gets worse as n grows.
+      discounts: (D_1, D_2, D_3) of each order 1 ... n, instead of those from the counts of
+        counts; (d, d, d) is Kneser and Ney's single discount.
 
     Returns:
-        The model in back-off form, which both kinds have exactly. Its distributions sum to one,
-        and are positive if the discounts are.
+      The model in back-off form, which both kinds have exactly. Its distributions sum to one,
+      and are positive if the discounts are.
 
     Raises:
-        InputError: if there are not n discounts or n minimum counts, a D_i is not in [0, i), or a
-            minimum count is under 1.
+      InputError: if there are not n discounts or n minimum counts, a D_i is not in [0, i), or a
+        minimum count is under 1.
 
     Warns:
         UserWarning: where the counts of counts do not define an order's discounts.
@@ -145,10 +145,10 @@ class _Shares:
     """What the n-grams of an order keep of their contexts' probability, and what they leave.
 
     Attributes:
-        index: the n-grams.
-        listed_N: whether an n-gram's count reaches the minimum.
-        kept_N: (a(c w) - D) / sum_w a(c w), 0 where not listed.
-        left_C: g(c), with the whole share of n-grams that are not listed.
+      index: the n-grams.
+      listed_N: whether an n-gram's count reaches the minimum.
+      kept_N: (a(c w) - D) / sum_w a(c w), 0 where not listed.
+      left_C: g(c), with the whole share of n-grams that are not listed.
     """
 
     index: NgramIndex

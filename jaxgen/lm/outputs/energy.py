@@ -14,11 +14,11 @@ a word's probability comes from its features, so that a new word needs a feature
 word, [V, h], so that V h tanh's per example remain (the softmax network has V h products). They are
 made for `pass_size` numbers at a time, in the backward pass again, and never stored.
 
-**Layout.** C and b are rows per word and both are "output units" here: they lie over the mesh axis
-``model`` in blocks of ceil(V / M), padded with zeros. Along ``model`` travel, per example, the
-features of the context (each device supplies the words that it owns), the maximum, the normaliser,
-the target's energy and the gradient with respect to the context's part of H x; and, per step, the
-gradients of H_0 and v. Nothing of size V.
+**Layout.** C and b are rows per word and both are "output units" here: they are sharded over the
+mesh axis ``model`` in blocks of ceil(V / M), padded with zeros. The collectives along ``model``
+are, per example, the features of the context (each device supplies the words that it owns), the
+maximum, the normaliser, the target's energy and the gradient with respect to the context's part of
+H x; and, per step, the gradients of H_0 and v. Nothing of size V.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class EnergyNPLMConfig:
     Attributes:
       vocabulary_size: |V|.
       order: n; the context is the n - 1 words before.
-      features: m, numbers in the feature vector of a word.
+      features: m, the embedding dimension of a word.
       hidden: h, hidden units.
       output_blocks: M, blocks in which C and b are cut; a multiple of the devices along ``model``.
     """
@@ -55,7 +55,7 @@ class EnergyNPLMConfig:
     output_blocks: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what is no network, naming the field."""
+        """Validates the fields."""
         lowest = {"vocabulary_size": 2, "order": 2, "features": 1, "hidden": 1, "output_blocks": 1}
         for name, low in lowest.items():
             if getattr(self, name) < low:
@@ -135,7 +135,7 @@ class EnergyNPLM(nn.Module):
         """Logits of the next word [B, V']: -E but for the context's b; padding has ``-inf``."""
         return sharded_logits.values(self.logits(contexts_BL))
 
-    def energy(self, words_BN: Int[Array, "B N"]) -> Float[Array, " B"]:
+    def energy(self, words_BN: Int[Array, "B N"]) -> Float[Array, "B"]:
         """E of n-grams [B, n] in the order of the text, every b counted: [B]."""
         x_BLD = chosen_rows(self.C, words_BN[:, ::-1])
         a_BF = jnp.tanh(x_BLD.reshape(x_BLD.shape[0], -1) @ self.H + self.d)
@@ -145,10 +145,10 @@ class EnergyNPLM(nn.Module):
     def loss(
         self,
         contexts_BL: Int[Array, "B L"],
-        targets_B: Int[Array, " B"],
-        weights_B: Float[Array, " B"] | None = None,
+        targets_B: Int[Array, "B"],
+        weights_B: Float[Array, "B"] | None = None,
         train: bool = True,
-    ) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+    ) -> tuple[Float[Array, ""], Float[Array, "B"]]:
         """Mean negative log-likelihood in nats (differentiable), and that of each example [B].
 
         ``train`` changes nothing: there is no dropout.
@@ -158,8 +158,8 @@ class EnergyNPLM(nn.Module):
         return loss, jax.lax.stop_gradient(nll_B)
 
     def log_probabilities(
-        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, " B"]
-    ) -> Float[Array, " B"]:
+        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, "B"]
+    ) -> Float[Array, "B"]:
         """``log P(target | context)`` [B] in nats."""
         # Candidates are taken in passes; examples are not.
         return sharded_logits.log_probabilities(
@@ -174,7 +174,7 @@ class EnergyNPLM(nn.Module):
 
     def sample(
         self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
-    ) -> Int[Array, " B"]:
+    ) -> Int[Array, "B"]:
         """A next word for each context [B], with the options of `sharded_logits.sample`."""
         return sharded_logits.sample(self.logits(contexts_BL), key, **options)
 

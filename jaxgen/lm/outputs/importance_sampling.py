@@ -68,7 +68,7 @@ class Samples(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What sampling says about a minibatch, all without gradient.
+    """Statistics of the sampling of a minibatch, all without gradient.
 
     Attributes:
       nll_B: ``-log P(target)`` in nats, estimated, or exact where `exact`.
@@ -78,16 +78,16 @@ class Estimate(NamedTuple):
       exact: whether the exact gradient was taken.
     """
 
-    nll_B: Float[Array, " B"]
+    nll_B: Float[Array, "B"]
     weight_BS: Float[Array, "B S"]
-    ess_B: Float[Array, " B"]
+    ess_B: Float[Array, "B"]
     ess: Float[Array, ""]
     exact: Bool[Array, ""]
 
 
 def effective_sample_size(
-    log_weights_BS: Float[Array, "B S"], log_total_B: Float[Array, " B"] | None = None
-) -> Float[Array, " B"]:
+    log_weights_BS: Float[Array, "B S"], log_total_B: Float[Array, "B"] | None = None
+) -> Float[Array, "B"]:
     """(sum w)^2 / sum w^2 from logarithms of weights up to any factor.
 
     Args:
@@ -102,9 +102,9 @@ def effective_sample_size(
 def sampled_cross_entropy(
     hidden: Hidden,
     units: Units,
-    targets_B: Int[Array, " B"],
+    targets_B: Int[Array, "B"],
     samples: Samples,
-    weights_B: Float[Array, " B"] | None = None,
+    weights_B: Float[Array, "B"] | None = None,
     *,
     least_ess: float = 0.0,
     count_target: bool = True,
@@ -121,7 +121,7 @@ def sampled_cross_entropy(
       count_target: whether the target's term of the normaliser is its own, not left to chance.
 
     Returns:
-      The loss in nats, whose gradient is the self-normalised estimate; and what sampling says.
+      The loss in nats, whose gradient is the self-normalised estimate; and the statistics.
 
     Raises:
       InputError: shapes that do not fit each other.
@@ -156,8 +156,8 @@ def sampled_cross_entropy(
 
 
 def _logits(
-    hidden: Hidden, units: Units, targets_B: Int[Array, " B"], ids: Int[Array, "..."]
-) -> tuple[Float[Array, " B"], Float[Array, "B S"]]:
+    hidden: Hidden, units: Units, targets_B: Int[Array, "B"], ids: Int[Array, "..."]
+) -> tuple[Float[Array, "B"], Float[Array, "B S"]]:
     """Logits of the targets [B] and of the samples [B, S]."""
     if ids.ndim == 1:
         target_B1 = chosen_logits(
@@ -219,16 +219,16 @@ class SampledNPLM(NPLM):
     def sampled_loss(
         self,
         contexts_BL: Int[Array, "B L"],
-        targets_B: Int[Array, " B"],
+        targets_B: Int[Array, "B"],
         proposal: NgramProposal,
         samples: int,
-        weights_B: Float[Array, " B"] | None = None,
+        weights_B: Float[Array, "B"] | None = None,
         *,
         least_ess: float = 0.0,
         count_target: bool = True,
         train: bool = True,
     ) -> tuple[Float[Array, ""], Estimate]:
-        """Mean negative log-likelihood in nats, estimated, and what sampling says about it.
+        """Mean negative log-likelihood in nats, estimated, and the statistics of sampling.
 
         Its gradient with respect to the network is the importance-sampling estimate, and with
         respect to ``mixture`` that of the estimated KL(P || Q). Needs the random stream "sample".
@@ -284,7 +284,7 @@ class SampledNPLM(NPLM):
 
 MIXTURE_SPEED = 10.0
 """Mixture weights are softmax(10 mixture): their logits move 10 times as fast as other parameters
-under an optimiser like Adam, whose steps do not depend on the size of gradients."""
+under an optimizer like Adam, whose steps do not depend on the size of gradients."""
 
 
 def log_density(

@@ -133,6 +133,6 @@ def _shapes(config: NPLMConfig | EnergyNPLMConfig) -> Tree:
 def _check_config(config: Any) -> None:
     if type(config) not in (NPLMConfig, EnergyNPLMConfig):
         raise InputError(
-            f"a {type(config).__name__} has no parameters of its own for each word; "
+            f"a {type(config).__name__} has no parameters of its own for each word, "
             "expected an NPLMConfig or an EnergyNPLMConfig"
         )

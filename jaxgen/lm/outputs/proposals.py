@@ -115,7 +115,7 @@ class ContextState:
       weight_BJ: [B, n+1] mixture weights with those of undefined orders moved down.
     """
 
-    nodes: tuple[Int[Array, " B"], ...]
+    nodes: tuple[Int[Array, "B"], ...]
     weight_BJ: Float[Array, "B J"]
 
 

@@ -77,10 +77,10 @@ class ShortListNPLM(NPLM):
     def loss(
         self,
         contexts_BL: Int[Array, "B L"],
-        targets_B: Int[Array, " B"],
-        weights_B: Float[Array, " B"] | None = None,
+        targets_B: Int[Array, "B"],
+        weights_B: Float[Array, "B"] | None = None,
         train: bool = True,
-    ) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+    ) -> tuple[Float[Array, ""], Float[Array, "B"]]:
         """Mean of ``-log P(output)`` in nats (differentiable), and that of each example [B].
 
         The tail's ``-log`` probability of words outside the list is not in it.
@@ -88,12 +88,12 @@ class ShortListNPLM(NPLM):
         return super().loss(contexts_BL, self._outputs(targets_B), weights_B, train)
 
     def log_probabilities(
-        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, " B"]
-    ) -> Float[Array, " B"]:
+        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, "B"]
+    ) -> Float[Array, "B"]:
         """``log P(output | context)`` [B] in nats: of the target, or of elsewhere."""
         return super().log_probabilities(contexts_BL, self._outputs(targets_B))
 
-    def _outputs(self, targets_B: Int[Array, " B"]) -> Int[Array, " B"]:
+    def _outputs(self, targets_B: Int[Array, "B"]) -> Int[Array, "B"]:
         return jnp.minimum(targets_B, self.config.short_list)
 
 

@@ -16,16 +16,16 @@ softmax against tree: loss and gradient 100 ms, 4.5 ms; a whole update with Adag
 ``log P(target)`` 42 ms, 0.8 ms; all of P(. | context) 80 ms, 190 ms (one matrix product with all
 nodes, and one pass over the levels of the tree, which costs more than the product).
 
-The gradient of the node vectors is a dense array that the optimiser visits whole: that is most of
+The gradient of the node vectors is a dense array that the optimizer visits whole: that is most of
 an update. Updating only the rows that were touched (`jnp.unique`, gather, scatter; exact for SGD
 and Adagrad) takes 6.4 ms instead of 5.8 ms on CPU, the sorting costs more than the visit saves; so
-it is not done. With an optimiser that divides by past gradients (Adagrad), start its squares above
+it is not done. With an optimizer that divides by past gradients (Adagrad), start its squares above
 zero: a rare node's first visit is a step of full length otherwise (on the built-in corpus, in
 benchmarks/softmax_alternatives.py, perplexity 82.0 from 1e-3 and 84.6 from zero).
 
-Sharding: nodes lie over the mesh axis ``model``, which spreads their memory and not their
-arithmetic (`jaxgen.parallel.softmax.chosen_units`): what travels along it is the logits of a path,
-and the gradient with respect to a and x. For distributions over all words the node logits are
+Sharding: nodes are sharded over the mesh axis ``model``, which spreads their memory and not their
+arithmetic (`jaxgen.parallel.softmax.chosen_units`): the collectives along it are the logits of a
+path, and the gradient with respect to a and x. For distributions over all words the node logits are
 gathered.
 """
 
@@ -151,22 +151,22 @@ class TreeNPLM(NPLM):
     def loss(
         self,
         contexts_BL: Int[Array, "B L"],
-        targets_B: Int[Array, " B"],
-        weights_B: Float[Array, " B"] | None = None,
+        targets_B: Int[Array, "B"],
+        weights_B: Float[Array, "B"] | None = None,
         train: bool = True,
-    ) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+    ) -> tuple[Float[Array, ""], Float[Array, "B"]]:
         """Mean negative log-likelihood in nats (differentiable), and that of each example [B]."""
         nll_B = -self._log_probabilities(contexts_BL, targets_B, train)
         loss = jnp.sum(nll_B * output_units.mean_weights(weights_B, len(targets_B)))
         return loss, jax.lax.stop_gradient(nll_B)
 
     def log_probabilities(
-        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, " B"]
-    ) -> Float[Array, " B"]:
+        self, contexts_BL: Int[Array, "B L"], targets_B: Int[Array, "B"]
+    ) -> Float[Array, "B"]:
         """``log P(target | context)`` [B] in nats, at the cost of one path."""
         return self._log_probabilities(contexts_BL, targets_B, train=False)
 
-    def _log_probabilities(self, contexts_BL, targets_B, train: bool) -> Float[Array, " B"]:
+    def _log_probabilities(self, contexts_BL, targets_B, train: bool) -> Float[Array, "B"]:
         hidden, (kernels, bias, _) = self.output_layer(contexts_BL, train)
         plan = _plan(self.config.tree)
         y_BK = chosen_logits(hidden, kernels, bias, jnp.asarray(plan.paths_VD)[targets_B])
@@ -183,14 +183,14 @@ class TreeNPLM(NPLM):
 
     def sample(
         self, contexts_BL: Int[Array, "B L"], key: Key[Array, ""], **options: Any
-    ) -> Int[Array, " B"]:
+    ) -> Int[Array, "B"]:
         """A next word for each context [B], with the options of `sharded_logits.sample`."""
         return output_units.sample_logits(self(contexts_BL), key, **options)
 
 
 def path_log_probabilities(
     logits_BK: Float[Array, "B K"], signs_BK: Int8[Array, "B K"]
-) -> Float[Array, " B"]:
+) -> Float[Array, "B"]:
     """``log P(w)`` from the logits of the nodes on w's path: ``sum_k log sigmoid(sign_k y_k)``.
 
     Args:

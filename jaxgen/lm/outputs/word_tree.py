@@ -38,9 +38,9 @@ class BinaryTree:
     are distinct leaves, so sum_w 2^-length(w) = 1.
 
     Attributes:
-        paths_VD: int32 [V, D], internal nodes from the root on; 0 after the end of a path.
-        bits_VD: int8 [V, D], which child is taken at each of them, 0 or 1; 0 after the end.
-        lengths_V: int32 [V], the number of decisions that lead to each word, at least 1.
+      paths_VD: int32 [V, D], internal nodes from the root on; 0 after the end of a path.
+      bits_VD: int8 [V, D], which child is taken at each of them, 0 or 1; 0 after the end.
+      lengths_V: int32 [V], the number of decisions that lead to each word, at least 1.
     """
 
     paths_VD: Int32[np.ndarray, "V D"]
@@ -66,15 +66,15 @@ def class_tree(tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"]) 
     """The tree of word classes by least loss of mutual information, Huffman trees below them.
 
     Args:
-        tokens_N: the training text, ids in [0, V).
-        classes_V: the class of each word, such as `jaxgen.lm.classes.clustering` finds; any
-          numbers.
+      tokens_N: the training text, ids in [0, V).
+      classes_V: the class of each word, such as `jaxgen.lm.classes.clustering` finds; any
+        numbers.
 
     Returns:
-        The tree. The words of a class are the leaves of one subtree.
+      The tree. The words of a class are the leaves of one subtree.
 
     Raises:
-        InputError: if there are fewer than two words or an id is out of range.
+      InputError: if there are fewer than two words or an id is out of range.
     """
     classes_V = np.asarray(classes_V)
     words = len(classes_V)
@@ -107,10 +107,10 @@ def feature_tree(features_VF: Float[np.ndarray, "V F"]) -> BinaryTree:
     median. Deterministic; paths have floor(log2 V) or ceil(log2 V) decisions.
 
     Args:
-        features_VF: a vector for each word.
+      features_VF: a vector for each word.
 
     Raises:
-        InputError: if there are fewer than two words, or the features are not a finite matrix.
+      InputError: if there are fewer than two words, or the features are not a finite matrix.
     """
     features_VF = np.asarray(features_VF, np.float64)
     if features_VF.ndim != 2 or not np.isfinite(features_VF).all():
@@ -136,11 +136,11 @@ def huffman_merges(count_G: Int[np.ndarray, "G"]) -> Int64[np.ndarray, "M 2"]:
     """Huffman's merges of leaves: always the two of least count; ties by order of creation.
 
     Args:
-        count_G: a weight >= 0 for each leaf.
+      count_G: a weight >= 0 for each leaf.
 
     Returns:
-        int64 [G - 1, 2], the two nodes merged; leaves are 0 .. G-1, merge i makes node G + i. The
-        mean path length under the weights is the least that any binary tree has.
+      int64 [G - 1, 2], the two nodes merged; leaves are 0 .. G-1, merge i makes node G + i. The
+      mean path length under the weights is the least that any binary tree has.
     """
     heap = [(int(count), node) for node, count in enumerate(count_G)]
     heapq.heapify(heap)
@@ -157,8 +157,8 @@ def tree_from_merges(merges_M2: Int[np.ndarray, "M 2"]) -> BinaryTree:
     """The tree that V - 1 merges of V leaves make (see the module for their form).
 
     Raises:
-        InputError: if there are no merges, or they do not make every node but the last the child
-            of exactly one later node.
+      InputError: if there are no merges, or they do not make every node but the last the child
+        of exactly one later node.
     """
     merges_M2 = np.asarray(merges_M2)
     words = len(merges_M2) + 1

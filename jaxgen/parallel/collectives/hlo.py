@@ -46,8 +46,8 @@ class Operand:
     """One array that an instruction reads, as one device holds it.
 
     Attributes:
-        dtype: XLA's name of the element type: ``f32``, ``bf16``, ``s32``, ``pred``.
-        shape: Its dimensions.
+      dtype: XLA's name of the element type: ``f32``, ``bf16``, ``s32``, ``pred``.
+      shape: Its dimensions.
     """
 
     dtype: str
@@ -90,9 +90,9 @@ class Module:
     """A compiled program.
 
     Attributes:
-        entry: The name of the computation that runs first.
-        computations: Computation -> instruction -> what it is, in program order.
-        num_devices: For how many devices it was compiled, None where the text does not say.
+      entry: The name of the computation that runs first.
+      computations: Computation -> instruction -> what it is, in program order.
+      num_devices: For how many devices it was compiled, None where the text does not say.
     """
 
     entry: str
@@ -113,7 +113,7 @@ def parse_module(text: str) -> Module:
     """Reads a module as `jax.stages.Compiled.as_text` prints it.
 
     Raises:
-        InputError: If the text has no entry computation.
+      InputError: If the text has no entry computation.
     """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = None, None
@@ -127,7 +127,7 @@ def parse_module(text: str) -> Module:
             computations[current] = {}
             entry = current if header.group(1) else entry
     if entry is None:
-        raise InputError("the text of the program has no ENTRY computation; expected compiled HLO")
+        raise InputError("the text of the program has no ENTRY computation, expected compiled HLO")
     sizes = re.findall(r"(?:num_partitions|replica_count)=(\d+)", text.partition("\n")[0])
     return Module(entry, computations, math.prod(map(int, sizes)) if sizes else None)
 
@@ -187,11 +187,11 @@ def device_groups(instruction: Instruction, num_devices: int) -> Groups:
     """The groups of devices that take part in a collective.
 
     Args:
-        instruction: A collective other than a permutation.
-        num_devices: How many devices there are: a collective that names no groups is among all.
+      instruction: A collective other than a permutation.
+      num_devices: How many devices there are: a collective that names no groups is among all.
 
     Raises:
-        InputError: If the groups are printed in a notation that is not known.
+      InputError: If the groups are printed in a notation that is not known.
     """
     attributes = instruction.bare
     everyone = frozenset([frozenset(range(num_devices))])

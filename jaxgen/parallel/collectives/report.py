@@ -2,7 +2,8 @@
 
 `communication` lists every collective operation of a compiled function: what it is, along which
 mesh axes it runs, what each device puts into it, and how often it happens. It reads the program
-that XLA made, after partitioning and optimisation, and so tells what happens, not what was meant::
+that XLA made, after partitioning and optimisation, and so reports what happens, not what was
+intended::
 
     report = communication(train_step, state, batch, mesh=mesh)
     print(report.table())
@@ -71,17 +72,17 @@ class Collective:
     """One collective operation of a program.
 
     Attributes:
-        kind: One of `KINDS`.
-        axes: The mesh axes along which its devices differ, in the order of the mesh; size-one axes
-            never appear. `UNKNOWN_AXES` if devices that are not on the mesh take part.
-        whole: Whether each group spans its axes entirely. False for a part of an axis, such as
-            pairs along an axis of four; true for every permutation.
-        operands: The arrays that each device puts in. (For ``ragged-all-to-all``, the data alone.)
-        group_size: How many devices exchange data with each other; 2 for a permutation or a send.
-        times: How often it runs per call of the program, a loop of unknown length counting as one.
-        unknown_loop: Whether it is in a loop whose length XLA does not state.
-        conditional: Whether it is in a branch that need not be taken.
-        op_name: Where it comes from, as JAX named the operation: ``jit(step)/.../psum``.
+      kind: One of `KINDS`.
+      axes: The mesh axes along which its devices differ, in the order of the mesh; size-one axes
+        never appear. `UNKNOWN_AXES` if devices that are not on the mesh take part.
+      whole: Whether each group spans its axes entirely. False for a part of an axis, such as
+        pairs along an axis of four; true for every permutation.
+      operands: The arrays that each device puts in. (For ``ragged-all-to-all``, the data alone.)
+      group_size: How many devices exchange data with each other; 2 for a permutation or a send.
+      times: How often it runs per call of the program, a loop of unknown length counting as one.
+      unknown_loop: Whether it is in a loop whose length XLA does not state.
+      conditional: Whether it is in a branch that need not be taken.
+      op_name: Where it comes from, as JAX named the operation: ``jit(step)/.../psum``.
     """
 
     kind: str
@@ -221,15 +222,15 @@ def communication(
     """Every collective operation of a compiled program.
 
     Args:
-        program: A function, a jitted function, or what ``.lower`` or ``.compile`` returned. A plain
-            function is jitted. Functions are compiled for the arguments, not run.
-        *args: The function's arguments, arrays or `jax.ShapeDtypeStruct` with shardings; none for a
-            compiled or lowered program.
-        mesh: The mesh that the program runs on; the one set by ``jax.set_mesh`` by default.
-        **kwargs: More arguments of the function.
+      program: A function, a jitted function, or what ``.lower`` or ``.compile`` returned. A plain
+        function is jitted. Functions are compiled for the arguments, not run.
+      *args: The function's arguments, arrays or `jax.ShapeDtypeStruct` with shardings; none for a
+        compiled or lowered program.
+      mesh: The mesh that the program runs on; the one set by ``jax.set_mesh`` by default.
+      **kwargs: More arguments of the function.
 
     Raises:
-        InputError: If the program was compiled for another number of devices than the mesh has.
+      InputError: If the program was compiled for another number of devices than the mesh has.
     """
     if not isinstance(program, jax.stages.Compiled | jax.stages.Lowered):
         jitted = program if hasattr(program, "lower") else jax.jit(program)
@@ -243,16 +244,16 @@ def communication_of_text(text: str, mesh: Mesh | AbstractMesh) -> Communication
     """Every collective operation of a compiled program, from its HLO text.
 
     Args:
-        text: What `jax.stages.Compiled.as_text` or an XLA dump printed.
-        mesh: The mesh that the program runs on; devices are matched by their position on it.
+      text: What `jax.stages.Compiled.as_text` or an XLA dump printed.
+      mesh: The mesh that the program runs on; devices are matched by their position on it.
 
     Raises:
-        InputError: If the text is no compiled program, or one for another number of devices.
+      InputError: If the text is no compiled program, or one for another number of devices.
     """
     module = parse_module(text)
     if module.num_devices not in (None, 1, mesh.size):
         raise InputError(
-            f"the program was compiled for {module.num_devices} devices; "
+            f"the program was compiled for {module.num_devices} devices, "
             f"expected {mesh.size}, as many as the mesh has"
         )
     start = _Place(times=1, unknown_loop=False, conditional=False)
@@ -261,7 +262,7 @@ def communication_of_text(text: str, mesh: Mesh | AbstractMesh) -> Communication
 
 @dataclass(frozen=True)
 class _Place:
-    """How often a computation runs, and on what that hangs."""
+    """How often a computation runs, and what that depends on."""
 
     times: int
     unknown_loop: bool

@@ -4,13 +4,13 @@ For example b and its k-th chosen unit j = ids[b, k]::
 
     y_bk = b_j + sum_i h_bi . kernel_i[unit j]
 
-Kernels and bias lie over the mesh axis ``model`` as in `jaxgen.parallel.softmax.output_units`.
-Every device computes the logits of those chosen units that it owns, and what travels along
-``model`` is their sum, [B, K] numbers, and in the backward pass the gradient with respect to the
-h_i: nothing of size V. The axis spreads memory, not work: each device gathers K rows for each of
-its examples and zeroes those that it does not own.
+Kernels and bias are sharded over the mesh axis ``model`` as in
+`jaxgen.parallel.softmax.output_units`. Every device computes the logits of those chosen units that
+it owns. The collectives along ``model`` are their sum, [B, K] numbers, and in the backward pass the
+gradient with respect to the h_i: nothing of size V. The axis spreads memory, not work: each device
+gathers K rows for each of its examples and zeroes those that it does not own.
 
-The gradient with respect to a kernel is dense (zero outside the chosen units), so that an optimiser
+The gradient with respect to a kernel is dense (zero outside the chosen units), so that an optimizer
 still visits all of it.
 """
 
@@ -29,7 +29,7 @@ from jaxgen.parallel.softmax.output_units import Hidden
 def chosen_logits(
     hidden: Hidden,
     kernels: tuple[Float[Array, "..."], ...],
-    bias: Float[Array, " V"],
+    bias: Float[Array, "V"],
     ids: Int[Array, "..."],
     *,
     unit_axis: int = 0,
@@ -39,7 +39,7 @@ def chosen_logits(
     Args:
       hidden: the layers h_i [B, D_i], one for each kernel.
       kernels: [V, D_i] where ``unit_axis`` is 0, [D_i, V] where it is 1. On CPU the first form is
-        5 times as fast for ids [B, K] (a unit's numbers lie together); for ids [K], where one
+        5 times as fast for ids [B, K] (a unit's numbers are contiguous); for ids [K], where one
         gather serves all examples, the form makes no difference.
       bias: [V].
       ids: units in [0, V): [K] where all examples choose the same, else [B, K].
@@ -83,10 +83,10 @@ def chosen_logits(
 
 
 def chosen_rows(table_VD: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
-    """Rows of a table that lies over ``model`` as output units do, differentiable in the table.
+    """Rows of a table sharded over ``model`` as output units are, differentiable in the table.
 
-    Each device supplies the rows that it owns; their sum travels along ``model``, D numbers for
-    each id, and nothing in the backward pass.
+    Each device supplies the rows that it owns; the collective along ``model`` is their sum, D
+    numbers for each id, and none in the backward pass.
 
     Args:
       table_VD: the table; the devices along ``model`` divide V.

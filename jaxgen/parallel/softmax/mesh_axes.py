@@ -20,8 +20,8 @@ class MeshAxes:
       mesh: the mesh.
       names: the axes that a `jax.shard_map` is to handle.
       outer: those that an enclosing shard_map handles already.
-      batch: those that the examples lie over.
-      model: the axis that the units lie over, or None.
+      batch: those that the examples are sharded over.
+      model: the axis that the units are sharded over, or None.
     """
 
     mesh: Any

@@ -7,12 +7,13 @@ Symbols, for one example with hidden layers h_i (for the paper's network: a and 
     Z   = sum_j exp(y_j - m)                   normaliser
     log P(t) = y_t - m - log Z                 nats
 
-The kernels and the bias lie over the mesh axis ``model`` in blocks of ``ceil(V / M)`` units, the
-examples over ``data`` and ``fsdp``. Every device computes the logits of its own units for its own
-examples, and what devices tell each other along ``model`` is a few numbers per example: m, Z, y_t
-and the gradient with respect to each h_i. Nothing of size V travels, in training or in generation.
+The kernels and the bias are sharded over the mesh axis ``model`` in blocks of ``ceil(V / M)``
+units, the examples over ``data`` and ``fsdp``. Every device computes the logits of its own units
+for its own examples, and the collectives along ``model`` are a few numbers per example: m, Z, y_t
+and the gradient with respect to each h_i. Nothing of size V is communicated, in training or in
+generation.
 
-The mesh is the one that ``jax.set_mesh`` made current, if any. Everything but the loss is asked of
+The mesh is the one that ``jax.set_mesh`` made current, if any. Everything but the loss comes from
 sharded logits in general (`jaxgen.parallel.softmax.sharded_logits`); here is what the matrix
 product adds: the units, and the loss with its gradient in one pass.
 
@@ -40,7 +41,7 @@ class Units(NamedTuple):
     """An output layer: kernels [D_i, V'], bias [V'], and V, the units that are no padding."""
 
     kernels: tuple[Float[Array, "D V"], ...]
-    bias: Float[Array, " V"]
+    bias: Float[Array, "V"]
     size: int
 
 
@@ -55,11 +56,11 @@ def padded_units(size: int, blocks: int) -> int:
 def cross_entropy(
     hidden: Hidden,
     units: Units,
-    targets_B: Int[Array, " B"],
-    weights_B: Float[Array, " B"] | None = None,
+    targets_B: Int[Array, "B"],
+    weights_B: Float[Array, "B"] | None = None,
     *,
     chunk: int | None = None,
-) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+) -> tuple[Float[Array, ""], Float[Array, "B"]]:
     """Weighted mean of ``-log P(target)``, its gradient computed along with it.
 
     Loss and gradient need the same exponentials, so one pass over chunks of examples makes both,
@@ -87,7 +88,7 @@ def cross_entropy(
     return loss, jax.lax.stop_gradient(nll_B)
 
 
-def mean_weights(weights_B: Float[Array, " B"] | None, examples: int) -> Float[Array, " B"]:
+def mean_weights(weights_B: Float[Array, "B"] | None, examples: int) -> Float[Array, "B"]:
     """Weights in proportion to those given, with sum one (zeros stay zeros); None: equal ones."""
     if weights_B is None:
         return jnp.full(examples, 1 / examples, jnp.float32)
@@ -96,8 +97,8 @@ def mean_weights(weights_B: Float[Array, " B"] | None, examples: int) -> Float[A
 
 
 def log_probabilities(
-    hidden: Hidden, units: Units, targets_B: Int[Array, " B"], *, chunk: int | None = None
-) -> Float[Array, " B"]:
+    hidden: Hidden, units: Units, targets_B: Int[Array, "B"], *, chunk: int | None = None
+) -> Float[Array, "B"]:
     """``log P(target)`` of each example [B], in nats. Arguments as in `cross_entropy`."""
     return sharded_logits.log_probabilities(_logits(hidden, units), targets_B, chunk=chunk)
 
@@ -107,7 +108,7 @@ def logits(hidden: Hidden, units: Units) -> Float[Array, "B V"]:
     return sharded_logits.values(_logits(hidden, units))
 
 
-def argmax(hidden: Hidden, units: Units) -> Int[Array, " B"]:
+def argmax(hidden: Hidden, units: Units) -> Int[Array, "B"]:
     """The likeliest unit of each example, [B] int32; the lowest id among equals."""
     return sharded_logits.argmax(_logits(hidden, units))
 
@@ -117,14 +118,14 @@ def top_k(hidden: Hidden, units: Units, k: int) -> tuple[Float[Array, "B K"], In
     return sharded_logits.top_k(_logits(hidden, units), k)
 
 
-def sample(hidden: Hidden, units: Units, key: Key[Array, ""], **options: Any) -> Int[Array, " B"]:
+def sample(hidden: Hidden, units: Units, key: Key[Array, ""], **options: Any) -> Int[Array, "B"]:
     """One unit for each example [B], drawn with the options of `sharded_logits.sample`."""
     return sharded_logits.sample(_logits(hidden, units), key, **options)
 
 
 def sample_logits(
     logits_BV: Float[Array, "B V"], key: Key[Array, ""], **options: Any
-) -> Int[Array, " B"]:
+) -> Int[Array, "B"]:
     """What `sample` draws, from logits (or log-probabilities) that were computed elsewhere.
 
     Args:
@@ -152,7 +153,7 @@ def sample_logits(
 
 
 def _logits(hidden: Hidden, units: Units) -> ShardedLogits:
-    """y = b + sum_i h_i . kernel_i, to be computed where they lie."""
+    """y = b + sum_i h_i . kernel_i, to be computed where they are stored."""
     _check_shapes(hidden, units)
     return ShardedLogits(
         compute=_block_logits,
@@ -257,5 +258,5 @@ def _check_shapes(hidden: Hidden, units: Units) -> None:
     if rows < units.size or rows % blocks:
         raise InputError(
             f"{rows} rows of output units cannot hold |V| = {units.size} in {blocks} equal blocks "
-            f"along `model`: expected {padded_units(units.size, blocks)} (output_blocks={blocks})"
+            f"along `model`, expected {padded_units(units.size, blocks)} (output_blocks={blocks})"
         )

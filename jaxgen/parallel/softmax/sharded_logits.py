@@ -1,13 +1,13 @@
-"""Logits [B, V] split over the mesh axis ``model``, and what can be asked of them ungathered.
+"""Logits [B, V] split over the mesh axis ``model``, and what is computed from them ungathered.
 
-A model says in a `ShardedLogits` how one device computes the logits y of its own units for its own
-examples; the functions here then find, for each example::
+A model defines in a `ShardedLogits` how one device computes the logits y of its own units for its
+own examples; the functions here then find, for each example::
 
     m = max_j y_j        Z = sum_j exp(y_j - m)        log P(t) = y_t - m - log Z   (nats)
 
-the likeliest units, or a random one. What devices tell each other along ``model`` is a few numbers
-per example, never anything of size V. `jaxgen.parallel.softmax.output_units` is the matrix product
-over these functions.
+the likeliest units, or a random one. The collectives along ``model`` are a few numbers per example,
+never anything of size V. `jaxgen.parallel.softmax.output_units` is the matrix product over these
+functions.
 
 The mesh is the one that ``jax.set_mesh`` made current; without a mesh the same code runs on one
 device. Axes that an enclosing ``jax.shard_map`` already handles are left to it. Where the number of
@@ -67,8 +67,8 @@ class ShardedLogits:
 
 
 def log_probabilities(
-    logits: ShardedLogits, targets_B: Int[Array, " B"], *, chunk: int | None = None
-) -> Float[Array, " B"]:
+    logits: ShardedLogits, targets_B: Int[Array, "B"], *, chunk: int | None = None
+) -> Float[Array, "B"]:
     """``log P(target)`` of each example [B], in nats; differentiable.
 
     Args:
@@ -98,7 +98,7 @@ def values(logits: ShardedLogits) -> Float[Array, "B V"]:
     return on_blocks(lambda block: block.logits(block.part.examples), logits, out="BV")
 
 
-def argmax(logits: ShardedLogits) -> Int[Array, " B"]:
+def argmax(logits: ShardedLogits) -> Int[Array, "B"]:
     """The likeliest unit of each example, [B] int32; the lowest id among equals."""
     return on_blocks(lambda block: block.argmax(block.logits(block.part.examples)), logits, out="B")
 
@@ -137,7 +137,7 @@ def sample(
     top_k: int | None = None,
     top_p: float | Float[Array, ""] | None = None,
     forbid: Sequence[int] = (),
-) -> Int[Array, " B"]:
+) -> Int[Array, "B"]:
     """One unit for each example, drawn from ``softmax(y / temperature)`` cut to a subset.
 
     The draw is the arg-max of ``y + temperature * Gumbel noise``; the noise of a unit depends on
@@ -190,7 +190,7 @@ def sample(
 def check_sampling(
     size: int, temperature: Any, top_k: int | None, top_p: Any, forbid: Sequence[int]
 ) -> None:
-    """Raises an InputError for sampling options that cannot be meant; see `sample`."""
+    """Raises an InputError for invalid sampling options; see `sample`."""
     outside = [unit for unit in forbid if not 0 <= unit < size]
     if outside or len(set(forbid)) == size:
         wrong = f"the id {outside[0]}" if outside else "every id"
@@ -230,7 +230,7 @@ class LogitBlock:
     part: ShardedLogits
 
     @property
-    def ids(self) -> Int[Array, " V"]:
+    def ids(self) -> Int[Array, "V"]:
         """Global ids of this device's units."""
         first = jax.lax.axis_index(self.axes.model) * self.part.rows if self.axes.model else 0
         return first + jnp.arange(self.part.rows, dtype=jnp.int32)
@@ -257,14 +257,14 @@ class LogitBlock:
         e_BV = jnp.exp(y_BV - m_B1)
         return m_B1, self.sum(e_BV.sum(-1, keepdims=True)), e_BV
 
-    def pick(self, y_BV: Float[Array, "B V"], ids_B: Int[Array, " B"]) -> Float[Array, "B 1"]:
+    def pick(self, y_BV: Float[Array, "B V"], ids_B: Int[Array, "B"]) -> Float[Array, "B 1"]:
         """y[b, ids[b]] where this device owns the unit, else 0."""
         local_B1 = (ids_B - self.ids[0])[:, None]
         mine = (local_B1 >= 0) & (local_B1 < y_BV.shape[1])
         picked_B1 = jnp.take_along_axis(y_BV, jnp.clip(local_B1, 0, y_BV.shape[1] - 1), axis=1)
         return jnp.where(mine, picked_B1, 0.0)
 
-    def argmax(self, y_BV: Float[Array, "B V"]) -> Int[Array, " B"]:
+    def argmax(self, y_BV: Float[Array, "B V"]) -> Int[Array, "B"]:
         """The id of the greatest over all units."""
         best_B1 = self.max(y_BV.max(-1, keepdims=True))
         none = jnp.iinfo(jnp.int32).max
@@ -317,7 +317,7 @@ class LogitBlock:
         threshold_B1, _ = jax.lax.fori_loop(0, 31, halve, (low_B1, high_B1))
         return bits_BV >= threshold_B1
 
-    def gumbel(self, keys_B: Key[Array, " B"]) -> Float[Array, "B V"]:
+    def gumbel(self, keys_B: Key[Array, "B"]) -> Float[Array, "B V"]:
         """Gumbel noise of this device's units, the same on every mesh."""
         per_unit = jax.vmap(jax.random.fold_in, (None, 0))
         keys_BV = jax.vmap(per_unit, (0, None))(keys_B, self.ids)

@@ -58,18 +58,18 @@ BATCH = {b"data": planes(cifar_batches()[0]["test_batch"]), b"labels": [1, 2, 3]
         (pickle.dumps(Evil(np.fromfile)), r"it asks for numpy.*\.fromfile"),
         (pickle.dumps([1, 2]), "expected a pickled dict with an array 'data' and 'labels'"),
         (pickle.dumps({**BATCH, b"data": 3}), "expected a pickled dict with an array 'data'"),
-        (pickle.dumps({**BATCH, b"labels": [1, 2]}), r"labels are int64 \[2\]; expected 3 whole"),
-        (pickle.dumps({**BATCH, b"labels": [1, 2, 10]}), "labels from 1 to 10; expected 0 to 9"),
+        (pickle.dumps({**BATCH, b"labels": [1, 2]}), r"labels are int64 \[2\], expected 3 whole"),
+        (pickle.dumps({**BATCH, b"labels": [1, 2, 10]}), "labels from 1 to 10, expected 0 to 9"),
         (
             pickle.dumps({**BATCH, b"data": BATCH[b"data"][:, 1:]}),
-            r"images are uint8 \[3, 3071\]; expected uint8 \[N, 3072\]",
+            r"images are uint8 \[3, 3071\], expected uint8 \[N, 3072\]",
         ),
     ],
     ids=range(10),
 )
 def test_bad_pickles(tmp_path, capsys, content, fault):
     (tmp_path / "data_batch_1").write_bytes(content)
-    with pytest.raises(InputError, match=f"data_batch_1: .*{fault}") as error:
+    with pytest.raises(InputError, match=f"data_batch_1.*{fault}") as error:
         read_cifar10(tmp_path)
     assert "\n" not in str(error.value)
     assert capsys.readouterr().out == ""
@@ -86,7 +86,7 @@ def test_a_truncated_binary_batch(tmp_path):
     write_cifar(tmp_path, "binary")
     file = tmp_path / "data_batch_2.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"batch_2\.bin: 15,364 bytes; expected a multiple of 3,0"):
+    with pytest.raises(InputError, match=r"batch_2\.bin: 15,364 bytes, expected a multiple of 3,0"):
         read_cifar10(tmp_path)
 
 
@@ -99,7 +99,7 @@ def change_labels(folder, change):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda c: [], "labels.json: expected an object with 'classes' and 'labels'"),
+        (lambda c: [], "labels.json is no object, expected one with 'classes' and 'labels'"),
         (lambda c: {**c, "labels": {}}, r"labels.json: no labels for cifar10_batch_1\.png"),
         (
             lambda c: {**c, "labels": c["labels"] | {"cifar10_batch_7.png": [1]}},
@@ -107,7 +107,7 @@ def change_labels(folder, change):
         ),
         (
             lambda c: {**c, "labels": c["labels"] | {"cifar10_batch_2.png": [1, 2]}},
-            r"cifar10_batch_2.png: a sheet of \[5, 1024, 3\]; expected \[2, 1024, 3\]",
+            r"cifar10_batch_2.png: a sheet of \[5, 1024, 3\], expected \[2, 1024, 3\]",
         ),
         (lambda c: {**c, "classes": ["a"]}, "expected 0 to 0"),
     ],

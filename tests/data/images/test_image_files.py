@@ -31,10 +31,10 @@ def test_lossy_formats_come_back_nearly(tmp_path, suffix):
 
 
 def test_channels_are_converted_on_demand(tmp_path):
-    colour = write_image(tmp_path / "c.png", COLOUR)
+    color = write_image(tmp_path / "c.png", COLOUR)
     grey = write_image(tmp_path / "g.png", COLOUR[..., 0])
     luma = COLOUR @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(read_image(colour, channels=1)[..., 0], luma, atol=1)
+    np.testing.assert_allclose(read_image(color, channels=1)[..., 0], luma, atol=1)
     np.testing.assert_array_equal(
         read_image(grey, channels=3), np.repeat(COLOUR[..., :1], 3, axis=-1)
     )
@@ -227,7 +227,7 @@ def test_faults_of_folders(tmp_path):
 
 
 @pytest.mark.parametrize("odd", ["a/00", "a/05", "b/09"])
-def test_grey_images_among_others_in_colour_are_in_colour(tmp_path, odd):
+def test_grey_images_among_others_in_color_are_in_color(tmp_path, odd):
     """All parts and single records, wherever the one in colour is, without loss."""
     for name in ("a", "b"):
         for i in range(10):
@@ -267,9 +267,9 @@ def test_mixed_images_are_named(tmp_path):
 
 def test_targets_that_no_image_can_have(tmp_path):
     file = write_image(tmp_path / "a.png", COLOUR)
-    with pytest.raises(InputError, match="size is 0; expected 1 or more"):
+    with pytest.raises(InputError, match="size is 0, expected 1 or more"):
         read_image(file, size=0)
-    with pytest.raises(InputError, match="channels is 2; expected 1"):
+    with pytest.raises(InputError, match="channels is 2, expected 1"):
         open_image_folder(tmp_path, channels=2)
-    with pytest.raises(InputError, match="channels is 0; expected 1"):
+    with pytest.raises(InputError, match="channels is 0, expected 1"):
         open_image_folder(tmp_path, channels=0)

@@ -63,7 +63,7 @@ def test_folders_are_recognised_by_what_they_hold(tmp_path):
     assert load_images(tmp_path / "c", size=2, channels=1).images.shape == (3, 2, 2, 1)
 
 
-def test_every_set_can_be_resized_and_recoloured(tmp_path):
+def test_every_set_can_be_resized_and_recolored(tmp_path):
     write_cifar(tmp_path, "binary")
     small = load_images(tmp_path, size=16, channels=1)
     assert small.images.shape == (18, 16, 16, 1)
@@ -81,7 +81,7 @@ def test_what_is_no_set_of_images(tmp_path):
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"x\.png: not a folder; images are"):
         load_images(tmp_path / "x.png")
-    with pytest.raises(InputError, match="channels is 4; expected 1"):
+    with pytest.raises(InputError, match="channels is 4, expected 1"):
         load_images("digits", channels=4)
     with pytest.raises(InputError, match="no images in it"):
         load_images((tmp_path / "empty").mkdir() or tmp_path / "empty")

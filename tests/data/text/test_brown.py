@@ -35,7 +35,7 @@ def test_marks_of_paragraphs_and_texts_are_optional(tmp_path):
 
 def test_a_word_without_a_tag_names_file_and_line(tmp_path):
     path = write_zip(tmp_path / "b.zip", {"ca01": "\nThe/at\nbad word/nn\n"})
-    with pytest.raises(InputError, match=r"b\.zip: ca01, line 3: 'bad'; expected word/tag"):
+    with pytest.raises(InputError, match=r"b\.zip: ca01, line 3: 'bad', expected word/tag"):
         read_brown(path)
 
 

@@ -189,9 +189,9 @@ def test_finite_at_both_ends(t):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": 0}, "classes=0: expected at least 1"),
-        ({"batch": 0}, "batch=0: expected at least 1"),
-        ({"levels": SCHEDULE.at(0.5)}, r"levels of shape \(\): expected \[N\]"),
+        ({"classes": 0}, "classes is 0, expected at least 1"),
+        ({"batch": 0}, "batch is 0, expected at least 1"),
+        ({"levels": SCHEDULE.at(0.5)}, r"levels have shape \(\), expected \[N\]"),
         ({"stages": ((4, 2),)}, "expected rising numbers of levels below 4"),
         ({"stages": ((2, 2), (2, 1))}, "expected rising numbers of levels"),
         ({"stages": ((1, 2), (2, 3))}, "1 to 4 classes kept, ever fewer"),
@@ -205,9 +205,9 @@ def test_bad_input_is_named(changes, message):
 
 
 def test_levels_that_cannot_be_even():
-    with pytest.raises(InputError, match="count=0: expected at least 1"):
+    with pytest.raises(InputError, match="count is 0, expected at least 1"):
         even_times(SCHEDULE, 0)
-    with pytest.raises(InputError, match="count=0: expected at least 1"):
+    with pytest.raises(InputError, match="count is 0, expected at least 1"):
         even_log_snrs(SCHEDULE, 0)
     with pytest.raises(InputError, match="expected finite ends, to be divided evenly"):
         even_log_snrs(RectifiedFlow(), 8)

@@ -166,7 +166,7 @@ def test_slerp_is_finite_where_the_angle_is_not_defined(other):
 def test_bad_input_is_named():
     levels = make_steps(SCHEDULE, 10)
     for strength in (0.0, 1.1):
-        with pytest.raises(InputError, match=f"strength={strength}: expected 0 < strength <= 1"):
+        with pytest.raises(InputError, match=f"strength is {strength}, expected 0 < strength <= 1"):
             last_steps(levels, strength)
-    with pytest.raises(InputError, match=r"strength=0\.05: the last step begins at t=0\.1"):
+    with pytest.raises(InputError, match=r"strength is 0\.05: the last step begins at t=0\.1"):
         last_steps(levels, 0.05)

@@ -64,10 +64,10 @@ def assert_same(found, wanted, **tolerance):
     np.testing.assert_allclose(found.e, wanted.e, **tolerance)
 
 
-@pytest.mark.parametrize("frame", SCHEDULES)
-def test_guidance_mixes_scores(frame):
+@pytest.mark.parametrize("scaling", SCHEDULES)
+def test_guidance_mixes_scores(scaling):
     """grad log p~ = (1 + w) grad log p(z | y) - w grad log p(z), from the densities themselves."""
-    level, z, w = level_at(SCHEDULES[frame], [0.3, 0.7] * 3), latents(), 2.5
+    level, z, w = level_at(SCHEDULES[scaling], [0.3, 0.7] * 3), latents(), 2.5
 
     def log_density(z, kinds):
         arrays = WEIGHTS[kinds] / WEIGHTS[kinds].sum(), MEANS[kinds], DEVIATIONS[kinds]
@@ -92,10 +92,10 @@ def test_w_0_is_conditional_and_w_minus_1_unconditional():
         assert_same(guided, plain(z, level), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("frame", SCHEDULES)
+@pytest.mark.parametrize("scaling", SCHEDULES)
 @pytest.mark.parametrize("t", [0.02, 0.3, 0.6, 0.95])
-def test_the_exact_classifier_makes_the_exact_conditional_denoiser(frame, t):
-    level, z = level_at(SCHEDULES[frame], t), latents()
+def test_the_exact_classifier_makes_the_exact_conditional_denoiser(scaling, t):
+    level, z = level_at(SCHEDULES[scaling], t), latents()
     z = z * level.a + level.s * latents(seed=1)
     for k in range(3):
         guided = classifier_guidance(EVERYTHING, functools.partial(log_likelihood, k=k))
@@ -139,7 +139,7 @@ def test_an_interval_of_noise_levels():
     assert not np.allclose(strong.e, plain.e)
 
 
-def test_strengths_by_level_and_by_example():
+def test_guidance_weights_by_level_and_by_example():
     level, z = level_at(CosineSchedule(), [0.0, 0.25, 1.0]), latents(3)
     np.testing.assert_allclose(
         power_cosine(3.0, 2.0)(level),
@@ -154,15 +154,17 @@ def test_strengths_by_level_and_by_example():
         np.testing.assert_allclose(together.x[b], alone.x[0], rtol=1e-5, atol=1e-6)
 
 
-def test_the_strength_is_traced():
-    """Another w, phi or interval compiles nothing anew."""
+def test_the_guidance_weight_is_traced():
+    """Another w, phi or interval does not recompile."""
     traces = []
 
     @jax.jit
     def guided(z, level, w, phi, low):
         traces.append(w)
-        strength = within(w, low)
-        return classifier_free_guidance(component(0), EVERYTHING, strength, rescale=phi)(z, level)
+        guidance_weight = within(w, low)
+        return classifier_free_guidance(component(0), EVERYTHING, guidance_weight, rescale=phi)(
+            z, level
+        )
 
     level, z = level_at(CosineSchedule(), [0.5] * 6), latents()
     outputs = [
@@ -204,8 +206,8 @@ def test_frames_with_levels_of_their_own_are_rescaled_one_by_one():
 
     found = guided(v_c, v_u, z, level)
     for t in range(3):
-        frame = Level(*(value[:, t] for value in level))
-        wanted = guided(v_c[:, t], v_u[:, t], z[:, t], frame)
+        level_of_frame = Level(*(value[:, t] for value in level))
+        wanted = guided(v_c[:, t], v_u[:, t], z[:, t], level_of_frame)
         np.testing.assert_allclose(found.x[:, t], wanted.x, rtol=1e-5, atol=1e-5)
 
 
@@ -251,7 +253,7 @@ def test_guided_channels_are_those_of_the_public_dit_code():
     np.testing.assert_array_equal(guided.e[..., 3], e_c[..., 3])
 
 
-def test_learnt_variances_are_the_conditional_ones():
+def test_learned_variances_are_the_conditional_ones():
     z, level = image_latents(channels=2), level_at(CosineSchedule(), [0.5] * 4)
 
     def network(z, time, labels):
@@ -259,7 +261,7 @@ def test_learnt_variances_are_the_conditional_ones():
         return jnp.concatenate([z * place, jnp.ones_like(z) * place / 10], -1)
 
     labels = jnp.array([1, 2, 3, 4])
-    guided = guide_network(network, labels, 5, 2.0, target="v", learnt_variance=True)(z, level)
+    guided = guide_network(network, labels, 5, 2.0, target="v", learned_variance=True)(z, level)
     expected = np.broadcast_to(((labels / 10 + 1) / 2)[:, None, None, None], z.shape)
     np.testing.assert_allclose(guided.fraction, expected, rtol=1e-6)
 
@@ -288,7 +290,7 @@ def test_sharded_guidance_is_the_unsharded_one():
 
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_values_and_gradients_are_finite_at_both_ends(t):
-    """a = 0 and s = 0 exactly, with rescaling, an interval and huge strengths."""
+    """a = 0 and s = 0 exactly, with rescaling, an interval and huge weights."""
     level, z = level_at(RectifiedFlow(), [t] * 4), image_latents()
     labels = jnp.arange(4)
 
@@ -323,13 +325,13 @@ def test_a_constant_prediction_can_be_rescaled():
 @pytest.mark.parametrize(
     ("labels", "null_label", "message"),
     [
-        (None, 10, "labels=None: guidance needs the class"),
-        ([1, 2], None, "null_label=None: guidance without a null class"),
-        ([1, 10], 10, r"labels\[1\] = 10: expected a class, 0 to 9"),
-        ([-1, 2], 10, r"labels\[0\] = -1: expected a class, 0 to 9"),
-        ([[1, 2]], 10, r"labels of shape \(1, 2\) and type int.*expected \[B\] integers"),
+        (None, 10, "labels are None, expected the class"),
+        ([1, 2], None, "null_label is None, expected the id of the null class"),
+        ([1, 10], 10, r"labels\[1\] is 10, expected a class, 0 to 9"),
+        ([-1, 2], 10, r"labels\[0\] is -1, expected a class, 0 to 9"),
+        ([[1, 2]], 10, r"labels have shape \(1, 2\) and type int.*expected \[B\] integers"),
         ([0.5, 1.0], 10, "type float.*expected \\[B\\] integers"),
-        ([1, 2, 3], 10, r"labels of shape \(3,\) for 2 latents"),
+        ([1, 2, 3], 10, r"labels have shape \(3,\), expected \[2\]"),
     ],
 )
 def test_guidance_without_a_null_class_is_refused(labels, null_label, message):
@@ -341,16 +343,16 @@ def test_guidance_without_a_null_class_is_refused(labels, null_label, message):
 
 
 def test_options_that_cannot_be_meant():
-    with pytest.raises(InputError, match=r"rescale=1\.5: expected 0 <= rescale <= 1"):
+    with pytest.raises(InputError, match=r"rescale is 1\.5, expected 0 <= rescale <= 1"):
         classifier_free_guidance(component(0), EVERYTHING, 1.0, rescale=1.5)
-    with pytest.raises(InputError, match="target='velocity': expected one of"):
+    with pytest.raises(InputError, match="target is 'velocity', expected one of"):
         classifier_free_guidance(component(0), EVERYTHING, 1.0, rescale_target="velocity")
-    with pytest.raises(InputError, match="channels=0: expected at least 1"):
+    with pytest.raises(InputError, match="channels is 0, expected at least 1"):
         classifier_free_guidance(component(0), EVERYTHING, 1.0, channels=0)
     level, z = level_at(CosineSchedule(), 0.5), latents()
-    with pytest.raises(InputError, match="channels=3: the latents have 2"):
+    with pytest.raises(InputError, match="channels is 3, expected at most the latents' 2"):
         classifier_free_guidance(component(0), EVERYTHING, 1.0, channels=3)(z, level)
-    with pytest.raises(InputError, match="low=2, high=1: expected 0 <= low < high"):
+    with pytest.raises(InputError, match="low is 2, high is 1, expected 0 <= low < high"):
         within(1.0, 2, 1)
     with pytest.raises(InputError, match="2 weights for 1 conditions"):
         compose_conditions(EVERYTHING, [component(0)], [1.0, 2.0])

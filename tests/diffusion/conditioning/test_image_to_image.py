@@ -7,7 +7,7 @@ import pytest
 
 from jaxgen.diffusion.conditioning.guidance import guide_network, twice
 from jaxgen.diffusion.conditioning.image_to_image import (
-    Colourise,
+    Colorize,
     Inpaint,
     Uncrop,
     Upsample,
@@ -25,7 +25,7 @@ from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.samplers.sampling import sample
 from jaxgen.errors import InputError
 
-TASKS = [Colourise(), Inpaint(), Inpaint("strokes"), Inpaint("boxes"), Uncrop(), Upsample(4)]
+TASKS = [Colorize(), Inpaint(), Inpaint("strokes"), Inpaint("boxes"), Uncrop(), Upsample(4)]
 KEYS = jax.random.split(jax.random.key(1), 16)
 
 
@@ -71,7 +71,7 @@ def test_both_kinds_of_holes_occur():
 
 def test_luma():
     x = jnp.array([[[[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0]]]])
-    given = Colourise()(x, KEYS[:1])
+    given = Colorize()(x, KEYS[:1])
     np.testing.assert_allclose(given.condition_BYXC.ravel(), [1.0, -0.402, 0.174], atol=1e-6)
     assert float(given.known_BYX1.max()) == 0
 
@@ -161,16 +161,19 @@ def test_known_pixels_come_out_as_they_are():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Inpaint("circles"), "masks='circles': expected one of strokes, boxes, both"),
-        (lambda: Uncrop(0.0), r"share=0\.0: expected 0 < share < 1"),
-        (lambda: Upsample(1), "factor=1: expected at least 2"),
-        (lambda: Colourise()(images(channels=1), KEYS), r"expected three channels, RGB"),
+        (lambda: Inpaint("circles"), "masks is 'circles', expected one of strokes, boxes, both"),
+        (lambda: Uncrop(0.0), r"share is 0\.0, expected 0 < share < 1"),
+        (lambda: Upsample(1), "factor is 1, expected at least 2"),
+        (lambda: Colorize()(images(channels=1), KEYS), r"expected three channels, RGB"),
         (lambda: Inpaint()(images()[None], KEYS), r"expected \[B, Y, X, C\]"),
-        (lambda: Uncrop()(images()[None], KEYS), r"images of shape \(1, .*expected \[B, Y, X, C\]"),
-        (lambda: Upsample(5)(images(), KEYS), "images of 16 x 24: factor=5 does not divide both"),
+        (
+            lambda: Uncrop()(images()[None], KEYS),
+            r"images have shape \(1, .*expected \[B, Y, X, C\]",
+        ),
+        (lambda: Upsample(5)(images(), KEYS), "factor is 5, expected a divisor of both 16 and 24"),
         (
             lambda: with_condition(lambda z, time: z, images(4))(images(3), None),
-            r"condition of shape \(4, 16, 24, 3\) for latents of shape \(3, 16, 24, 3\)",
+            r"condition has shape \(4, 16, 24, 3\) for latents of shape \(3, 16, 24, 3\)",
         ),
     ],
 )

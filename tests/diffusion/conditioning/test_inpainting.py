@@ -147,7 +147,7 @@ def test_an_example_depends_on_its_index_alone():
 
 
 def test_the_sampler_is_an_argument_like_any_other():
-    """Another mask, other data: nothing is compiled anew."""
+    """Another mask, other data: nothing is recompiled."""
     prior = gaussian_denoiser(np.zeros(2), PAIR)
     levels, traces = make_steps(CosineSchedule(), 4), []
 
@@ -175,12 +175,12 @@ class AsksTwice(DDIM):
 def test_bad_input_is_named():
     levels, prior = make_steps(CosineSchedule(), 4), gaussian_denoiser(np.zeros(2), PAIR)
     for name in ("jump_length", "resamplings"):
-        with pytest.raises(InputError, match=f"{name}=0: expected at least 1"):
+        with pytest.raises(InputError, match=f"{name} is 0, expected at least 1"):
             RePaint(ANCESTRAL, KNOWN, given(), **{name: 0})
     with pytest.raises(InputError, match="Remembers remembers earlier steps"):
         RePaint(Remembers(), KNOWN, given()).start(noise())
     with pytest.raises(InputError, match="AsksTwice has several rows per step"):
         RePaint(AsksTwice(), KNOWN, given()).table(levels)
     sampler = Replacement(ANCESTRAL, KNOWN, given(3))
-    with pytest.raises(InputError, match=r"x of shape \(3, 2\) for latents of shape \(4, 2\)"):
+    with pytest.raises(InputError, match=r"x has shape \(3, 2\) for latents of shape \(4, 2\)"):
         sample(sampler, prior, noise(4), sampler.table(levels), jax.random.key(0))

@@ -103,23 +103,26 @@ def test_unknown_pixels_may_hold_anything():
     [
         (
             lambda: box_mask((4, 4), (2, 2), (0, 1)),
-            r"rows=\(2, 2\): expected 0 <= first < last <= 4",
+            r"rows is \(2, 2\), expected 0 <= first < last <= 4",
         ),
-        (lambda: box_mask((4, 4), (0, 1), (3, 5)), r"columns=\(3, 5\): expected .* <= 4"),
+        (lambda: box_mask((4, 4), (0, 1), (3, 5)), r"columns is \(3, 5\), expected .* <= 4"),
         (
             lambda: keep_known(jnp.ones((5, 1)), jnp.ones((3, 2)), jnp.ones((3, 2))),
-            r"known of shape \(5, 1\) for data of shape \(3, 2\): expected a mask that broadcasts",
+            r"known has shape \(5, 1\) for data of shape \(3, 2\), expected a mask that broadcasts",
         ),
         (
             lambda: keep_known(jnp.ones((2, 3, 2)), jnp.ones((3, 2)), jnp.ones((3, 2))),
-            r"known of shape \(2, 3, 2\) for data of shape \(3, 2\)",
+            r"known has shape \(2, 3, 2\) for data of shape \(3, 2\)",
         ),
-        (lambda: frame_mask(3, (3,)), "known frame 3: expected 0 to 2"),
-        (lambda: random_boxes(KEYS, SIZE, 0.0, 1.0), r"least=0\.0, most=1\.0: expected 0 < least"),
-        (lambda: random_strokes(KEYS, SIZE, strokes=0), "strokes=0: expected at least 1"),
-        (lambda: random_strokes(KEYS, SIZE, width=0), "width=0: expected 0 < width <= 1"),
-        (lambda: random_borders(KEYS, SIZE, 1.0), r"share=1\.0: expected 0 < share < 1"),
-        (lambda: random_borders(KEYS, (1, 1)), "of images of 1 x 1: nothing to make or keep"),
+        (lambda: frame_mask(3, (3,)), "known frame 3, expected 0 to 2"),
+        (
+            lambda: random_boxes(KEYS, SIZE, 0.0, 1.0),
+            r"least is 0\.0, most is 1\.0, expected 0 < least",
+        ),
+        (lambda: random_strokes(KEYS, SIZE, strokes=0), "strokes is 0, expected at least 1"),
+        (lambda: random_strokes(KEYS, SIZE, width=0), "width is 0, expected 0 < width <= 1"),
+        (lambda: random_borders(KEYS, SIZE, 1.0), r"share is 1\.0, expected 0 < share < 1"),
+        (lambda: random_borders(KEYS, (1, 1)), "of 1 x 1, expected pixels to make"),
     ],
 )
 def test_masks_that_cannot_be_meant(make, message):

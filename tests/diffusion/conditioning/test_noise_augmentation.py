@@ -1,4 +1,4 @@
-"""Noise on the condition of a super-resolver: moments, ends, and what the network is told."""
+"""Noise on the condition of a super-resolver: moments, ends, and the level as an input."""
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ def small_images(count=256):
     return jax.random.normal(jax.random.key(0), (count, 4, 4, 2)) + 1.0
 
 
-@pytest.mark.parametrize("frame", SCHEDULES)
-def test_the_condition_is_the_noisy_image_of_unit_scale(frame):
+@pytest.mark.parametrize("scaling", SCHEDULES)
+def test_the_condition_is_the_noisy_image_of_unit_scale(scaling):
     """E and var over noise of (a y + s e) / r, with y known; factor 1 keeps pixels apart."""
-    augmentation, t = Augmentation(SCHEDULES[frame], 1), 0.4
+    augmentation, t = Augmentation(SCHEDULES[scaling], 1), 0.4
     y = jnp.broadcast_to(small_images(1), (256, 4, 4, 2))
-    level = SCHEDULES[frame].at(t)
+    level = SCHEDULES[scaling].at(t)
     r = np.hypot(level.a, level.s)
     condition = np.asarray(jax.jit(augmentation.at)(y, t, KEYS))
     assert condition.shape == (256, 4, 4, augmentation.condition_channels(2))
@@ -76,10 +76,10 @@ def test_the_level_is_traced():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("frame", SCHEDULES)
+@pytest.mark.parametrize("scaling", SCHEDULES)
 @pytest.mark.parametrize("t", [0.0, 1.0])
-def test_finite_at_both_ends(frame, t):
-    augmentation = Augmentation(SCHEDULES[frame], 2)
+def test_finite_at_both_ends(scaling, t):
+    augmentation = Augmentation(SCHEDULES[scaling], 2)
     total = lambda y: (augmentation.at(y, t, KEYS[:2]) ** 2).sum()  # noqa: E731
     value, gradient = jax.value_and_grad(total)(small_images(2))
     assert bool(jnp.isfinite(value))
@@ -89,9 +89,9 @@ def test_finite_at_both_ends(frame, t):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"factor": 0}, "factor=0: expected at least 1"),
-        ({"lowest": 0.5, "highest": 0.2}, r"lowest=0\.5, highest=0\.2: expected 0 <= lowest"),
-        ({"highest": 1.5}, r"highest=1\.5: expected"),
+        ({"factor": 0}, "factor is 0, expected at least 1"),
+        ({"lowest": 0.5, "highest": 0.2}, r"lowest is 0\.5, highest is 0\.2, expected 0 <= lowest"),
+        ({"highest": 1.5}, r"highest is 1\.5, expected"),
     ],
 )
 def test_options_that_cannot_be_meant(changes, message):

@@ -64,11 +64,11 @@ MATRICES = {
 }
 
 
-@pytest.mark.parametrize("frame", SCHEDULES)
+@pytest.mark.parametrize("scaling", SCHEDULES)
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
-def test_moment_guidance_is_the_exact_conditional_denoiser(frame, t):
+def test_moment_guidance_is_the_exact_conditional_denoiser(scaling, t):
     """For correlated Gaussian data, every linear operator, with noise and without."""
-    level = level_at(SCHEDULES[frame], t)
+    level = level_at(SCHEDULES[scaling], t)
     z, denoiser = latents(level), gaussian_denoiser(MEAN, COVARIANCE)
     for matrix, noise in zip(MATRICES.values(), (0.0, 0.3, 0.1), strict=True):
         observed = np.linspace(-1, 1, len(matrix))
@@ -81,11 +81,11 @@ def test_moment_guidance_is_the_exact_conditional_denoiser(frame, t):
             np.testing.assert_allclose(operator(guided.x), y, atol=1e-3)
 
 
-@pytest.mark.parametrize("frame", SCHEDULES)
+@pytest.mark.parametrize("scaling", SCHEDULES)
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
-def test_reconstruction_guidance_is_exact_for_masks_on_white_data(frame, t):
+def test_reconstruction_guidance_is_exact_for_masks_on_white_data(scaling, t):
     """w = 1 + s^2 / (a^2 c^2); the usual w = 1 falls short of it."""
-    level, deviation = level_at(SCHEDULES[frame], t), 0.7
+    level, deviation = level_at(SCHEDULES[scaling], t), 0.7
     z = latents(level)
     x = jnp.broadcast_to(jnp.array([0.4, jnp.nan, -1.0, jnp.nan]), (8, 4))
     white = gaussian_denoiser(MEAN, deviation**2 * np.eye(4))
@@ -407,7 +407,7 @@ def test_values_and_gradients_are_finite_at_both_ends():
 def test_bad_input_is_named():
     denoiser, level = gaussian_denoiser(MEAN, COVARIANCE), level_at(CosineSchedule(), 0.5)
     operator = masked(jnp.asarray(KNOWN))
-    with pytest.raises(InputError, match=r"observed of shape \(8, 2\): expected \(8, 4\)"):
+    with pytest.raises(InputError, match=r"observed has shape \(8, 2\), expected \(8, 4\)"):
         reconstruction_guidance(denoiser, operator, jnp.zeros((8, 2)))(latents(level), level)
-    with pytest.raises(InputError, match="iterations=0: expected at least 1"):
+    with pytest.raises(InputError, match="iterations is 0, expected at least 1"):
         moment_guidance(denoiser, operator, jnp.zeros((8, 4)), iterations=0)

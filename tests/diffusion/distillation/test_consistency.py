@@ -84,7 +84,7 @@ def test_the_boundary_condition_is_exact(schedule, sigma_min, sigma_data):
 
 
 def test_the_scales_of_the_paper():
-    """Song et al. 2023, appendix C, and Karras et al. 2022, table 1, in their own frame."""
+    """Song et al. 2023, appendix C, and Karras et al. 2022, table 1, in their own scaling."""
     d, least, t = 0.5, 0.002, np.array([0.1, 0.5, 0.9])
     level = level_at(SCHEDULES["ve"], t)
     sigma = np.asarray(level.s, np.float64)
@@ -114,7 +114,7 @@ def test_a_boundary_held_by_time(name):
     np.testing.assert_allclose(found.x, wanted, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found.x[0], z[0])
     np.testing.assert_allclose(found.e, noise_given(found.x, z, level), rtol=1e-5)
-    # By default ten times what networks are told: x^ after a few thousandths.
+    # By default ten times the networks' time input: x^ after a few thousandths.
     late = level_at(SCHEDULES[name], 0.5)
     np.testing.assert_allclose(hold_boundary(EXACT)(z, late).x, EXACT(z, late).x, rtol=1e-5)
 
@@ -325,7 +325,7 @@ def test_samples_of_the_exact_function_have_the_datas_distribution(name, times):
     np.testing.assert_allclose(x.std(0), DEVIATION, rtol=0.03)
 
 
-def test_it_is_ddim_with_all_noise_drawn_anew():
+def test_it_is_ddim_with_all_noise_resampled():
     levels, z = make_steps(COSINE, 3), examples(8)
     found, wanted = (
         sample(sampler, flow, z, sampler.table(levels), jax.random.key(0))
@@ -363,13 +363,13 @@ def test_an_example_depends_on_its_index_alone_and_not_on_devices():
     ("call", "message"),
     [
         (lambda: make_consistency_function(None, sigma_min=-1.0), "expected sigma_min >= 0"),
-        (lambda: make_consistency_function(None, sigma_data=0.0), "sigma_data=0.0: expected"),
-        (lambda: hold_boundary(None, sigma_data=0.0), "sigma_data=0.0: expected a finite number"),
-        (lambda: ConsistencySampler(-0.1), "sigma_min=-0.1: expected a finite number >= 0"),
-        (lambda: steps_in_training(5, 4), "update=5 of 4"),
+        (lambda: make_consistency_function(None, sigma_data=0.0), "sigma_data is 0.0, expected"),
+        (lambda: hold_boundary(None, sigma_data=0.0), "sigma_data is 0.0, expected a finite"),
+        (lambda: ConsistencySampler(-0.1), "sigma_min is -0.1, expected a finite number >= 0"),
+        (lambda: steps_in_training(5, 4), "update is 5 of 4"),
         (lambda: steps_in_training(0, 4, 3, 2), "expected 0 <= update <= updates and 1 <= first"),
-        (lambda: steps_in_training(0, 4, growth="linear"), "growth='linear': expected doubling"),
-        (lambda: both_losses(flow, flow, sampler=DPMSolver()), "DPMSolver: expected one whose"),
+        (lambda: steps_in_training(0, 4, growth="linear"), "growth is 'linear', expected doubling"),
+        (lambda: both_losses(flow, flow, sampler=DPMSolver()), "DPMSolver, expected one whose"),
         (
             lambda: both_losses(flow, flow, levels=reverse_steps(make_steps(COSINE, 4))),
             "levels from data to noise",

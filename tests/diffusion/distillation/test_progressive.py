@@ -24,12 +24,12 @@ from jaxgen.diffusion.distillation.progressive import (
     distillation_loss,
     distillation_steps,
     distillation_target,
-    draw_strengths,
+    draw_guidance_weights,
     every_second,
     guided_distillation_loss,
     halving_plan,
     matching_loss,
-    with_strength,
+    with_guidance_weight,
 )
 from jaxgen.diffusion.exact import gaussian_denoiser, gaussian_mixture_denoiser
 from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
@@ -356,7 +356,7 @@ def guided_teacher(w_B):
 
 
 def linear_in_w(params):
-    """A student that is told w: x^ = x(z, y) + (slope w + offset) (x(z, y) - x(z))."""
+    """A student conditioned on w: x^ = x(z, y) + (slope w + offset) (x(z, y) - x(z))."""
 
     def student(w_B):
         def denoiser(z, level):
@@ -386,12 +386,12 @@ def test_stage_one_is_least_at_the_guided_teacher():
     assert min(map(abs, jax.tree.leaves(slope))) > 1e-4
 
 
-def test_stage_two_follows_the_same_strength_through_both_steps():
+def test_stage_two_follows_the_same_weight_through_both_steps():
     """At a teacher of one w, guided distillation is distillation of the teacher guided so."""
     levels, key = make_steps(COSINE, 8), jax.random.key(5)
     found, _ = guided_distillation_loss(
         linear_in_w({"slope": 0.5, "offset": 0.0}), guided_teacher, examples(), key, levels,
-        strengths=(2.0, 2.0), weighting=TruncatedSNR(),
+        guidance_weights=(2.0, 2.0), weighting=TruncatedSNR(),
     )  # fmt: skip
     expected, _ = distillation_loss(
         guided_teacher(jnp.float32(1.0)), guided_teacher(jnp.float32(2.0)), examples(),
@@ -400,17 +400,17 @@ def test_stage_two_follows_the_same_strength_through_both_steps():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_strengths():
-    w_B = draw_strengths(jax.random.key(0), 4000, (1.0, 3.0))
+def test_guidance_weights():
+    w_B = draw_guidance_weights(jax.random.key(0), 4000, (1.0, 3.0))
     assert abs(float(w_B.mean()) - 2) < 0.05
     assert abs(float(w_B.var()) - 4 / 12) < 0.02
     assert w_B.min() >= 1
     assert w_B.max() < 3
-    some = draw_strengths(jax.random.key(0), 2, (1.0, 3.0), jnp.array([7, 11]))
+    some = draw_guidance_weights(jax.random.key(0), 2, (1.0, 3.0), jnp.array([7, 11]))
     np.testing.assert_array_equal(some, w_B[jnp.array([7, 11])])
 
 
-def test_a_network_that_is_told_the_strength():
+def test_a_network_conditioned_on_the_guidance_weight():
     seen = {}
 
     def network(z, time_B, label_B):
@@ -418,7 +418,7 @@ def test_a_network_that_is_told_the_strength():
         return z[..., :3]
 
     z, w_B = jnp.ones((2, 4, 4, 3)), jnp.array([0.0, 2.0])
-    out = with_strength(network, 4)(z, jnp.ones(2), w_B, jnp.array([5, 6]))
+    out = with_guidance_weight(network, 4)(z, jnp.ones(2), w_B, jnp.array([5, 6]))
     np.testing.assert_array_equal(out, z)
     assert seen["z"].shape == (2, 4, 4, 7)
     np.testing.assert_array_equal(seen["label"], [5, 6])
@@ -466,20 +466,20 @@ def test_plans():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: halving_plan(12, 4), "start=12, stop=4: expected start to be stop times a power"),
+        (lambda: halving_plan(12, 4), "start is 12, stop is 4, expected start to be stop times"),
         (lambda: halving_plan(6, 4), "expected start to be stop times a power of two"),
-        (lambda: halving_plan(2, 4), "start=2, stop=4: expected start >= stop >= 1"),
+        (lambda: halving_plan(2, 4), "start is 2, stop is 4, expected start >= stop >= 1"),
         (lambda: halving_plan(4, 0), "expected start >= stop >= 1"),
-        (lambda: every_second(make_steps(COSINE, 3)), "levels of 3 steps: expected an even number"),
-        (lambda: distillation_steps(make_steps(COSINE, 5)), "levels of 5 steps: expected an even"),
+        (lambda: every_second(make_steps(COSINE, 3)), "levels of 3 steps, expected an even number"),
+        (lambda: distillation_steps(make_steps(COSINE, 5)), "levels of 5 steps, expected an even"),
         (
             lambda: distillation_steps(Level(*(v[::-1] for v in make_steps(COSINE, 4)))),
             "levels from data to noise",
         ),
         (lambda: single_steps(DDIM(eta=0.5), make_steps(COSINE, 4)), "adds no noise"),
-        (lambda: single_steps(DPMSolver(), make_steps(COSINE, 4)), "is DPMSolver: expected"),
-        (lambda: draw_strengths(jax.random.key(0), 2, (2.0, 1.0)), "expected low <= high"),
-        (lambda: with_strength(lambda z, time: z, 3), "channels=3: expected an even number"),
+        (lambda: single_steps(DPMSolver(), make_steps(COSINE, 4)), "is DPMSolver, expected"),
+        (lambda: draw_guidance_weights(jax.random.key(0), 2, (2.0, 1.0)), "expected low <= high"),
+        (lambda: with_guidance_weight(lambda z, time: z, 3), "channels is 3, expected an even"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(call, message):
@@ -490,8 +490,8 @@ def test_bad_input_is_named(call, message):
 @pytest.mark.parametrize(
     ("schedule", "target", "message"),
     [
-        (COSINE, "noise", "target='noise': expected one of"),
-        (RectifiedFlow(), "e", "target='e' from zero SNR: the noise says nothing of the data"),
+        (COSINE, "noise", "target is 'noise', expected one of"),
+        (RectifiedFlow(), "e", "target is 'e' from zero SNR: the noise says nothing of the data"),
     ],
 )
 def test_targets_that_will_not_do_are_named(schedule, target, message):

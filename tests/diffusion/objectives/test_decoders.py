@@ -16,7 +16,7 @@ from jaxgen.diffusion.objectives.decoders import (
     log_cell_mass,
     total,
 )
-from jaxgen.diffusion.process.derived_schedules import Reframed
+from jaxgen.diffusion.process.derived_schedules import Rescaled
 from jaxgen.diffusion.process.levels import broadcast_level
 from jaxgen.errors import InputError
 
@@ -24,8 +24,8 @@ VALUES = np.linspace(-1, 1, 256)
 RNG = np.random.default_rng(0)
 
 
-def level_of(batch, t=0.05, frame="vp"):
-    level = Reframed(CosineSchedule(), frame).at(t)
+def level_of(batch, t=0.05, scaling="vp"):
+    level = Rescaled(CosineSchedule(), scaling).at(t)
     return level, jax.tree.map(jnp.float32, broadcast_level(level, batch))
 
 
@@ -85,11 +85,11 @@ def test_a_cell_decoder_interpolates_the_log_deviation():
     np.testing.assert_allclose(learnt, np.log(wanted).sum(-1), rtol=1e-3)
 
 
-@pytest.mark.parametrize("frame", ["vp", "ve", "flow"])
-def test_a_categorical_decoder_is_bayes_rule(frame):
+@pytest.mark.parametrize("scaling", ["vp", "ve", "flow"])
+def test_a_categorical_decoder_is_bayes_rule(scaling):
     count = 16
     values = np.linspace(-1, 1, count)
-    exact, level = level_of(4, 0.15, frame)
+    exact, level = level_of(4, 0.15, scaling)
     x = RNG.choice(values, (4, 2, 3))
     z = exact.a * x + exact.s * RNG.normal(size=x.shape)
     likelihood = norm.pdf(z[..., None], exact.a * values, exact.s)
@@ -100,7 +100,7 @@ def test_a_categorical_decoder_is_bayes_rule(frame):
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
     # Over all values it is a distribution.
     z = jnp.full((count, 1), 0.3)
-    spread = decoder(jnp.asarray(values)[:, None], z, empty, level_of(count, 0.15, frame)[1])
+    spread = decoder(jnp.asarray(values)[:, None], z, empty, level_of(count, 0.15, scaling)[1])
     np.testing.assert_allclose(np.exp(spread).sum(), 1, rtol=1e-5)
 
 
@@ -112,9 +112,9 @@ def test_a_categorical_decoder_of_hardly_any_noise_is_certain():
     np.testing.assert_allclose(categorical_decoder()(x, z, empty, level), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("frame", ["vp", "ve", "flow"])
-def test_a_continuous_decoder_is_a_density(frame):
-    exact, level = level_of(3, 0.1, frame)
+@pytest.mark.parametrize("scaling", ["vp", "ve", "flow"])
+def test_a_continuous_decoder_is_a_density(scaling):
+    exact, level = level_of(3, 0.1, scaling)
     x = RNG.normal(size=(3, 4, 2))
     z = exact.a * x + exact.s * RNG.normal(size=x.shape)
     wanted = norm.logpdf(x, z / exact.a, exact.s / exact.a).sum((1, 2))
@@ -130,11 +130,11 @@ def test_sums_are_over_examples():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: categorical_decoder(1), "count=1: expected at least 2 values"),
-        (lambda: cell_decoder(0.1, count=1), "count=1"),
-        (lambda: cell_decoder(0.0), "low=0.0"),
-        (lambda: cell_decoder(0.2, 0.1), r"low=0\.2, high=0\.1: expected 0 < low <= high"),
-        (lambda: cell_decoder(0.2, math.inf), "high=inf"),
+        (lambda: categorical_decoder(1), "count is 1, expected at least 2 values"),
+        (lambda: cell_decoder(0.1, count=1), "count is 1"),
+        (lambda: cell_decoder(0.0), "low is 0.0"),
+        (lambda: cell_decoder(0.2, 0.1), r"low is 0\.2, high is 0\.1, expected 0 < low <= high"),
+        (lambda: cell_decoder(0.2, math.inf), "high is inf"),
     ],
 )
 def test_decoders_that_cannot_be_are_refused(make, message):
@@ -142,7 +142,7 @@ def test_decoders_that_cannot_be_are_refused(make, message):
         make()
 
 
-def test_learnt_deviations_need_a_fraction():
+def test_learned_deviations_need_a_fraction():
     x = jnp.zeros((1, 2))
     with pytest.raises(InputError, match="estimates no fraction"):
         cell_decoder(0.1, 0.2)(x, x, Estimate(x, x), Level(*[jnp.ones(1)] * 4))

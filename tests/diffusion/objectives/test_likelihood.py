@@ -41,7 +41,7 @@ def compiled(denoiser, **options):
     ids=["vp", "ve", "flow", "table"],
 )
 def test_the_density_of_gaussian_data(schedule):
-    """Through the levels of any frame."""
+    """Through the levels of any scaling."""
     x = data(16)
     found = compiled(GAUSSIAN, schedule=schedule, trace="exact", limits=(-14, 14))(x, KEY)
     # At the log-SNR where the ODE begins the data are smoothed by noise.
@@ -176,9 +176,9 @@ def test_dequantisation_depends_on_the_example_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "euler"}, "method='euler': expected one of heun, rk4"),
-        ({"trace": "none"}, "trace='none': expected one of rademacher, gaussian, exact"),
-        ({"count": 0}, "count=0: expected at least 1 step"),
+        ({"method": "euler"}, "method is 'euler', expected one of heun, rk4"),
+        ({"trace": "none"}, "trace is 'none', expected one of rademacher, gaussian, exact"),
+        ({"count": 0}, "count is 0, expected at least 1 step"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options, message):

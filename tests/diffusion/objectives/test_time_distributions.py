@@ -18,9 +18,9 @@ from jaxgen.diffusion.objectives.time_distributions import (
     UniformLogSNR,
 )
 from jaxgen.diffusion.process.derived_schedules import Shifted
-from jaxgen.diffusion.process.learnt_schedule import (
-    LearntSchedule,
-    LearntScheduleConfig,
+from jaxgen.diffusion.process.learned_schedule import (
+    LearnedSchedule,
+    LearnedScheduleConfig,
     MonotoneLogSNR,
 )
 from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
@@ -28,7 +28,7 @@ from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
 KEY = jax.random.key(0)
-LEARNT = nn.meta.unbox(MonotoneLogSNR(LearntScheduleConfig()).init(KEY, np.float32(0.5)))["params"]
+LEARNT = nn.meta.unbox(MonotoneLogSNR(LearnedScheduleConfig()).init(KEY, np.float32(0.5)))["params"]
 WEIGHTED = Steps(4, (0.1, 0.2, 0.3, 0.4))
 CONTINUOUS = {
     "uniform": Uniform(),
@@ -144,19 +144,19 @@ def test_ends_of_the_quantiles_are_finite():
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (lambda: Uniform(0.5, 0.5), "low=0.5, high=0.5: expected 0 <= low < high <= 1"),
-        (lambda: LogitNormal(0, 0), "deviation=0: expected a finite number > 0"),
-        (lambda: NormalLogSNR(CosineSchedule(), 0, math.nan), "deviation=nan"),
-        (lambda: UniformLogSNR(RectifiedFlow()), "log-SNR from inf to -inf: expected finite ends"),
-        (lambda: UniformLogSNR("cosine"), "schedule='cosine': expected a Schedule"),
+        (lambda: Uniform(0.5, 0.5), "low is 0.5, high is 0.5, expected 0 <= low < high <= 1"),
+        (lambda: LogitNormal(0, 0), "deviation is 0, expected a finite number > 0"),
+        (lambda: NormalLogSNR(CosineSchedule(), 0, math.nan), "deviation is nan"),
+        (lambda: UniformLogSNR(RectifiedFlow()), "log-SNR from inf to -inf, expected finite ends"),
+        (lambda: UniformLogSNR("cosine"), "schedule is 'cosine', expected a Schedule"),
         (
-            lambda: jax.jit(lambda p: UniformLogSNR(LearntSchedule(p)).quantile(0.5))(LEARNT),
-            "of a schedule that is being learnt: expected known ends",
+            lambda: jax.jit(lambda p: UniformLogSNR(LearnedSchedule(p)).quantile(0.5))(LEARNT),
+            "of a schedule that is being learnt, expected known ends",
         ),
-        (lambda: Steps(0), "count=0: expected at least 1"),
-        (lambda: Steps(3, (0.5, 0.5)), r"probabilities of shape \(2,\).*expected 3 numbers > 0"),
-        (lambda: Steps(2, (1.0, 0.0)), "least 0: expected 2 numbers > 0"),
-        (lambda: Steps(2, (0.5, 0.6)), "probabilities with sum 1.1: expected 1"),
+        (lambda: Steps(0), "count is 0, expected at least 1"),
+        (lambda: Steps(3, (0.5, 0.5)), r"probabilities have shape \(2,\).*expected 3 numbers > 0"),
+        (lambda: Steps(2, (1.0, 0.0)), "least 0, expected 2 numbers > 0"),
+        (lambda: Steps(2, (0.5, 0.6)), "probabilities with sum 1.1, expected 1"),
     ],
 )
 def test_what_is_no_distribution_is_refused(make, fault):

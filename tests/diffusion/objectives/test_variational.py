@@ -35,7 +35,7 @@ from jaxgen.diffusion.objectives.variational import (
     prior_loss,
     step_loss,
 )
-from jaxgen.diffusion.process.derived_schedules import Reframed
+from jaxgen.diffusion.process.derived_schedules import Rescaled
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.process.step_levels import CLEAN, make_steps
@@ -44,9 +44,9 @@ from jaxgen.errors import InputError
 
 KEY = jax.random.key(0)
 COSINE = CosineSchedule(-12, 12)
-FRAMES = {
+SCALINGS = {
     "vp": COSINE,
-    "flow": Reframed(COSINE, "flow"),
+    "flow": Rescaled(COSINE, "flow"),
     "ve": KarrasSchedule(math.exp(-6), math.exp(6)),
 }
 WEIGHTS = np.array([0.3, 0.7], np.float32)
@@ -78,15 +78,15 @@ def within(found, want, slack=0.0):
     return abs(np.asarray(found, np.float64).mean() - want) < 4 * standard_error(found) + slack
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_the_continuous_bound_of_a_gaussian_is_its_entropy(frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_the_continuous_bound_of_a_gaussian_is_its_entropy(scaling):
     """h(N(m, C)) = 1/2 log((2 pi e)^D det C); with the exact denoiser nothing is lost."""
     rng, size = np.random.default_rng(0), 16
     root = 0.3 * rng.normal(size=(size, size)) + 0.4 * np.eye(size)
     covariance, mean = root @ root.T, rng.normal(size=size)
     nats = 0.5 * (size * math.log(2 * math.pi * math.e) + np.linalg.slogdet(covariance)[1])
     x = jnp.float32(mean + rng.normal(size=(20000, size)) @ root.T)
-    schedule = FRAMES[frame]
+    schedule = SCALINGS[scaling]
     bound = continuous_bound(
         gaussian_denoiser(mean, covariance),
         x,
@@ -192,10 +192,10 @@ def test_one_step_at_random_estimates_the_sum():
 
 
 @pytest.mark.parametrize("fraction", [None, 0.0, 0.4, 1.0])
-@pytest.mark.parametrize("frame", FRAMES)
-def test_a_step_costs_the_divergence_of_two_gaussians(frame, fraction):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_a_step_costs_the_divergence_of_two_gaussians(scaling, fraction):
     """KL by its textbook form, from means and variances in numpy."""
-    levels = FRAMES[frame].at(np.array([0.61, 0.6, 0.2]))
+    levels = SCALINGS[scaling].at(np.array([0.61, 0.6, 0.2]))
     rng = np.random.default_rng(0)
     x, e, wrong = rng.normal(size=(3, 5))
     table = make_transitions(levels)
@@ -241,8 +241,8 @@ def test_the_prior_is_a_divergence_from_the_standard_normal():
         a2 = 1 / (1 + math.exp(-log_snr))
         s2 = 1 - a2
         want = 0.5 * (a2 * np.asarray(x) ** 2 + s2 - 1 - math.log(s2)).sum(-1)
-        for frame in ("vp", "flow", "ve"):
-            level = Reframed(CosineSchedule(-20, 20), frame).at_log_snr(jnp.float32(log_snr))
+        for scaling in ("vp", "flow", "ve"):
+            level = Rescaled(CosineSchedule(-20, 20), scaling).at_log_snr(jnp.float32(log_snr))
             np.testing.assert_allclose(prior_loss(x, level), want, rtol=1e-4)
     np.testing.assert_array_equal(prior_loss(x, RectifiedFlow().at(jnp.ones(()))), 0)
 
@@ -351,7 +351,7 @@ def test_examples_of_any_shape_by_themselves():
                 decoder=continuous_decoder,
                 steps=Steps(5),
             ),
-            "steps.count=5: expected 4",
+            "steps.count is 5, expected 4",
         ),
     ],
 )

@@ -27,7 +27,7 @@ from jaxgen.diffusion.process.predictions import TARGETS, channels_of, make_targ
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.errors import InputError
 
-FRAMES = ("vp", "ve", "flow")
+SCALINGS = ("vp", "ve", "flow")
 LOG_SNRS = np.array([-9.0, -4.0, -1.0, 0.0, 1.0, 4.0, 9.0])
 RATIO = np.exp(LOG_SNRS)
 FORMULAS = {
@@ -48,10 +48,10 @@ FORMULAS = {
 }
 
 
-def level_of(log_snr, frame):
+def level_of(log_snr, scaling):
     """A level in float64 (numpy), so that weights are computed in it."""
     log_snr = np.asarray(log_snr, np.float64)
-    return Level(np.full_like(log_snr, 0.5), log_snr, *scales(log_snr, frame))
+    return Level(np.full_like(log_snr, 0.5), log_snr, *scales(log_snr, scaling))
 
 
 def on_device(level):
@@ -59,21 +59,21 @@ def on_device(level):
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-@pytest.mark.parametrize("frame", FRAMES)
-def test_weights_of_x_are_the_formulas(name, frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_weights_of_x_are_the_formulas(name, scaling):
     weighting, want = FORMULAS[name]
-    level = level_of(LOG_SNRS, frame)
+    level = level_of(LOG_SNRS, scaling)
     np.testing.assert_allclose(weighting.weight(level), want, rtol=1e-10)
     np.testing.assert_allclose(weighting.weight(on_device(level)), want, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("frame", FRAMES)
-def test_every_target_gives_the_loss_of_x(name, target, frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_every_target_gives_the_loss_of_x(name, target, scaling):
     """weight(target) |target - prediction|^2 == w(SNR) |x - x^|^2, whatever is predicted."""
     weighting, w = FORMULAS[name]
-    level = level_of(LOG_SNRS, frame)
+    level = level_of(LOG_SNRS, scaling)
     rng = np.random.default_rng(0)
     x, e, wrong = (rng.normal(size=(7, 2)) for _ in range(3))
     a, s = level.a[:, None], level.s[:, None]
@@ -105,21 +105,21 @@ def test_every_target_gives_the_loss_of_x(name, target, frame):
 
 
 @pytest.mark.parametrize(
-    ("frame", "log_snr"),
+    ("scaling", "log_snr"),
     [
-        *itertools.product(FRAMES, [-30.0, 0.0, 30.0, np.inf]),
+        *itertools.product(SCALINGS, [-30.0, 0.0, 30.0, np.inf]),
         ("vp", -np.inf),
         ("flow", -np.inf),
     ],
 )
-def test_plain_losses_have_weight_one(frame, log_snr):
-    """SNR is the e loss in every frame; SNR + 1 the v loss in vp, FlowLoss that of flow."""
-    level = level_of(log_snr, frame)
+def test_plain_losses_have_weight_one(scaling, log_snr):
+    """SNR is the e loss in every scaling; SNR + 1 the v loss in vp, FlowLoss that of flow."""
+    level = level_of(log_snr, scaling)
     assert SNR().weight(level, "e") == 1
     assert Constant().weight(level, "x") == 1
-    if frame == "vp":
+    if scaling == "vp":
         np.testing.assert_allclose(SNRPlus().weight(level, "v"), 1, rtol=1e-12)
-    if frame == "flow":
+    if scaling == "flow":
         np.testing.assert_allclose(FlowLoss().weight(level, "flow"), 1, rtol=1e-6)
 
 
@@ -177,15 +177,15 @@ FINITE_AT_ZERO_SNR["snr_plus_one"] = {"x", "v", "flow", "both"}
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("frame", ["vp", "flow"])
-def test_losses_at_both_ends_are_finite_with_finite_gradients(name, target, frame):
+@pytest.mark.parametrize("scaling", ["vp", "flow"])
+def test_losses_at_both_ends_are_finite_with_finite_gradients(name, target, scaling):
     weighting = WEIGHTINGS[name]
     for log_snr in (-np.inf, np.inf):
         if log_snr < 0:
             finite = target in FINITE_AT_ZERO_SNR[name]
         else:  # x^ without noise: SNR |x - x^|^2 is infinite where x^ is free
             finite = target != "x" or name in ("constant", "min_snr", "soft_min_snr", "p2")
-        level = on_device(level_of([log_snr], frame))
+        level = on_device(level_of([log_snr], scaling))
         x, e = jnp.array([[0.3, -1.0]]), jnp.array([[0.7, 0.2]])
         prediction = jnp.full((1, channels_of(target, 2)), 0.1)
 
@@ -200,10 +200,10 @@ def test_losses_at_both_ends_are_finite_with_finite_gradients(name, target, fram
         assert not jnp.isnan(value)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("target", TARGETS)
-def test_prediction_loss_is_the_weighted_loss_of_x(frame, target):
-    level = on_device(level_of([-2.0, -0.5, 1.0, 3.0], frame))
+def test_prediction_loss_is_the_weighted_loss_of_x(scaling, target):
+    level = on_device(level_of([-2.0, -0.5, 1.0, 3.0], scaling))
     rng = np.random.default_rng(1)
     x, e = (rng.normal(size=(4, 3, 2)).astype(np.float32) for _ in range(2))
     z = level.a[:, None, None] * x + level.s[:, None, None] * e
@@ -239,14 +239,14 @@ def test_weights_of_the_log_snr_have_gradients():
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (lambda: weighting_named("snr+1"), "weighting='snr.1': expected one of constant, snr"),
-        (lambda: TruncatedSNR(0), "floor=0: expected a finite number > 0"),
-        (lambda: SNRPlus(-1), "added=-1"),
-        (lambda: MinSNR(math.inf), "gamma=inf"),
-        (lambda: SoftMinSNR(0), "gamma=0"),
-        (lambda: P2(k=0), "k=0"),
-        (lambda: P2(gamma=-1), "gamma=-1: expected a finite number >= 0"),
-        (lambda: SNR().weight(level_of(0.0, "vp"), "noise"), "target='noise'"),
+        (lambda: weighting_named("snr+1"), "weighting is 'snr.1', expected one of constant, snr"),
+        (lambda: TruncatedSNR(0), "floor is 0, expected a finite number > 0"),
+        (lambda: SNRPlus(-1), "added is -1"),
+        (lambda: MinSNR(math.inf), "gamma is inf"),
+        (lambda: SoftMinSNR(0), "gamma is 0"),
+        (lambda: P2(k=0), "k is 0"),
+        (lambda: P2(gamma=-1), "gamma is -1, expected a finite number >= 0"),
+        (lambda: SNR().weight(level_of(0.0, "vp"), "noise"), "target is 'noise'"),
     ],
 )
 def test_bad_input(make, fault):

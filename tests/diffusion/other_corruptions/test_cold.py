@@ -158,13 +158,19 @@ def test_erase_fades_the_middle_and_adds_up():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Blur(0.0), "largest=0.0: expected a finite number > 0"),
-        (lambda: Pixelate(0), "levels=0: expected at least 1"),
-        (lambda: Pixelate(3)(images(size=12), at(1.0)), "factor=8 does not divide both"),
-        (lambda: Erase(radius=-1.0), "radius=-1.0: expected a finite number > 0"),
-        (lambda: Erase(depth=np.inf), "depth=inf: expected a finite number > 0"),
-        (lambda: cold_sample(wrong, Blur(), images(), 0), "count=0: expected at least 1"),
-        (lambda: cold_sample(wrong, Blur(), images(), 2, algorithm=3), "algorithm=3: expected 1"),
+        (lambda: Blur(0.0), "largest is 0.0, expected a finite number > 0"),
+        (lambda: Pixelate(0), "levels is 0, expected at least 1"),
+        (
+            lambda: Pixelate(3)(images(size=12), at(1.0)),
+            "factor is 8, expected a divisor of both 12 and 12",
+        ),
+        (lambda: Erase(radius=-1.0), "radius is -1.0, expected a finite number > 0"),
+        (lambda: Erase(depth=np.inf), "depth is inf, expected a finite number > 0"),
+        (lambda: cold_sample(wrong, Blur(), images(), 0), "count is 0, expected at least 1"),
+        (
+            lambda: cold_sample(wrong, Blur(), images(), 2, algorithm=3),
+            "algorithm is 3, expected 1",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -287,13 +287,13 @@ def test_an_example_depends_on_its_index_alone_and_not_on_devices():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: GammaAncestral(theta=0.0), "theta=0.0: expected a finite number > 0"),
-        (lambda: GammaAncestral(gamma=2.0), "gamma=2.0: expected 0 <= gamma <= 1"),
+        (lambda: GammaAncestral(theta=0.0), "theta is 0.0, expected a finite number > 0"),
+        (lambda: GammaAncestral(gamma=2.0), "gamma is 2.0, expected 0 <= gamma <= 1"),
         (
             lambda: draw_gamma_noised(
                 jnp.ones((2, 2)), jax.random.key(0), schedule=CosineSchedule(), theta=-1.0
             ),
-            "theta=-1.0: expected a finite number > 0",
+            "theta is -1.0, expected a finite number > 0",
         ),
     ],
 )

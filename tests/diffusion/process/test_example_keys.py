@@ -23,7 +23,7 @@ def test_an_example_draws_the_same_in_every_batch(draw):
     assert len({float(value) for value in whole.ravel()}) == whole.size
 
 
-def test_steps_draw_anew():
+def test_every_step_draws_its_own_noise():
     keys_B = example_keys(KEY, jnp.arange(3))
     first, second = (normal(step_keys(keys_B, jnp.int32(i)), (4,)) for i in (0, 1))
     assert not np.intersect1d(first, second).size

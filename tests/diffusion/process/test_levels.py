@@ -1,4 +1,4 @@
-"""Noise levels: scales of each frame, against their definitions and at both ends."""
+"""Noise levels: scales of each scaling, against their definitions and at both ends."""
 
 import jax
 import jax.numpy as jnp
@@ -17,64 +17,64 @@ from jaxgen.diffusion.process.levels import (
     softplus,
 )
 
-FRAMES = ("vp", "ve", "flow")
+SCALINGS = ("vp", "ve", "flow")
 LOG_SNRS = np.linspace(-30, 30, 61)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_scales_have_the_log_snr_and_keep_the_frame(frame):
-    a, s = scales(LOG_SNRS, frame)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_scales_have_the_log_snr_and_keep_the_scaling(scaling):
+    a, s = scales(LOG_SNRS, scaling)
     np.testing.assert_allclose(np.log(a**2 / s**2), LOG_SNRS, rtol=1e-12, atol=1e-12)
-    kept = {"vp": a**2 + s**2, "ve": a, "flow": a + s}[frame]
+    kept = {"vp": a**2 + s**2, "ve": a, "flow": a + s}[scaling]
     np.testing.assert_allclose(kept, 1, rtol=1e-14)
     np.testing.assert_allclose(log_snr_of(a, s), LOG_SNRS, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("xp", [np, jnp])
-def test_infinite_log_snrs_are_clean_data_and_pure_noise(frame, xp):
-    a, s = scales(xp.asarray([np.inf, -np.inf]), frame)
+def test_infinite_log_snrs_are_clean_data_and_pure_noise(scaling, xp):
+    a, s = scales(xp.asarray([np.inf, -np.inf]), scaling)
     assert (a[0], s[0]) == (1, 0)
-    if frame == "ve":
+    if scaling == "ve":
         assert a[1] == 1
         assert s[1] == np.inf
     else:
         assert (a[1], s[1]) == (0, 1)
-    if frame != "ve":
+    if scaling != "ve":
         assert list(log_snr_of(a, s)) == [np.inf, -np.inf]
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_small_scales_keep_their_digits(frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_small_scales_keep_their_digits(scaling):
     """1 - a^2 in float32 would be zero from a log-SNR of 17 on."""
-    a, s = scales(jnp.float32(30.0), frame)
+    a, s = scales(jnp.float32(30.0), scaling)
     np.testing.assert_allclose(s, np.exp(-15), rtol=1e-5)
     np.testing.assert_allclose(a, 1, atol=5e-7)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_numpy_computes_in_float64_and_jax_in_jax(frame):
-    a, s = scales(0.5, frame)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_numpy_computes_in_float64_and_jax_in_jax(scaling):
+    a, s = scales(0.5, scaling)
     assert isinstance(s, np.ndarray | np.float64)
     assert s.dtype == np.float64
-    found = scales(jnp.asarray(LOG_SNRS), frame)
+    found = scales(jnp.asarray(LOG_SNRS), scaling)
     assert all(isinstance(value, jax.Array) and value.dtype == jnp.float32 for value in found)
-    for value, reference in zip(found, scales(LOG_SNRS, frame), strict=True):
+    for value, reference in zip(found, scales(LOG_SNRS, scaling), strict=True):
         np.testing.assert_allclose(value, reference, rtol=1e-5)
     assert a.shape == ()
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_gradients_of_scales(frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_gradients_of_scales(scaling):
     """da/dlambda and ds/dlambda in closed form, and finite far out."""
     log_snr = jnp.linspace(-60.0, 60.0, 25)
-    da, ds = (jax.vmap(jax.grad(lambda v, i=i: scales(v, frame)[i]))(log_snr) for i in (0, 1))
-    a, s = scales(log_snr, frame)
+    da, ds = (jax.vmap(jax.grad(lambda v, i=i: scales(v, scaling)[i]))(log_snr) for i in (0, 1))
+    a, s = scales(log_snr, scaling)
     want = {
         "vp": (a * s**2 / 2, -s * a**2 / 2),
         "ve": (jnp.zeros_like(a), -s / 2),
         "flow": (a * s / 2, -a * s / 2),
-    }[frame]
+    }[scaling]
     np.testing.assert_allclose(da, want[0], rtol=2e-5, atol=1e-7)
     np.testing.assert_allclose(ds, want[1], rtol=2e-5, atol=1e-7)
 

@@ -18,15 +18,15 @@ from jaxgen.diffusion.process.predictions import (
 )
 from jaxgen.errors import InputError
 
-FRAMES = ("vp", "ve", "flow")
+SCALINGS = ("vp", "ve", "flow")
 SINGLE = tuple(target for target in TARGETS if target != "both")
 X = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
 E = np.random.default_rng(1).normal(size=(6, 3, 4)).astype(np.float32)
 
 
-def level_of(frame, log_snrs=(-6.0, -2.0, -0.5, 0.0, 1.5, 6.0)):
+def level_of(scaling, log_snrs=(-6.0, -2.0, -0.5, 0.0, 1.5, 6.0)):
     log_snr = np.array(log_snrs)
-    a, s = scales(log_snr, frame)
+    a, s = scales(log_snr, scaling)
     return Level(*(jnp.asarray(v, jnp.float32) for v in (np.linspace(1, 0, 6), log_snr, a, s)))
 
 
@@ -34,10 +34,10 @@ def latents(level):
     return level.a[:, None, None] * X + level.s[:, None, None] * E
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(TARGETS, TARGETS)))
-def test_every_prediction_becomes_every_other(frame, source, target):
-    level = level_of(frame)
+def test_every_prediction_becomes_every_other(scaling, source, target):
+    level = level_of(scaling)
     prediction = make_target(source, X, E, level)
     found = convert(prediction, latents(level), level, source, target)
     want = make_target(target, X, E, level)
@@ -45,11 +45,11 @@ def test_every_prediction_becomes_every_other(frame, source, target):
     np.testing.assert_allclose(found, want, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(SINGLE, SINGLE)))
-def test_there_and_back_for_predictions_that_are_wrong(frame, source, target):
+def test_there_and_back_for_predictions_that_are_wrong(scaling, source, target):
     """Any prediction, not only the true one, keeps what it means."""
-    level = level_of(frame, (-3, -2, -0.5, 0, 1.5, 3))
+    level = level_of(scaling, (-3, -2, -0.5, 0, 1.5, 3))
     z = latents(level)
     prediction = np.random.default_rng(2).normal(size=X.shape).astype(np.float32)
     there = convert(prediction, z, level, source, target)
@@ -58,10 +58,10 @@ def test_there_and_back_for_predictions_that_are_wrong(frame, source, target):
     )
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("target", TARGETS)
-def test_data_and_noise_make_up_the_latent(frame, target):
-    level = level_of(frame)
+def test_data_and_noise_make_up_the_latent(scaling, target):
+    level = level_of(scaling)
     z = latents(level)
     width = channels_of(target, X.shape[-1])
     prediction = np.random.default_rng(3).normal(size=(*X.shape[:-1], width)).astype(np.float32)
@@ -100,9 +100,9 @@ def test_v_is_the_velocity_of_the_angle_and_flow_that_of_the_line():
     np.testing.assert_allclose(flow, make_target("flow", X, E, level(1 - t, t)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_the_score_is_the_gradient_of_the_density_of_latents_given_data(frame):
-    level = level_of(frame)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_the_score_is_the_gradient_of_the_density_of_latents_given_data(scaling):
+    level = level_of(scaling)
     a, s = (value[:, None, None] for value in level[2:])
 
     def log_density(z):
@@ -112,10 +112,10 @@ def test_the_score_is_the_gradient_of_the_density_of_latents_given_data(frame):
     np.testing.assert_allclose(score, make_target("score", X, E, level), rtol=5e-3, atol=5e-3)
 
 
-@pytest.mark.parametrize("frame", ["vp", "flow"])
+@pytest.mark.parametrize("scaling", ["vp", "flow"])
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(TARGETS, TARGETS)))
-def test_values_and_gradients_are_finite_at_both_ends(frame, source, target):
-    """a = 0 and s = 0: clean data, pure noise, in every frame in which both exist."""
+def test_values_and_gradients_are_finite_at_both_ends(scaling, source, target):
+    """a = 0 and s = 0: clean data, pure noise, in every scaling in which both exist."""
     level = Level(*(jnp.array(v) for v in ([0.0, 1.0], [jnp.inf, -jnp.inf], [1.0, 0], [0, 1.0])))
     z = jnp.asarray(np.stack([X[0], E[1]]))
     prediction = make_target(source, X[:2], E[:2], level)
@@ -165,12 +165,12 @@ def test_division_by_zero_is_zero_with_a_finite_gradient():
 @pytest.mark.parametrize("target", TARGETS)
 def test_predictions_of_another_shape_are_refused(target):
     level = level_of("vp")
-    with pytest.raises(InputError, match=r"prediction of shape \(6, 3, 5\) .* expected \(6, 3, "):
+    with pytest.raises(InputError, match=r"prediction has shape \(6, 3, 5\) .* expected \(6, 3, "):
         to_x_and_e(np.zeros((6, 3, 5)), X, level, target)
 
 
 def test_unknown_targets_are_refused():
-    with pytest.raises(InputError, match="target='noise': expected one of x, e, v, score"):
+    with pytest.raises(InputError, match="target is 'noise', expected one of x, e, v, score"):
         make_target("noise", X, E, level_of("vp"))
-    with pytest.raises(InputError, match="target='eps'"):
+    with pytest.raises(InputError, match="target is 'eps'"):
         convert(X, X, level_of("vp"), "x", "eps")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Reframed, Shifted
-from jaxgen.diffusion.process.learnt_schedule import LearntSchedule
+from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Rescaled, Shifted
+from jaxgen.diffusion.process.learned_schedule import LearnedSchedule
 from jaxgen.diffusion.process.schedules import (
     CosineSchedule,
     InverseCosineSchedule,
@@ -34,7 +34,7 @@ SCHEDULES = {
     "flow": RectifiedFlow(),
     "shifted": Shifted(CosineSchedule(), 0.25),
     "shifted flow": Shifted(RectifiedFlow(), 1 / 3),
-    "reframed": Reframed(CosineSchedule(), "flow"),
+    "reframed": Rescaled(CosineSchedule(), "flow"),
     "inverse cosine": InverseCosineSchedule(),
     "linear beta": LinearBetaSchedule(),
     "constant beta": LinearBetaSchedule(5.0, 5.0),
@@ -103,7 +103,7 @@ def test_levels_are_the_same_by_time_and_by_log_snr(schedule):
     for value, other in zip(level, again, strict=True):
         np.testing.assert_allclose(other, value, rtol=1e-8, atol=1e-7)
     a, s = level.a, level.s
-    kept = {"vp": a**2 + s**2, "ve": a, "flow": a + s}[schedule.frame]
+    kept = {"vp": a**2 + s**2, "ve": a, "flow": a + s}[schedule.scaling]
     np.testing.assert_allclose(kept, 1, rtol=1e-12)
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(2 * np.log(a / s), level.log_snr, rtol=1e-9, atol=1e-9)
@@ -175,7 +175,7 @@ def test_a_shift_is_the_warp_of_time_of_stable_diffusion_3():
 def test_a_shift_moves_the_log_snr_by_twice_the_logarithm():
     moved = Shifted(CosineSchedule(), 64 / 256).log_snr(INNER) - CosineSchedule().log_snr(INNER)
     np.testing.assert_allclose(moved, 2 * np.log(1 / 4), rtol=1e-12)
-    assert Shifted(KarrasSchedule(), 2.0).frame == "ve"
+    assert Shifted(KarrasSchedule(), 2.0).scaling == "ve"
 
 
 def test_linear_betas_in_continuous_time():
@@ -284,8 +284,8 @@ def test_derived_schedules_compose():
     np.testing.assert_allclose(schedule.log_snr(np.array([0, 1])), ends, rtol=1e-9)
 
 
-def test_another_frame_is_the_same_denoising_problem():
-    level, same = CosineSchedule().at(INNER), Reframed(CosineSchedule(), "ve").at(INNER)
+def test_another_scaling_is_the_same_denoising_problem():
+    level, same = CosineSchedule().at(INNER), Rescaled(CosineSchedule(), "ve").at(INNER)
     np.testing.assert_allclose(same.log_snr, level.log_snr)
     np.testing.assert_allclose(same.s, level.s / level.a)
 
@@ -319,29 +319,33 @@ class Wavy(Schedule):
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (lambda: CosineSchedule(20, -20), "from -20 at t=0 to 20 at t=1: .* not monotone"),
+        (lambda: CosineSchedule(20, -20), "from -20 at t=0 to 20 at t=1, .* not monotone"),
         (lambda: CosineSchedule(math.nan, 20), "not monotone"),
-        (lambda: SigmoidSchedule(3, -3), "start=3, end=-3: .* not monotone"),
-        (lambda: SigmoidSchedule(tau=0), "tau=0: expected a finite number > 0"),
-        (lambda: SigmoidSchedule(margin=0.5), "margin=0.5: expected 0 <= margin"),
-        (lambda: KarrasSchedule(1, 0.5), "sigma_min=1, sigma_max=0.5: .* not monotone"),
-        (lambda: KarrasSchedule(0.0), "sigma_min=0.0"),
-        (lambda: KarrasSchedule(rho=-1), "rho=-1: expected a finite number > 0"),
-        (lambda: Shifted(CosineSchedule(), 0), "factor=0: expected a finite number > 0"),
-        (lambda: Shifted(CosineSchedule(), math.inf), "factor=inf"),
-        (lambda: LinearBetaSchedule(0.0), "beta_min=0.0, beta_max=20.0: expected finite numbers"),
-        (lambda: LinearBetaSchedule(3.0, 2.0), "beta_min=3.0, beta_max=2.0"),
-        (lambda: GeometricSchedule(50.0, 0.01), "sigma_min=50.0, .* not monotone"),
-        (lambda: Bounded(CosineSchedule(), 5, -5), "from -5 at t=0 to 5 at t=1: .* not monotone"),
+        (lambda: SigmoidSchedule(3, -3), "start is 3, end is -3, .* not monotone"),
+        (lambda: SigmoidSchedule(tau=0), "tau is 0, expected a finite number > 0"),
+        (lambda: SigmoidSchedule(margin=0.5), "margin is 0.5, expected 0 <= margin"),
+        (lambda: KarrasSchedule(1, 0.5), "sigma_min is 1, sigma_max is 0.5, .* not monotone"),
+        (lambda: KarrasSchedule(0.0), "sigma_min is 0.0"),
+        (lambda: KarrasSchedule(rho=-1), "rho is -1, expected a finite number > 0"),
+        (lambda: Shifted(CosineSchedule(), 0), "factor is 0, expected a finite number > 0"),
+        (lambda: Shifted(CosineSchedule(), math.inf), "factor is inf"),
+        (
+            lambda: LinearBetaSchedule(0.0),
+            "beta_min is 0.0, beta_max is 20.0, expected finite numbers",
+        ),
+        (lambda: LinearBetaSchedule(3.0, 2.0), "beta_min is 3.0, beta_max is 2.0"),
+        (lambda: GeometricSchedule(50.0, 0.01), "sigma_min is 50.0, .* not monotone"),
+        (lambda: Bounded(CosineSchedule(), 5, -5), "from -5 at t=0 to 5 at t=1, .* not monotone"),
         (
             lambda: Bounded(CosineSchedule(), 30, 40),
-            "log_snr_min=30, log_snr_max=40: expected bounds that leave .*, from 20 to -20",
+            "log_snr_min is 30, log_snr_max is 40, expected bounds that leave .*, from 20 to -20",
         ),
         (
             lambda: Bounded(InverseCosineSchedule(), -15, 15),
-            "log_snr_min=-15: InverseCosineSchedule has it at 1 - t = 2.3e-13, and float32 has no",
+            "log_snr_min is -15: InverseCosineSchedule has it at 1 - t = 2.3e-13, and float32 has "
+            "no",
         ),
-        (lambda: Blended(CosineSchedule(), RectifiedFlow()), "frames 'vp' and 'flow'"),
+        (lambda: Blended(CosineSchedule(), RectifiedFlow()), "scalings are 'vp' and 'flow'"),
         (
             lambda: Blended(CosineSchedule(), InverseCosineSchedule()),
             "at t=0 the log-SNR of CosineSchedule is finite and that of InverseCosineSchedule is",
@@ -350,11 +354,11 @@ class Wavy(Schedule):
             lambda: Blended(InverseCosineSchedule(), LinearBetaSchedule()),
             "at t=1 the log-SNR of LinearBetaSchedule is finite",
         ),
-        (lambda: Bounded("cosine"), "schedule='cosine': expected a Schedule, such as Cosine"),
-        (lambda: Shifted("cosine", 2.0), "schedule='cosine': expected a Schedule"),
-        (lambda: Reframed("cosine", "ve"), "schedule='cosine': expected a Schedule"),
-        (lambda: Blended(CosineSchedule(), "x"), "schedule='x': expected a Schedule"),
-        (lambda: Bounded(LearntSchedule({})), "without parameters, not a LearntSchedule"),
+        (lambda: Bounded("cosine"), "schedule is 'cosine', expected a Schedule, such as Cosine"),
+        (lambda: Shifted("cosine", 2.0), "schedule is 'cosine', expected a Schedule"),
+        (lambda: Rescaled("cosine", "ve"), "schedule is 'cosine', expected a Schedule"),
+        (lambda: Blended(CosineSchedule(), "x"), "schedule is 'x', expected a Schedule"),
+        (lambda: Bounded(LearnedSchedule({})), "is a LearnedSchedule, expected one without"),
         (
             lambda: Blended(CosineSchedule(-1, 1), Shifted(CosineSchedule(-1, 1), 100)),
             "Blended is not monotone",

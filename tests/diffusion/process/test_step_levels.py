@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Reframed, Shifted
+from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Rescaled, Shifted
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import (
     CosineSchedule,
@@ -35,7 +35,7 @@ SCHEDULES = [
     KarrasSchedule(),
     RectifiedFlow(),
     Shifted(CosineSchedule(), 0.5),
-    Reframed(CosineSchedule(), "flow"),
+    Rescaled(CosineSchedule(), "flow"),
     InverseCosineSchedule(),
     LinearBetaSchedule(),
     GeometricSchedule(),
@@ -102,7 +102,7 @@ def refusal(schedule, spacing, final):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("final", ["clean", "first"])
 def test_levels_are_consistent(schedule, spacing, final):
-    """From the noisiest level down, in the schedule's frame, in float64; or one clear error."""
+    """From the noisiest level down, in the schedule's scaling, in float64; or one clear error."""
     if refused := refusal(schedule, spacing, final):
         with pytest.raises(InputError, match=refused):
             make_steps(schedule, 7, spacing, final=final)
@@ -118,12 +118,12 @@ def test_levels_are_consistent(schedule, spacing, final):
     again = schedule.at_log_snr(levels.log_snr)
     np.testing.assert_allclose(levels.a, again.a, rtol=1e-9, atol=1e-15)
     np.testing.assert_allclose(levels.s, again.s, rtol=1e-9, atol=1e-15)
-    asked = slice(0, 7 if final == "clean" else 8)
-    np.testing.assert_allclose(levels.t[asked], again.t[asked], rtol=1e-7, atol=1e-9)
+    evaluated = slice(0, 7 if final == "clean" else 8)
+    np.testing.assert_allclose(levels.t[evaluated], again.t[evaluated], rtol=1e-7, atol=1e-9)
 
 
 def test_even_in_their_unit():
-    schedule = Reframed(CosineSchedule(-10, 12), "flow")
+    schedule = Rescaled(CosineSchedule(-10, 12), "flow")
     for final, count in [("clean", 6), ("first", 7)]:
         levels = make_steps(schedule, 6, "uniform_log_snr", final=final)
         np.testing.assert_allclose(levels.log_snr[:count], np.linspace(-10, 12, count))
@@ -156,24 +156,27 @@ def test_steps_at_and_reverse():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make_steps(TABLE, 0), "count=0: expected a whole number of steps, at least 1"),
-        (lambda: make_steps(TABLE, -3, "leading"), "count=-3"),
-        (lambda: make_steps(TABLE, 2.5), "count=2.5"),
+        (lambda: make_steps(TABLE, 0), "count is 0, expected a whole number of steps, at least 1"),
+        (lambda: make_steps(TABLE, -3, "leading"), "count is -3"),
+        (lambda: make_steps(TABLE, 2.5), "count is 2.5"),
         (lambda: make_steps(TABLE, 1001, "trailing"), "at most the table's 1000 steps"),
-        (lambda: make_steps(TABLE, 5, "nearest"), "spacing='nearest': expected one of uniform"),
-        (lambda: make_steps(TABLE, 5, final="last"), "final='last': expected clean or first"),
-        (lambda: make_steps(TABLE, 5, "leading", offset=200), "offset=200: steps 200 to 1000"),
-        (lambda: make_steps(TABLE, 5, "karras", rho=0), "rho=0"),
-        (lambda: make_steps(RectifiedFlow(), 5, "leading"), "RectifiedFlow: expected a table"),
-        (lambda: make_steps(RectifiedFlow(), 5, "karras"), "from -inf to inf: expected finite"),
+        (lambda: make_steps(TABLE, 5, "nearest"), "spacing is 'nearest', expected one of uniform"),
+        (lambda: make_steps(TABLE, 5, final="last"), "final is 'last', expected clean or first"),
+        (
+            lambda: make_steps(TABLE, 5, "leading", offset=200),
+            "offset is 200 with steps 200 to 1000, expected 0 to 999",
+        ),
+        (lambda: make_steps(TABLE, 5, "karras", rho=0), "rho is 0"),
+        (lambda: make_steps(RectifiedFlow(), 5, "leading"), "RectifiedFlow, expected a table"),
+        (lambda: make_steps(RectifiedFlow(), 5, "karras"), "from -inf to inf, expected finite"),
         (lambda: make_steps(TABLE, 1000, "leading", final="first"), "steps 999 and 1000 of Disc"),
         (lambda: steps_at(RectifiedFlow(), [0.5, 0.5]), "steps 0 and 1 of RectifiedFlow"),
-        (lambda: steps_at(RectifiedFlow(), [1.5]), "times: expected .* in \\[0, 1\\]"),
+        (lambda: steps_at(RectifiedFlow(), [1.5]), "times are .* in \\[0, 1\\], expected"),
         (
             lambda: pair_levels(Level(*np.array([[1, 0.5, 0.6]] * 4))),
             "levels 0 and 1 have log-SNR 1 and 0.5",
         ),
-        (lambda: pair_levels(Level(*np.ones((4, 1)))), "levels of shape \\(1,\\)"),
+        (lambda: pair_levels(Level(*np.ones((4, 1)))), "levels have shape \\(1,\\)"),
     ],
 )
 def test_bad_input(call, message):
@@ -225,10 +228,10 @@ def test_one_linear_quadratic_step():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "count=0: expected a whole number of steps"),
-        ((10, 0.025, 10), "linear_steps=10 of 10: expected 1 to 9"),
-        ((10, 0.6), "threshold=0.6: expected 0 < threshold <= 0.5"),
-        ((10, 0.0), "threshold=0.0"),
+        ((0,), "count is 0, expected a whole number of steps"),
+        ((10, 0.025, 10), "linear_steps is 10 of 10, expected 1 to 9"),
+        ((10, 0.6), "threshold is 0.6, expected 0 < threshold <= 0.5"),
+        ((10, 0.0), "threshold is 0.0"),
     ],
 )
 def test_linear_quadratic_times_that_cannot_be(arguments, message):

@@ -130,14 +130,17 @@ def test_a_changed_copy_has_its_own_table():
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (lambda: DiscreteSchedule("quadratic"), "kind='quadratic': expected one of linear"),
-        (lambda: DiscreteSchedule(count=2), "count=2: expected at least 3"),
-        (lambda: DiscreteSchedule(beta_first=0.0), "beta_first=0.0: expected 0 < beta_first < 1"),
-        (lambda: DiscreteSchedule(beta_last=1.0), "beta_last=1.0"),
+        (lambda: DiscreteSchedule("quadratic"), "kind is 'quadratic', expected one of linear"),
+        (lambda: DiscreteSchedule(count=2), "count is 2, expected at least 3"),
+        (
+            lambda: DiscreteSchedule(beta_first=0.0),
+            "beta_first is 0.0, expected 0 < beta_first < 1",
+        ),
+        (lambda: DiscreteSchedule(beta_last=1.0), "beta_last is 1.0"),
         (lambda: CustomTable((1.0, 0.0)), "log_snrs has 2 entries"),
-        (lambda: CustomTable((1.0, 2.0, 0.0)), r"log_snrs\[0:2\] = .* not monotone"),
+        (lambda: CustomTable((1.0, 2.0, 0.0)), r"log_snrs\[0:2\] is .* not monotone"),
         (lambda: CustomTable((3.0, 2.0, math.nan)), r"log_snrs\[1:3\]"),
-        (lambda: CustomTable.from_betas([0.1, -0.1, 0.2]), r"betas\[1\] = -0.1: .* not monotone"),
+        (lambda: CustomTable.from_betas([0.1, -0.1, 0.2]), r"betas\[1\] is -0.1, .* not monotone"),
         (lambda: CustomTable.from_betas([[0.1]]), r"shape \(1, 1\)"),
     ],
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.exact import gaussian_denoiser
-from jaxgen.diffusion.process.derived_schedules import Reframed
+from jaxgen.diffusion.process.derived_schedules import Rescaled
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.diffusion.samplers import (
@@ -30,7 +30,7 @@ from jaxgen.diffusion.samplers.orders import (
 )
 
 COSINE = CosineSchedule(-8, 8)
-COSINE_VE = Reframed(CosineSchedule(-3, 3), "ve")
+COSINE_VE = Rescaled(CosineSchedule(-3, 3), "ve")
 
 FIRST = {"DDIM": DDIM(), "angular": AngularDDIM(), "Euler": Euler(), "Euler vp": Euler("vp")}
 SECOND = {
@@ -59,16 +59,16 @@ THIRD = {
 }
 
 
-@pytest.mark.parametrize("frame", ["vp", "ve", "flow"])
-def test_first_and_second_order(frame):
+@pytest.mark.parametrize("scaling", ["vp", "ve", "flow"])
+def test_first_and_second_order(scaling):
     counts = (24, 48, 96)
-    errors = ode_errors({**FIRST, **SECOND}, Reframed(COSINE, frame), counts)
+    errors = ode_errors({**FIRST, **SECOND}, Rescaled(COSINE, scaling), counts)
     orders = {name: fitted_order(counts, values) for name, values in errors.items()}
     for name in FIRST:
         assert orders[name] == pytest.approx(1, abs=0.1), name
     for name in SECOND:
         assert orders[name] == pytest.approx(2, abs=0.15), name
-    # Second order is worth it: smaller errors with as many questions.
+    # Second order is worth it: smaller errors with as many evaluations.
     assert max(errors[name][1] for name in SECOND) < min(errors[name][2] for name in FIRST)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from chains import (
     COSINE,
-    FRAMES,
     KEY,
     MEAN,
     MIXTURE,
+    SCALINGS,
     VARIANCE,
     chain,
     level_at,
@@ -63,10 +63,10 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-@pytest.mark.parametrize("frame", FRAMES)
-def test_samplers_that_are_the_same(name, frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_samplers_that_are_the_same(name, scaling):
     one, other = SAME[name]
-    levels = make_steps(FRAMES[frame], 7, "uniform_log_snr", final="first")
+    levels = make_steps(SCALINGS[scaling], 7, "uniform_log_snr", final="first")
     np.testing.assert_allclose(run(one, levels), run(other, levels), rtol=3e-4, atol=3e-5)
 
 
@@ -85,7 +85,7 @@ def test_euler_for_flow_matching_is_euler():
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_euler_in_the_frame_vp_follows_the_circle():
+def test_euler_in_the_scaling_vp_follows_the_circle():
     """z - d v^ (the first order of cos(d) z - sin(d) v^)."""
     levels = make_steps(COSINE, 5, "uniform_angle")
     table = Euler().table(levels)
@@ -122,20 +122,20 @@ FIXED = {
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_the_frame_does_not_matter(name):
+def test_the_scaling_does_not_matter(name):
     """The same problem in other units gives the same sample, in those units."""
     final = "first" if name.endswith("of e") else "clean"
     results = {}
-    for frame, schedule in FRAMES.items():
+    for scaling, schedule in SCALINGS.items():
         levels = make_steps(schedule, 6, "uniform_angle", final=final)
         vp = make_steps(COSINE, 6, "uniform_angle", final=final)
         z = start(vp, 4) * float(levels.s[0] / vp.s[0])
-        results[frame] = run(FIXED[name], levels, z=z) / levels.a[-1]
-    for frame in ("ve", "flow"):
+        results[scaling] = run(FIXED[name], levels, z=z) / levels.a[-1]
+    for scaling in ("ve", "flow"):
         # In ve latents of deviation 400 come down to 1, in float32.
-        tolerance = 2e-3 if frame == "ve" or name in ("plms", "pndm") else 2e-4
+        tolerance = 2e-3 if scaling == "ve" or name in ("plms", "pndm") else 2e-4
         size = max(1.0, np.abs(results["vp"]).max())  # Adams' methods overshoot in so few steps
-        np.testing.assert_allclose(results[frame], results["vp"], atol=tolerance * size)
+        np.testing.assert_allclose(results[scaling], results["vp"], atol=tolerance * size)
 
 
 NOISIEST = {
@@ -186,7 +186,7 @@ def test_from_pure_noise_to_clean_data(name):
 
 @pytest.mark.parametrize("target", ["x", "v", "flow"])
 def test_a_network_at_both_ends(target):
-    """The first step from pure noise is to what the network says of the data, whatever it says."""
+    """The first step from pure noise is to the network's estimate of the data, whatever it is."""
     levels = make_steps(DiscreteSchedule(zero_terminal_snr=True), 4, "trailing")
     denoiser = make_denoiser(lambda z, t: jnp.tanh(z) + t[:, None] / 1e4, target)
     z = start(levels, 4)
@@ -216,14 +216,14 @@ def test_inversion_against_the_closed_form():
     np.testing.assert_allclose(ratios, 2, atol=0.4)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_round_trip(frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_round_trip(scaling):
     """Encode, then decode, on a mixture; by the rotation too, from the first level with noise."""
     x = jnp.array([[1.1, -0.3], [-0.8, 0.9], [-1.5, 0.6]])
-    levels = make_steps(FRAMES[frame], 60, "uniform_angle")
+    levels = make_steps(SCALINGS[scaling], 60, "uniform_angle")
     z = run(DDIM(), reverse_steps(levels), z=x)
     np.testing.assert_allclose(run(DDIM(), levels, z=jnp.asarray(z)), x, atol=0.15)
-    levels = make_steps(FRAMES[frame], 40, "uniform_angle", final="first")
+    levels = make_steps(SCALINGS[scaling], 40, "uniform_angle", final="first")
     for sampler in (AngularDDIM(), Heun(), DPMSolver(2)):
         z = run(sampler, reverse_steps(levels), z=x)
         tolerance = 0.2 if sampler == AngularDDIM() else 0.05
@@ -239,7 +239,7 @@ def test_what_cannot_encode_says_so():
     for sampler in (*one_way, DPMSolver(2, stochastic=True)):
         with pytest.raises(InputError, match="levels from data to noise"):
             sampler.table(rising)
-    with pytest.raises(InputError, match="eta=0\\.5 for levels from data to noise"):
+    with pytest.raises(InputError, match="eta is 0\\.5 for levels from data to noise"):
         DDIM(0.5).table(rising)
 
 
@@ -255,42 +255,48 @@ def test_clipping_keeps_samples_in_range():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: DDIM(-0.1), "eta=-0.1: expected a finite number >= 0"),
-        (lambda: DDIM(math.nan), "eta=nan"),
-        (lambda: Ancestral(1.5), "gamma=1.5: expected 0 <= gamma <= 1"),
-        (lambda: Euler("sub-vp"), "frame='sub-vp': expected vp, ve, flow or None"),
-        (lambda: DPMSolver(4), "order=4: expected 1, 2 or 3"),
-        (lambda: DPMSolver(2, "heun"), "variant='heun': expected exact or midpoint"),
-        (lambda: SingleStepDPMSolver(2, predicts="v"), "predicts='v': expected x or e"),
-        (lambda: StochasticKarras(COSINE, churn=-1), "churn=-1: expected a finite number >= 0"),
-        (lambda: StochasticKarras(COSINE, low=2, high=1), "low=2, high=1: expected low <= high"),
-        (lambda: LangevinCorrector(DDIM(), 0), "size=0: expected a finite number > 0"),
-        (lambda: LangevinCorrector(DDIM(), count=0), "count=0: expected at least 1"),
-        (lambda: LangevinCorrector(Heun()), "predictor=Heun: expected one without memory"),
-        (lambda: LangevinCorrector(DDIM(), rule="ald"), "rule='ald': expected snr or fixed"),
-        (lambda: Adams(5), "order=5: expected 1 to 4"),
-        (lambda: Adams(2, "t"), "variable='t': expected sigma or steps"),
+        (lambda: DDIM(-0.1), "eta is -0.1, expected a finite number >= 0"),
+        (lambda: DDIM(math.nan), "eta is nan"),
+        (lambda: Ancestral(1.5), "gamma is 1.5, expected 0 <= gamma <= 1"),
+        (lambda: Euler("sub-vp"), "scaling is 'sub-vp', expected vp, ve, flow or None"),
+        (lambda: DPMSolver(4), "order is 4, expected 1, 2 or 3"),
+        (lambda: DPMSolver(2, "heun"), "variant is 'heun', expected exact or midpoint"),
+        (lambda: SingleStepDPMSolver(2, predicts="v"), "predicts is 'v', expected x or e"),
+        (lambda: StochasticKarras(COSINE, churn=-1), "churn is -1, expected a finite number >= 0"),
+        (
+            lambda: StochasticKarras(COSINE, low=2, high=1),
+            "low is 2, high is 1, expected low <= high",
+        ),
+        (lambda: LangevinCorrector(DDIM(), 0), "size is 0, expected a finite number > 0"),
+        (lambda: LangevinCorrector(DDIM(), count=0), "count is 0, expected at least 1"),
+        (lambda: LangevinCorrector(Heun()), "predictor is Heun, expected one without memory"),
+        (lambda: LangevinCorrector(DDIM(), rule="ald"), "rule is 'ald', expected snr or fixed"),
+        (lambda: Adams(5), "order is 5, expected 1 to 4"),
+        (lambda: Adams(2, "t"), "variable is 't', expected sigma or steps"),
         (lambda: Adams(1, repeat_first=True), "repeat_first with order=1"),
         (lambda: Adams(1, runge_kutta=COSINE), "runge_kutta with order=1"),
-        (lambda: Adams(2, "steps", True, COSINE), "repeat_first with runge_kutta: expected one"),
+        (lambda: Adams(2, "steps", True, COSINE), "repeat_first with runge_kutta, expected one"),
         (
             lambda: Adams().table(
                 reverse_steps(Level(*(v[:-1] for v in make_steps(RectifiedFlow(), 4))))
             ),
             "Adams cannot end at infinite s / a",
         ),
-        (lambda: Midpoint(COSINE, eta=-1), "eta=-1: expected a finite number >= 0"),
-        (lambda: UniPC(4), "order=4: expected 1 to 3"),
-        (lambda: UniPC(2, "bh3"), "variant='bh3': expected bh1 or bh2"),
-        (lambda: SASolver(2, 5), "corrector_order=5: expected 1 to 4"),
-        (lambda: SASolver(tau=-1), "tau=-1: expected a finite number >= 0"),
-        (lambda: SASolver(predicts="v"), "predicts='v': expected x or e"),
-        (lambda: AnalyticDPM((-1.0,)), "unknown: expected finite variances"),
+        (lambda: Midpoint(COSINE, eta=-1), "eta is -1, expected a finite number >= 0"),
+        (lambda: UniPC(4), "order is 4, expected 1 to 3"),
+        (lambda: UniPC(2, "bh3"), "variant is 'bh3', expected bh1 or bh2"),
+        (lambda: SASolver(2, 5), "corrector_order is 5, expected 1 to 4"),
+        (lambda: SASolver(tau=-1), "tau is -1, expected a finite number >= 0"),
+        (lambda: SASolver(predicts="v"), "predicts is 'v', expected x or e"),
+        (
+            lambda: AnalyticDPM((-1.0,)),
+            "unknown is negative or infinite, expected finite variances",
+        ),
         (lambda: AnalyticDPM((0.1,)).table(make_steps(COSINE, 3)), "1 variances for 3 steps"),
-        (lambda: AnalyticDPM((0.1,), eta=2), "eta=2: expected 0 <= eta <= 1"),
+        (lambda: AnalyticDPM((0.1,), eta=2), "eta is 2, expected 0 <= eta <= 1"),
         (
             lambda: DPMSolver(2, predicts="e").table(make_steps(COSINE, 3)),
-            "predicts='e' with a last step to clean data",
+            "predicts is 'e' with a last step to clean data",
         ),
         (
             lambda: Heun("ve").table(make_steps(RectifiedFlow(), 3)),
@@ -298,7 +304,7 @@ def test_clipping_keeps_samples_in_range():
         ),
         (
             lambda: Euler().table(Level(*np.array([[0.5, 0.1], [0, 1], [0.4, 0.9], [0.4, 0.1]]))),
-            "levels are in none of the frames",
+            "levels have none of the scalings",
         ),
     ],
 )

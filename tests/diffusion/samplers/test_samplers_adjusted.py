@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import COSINE, FRAMES, MIXTURE, chain, run, run_many
+from chains import COSINE, MIXTURE, SCALINGS, chain, run, run_many
 
 from jaxgen.diffusion.exact import gaussian_denoiser
-from jaxgen.diffusion.process.derived_schedules import Reframed
+from jaxgen.diffusion.process.derived_schedules import Rescaled
 from jaxgen.diffusion.process.example_keys import example_keys, normal
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import CosineSchedule
@@ -19,10 +19,10 @@ from jaxgen.errors import InputError
 INFINITE = CosineSchedule(-np.inf, np.inf)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_by_the_letter(frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_by_the_letter(scaling):
     """Algorithm 3 of Heek et al. (2024) in numpy, example by example."""
-    levels = make_steps(FRAMES[frame], 5, "uniform_angle", final="first")
+    levels = make_steps(SCALINGS[scaling], 5, "uniform_angle", final="first")
     z = np.array([[0.3, -1.2], [2.0, 0.1], [-0.5, 0.7]], np.float32)
     found = run(AdjustedDDIM(), levels, z=z)
     for i in range(5):
@@ -67,7 +67,7 @@ def test_the_last_step_to_clean_data_returns_the_estimate():
 
 def test_first_order_to_the_solution_of_the_ode():
     counts = (96, 192, 384)
-    errors = ode_errors({"adjusted": AdjustedDDIM()}, Reframed(CosineSchedule(-8, 8), "vp"), counts)
+    errors = ode_errors({"adjusted": AdjustedDDIM()}, Rescaled(CosineSchedule(-8, 8), "vp"), counts)
     assert fitted_order(counts, errors["adjusted"]) == pytest.approx(1, abs=0.15)
 
 
@@ -102,7 +102,7 @@ def test_no_noise_in_a_latent_is_no_division_by_zero():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: AdjustedDDIM(-0.1), "share=-0.1: expected a finite number >= 0"),
+        (lambda: AdjustedDDIM(-0.1), "share is -0.1, expected a finite number >= 0"),
         (
             lambda: AdjustedDDIM().table(reverse_steps(make_steps(COSINE, 3))),
             "levels from data to noise",

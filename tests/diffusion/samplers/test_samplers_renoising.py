@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from chains import (
     COSINE,
-    FRAMES,
+    SCALINGS,
     VARIANCE,
     level_at,
     moments_through,
@@ -16,7 +16,7 @@ from chains import (
 )
 
 from jaxgen.diffusion.distillation.consistency import ConsistencySampler
-from jaxgen.diffusion.process.derived_schedules import Reframed
+from jaxgen.diffusion.process.derived_schedules import Rescaled
 from jaxgen.diffusion.process.example_keys import example_keys, normal
 from jaxgen.diffusion.process.levels import scales
 from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
@@ -34,45 +34,45 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-@pytest.mark.parametrize("frame", FRAMES)
-def test_at_both_ends_they_are_known_samplers(name, frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_at_both_ends_they_are_known_samplers(name, scaling):
     one, other = ENDS[name]
-    levels = make_steps(FRAMES[frame], 7, "uniform_angle")
+    levels = make_steps(SCALINGS[scaling], 7, "uniform_angle")
     np.testing.assert_allclose(run(one, levels), run(other, levels), rtol=3e-4, atol=3e-5)
 
 
-def down_and_up(levels, i, log_snr, frame):
+def down_and_up(levels, i, log_snr, scaling):
     """Weights of x^, e^ and noise: to a level by DDIM, then up with the noise in between."""
-    a_down, s_down = scales(log_snr, frame)
+    a_down, s_down = scales(log_snr, scaling)
     keep = levels.a[i + 1] / a_down
     up = np.sqrt(levels.s[i + 1] ** 2 - (keep * s_down) ** 2)
     return keep * a_down, keep * s_down, up
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_tcd_by_the_letter(frame):
-    schedule, gamma = FRAMES[frame], 0.35
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_tcd_by_the_letter(scaling):
+    schedule, gamma = SCALINGS[scaling], 0.35
     levels = make_steps(schedule, 6, final="first")
     table = TCD(schedule, gamma).table(levels)
     for i in range(5):
         log_snr = schedule.log_snr((1 - gamma) * levels.t[i + 1])
-        wanted = down_and_up(levels, i, log_snr, frame)
+        wanted = down_and_up(levels, i, log_snr, scaling)
         np.testing.assert_allclose([*table.weights[i], table.noise[i]], wanted, rtol=1e-5)
     assert table.noise[5] == 0
     total = np.hypot(table.weights[:, 1], table.noise)
     np.testing.assert_allclose(total, levels.s[1:], rtol=1e-6)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_ancestral_flow_by_the_letter(frame):
-    """u' (1 - eta (1 - u'/u)) in the time of straight lines, whatever the frame."""
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_ancestral_flow_by_the_letter(scaling):
+    """u' (1 - eta (1 - u'/u)) in the time of straight lines, whatever the scaling."""
     eta = 0.6
-    levels = make_steps(FRAMES[frame], 6, "uniform_angle")
+    levels = make_steps(SCALINGS[scaling], 6, "uniform_angle")
     table = FlowAncestral(eta).table(levels)
     u = levels.s / (levels.a + levels.s)
     for i in range(5):
         down = u[i + 1] * (1 + (u[i + 1] / u[i] - 1) * eta)
-        wanted = down_and_up(levels, i, 2 * np.log((1 - down) / down), frame)
+        wanted = down_and_up(levels, i, 2 * np.log((1 - down) / down), scaling)
         np.testing.assert_allclose([*table.weights[i], table.noise[i]], wanted, rtol=1e-5)
     assert table.noise[5] == 0
 
@@ -126,7 +126,7 @@ def test_moments_of_many_samples(sampler):
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize(
     "schedule",
-    [CosineSchedule(-6, 8), KarrasSchedule(0.01, 20.0), Reframed(CosineSchedule(-6, 8), "flow")],
+    [CosineSchedule(-6, 8), KarrasSchedule(0.01, 20.0), Rescaled(CosineSchedule(-6, 8), "flow")],
     ids=["vp", "ve", "flow"],
 )
 def test_euler_maruyama_follows_the_sde(schedule, eta):
@@ -180,15 +180,15 @@ def test_other_options_compile_nothing():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TCD(COSINE, 1.5), "gamma=1.5: expected 0 <= gamma <= 1"),
-        (lambda: FlowAncestral(-0.1), "eta=-0.1: expected 0 <= eta <= 1"),
-        (lambda: EulerMaruyama(COSINE, -0.5), "eta=-0.5: expected a finite number >= 0"),
-        (lambda: EulerMaruyama("cosine"), "schedule='cosine': expected a Schedule"),
+        (lambda: TCD(COSINE, 1.5), "gamma is 1.5, expected 0 <= gamma <= 1"),
+        (lambda: FlowAncestral(-0.1), "eta is -0.1, expected 0 <= eta <= 1"),
+        (lambda: EulerMaruyama(COSINE, -0.5), "eta is -0.5, expected a finite number >= 0"),
+        (lambda: EulerMaruyama("cosine"), "schedule is 'cosine', expected a Schedule"),
         (
             lambda: EulerMaruyama(KarrasSchedule()).table(make_steps(COSINE, 3)),
-            "level 0 at t=1 has log-SNR -12 and a=0.00247.*: expected those of KarrasSchedule",
+            "level 0 at t=1 has log-SNR -12 and a=0.00247.*, expected those of KarrasSchedule",
         ),
-        (lambda: BlendedDDIM(1.5), "share=1.5: expected 0 <= share <= 1"),
+        (lambda: BlendedDDIM(1.5), "share is 1.5, expected 0 <= share <= 1"),
         (
             lambda: TCD(COSINE).table(reverse_steps(make_steps(COSINE, 3))),
             "levels from data to noise",

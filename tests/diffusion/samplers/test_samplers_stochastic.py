@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from chains import (
     COSINE,
-    FRAMES,
     KEY,
     MEAN,
     MIXTURE,
+    SCALINGS,
     VARIANCE,
     level_at,
     moments_through,
@@ -35,7 +35,7 @@ from jaxgen.diffusion.samplers import (
     DPMSolver,
     Euler,
     LangevinCorrector,
-    LearntAncestral,
+    LearnedAncestral,
     Midpoint,
     SASolver,
     SingleStepDPMSolver,
@@ -46,10 +46,10 @@ from jaxgen.diffusion.samplers.sampling import sample
 from jaxgen.errors import InputError
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_ancestral_steps_follow_from_bayes_rule(frame):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_ancestral_steps_follow_from_bayes_rule(scaling):
     """p(z'|z, x) from the prior N(a' x, s'^2) and the likelihood of z = a_ z' + s_ noise."""
-    levels = make_steps(FRAMES[frame], 9)
+    levels = make_steps(SCALINGS[scaling], 9)
     now, after = (Level(*(v[k] for v in levels)) for k in (slice(0, 8), slice(1, 9)))
     a_ = now.a / after.a
     s_ = np.sqrt(now.s**2 - a_**2 * after.s**2)
@@ -104,7 +104,7 @@ def test_moments_of_ancestral_sampling():
     assert x.var() == pytest.approx(variance, rel=0.04)
 
 
-def test_learnt_fraction():
+def test_learned_fraction():
     """A constant fraction is gamma; a fraction per number is used per number."""
 
     def with_fraction(fraction):
@@ -114,7 +114,7 @@ def test_learnt_fraction():
 
     levels = make_steps(COSINE, 6)
     for fraction in (0.0, 0.4, 1.0):
-        found = run(LearntAncestral(), levels, with_fraction(fraction))
+        found = run(LearnedAncestral(), levels, with_fraction(fraction))
         np.testing.assert_allclose(found, run(Ancestral(fraction), levels), rtol=1e-4, atol=1e-5)
     gaussian = gaussian_denoiser(jnp.zeros(2), jnp.eye(2) * VARIANCE)
 
@@ -123,22 +123,22 @@ def test_learnt_fraction():
             fraction=jnp.broadcast_to(jnp.array([0.0, 1.0]), z.shape)
         )
 
-    found = run(LearntAncestral(), levels, split)
+    found = run(LearnedAncestral(), levels, split)
     for i, gamma in enumerate((0.0, 1.0)):
         wanted = run(Ancestral(gamma), levels, gaussian)
         np.testing.assert_allclose(found[:, i], wanted[:, i], rtol=1e-4, atol=1e-5)
-    with pytest.raises(InputError, match="made with learnt_variance=True"):
-        run(LearntAncestral(), levels)
+    with pytest.raises(InputError, match="made with learned_variance=True"):
+        run(LearnedAncestral(), levels)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("count", [2, 5])
-def test_analytic_variance_is_exact_for_a_gaussian(frame, count):
+def test_analytic_variance_is_exact_for_a_gaussian(scaling, count):
     """Then p(z'|z) is Gaussian: its moments are those of the latents at every level, in few steps.
 
     The usual variances are far off with so few.
     """
-    levels = make_steps(FRAMES[frame], count, "uniform_angle", final="first")
+    levels = make_steps(SCALINGS[scaling], count, "uniform_angle", final="first")
     unknown = levels.s**2 * VARIANCE / (levels.a**2 * VARIANCE + levels.s**2)
     for eta in (1.0, 0.6):
         sampler = AnalyticDPM(tuple(unknown[:-1]), eta)
@@ -214,7 +214,7 @@ def test_churn_by_the_letter():
     wanted = churned + (after - hat) / 2 * (here + there)
     found = sample(sampler, MIXTURE, z, jax.tree.map(lambda v: v[2:4], table), KEY)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
-    # The network is told the time of the churned level.
+    # The network is conditioned on the time of the churned level.
     assert table.now.s[2] == pytest.approx(hat, rel=1e-6)
     assert table.now.t[2] == pytest.approx(float(schedule.time(-2 * np.log(hat))), rel=1e-5)
 

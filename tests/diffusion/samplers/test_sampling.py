@@ -76,7 +76,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_nothing_is_compiled_anew(name):
+def test_nothing_is_recompiled(name):
     """For another seed, guidance scale, place or width of the same number of steps."""
     sampler = SAMPLERS[name]
     counted = Counted(sampler)
@@ -151,12 +151,14 @@ def test_size_of_the_program_does_not_grow_with_the_steps(sampler):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_one_question_per_row(name):
-    """The denoiser is asked once for each row (twice with a corrector), by count at run time."""
-    asked = []
+def test_one_evaluation_per_row(name):
+    """The denoiser is evaluated once for each row (twice with a corrector), by count at run
+    time.
+    """
+    evaluated = []
 
     def denoiser(z, level):
-        jax.debug.callback(lambda t: asked.append(float(t)), level.t[0])
+        jax.debug.callback(lambda t: evaluated.append(float(t)), level.t[0])
         return DENOISER(z, level)
 
     sampler = SAMPLERS[name]
@@ -164,9 +166,9 @@ def test_one_question_per_row(name):
     sample(sampler, denoiser, jnp.ones((2, 2)), table, jax.random.key(0)).block_until_ready()
     jax.effects_barrier()
     rows = {"heun": 11, "churn": 11, "langevin": 12}.get(name, 6)
-    assert len(asked) == rows
+    assert len(evaluated) == rows
     times = np.repeat(table.now.t, 2 if name == "langevin" else 1)
-    np.testing.assert_allclose(sorted(asked), sorted(times), rtol=1e-6)
+    np.testing.assert_allclose(sorted(evaluated), sorted(times), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

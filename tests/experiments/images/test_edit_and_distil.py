@@ -10,7 +10,7 @@ from picture_folder import run_here, write_pictures
 
 from experiments.images import distil as distil_images
 from experiments.images.distil_guided import widened
-from experiments.images.support.image_quality import FRECHET, UNJUDGED, Judge
+from experiments.images.support.image_quality import FRECHET, NOT_EVALUATED, Evaluator
 from experiments.images.support.image_training import open_model
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
@@ -43,14 +43,16 @@ def is_picture(path: pathlib.Path) -> bool:
     return min(pixels_YXC.shape[:2]) > 100 and pixels_YXC[..., :3].std() > 0.05
 
 
-def test_distillation_halves_the_steps_and_judges_everyone(model, pictures, tmp_path, monkeypatch):
+def test_distillation_halves_the_steps_and_evaluates_everyone(
+    model, pictures, tmp_path, monkeypatch
+):
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, *TRAINING]
     arguments += ["--start", "4", "--evaluate", "16", "--methods", "ddim", "heun"]
-    arguments += ["--questions", "1", "2"]
+    arguments += ["--nfe", "1", "2"]
     assert run_here("distil_images", arguments, monkeypatch) == 0
     found = figures(tmp_path)
     assert set(found["student"]) == {"2", "1"}
-    # Heun asks twice a step.
+    # Heun evaluates twice a step.
     assert set(found["ddim"]) == {"1", "2"}
     assert set(found["heun"]) == {"2"}
     assert all(0 <= f["accuracy"] <= 1 for f in found["student"].values())
@@ -64,35 +66,35 @@ def test_distillation_halves_the_steps_and_judges_everyone(model, pictures, tmp_
         teacher, student = (open_model(folder) for folder in (model, tmp_path / "2"))
     distance = jax.tree.map(lambda a, b: abs(a - b).max(), teacher.params, student.params)
     assert 0 < max(jax.tree.leaves(distance)) < 0.1
-    # Run again, nothing is trained anew.
+    # Run again, nothing is retrained.
     before = (tmp_path / "1" / "metrics.jsonl").read_bytes()
     assert run_here("distil_images", arguments, monkeypatch) == 0
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
     assert figures(tmp_path)["student"] == found["student"]
 
 
-def test_one_student_for_every_strength(model, pictures, tmp_path, monkeypatch):
+def test_one_student_for_every_guidance_weight(model, pictures, tmp_path, monkeypatch):
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, *TRAINING]
-    arguments += ["--start", "4", "--stop", "2", "--strengths", "0", "3", "--evaluate", "16"]
+    arguments += ["--start", "4", "--stop", "2", "--guidance-weights", "0", "3", "--evaluate", "16"]
     assert run_here("distil_guided", arguments, monkeypatch) == 0
     found = figures(tmp_path)
     assert set(found) == {"real, held out", "teacher", "matched", "2"}
     assert all(set(found[name]) == {"0", "3"} for name in ("teacher", "matched", "2"))
-    assert is_picture(tmp_path / "strengths.png")
+    assert is_picture(tmp_path / "weights.png")
     assert f"{found['2']['3']['Fréchet distance']:.3f}" in (tmp_path / "table.md").read_text()
     # The student of stage one is the teacher's network and has begun to listen to w.
     import jax
 
     with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
-        teacher, told = open_model(model), open_model(tmp_path / "matched")
+        teacher, student = open_model(model), open_model(tmp_path / "matched")
         label_B, z = jax.numpy.array([0, 1]), jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
         level = jax.tree.map(jax.numpy.float32, teacher.config.schedule.at(np.float64(0.5)))
-        start = widened(teacher, told.config)
+        start = widened(teacher, student.config)
         ask = lambda config, params, w: config.make_denoiser(params, label_B, w)(z, level).x  # noqa: E731
         plain = ask(teacher.config, teacher.params, None)
         for w in (0.0, 3.0):
-            np.testing.assert_allclose(ask(told.config, start, w), plain, atol=1e-6)
-        heard = ask(told.config, told.params, 3.0) - ask(told.config, told.params, 0.0)
+            np.testing.assert_allclose(ask(student.config, start, w), plain, atol=1e-6)
+        heard = ask(student.config, student.params, 3.0) - ask(student.config, student.params, 0.0)
         assert abs(heard).max() > 1e-4
     before = (tmp_path / "2" / "metrics.jsonl").read_bytes()
     assert run_here("distil_guided", arguments, monkeypatch) == 0
@@ -158,21 +160,21 @@ def test_images_without_classes(pictures, tmp_path, monkeypatch, capfd):
     assert "accuracy" not in found["guidance"]["0"]
     assert found["inpainting"] == {}
     said = (tmp_path / "uses" / "guidance.md").read_text()
-    assert said.startswith(UNJUDGED)
+    assert said.startswith(NOT_EVALUATED)
     assert said in capfd.readouterr()[0]
     assert is_picture(tmp_path / "uses" / "guidance.png")
     compared = ["--data", flat, "--workdir", tmp_path / "tables", *TRAINING, *NETWORK]
     assert run_here("diffusion_tables", compared, monkeypatch) == 2
-    assert f"{flat}: images of 0 classes; expected at least two" in capfd.readouterr()[1]
+    assert f"{flat}: images of 0 classes, expected at least two" in capfd.readouterr()[1]
     assert not (tmp_path / "tables").exists()
 
 
-def test_students_of_images_that_cannot_be_judged(tmp_path):
+def test_students_of_images_that_cannot_be_evaluated(tmp_path):
     """Without features there is a sentence, without held-out images a picture all the same."""
-    config = distil_images.Config(model="none", methods=("ddim",), questions=(1, 2))
+    config = distil_images.Config(model="none", methods=("ddim",), nfe=(1, 2))
     rows = {"ddim": {"1": {}, "2": {}}, "student": {"1": {}}}
     distil_images.show_figures(config, tmp_path, {"real, held out": {}, **rows})
-    assert (tmp_path / "table.md").read_text() == f"{UNJUDGED}.\n"
+    assert (tmp_path / "table.md").read_text() == f"{NOT_EVALUATED}.\n"
     assert not (tmp_path / "steps.png").exists()
     known = {name: {n: {FRECHET: 2.0 + int(n)} for n in row} for name, row in rows.items()}
     distil_images.show_figures(config, tmp_path, {"real, held out": {"accuracy": 1.0}, **known})
@@ -180,14 +182,14 @@ def test_students_of_images_that_cannot_be_judged(tmp_path):
     assert is_picture(tmp_path / "steps.png")
 
 
-def test_no_samples_are_drawn_that_cannot_be_judged(tmp_path):
+def test_no_samples_are_drawn_that_cannot_be_evaluated(tmp_path):
     def draw(*_):
         raise AssertionError("drawn")
 
     config = distil_images.Config(model="none")
-    judge = Judge(None, None, None, None)
+    evaluator = Evaluator(None, None, None, None)
     args = (None, "ddim", 4, 0.0, tmp_path)
-    assert distil_images.judge_model(config, draw, judge, *args) == {}
+    assert distil_images.evaluate_model(config, draw, evaluator, *args) == {}
     assert not any(tmp_path.iterdir())
 
 
@@ -213,15 +215,19 @@ def test_no_inpainting_without_a_null_class(pictures, tmp_path, monkeypatch, cap
     ("name", "arguments", "message"),
     [
         ("distil_images", ["--start", "12"], "expected start to be stop times a power of two"),
-        ("distil_images", ["--questions", "0"], "expected numbers of at least 1"),
-        ("distil_guided", ["--strongest", "0"], "strongest is 0.0, expected more than 0"),
+        ("distil_images", ["--nfe", "0"], "expected numbers of at least 1"),
+        (
+            "distil_guided",
+            ["--max-guidance-weight", "0"],
+            "max_guidance_weight is 0.0, expected more than 0",
+        ),
         ("distil_guided", ["--start", "6"], "expected start to be stop times a power of two"),
         ("image_uses", ["--upsampling", "3"], "expected a divisor of both sides of the images"),
         ("diffusion_tables", ["--ema-decay", "1.5"], "ema_decay is 1.5, expected 0 <= ema_decay"),
         ("image_uses", ["--levels", "0"], "levels is 0, expected 1 or more"),
         ("image_uses", ["--data", "digits"], "digits: images of (8, 8, 1) with 10 classes"),
         ("image_uses", ["--model", "nowhere"], "nowhere/checkpoints: no such folder"),
-        ("diffusion_tables", ["--targets", "y"], "target='y': expected one of"),
+        ("diffusion_tables", ["--targets", "y"], "target is 'y', expected one of"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_code_2(

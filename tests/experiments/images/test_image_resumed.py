@@ -1,4 +1,4 @@
-"""A run that goes on elsewhere: on another mesh, in two processes instead of one."""
+"""A run that resumes elsewhere: on another mesh, in two processes instead of one."""
 
 import pathlib
 

@@ -1,8 +1,8 @@
 """Denoisers of images over data, fsdp and model: as on one device, and no more sent than must be.
 
-What must travel, per device: gradients of all parameters are summed over the devices that share the
-batch; parameters that are stored in parts (fsdp) are gathered once; and every block is summed over
-``model`` twice forward and twice backward, after attention and after the perceptron.
+The communication volume, per device: gradients of all parameters are summed over the devices that
+share the batch; parameters that are stored in parts (fsdp) are gathered once; and every block is
+summed over ``model`` twice forward and twice backward, after attention and after the MLP.
 """
 
 import functools
@@ -101,11 +101,11 @@ def sampling(description, sampler):
         layout = layout_on(mesh)
         program, arguments = sampling_program(CONFIG, layout, B, flags)
         compiled = program.lower(*arguments).compile(FAST)
-        _, _, table, noisiest, _, _, strength = arguments
+        _, _, table, noisiest, _, _, guidance_weight = arguments
         labels = (np.arange(B) % CLASSES).astype(np.int32)
         given = put_batch({"index": np.arange(B, dtype=np.int32), "label": labels}, mesh)
         samples = compiled(
-            random_params(layout), table, noisiest, given, jax.random.key(3), strength
+            random_params(layout), table, noisiest, given, jax.random.key(3), guidance_weight
         )
         return np.asarray(samples), communication(compiled)
 
@@ -155,7 +155,7 @@ def split(description):
 
 
 def parts(layout, axes):
-    """The parameters that lie in parts along some axes: what a device has of each, in numbers.
+    """The parameters that are sharded along some axes: what a device has of each, in numbers.
 
     Args:
       layout: of the parameters.

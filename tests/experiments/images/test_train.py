@@ -87,8 +87,8 @@ def test_figures_are_sensible(reference):
     found = figures(reference)
     assert found["updates"] == STEPS
     assert found["skipped updates"] == 0
-    # DDIM asks once a step; guidance doubles the questions.
-    assert found["questions per sample"] == 6
+    # DDIM evaluates once a step; guidance doubles the evaluations.
+    assert found["NFE per sample"] == 6
     rows = ("real, held out", "samples, guidance 0", "samples, guidance 1")
     for row in rows:
         assert 0 <= found[row]["accuracy"] <= 1
@@ -156,16 +156,16 @@ def _after(step, function):
     return lambda record, state: function(record, state) if record["step"] >= step else None
 
 
-def test_another_sampler_in_the_same_folder_trains_nothing_anew(
+def test_another_sampler_in_the_same_folder_does_not_retrain(
     reference, pictures, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(reference, tmp_path / "copy")
     arguments = [*FLAGS, "--data", pictures, "--workdir", folder, "--sampler", "heun"]
     assert run([*arguments, "--evaluate", "0", "--guidance", "0"], monkeypatch) == 0
     assert losses(folder) == losses(reference)
-    # Heun asks twice a step, but once in the last one.
-    assert figures(folder)["questions per sample"] == 5
-    # Nothing was judged, and the old table is not of these samples.
+    # Heun evaluates twice a step, but once in the last one.
+    assert figures(folder)["NFE per sample"] == 5
+    # Nothing was evaluated, and the old table is not of these samples.
     assert (folder / "samples.png").read_bytes() != (reference / "samples.png").read_bytes()
     assert not (folder / "table.md").exists()
 
@@ -217,10 +217,10 @@ def test_every_network_gives_a_model_that_can_be_trained(network):
         (["--sampler", "magic"], "invalid choice 'magic' for argument '--sampler'"),
         (["--network", "mlp"], "invalid choice 'mlp' for argument '--network'"),
         (["--target", "y"], "target is 'y', expected one of v, e, x, both"),
-        (["--weighting", "none"], "weighting='none': expected one of"),
+        (["--weighting", "none"], "weighting is 'none', expected one of"),
         (["--class-dropout", "0"], "guidance is 1.0, but the network has no null class"),
         (["--network", "unet"], "patch is 4, but the network is a U-Net"),
-        (["--batch-size", "1000"], "pictures0: batch_size is 1000; expected at most the number"),
+        (["--batch-size", "1000"], "pictures0: batch_size is 1000, expected at most the number"),
         (["--steps", "0"], "steps is 0, expected 1 or more"),
         (["--evaluate", "-1"], "evaluate is -1, expected 0 or more"),
         (["--training-steps", "0"], "training_steps is 0, expected 1 or more"),
@@ -265,7 +265,7 @@ def test_an_unreadable_image_is_named(pictures, tmp_path, monkeypatch, capfd):
         (b"", "not a safetensors file"),
         (b"PK\x03\x04 as torch writes", "not a safetensors file"),
         (b"\x40\0\0\0\0\0\0\0{", "truncated in its header"),
-        (None, "Conv2d_1a_3x3.bn.bias is missing; expected the 470 tensors of pytorch-fid's"),
+        (None, "Conv2d_1a_3x3.bn.bias is missing, expected the 470 tensors of pytorch-fid's"),
     ],
     ids=["empty", "torch", "cut", "another network"],
 )
@@ -292,7 +292,9 @@ def test_a_folder_without_images_to_train_on_is_named(pictures, tmp_path, monkey
     assert capfd.readouterr()[1] == f"error: {tmp_path / 'set'}: no part 'train'; it has test\n"
 
 
-def test_why_images_of_one_class_are_not_judged_is_said(pictures, tmp_path, monkeypatch, capfd):
+def test_why_images_of_one_class_are_not_evaluated_is_reported(
+    pictures, tmp_path, monkeypatch, capfd
+):
     shutil.copytree(pictures / "dot", tmp_path / "set" / "dot")
     arguments = [*FLAGS, "--data", tmp_path / "set", "--workdir", tmp_path / "run"]
     assert run(arguments, monkeypatch) == 0
@@ -315,16 +317,16 @@ def test_with_inception_images_need_no_classes(classes, tmp_path, monkeypatch):
     labels = np.zeros(30, np.int32) if classes else None
     parts = {"train": (0, 20), "test": (20, 30)}
     images = ImageSet("some", bytes_NYXC, labels, classes, parts)
-    judge = image_quality.make_judge(images, tmp_path, inception={})
-    found = image_quality.held_out_figures(judge, images, 10)
+    evaluator = image_quality.make_evaluator(images, tmp_path, inception={})
+    found = image_quality.held_out_figures(evaluator, images, 10)
     assert set(found) == set(image_quality.COLUMNS) - {"accuracy"}
-    alone = image_quality.make_judge(
+    alone = image_quality.make_evaluator(
         ImageSet("one", bytes_NYXC[:1], None, (), {"train": (0, 1)}), tmp_path / "1", inception={}
     )
     assert alone.figures(to_unit(bytes_NYXC), None) == {}
 
 
-def test_features_of_other_weights_of_inception_are_taken_anew(tmp_path, monkeypatch):
+def test_features_of_other_weights_of_inception_are_recomputed(tmp_path, monkeypatch):
     """Kept features would be compared with samples' features of another network, in silence."""
     monkeypatch.setattr(
         image_quality,
@@ -336,8 +338,8 @@ def test_features_of_other_weights_of_inception_are_taken_anew(tmp_path, monkeyp
 
     def distance(weight):
         params = {"stem": {"kernel": np.float32(weight)}}
-        judge = image_quality.make_judge(images, tmp_path, inception=params)
-        return image_quality.held_out_figures(judge, images, 10)["Fréchet distance"]
+        evaluator = image_quality.make_evaluator(images, tmp_path, inception=params)
+        return image_quality.held_out_figures(evaluator, images, 10)["Fréchet distance"]
 
     once = distance(1)
     np.testing.assert_allclose(distance(3), 9 * once, rtol=1e-4)

@@ -44,7 +44,7 @@ def test_the_21_rows_of_the_paper():
         *((classes, 3) for classes in (150, 200, 500, 1000, 2000)),
         *((500, order) for order in (4, 5)),
     ]
-    # Sums over the column of test perplexities, a guard against slips of the pen.
+    # Sums over the column of test perplexities, a guard against typos.
     assert sum(row.paper[2] for row in TABLE_1) == 6292
     assert sum(row.paper[1] for row in TABLE_1) == 6589
     assert ROWS["MLP9"].network.hidden == 100
@@ -54,7 +54,7 @@ def test_the_21_rows_of_the_paper():
 def test_rows_are_chosen_by_name():
     assert [row.name for row in chosen_rows(["MLP9,MLP10", "KN3"])] == ["MLP9", "MLP10", "KN3"]
     assert chosen_rows([]) == tuple(ROWS.values())
-    with pytest.raises(InputError, match="there is no row 'MLP11'; expected some of MLP1, "):
+    with pytest.raises(InputError, match="there is no row 'MLP11', expected some of MLP1, "):
         chosen_rows(["MLP11"])
 
 

@@ -158,7 +158,7 @@ def test_top_k_and_samples():
 
 @pytest.mark.parametrize("mesh", ["data=8", "data=2,model=4", "data=2,fsdp=2,model=2"])
 def test_sharded_equals_unsharded(mesh):
-    """Loss, gradients and distribution, with parameters born sharded and 20 nodes padded to 24."""
+    """Loss, gradients and distribution, with sharded parameters and 20 nodes padded to 24."""
     config = make_config(output_blocks=8)
     model = config.make_model()
 

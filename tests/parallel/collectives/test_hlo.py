@@ -259,7 +259,7 @@ def test_branches_in_both_notations() -> None:
 def test_text_that_cannot_be_read() -> None:
     with pytest.raises(InputError, match="no ENTRY computation"):
         communication_of_text("stablehlo.all_reduce", MESH)
-    with pytest.raises(InputError, match="compiled for 16 devices; expected 8"):
+    with pytest.raises(InputError, match="compiled for 16 devices, expected 8"):
         communication_of_text(dedent(GPU).replace("partitions=8", "partitions=16"), MESH)
     with pytest.raises(InputError, match="unknown notation of replica groups"):
         one("f32[4,8] all-reduce(%x), replica_groups=<0,1>")

@@ -305,5 +305,5 @@ def test_one_device_talks_to_nobody() -> None:
 
 def test_a_program_for_another_number_of_devices_is_refused() -> None:
     compiled = jax.jit(lambda x: x.sum()).lower(sharded(mesh_of(2, 2, 2), "data")).compile()
-    with pytest.raises(InputError, match="compiled for 8 devices; expected 4"):
+    with pytest.raises(InputError, match="compiled for 8 devices, expected 4"):
         communication(compiled, mesh=mesh_of(1, 2, 2))

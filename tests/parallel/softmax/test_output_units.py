@@ -460,7 +460,7 @@ BYTES_ALONG_MODEL = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_no_operation_sends_its_logits(name):
-    """Only sums and maxima travel along `model`, and their bytes do not depend on V."""
+    """The collectives along `model` are sums and maxima, and their bytes do not depend on V."""
     found = []
     for size in (37, 3000):
         problem = Problem.random(size)

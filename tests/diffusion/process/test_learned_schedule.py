@@ -13,13 +13,13 @@ from jaxgen.diffusion.objectives.decoders import continuous_decoder
 from jaxgen.diffusion.objectives.losses import diffusion_loss
 from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
 from jaxgen.diffusion.objectives.variational import continuous_bound
-from jaxgen.diffusion.process.learnt_schedule import LearntSchedule, LearntScheduleConfig
+from jaxgen.diffusion.process.learned_schedule import LearnedSchedule, LearnedScheduleConfig
 from jaxgen.diffusion.process.schedules import check_monotone
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.errors import InputError
 
 KEY = jax.random.key(2)
-CONFIG = LearntScheduleConfig(features=16)
+CONFIG = LearnedScheduleConfig(features=16)
 TIMES = np.linspace(0, 1, 33)
 
 
@@ -37,7 +37,7 @@ def random_schedule(seed, scale=3.0, config=CONFIG):
     }
     if config.learn_ends:
         params["fall"] = jnp.asarray(rng.uniform(5, 30), jnp.float32)
-    return LearntSchedule(params, config)
+    return LearnedSchedule(params, config)
 
 
 def numpy_log_snr(params, t):
@@ -58,9 +58,9 @@ def numpy_log_snr(params, t):
 
 def test_it_begins_with_the_ends_of_its_configuration():
     for learn_ends in (True, False):
-        config = LearntScheduleConfig(8, -5.0, 13.3, learn_ends)
+        config = LearnedScheduleConfig(8, -5.0, 13.3, learn_ends)
         params = initial(config)
-        schedule = LearntSchedule(params, config)
+        schedule = LearnedSchedule(params, config)
         np.testing.assert_allclose(schedule.log_snr(TIMES[[0, -1]]), [13.3, -5], rtol=1e-6)
         assert ("top" in params) == ("fall" in params) == learn_ends
         at = config.make_model().apply({"params": params}, jnp.asarray(TIMES))
@@ -68,7 +68,7 @@ def test_it_begins_with_the_ends_of_its_configuration():
 
 
 def test_parameters_carry_names_of_their_axes():
-    shapes = jax.eval_shape(LearntScheduleConfig().make_model().init, KEY, jnp.zeros(()))["params"]
+    shapes = jax.eval_shape(LearnedScheduleConfig().make_model().init, KEY, jnp.zeros(()))["params"]
     assert {name: (leaf.names, leaf.value.shape) for name, leaf in shapes.items()} == {
         **dict.fromkeys(("slope", "top", "fall"), ((), ())),
         **dict.fromkeys(("inner", "outer", "bias"), (("hidden",), (1024,))),
@@ -76,7 +76,7 @@ def test_parameters_carry_names_of_their_axes():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_it_is_monotone_whatever_is_learnt(seed):
+def test_it_is_monotone_whatever_is_learned(seed):
     schedule = random_schedule(seed)
     check_monotone(schedule)
     assert (schedule.derivative(TIMES) < 0).all()
@@ -124,10 +124,10 @@ def test_gradients_of_the_inverse_reach_the_parameters():
     log_snr = jnp.float32(schedule.log_snr(0.4))
 
     def time(params):
-        return LearntSchedule(params, CONFIG).time(log_snr)
+        return LearnedSchedule(params, CONFIG).time(log_snr)
 
     def value(params):
-        return LearntSchedule(params, CONFIG).log_snr(jnp.float32(0.4))
+        return LearnedSchedule(params, CONFIG).log_snr(jnp.float32(0.4))
 
     found, rise = jax.jit(lambda p: (jax.grad(time)(p), jax.grad(value)(p)))(schedule.params)
     assert set(found) == {"slope", "inner", "outer", "bias", "top", "fall"}
@@ -145,7 +145,7 @@ def bound_of(config, denoiser, x):
             denoiser,
             x,
             key,
-            schedule=LearntSchedule(params, config),
+            schedule=LearnedSchedule(params, config),
             decoder=continuous_decoder,
             times=LowDiscrepancy(),
         )
@@ -164,7 +164,7 @@ def gaussian_case(batch=1 << 14):
 
 def test_the_ends_move_towards_a_tighter_bound():
     """From ends that are too narrow: down at t = 1, up at t = 0, as the closed form says."""
-    config = LearntScheduleConfig(8, -1.0, 1.0)
+    config = LearnedScheduleConfig(8, -1.0, 1.0)
     x, denoiser, variance = gaussian_case()
     total = bound_of(config, denoiser, x)[0]
     slopes = jax.jit(jax.grad(total))(initial(config), KEY)
@@ -187,7 +187,7 @@ def test_the_ends_move_towards_a_tighter_bound():
 
 
 def test_what_is_between_the_ends_changes_the_variance_alone():
-    config = LearntScheduleConfig(8, -6.0, 6.0)
+    config = LearnedScheduleConfig(8, -6.0, 6.0)
     x, denoiser, _ = gaussian_case()
     total, square = bound_of(config, denoiser, x)
     totals, squares = jax.jit(jax.vmap(lambda p: (total(p, KEY), square(p, KEY))))(
@@ -204,7 +204,7 @@ def test_what_is_between_the_ends_changes_the_variance_alone():
 
 
 def test_training_the_inside_on_the_square_lessens_it():
-    config = LearntScheduleConfig(8, -6.0, 6.0)
+    config = LearnedScheduleConfig(8, -6.0, 6.0)
     x, denoiser, _ = gaussian_case(1 << 11)
     square = bound_of(config, denoiser, x)[1]
     inside = ("slope", "inner", "outer", "bias")
@@ -222,19 +222,19 @@ def test_training_the_inside_on_the_square_lessens_it():
 
     trained, values = train(start)
     assert values[-1] < 0.8 * values[0]
-    check_monotone(LearntSchedule(trained, config))
+    check_monotone(LearnedSchedule(trained, config))
 
 
 def test_samplers_make_their_steps_of_it():
-    levels = make_steps(LearntSchedule(initial(), CONFIG), 6, "uniform_log_snr", final="first")
+    levels = make_steps(LearnedSchedule(initial(), CONFIG), 6, "uniform_log_snr", final="first")
     assert levels.log_snr.dtype == np.float64
     np.testing.assert_allclose(levels.log_snr, np.linspace(-5, 13.3, 7), rtol=1e-6)
 
 
 def test_it_goes_through_jit_and_trains_with_any_loss_between_fixed_ends():
     """A pytree; Python numbers too where parameters are traced, and ends that nobody looks at."""
-    config = LearntScheduleConfig(8, -6.0, 6.0, learn_ends=False)
-    schedule = LearntSchedule(initial(config), config)
+    config = LearnedScheduleConfig(8, -6.0, 6.0, learn_ends=False)
+    schedule = LearnedSchedule(initial(config), config)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
 
     @jax.jit
@@ -256,9 +256,9 @@ def test_it_goes_through_jit_and_trains_with_any_loss_between_fixed_ends():
     [
         ({"features": 0}, "features is 0, expected 1 or more"),
         ({"log_snr_min": 5.0, "log_snr_max": -5.0}, "not monotone"),
-        ({"log_snr_max": math.inf}, "log_snr_max=inf: expected finite ends"),
+        ({"log_snr_max": math.inf}, "log_snr_max is inf, expected finite ends"),
     ],
 )
 def test_bad_configurations_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        LearntScheduleConfig(**options)
+        LearnedScheduleConfig(**options)

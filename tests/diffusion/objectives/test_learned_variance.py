@@ -11,7 +11,11 @@ from scipy.stats import norm
 from jaxgen.diffusion import DiscreteSchedule
 from jaxgen.diffusion.denoiser import step_index
 from jaxgen.diffusion.exact import gaussian_denoiser
-from jaxgen.diffusion.objectives.learnt_variance import all_levels, hybrid_loss, learnt_cell_decoder
+from jaxgen.diffusion.objectives.learned_variance import (
+    all_levels,
+    hybrid_loss,
+    learned_cell_decoder,
+)
 from jaxgen.diffusion.objectives.losses import diffusion_loss
 from jaxgen.diffusion.objectives.time_distributions import Steps
 from jaxgen.diffusion.objectives.variational import make_transitions
@@ -152,7 +156,7 @@ def test_the_last_step_is_between_its_variances():
     bar = np.cumprod(1 - betas[::-1])[::-1]
     # Of every other step: log beta_i over the posterior's beta_i (1 - bar_{i-1}) / (1 - bar_i).
     np.testing.assert_allclose(spread, np.log((1 - bar[:-1]) / (1 - bar[1:])), rtol=1e-5)
-    assert learnt_cell_decoder(levels) is not learnt_cell_decoder(levels, 16)
+    assert learned_cell_decoder(levels) is not learned_cell_decoder(levels, 16)
 
 
 @pytest.mark.parametrize("target", ["v", "x"])
@@ -184,9 +188,9 @@ def test_examples_have_their_own_randomness():
     np.testing.assert_allclose(losses(x[3:6], jnp.arange(3, 6)), whole[3:6], rtol=1e-6)
 
 
-def test_the_network_is_told_the_number_of_the_step():
+def test_the_network_is_conditioned_on_the_number_of_the_step():
     @jax.jit
-    def told():
+    def inputs():
         seen = []
 
         def network(z, time):
@@ -197,16 +201,16 @@ def test_the_network_is_told_the_number_of_the_step():
         hybrid_loss(network, data(4), KEY, schedule=TABLE, time_input=lambda level: level.log_snr)
         return seen, level
 
-    seen, level = told()
+    seen, level = inputs()
     np.testing.assert_allclose(seen[0], level.t * N - 1, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(seen[1], level.log_snr)
 
 
 def test_bad_input_is_refused():
     table = DiscreteSchedule("linear", N, 0.01, 0.4, zero_terminal_snr=True)
-    with pytest.raises(InputError, match="target='e' with zero_terminal_snr"):
+    with pytest.raises(InputError, match="target is 'e' with zero_terminal_snr"):
         hybrid_loss(linear_network(PARAMS), data(2), KEY, schedule=table)
     with pytest.raises(InputError, match="expected an even last axis, mean and variance"):
         hybrid_loss(lambda z, time: z, data(2), KEY, schedule=TABLE)
-    with pytest.raises(InputError, match="prediction of shape"):
+    with pytest.raises(InputError, match="prediction has shape"):
         hybrid_loss(lambda z, time: jnp.ones((2, 2, 4)), data(2), KEY, schedule=TABLE)

@@ -9,12 +9,12 @@ Weights are softplus of what is stored, so g rises strictly; the ends are parame
 continuous time the bound depends on the ends alone. What is between them changes only how much an
 estimate of it varies, and is trained to make ``E[diffusion^2]`` small (appendix I.2 there)::
 
-    schedule = LearntSchedule(params, config)
+    schedule = LearnedSchedule(params, config)
     bound = continuous_bound(denoiser, x, key, schedule=schedule, decoder=decoder)
     bound.total.mean()              the loss of the ends, and of the denoiser
     (bound.diffusion ** 2).mean()   the loss of w_1, w_2, w_3, b
 
-Denoisers should then be told the log-SNR itself, not t.
+Denoisers should then be conditioned on the log-SNR itself, not t.
 """
 
 import math
@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.diffusion.process.levels import (
     ArrayLike,
-    Frame,
+    Scaling,
     as_numbers,
     namespace,
     sigmoid,
@@ -40,14 +40,14 @@ from jaxgen.diffusion.process.schedules import (
     Schedule,
     bisect_time,
     check_falling,
-    check_frame,
+    check_scaling,
     newton_step,
 )
 from jaxgen.errors import InputError
 
 
 @dataclass(frozen=True)
-class LearntScheduleConfig:
+class LearnedScheduleConfig:
     """Size and beginning of a learnt schedule.
 
     Attributes:
@@ -55,7 +55,7 @@ class LearntScheduleConfig:
       log_snr_min: lambda(1), at first.
       log_snr_max: lambda(0), at first.
       learn_ends: whether the ends are learnt; only the variational bound says where they belong.
-      frame: how latents are scaled.
+      scaling: how latents are scaled.
 
     Raises:
       InputError: for no features, ends that are not finite and falling, or an unknown frame.
@@ -65,17 +65,17 @@ class LearntScheduleConfig:
     log_snr_min: float = -5.0
     log_snr_max: float = 13.3
     learn_ends: bool = True
-    frame: Frame = "vp"
+    scaling: Scaling = "vp"
 
     def __post_init__(self) -> None:
         if self.features < 1:
             raise InputError(f"features is {self.features}, expected 1 or more")
         check_falling(self.log_snr_max, self.log_snr_min)
-        check_frame(self.frame)
+        check_scaling(self.scaling)
         if not math.isfinite(self.log_snr_max - self.log_snr_min):
             raise InputError(
-                f"log_snr_min={self.log_snr_min}, log_snr_max={self.log_snr_max}: expected finite "
-                "ends of a learnt schedule"
+                f"log_snr_min is {self.log_snr_min}, log_snr_max is {self.log_snr_max}, expected "
+                "finite ends of a learnt schedule"
             )
 
     def make_model(self) -> "MonotoneLogSNR":
@@ -84,9 +84,9 @@ class LearntScheduleConfig:
 
 
 class MonotoneLogSNR(nn.Module):
-    """lambda(t); its parameters make a `LearntSchedule`."""
+    """lambda(t); its parameters make a `LearnedSchedule`."""
 
-    config: LearntScheduleConfig
+    config: LearnedScheduleConfig
 
     @nn.compact
     def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -108,7 +108,7 @@ class MonotoneLogSNR(nn.Module):
             top = nn.initializers.constant(config.log_snr_max)
             params["top"] = self._param("top", (), (), top)
             params["fall"] = self._param("fall", (), (), _constant(fall))
-        return LearntSchedule(params, config).log_snr(jnp.asarray(t))
+        return LearnedSchedule(params, config).log_snr(jnp.asarray(t))
 
     def _param(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...], init: Any) -> Array:
         return self.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
@@ -116,7 +116,7 @@ class MonotoneLogSNR(nn.Module):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class LearntSchedule(Schedule):
+class LearnedSchedule(Schedule):
     """A schedule around parameters: a pytree, through which gradients flow.
 
     Given numpy numbers, and parameters that are not being traced, it computes in float64 as all
@@ -128,12 +128,14 @@ class LearntSchedule(Schedule):
     """
 
     params: Mapping[str, Any]
-    config: LearntScheduleConfig = field(default=LearntScheduleConfig(), metadata={"static": True})
+    config: LearnedScheduleConfig = field(
+        default=LearnedScheduleConfig(), metadata={"static": True}
+    )
 
     @property
-    def frame(self) -> Frame:
+    def scaling(self) -> Scaling:
         """How latents are scaled."""
-        return self.config.frame
+        return self.config.scaling
 
     def log_snr(self, t: ArrayLike) -> Any:
         """lambda(t); see the module."""
@@ -195,7 +197,7 @@ def _height(params: Mapping[str, Any], zero: Any) -> Any:
     return _rise(params, zero + 1) - _rise(params, zero)
 
 
-def _without_gradient(schedule: LearntSchedule) -> LearntSchedule:
+def _without_gradient(schedule: LearnedSchedule) -> LearnedSchedule:
     return jax.tree.map(jax.lax.stop_gradient, schedule)
 
 

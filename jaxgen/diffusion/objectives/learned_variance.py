@@ -1,7 +1,7 @@
-"""Training a network that says its variances too (Nichol & Dhariwal 2021, section 3.1).
+"""Training a network that predicts its variances too (Nichol & Dhariwal 2021, section 3.1).
 
 Symbols: L_simple the weighted loss of the mean, L_vlb the variational bound over N steps. The
-network predicts twice as many numbers; the second half says where the log-variance of a step lies
+network predicts twice as many numbers; the second half is where the log-variance of a step lies
 between its bounds, f = (output + 1) / 2, and learns from ::
 
     L_hybrid = L_simple + 0.001 L_vlb          (equation 16)
@@ -52,16 +52,16 @@ def hybrid_loss(
     L_vlb is estimated by N times the cost of that step, in bits per dimension, as is usual.
 
     Args:
-      network: ``(z, time) -> [B, ..., 2 C]``, the prediction and what says its variance.
+      network: ``(z, time) -> [B, ..., 2 C]``, the prediction and the output for its variance.
       x: data, [B, ..., C]; for the cost of the last step 8-bit values, see
         `jaxgen.diffusion.objectives.decoders`.
       key: randomness.
-      schedule: the table, in the frame "vp".
+      schedule: the table, in the scaling "vp".
       target: what is predicted.
       weighting: the weight of |x - x^|^2 in L_simple.
       scale: what L_vlb counts.
-      index_B: what an example's randomness hangs on; its place in the batch unless given.
-      time_input: what the network is told of the level; the number of the step unless given.
+      index_B: example indices, folded into the key; places in the batch unless given.
+      time_input: the network's conditioning on the level; the number of the step unless given.
       count: how many values a number of x can have, evenly spaced from -1 to 1.
 
     Returns:
@@ -86,7 +86,7 @@ def hybrid_loss(
     row = jax.tree.map(
         lambda value: value[jnp.clip(steps.count - 1 - i_B, 0, len(value) - 1)], table
     )
-    decode = learnt_cell_decoder(levels, count)
+    decode = learned_cell_decoder(levels, count)
     last_B = -decode(x, noised.z, estimate, noised.level)
     nats_B = jnp.where(i_B == 0, last_B, step_loss(estimate, x, noised.e, row))
     bound_B = steps.count * bits_per_dimension(nats_B, x[0].size)
@@ -98,7 +98,7 @@ def all_levels(schedule: TableSchedule) -> Level:
     return schedule.at_index(np.arange(schedule.steps)[::-1])
 
 
-def learnt_cell_decoder(levels: Level, count: int = 256) -> Decoder:
+def learned_cell_decoder(levels: Level, count: int = 256) -> Decoder:
     """The last step of a process with learnt variances, for 8-bit data.
 
     The deviation's bounds are s of the last level and, since the posterior has no width there, the
