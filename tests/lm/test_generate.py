@@ -4,11 +4,10 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from flax import linen as nn
+from placed_params import initial_params, layout_on
 
 from jaxgen.errors import InputError
 from jaxgen.lm.contexts import NO_WORD
@@ -16,7 +15,7 @@ from jaxgen.lm.generate import generate, make_generator, restrict
 from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.lm.outputs.short_list import ShortListConfig
-from jaxgen.parallel import init_sharded, make_mesh
+from jaxgen.parallel import make_mesh
 
 V = 9
 
@@ -150,19 +149,15 @@ PROMPTS = RNG.integers(0, V, (4, 2), dtype=np.int32)
 
 @functools.cache
 def network(config=CONFIG, mesh=None):
-    model = config.make_model()
-
-    def init(key):
-        return model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
-
-    if mesh is None:
-        params = nn.meta.unbox(jax.jit(init)(jax.random.key(0)))
-    else:
-        params, _ = init_sharded(init, jax.random.key(0), mesh=mesh)
-    return model, jax.tree.map(lambda x: 12 * x, params)
+    params = initial_params(config, scale=12)
+    if mesh is not None:
+        params = jax.device_put(params, layout_on(mesh, config).shardings)
+    return config.make_model(), params
 
 
-@pytest.mark.parametrize("mesh", ["data=2,model=4", "data=2,fsdp=2,model=2"])
+@pytest.mark.parametrize(
+    "mesh", [pytest.param("data=2,model=4", marks=pytest.mark.slow), "data=2,fsdp=2,model=2"]
+)
 def test_texts_do_not_depend_on_the_mesh_or_on_how_many_are_written(mesh):
     key, options = jax.random.key(3), {"top_p": 0.8, "temperature": 1.5, "forbid": (1,)}
     alone = make_generator(*network(), 12, **options)

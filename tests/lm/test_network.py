@@ -1,12 +1,12 @@
 """Networks wrapped as language models: numpy in and out, on every mesh, batches padded."""
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
+from placed_params import initial_params, layout_on
 
 from jaxgen.errors import InputError
 from jaxgen.lm.evaluation import perplexity, span_probabilities
@@ -15,7 +15,7 @@ from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.lm.outputs.short_list import ShortListConfig
 from jaxgen.lm.outputs.tree_softmax import TreeCode, TreeNPLMConfig
 from jaxgen.lm.outputs.word_tree import feature_tree
-from jaxgen.parallel import init_sharded, make_mesh
+from jaxgen.parallel import make_mesh
 
 CONFIG = NPLMConfig(vocabulary_size=13, order=4, features=4, hidden=8, direct=True)
 CONFIGS = {
@@ -32,18 +32,13 @@ CONTEXTS = RNG.integers(0, 13, (50, 3), dtype=np.int32)
 TARGETS = RNG.integers(0, 13, 50, dtype=np.int32)
 
 
+@functools.cache
 def wrapped(config, mesh=None, batch=16):
-    model = config.make_model()
-
-    def init(key):
-        return model.init(key, jnp.zeros((1, config.order - 1), jnp.int32))["params"]
-
-    if mesh is None:
-        params = nn.meta.unbox(jax.jit(init)(jax.random.key(0)))
-    else:
-        params, _ = init_sharded(init, jax.random.key(0), mesh=mesh)
     # Away from the start, where all words are about alike; padding stays zero.
-    return NetworkModel(model, jax.tree.map(lambda x: 8 * x, params), batch)
+    params = initial_params(config, scale=8)
+    if mesh is not None:
+        params = jax.device_put(params, layout_on(mesh, config).shardings)
+    return NetworkModel(config.make_model(), params, batch)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -62,7 +57,14 @@ def test_a_network_is_a_language_model(name):
     np.testing.assert_allclose(p_N, p_NV[np.arange(50), targets], rtol=2e-6)
 
 
-@pytest.mark.parametrize("mesh", ["data=2,model=4", "data=2,fsdp=2,model=2", "data=8"])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param("data=2,model=4", marks=pytest.mark.slow),
+        "data=2,fsdp=2,model=2",
+        pytest.param("data=8", marks=pytest.mark.slow),
+    ],
+)
 def test_parameters_on_a_mesh(mesh):
     """The mesh need not be current: the parameters know it."""
     mesh = make_mesh(mesh)

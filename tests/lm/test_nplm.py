@@ -1,6 +1,7 @@
 """The paper's network: equations in numpy, parameter counts, layout, communication."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -9,13 +10,14 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from placed_params import drawn_params, initial_params, layout_on
 
 from jaxgen.errors import InputError
 from jaxgen.lm.nplm import NPLMConfig, is_weight
-from jaxgen.parallel import communication, init_optimizer, init_sharded, make_mesh, put_batch
+from jaxgen.parallel import communication, init_optimizer, make_mesh, put_batch, shardings_of
 from jaxgen.parallel.sharding import gather_fsdp
 from jaxgen.training.optimizers import OptimizerConfig, make_optimizer
-from jaxgen.training.state import create_state
+from jaxgen.training.state import abstract_state
 from jaxgen.training.step import compile_step, make_train_step
 
 SMALL = NPLMConfig(vocabulary_size=37, order=4, features=4, hidden=8, direct=True)
@@ -28,20 +30,9 @@ def small_batch(config=SMALL, examples=B, seed=0):
     return {"contexts": words[:, :-1], "targets": words[:, -1]}
 
 
-def initial_params(config, seed=0, scale=1.0):
-    """Unboxed initial parameters, magnified so that the hidden units leave the linear part."""
-    model = config.make_model()
-    contexts = jnp.zeros((1, config.order - 1), jnp.int32)
-    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(seed), contexts))["params"]
-    return jax.tree.map(lambda x: scale * x, params)
-
-
 def random_params(config, seed=0):
     """Parameters with every number random, biases too; padding of the output units stays zero."""
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(
-        lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), initial_params(config)
-    )
+    params = drawn_params(config, seed, 0.5)
     for name in ("U", "W", "b"):
         if name in params:
             params[name][..., config.vocabulary_size :] = 0
@@ -140,7 +131,7 @@ def test_forward_pass_matches_the_equations(changes):
 def test_context_words_are_in_the_order_of_the_text():
     """The word before the target, last in the context, meets the first m rows of W and H."""
     params, m = random_params(SMALL), SMALL.features
-    model = SMALL.make_model()
+    model = jax.jit(SMALL.make_model().apply)
     contexts = small_batch()["contexts"]
     for position, changed in ((2, slice(0, m)), (1, slice(m, 2 * m)), (0, slice(2 * m, None))):
         blind = jax.tree.map(np.copy, params)
@@ -148,16 +139,16 @@ def test_context_words_are_in_the_order_of_the_text():
             kernel[changed] = 0
         other = contexts.copy()
         other[:, position] = (other[:, position] + 1) % 37
-        same = [model.apply({"params": blind}, c) for c in (contexts, other)]
+        same = [model({"params": blind}, c) for c in (contexts, other)]
         assert np.array_equal(*same)
-        seen = [model.apply({"params": params}, c) for c in (contexts, other)]
+        seen = [model({"params": params}, c) for c in (contexts, other)]
         assert np.all(np.abs(np.asarray(seen[0]) - seen[1])[:, :37].max(-1) > 1e-3)
 
 
 def test_weight_decay_touches_weights_and_features_but_no_bias():
     paths = {
         jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(initial_params(SMALL))
+        for path, _ in jax.tree_util.tree_leaves_with_path(random_params(SMALL))
     }
     assert paths == {"context/C", "context/H", "context/d", "U", "W", "b"}
     assert {path for path in paths if is_weight(path)} == {"context/C", "context/H", "U", "W"}
@@ -166,8 +157,8 @@ def test_weight_decay_touches_weights_and_features_but_no_bias():
     config = OptimizerConfig(name="sgd", learning_rate=0.5, weight_decay=0.1)
     tx = make_optimizer(config, lambda path, _: is_weight(path))
     zeros = jax.tree.map(np.zeros_like, params)
-    updates, _ = tx.update(zeros, tx.init(params), params)
-    new = optax.apply_updates(params, updates)
+    decay = jax.jit(lambda p: optax.apply_updates(p, tx.update(zeros, tx.init(p), p)[0]))
+    new = decay(params)
     for path, (x, old) in zip(sorted(paths), _pairs(new, params), strict=True):
         np.testing.assert_allclose(x, old * (0.95 if is_weight(path) else 1.0), rtol=1e-6)
 
@@ -199,7 +190,7 @@ def test_function_and_gradient_do_not_depend_on_the_blocks():
         def loss_fn(params, config=config):
             return config.make_model().apply({"params": params}, *batch.values(), method="loss")[0]
 
-        loss, gradients = jax.jit(jax.value_and_grad(loss_fn))(params)
+        loss, gradients = jax.device_get(jax.jit(jax.value_and_grad(loss_fn))(params))
         padding = [x[..., 37:] for t in (params, gradients) for x in (t["U"], t["W"], t["b"])]
         assert not any(np.any(x) for x in padding)
         found[blocks] = loss, unpadded(params), unpadded(gradients)
@@ -213,7 +204,7 @@ def test_function_and_gradient_do_not_depend_on_the_blocks():
 def test_gradients_match_finite_differences():
     params, batch = random_params(SMALL), small_batch()
     model = SMALL.make_model()
-    loss_fn = jax.jit(lambda p: model.apply({"params": p}, *batch.values(), method="loss")[0])
+    loss_fn = lambda p: model.apply({"params": p}, *batch.values(), method="loss")[0]  # noqa: E731
 
     def numpy_loss(params):
         log_p_BV = log_softmax(numpy_logits(params, batch["contexts"], SMALL))
@@ -223,7 +214,7 @@ def test_gradients_match_finite_differences():
     direction = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
     step = lambda t: jax.tree.map(lambda x, d: x.astype(np.float64) + t * d, params, direction)  # noqa: E731
     slope = (numpy_loss(step(1e-5)) - numpy_loss(step(-1e-5))) / 2e-5
-    gradients = jax.grad(loss_fn)(params)
+    gradients = jax.jit(jax.grad(loss_fn))(params)
     products = jax.tree.map(lambda g, d: np.vdot(g, d), gradients, direction)
     np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-5)
 
@@ -232,13 +223,14 @@ def test_dropout_is_for_training_alone_and_keeps_the_mean():
     config = dataclasses.replace(SMALL, dropout=0.5, hidden=0)
     model, params = config.make_model(), random_params(dataclasses.replace(SMALL, hidden=0))
     contexts = small_batch()["contexts"]
-    layers = jax.jit(
-        lambda key: model.apply(
-            {"params": params}, contexts, train=True, method="output_layer", rngs={"dropout": key}
-        )[0][0]
-    )
-    kept = model.apply({"params": params}, contexts, method="output_layer")[0][0]
-    drawn = np.stack([layers(jax.random.key(i)) for i in range(200)])
+
+    def layers(params, **options):
+        return model.apply({"params": params}, contexts, method="output_layer", **options)[0][0]
+
+    kept = jax.jit(layers)(params)
+    keys = jax.random.split(jax.random.key(0), 200)
+    one = lambda key: layers(params, train=True, rngs={"dropout": key})  # noqa: E731
+    drawn = np.asarray(jax.jit(jax.vmap(one))(keys))
     zero = drawn == 0
     np.testing.assert_allclose(zero.mean(), 0.5, atol=0.01)
     np.testing.assert_allclose(drawn[~zero], np.broadcast_to(2 * kept, drawn.shape)[~zero])
@@ -247,20 +239,27 @@ def test_dropout_is_for_training_alone_and_keeps_the_mean():
 MESHES = ["data=2,model=4", "data=2,fsdp=2,model=2", "model=8", "fsdp=2,model=4"]
 
 
+@functools.cache
+def start():
+    return initial_params(SMALL)
+
+
+def padded_start(config):
+    """The same start, with zero padding of the output units."""
+    padding = config.output_blocks * -(-37 // config.output_blocks) - 37
+    wide = {n: [(0, 0)] * (start()[n].ndim - 1) + [(0, padding)] for n in ("U", "W", "b")}
+    return {name: np.pad(x, wide[name]) if name in wide else x for name, x in start().items()}
+
+
 def sharded_steps(mesh_description, steps=3):
     """Losses of a few Adagrad steps on a mesh, and the parameters after them, without padding."""
     mesh = make_mesh(mesh_description, None if mesh_description != "data=1" else jax.devices()[:1])
     config = dataclasses.replace(SMALL, output_blocks=mesh.shape["model"])
-    model, tx = config.make_model(), optax.adagrad(0.5)
+    model, tx, layout = config.make_model(), optax.adagrad(0.5), layout_on(mesh, config)
     with jax.set_mesh(mesh):
-        params, layout = init_sharded(
-            lambda key: model.init(key, jnp.zeros((1, 3), jnp.int32))["params"],
-            jax.random.key(0),
-            mesh=mesh,
-        )
+        params = jax.device_put(padded_start(config), layout.shardings)
         state = init_optimizer(tx, params, layout)
 
-        @jax.jit
         def step(params, state, batch):
             def loss_fn(params):
                 whole = gather_fsdp(params, layout)
@@ -270,6 +269,7 @@ def sharded_steps(mesh_description, steps=3):
             updates, state = tx.update(gradients, state, params)
             return optax.apply_updates(params, updates), state, loss
 
+        step = jax.jit(step, out_shardings=(layout.shardings, shardings_of(state), None))
         losses = []
         for index in range(steps):
             batch = put_batch(small_batch(seed=index), mesh)
@@ -299,14 +299,11 @@ def train_step_communication(mesh_description, config, examples=B, optimizer="ad
     """What the compiled train step of this library communicates."""
     mesh = make_mesh(mesh_description)
     config = dataclasses.replace(config, output_blocks=mesh.shape["model"])
-    model = config.make_model()
+    model, layout = config.make_model(), layout_on(mesh, config)
     recipe = OptimizerConfig(name=optimizer, weight_decay=1e-4)
     tx = make_optimizer(recipe, lambda path, _: is_weight(path))
-    contexts = jnp.zeros((1, config.order - 1), jnp.int32)
     with jax.set_mesh(mesh):
-        state, layout = create_state(
-            lambda key: model.init(key, contexts)["params"], jax.random.key(0), tx=tx
-        )
+        state = abstract_state(layout, tx)
 
         def loss_fn(params, batch, key):
             variables = {"params": gather_fsdp(params, layout)}
@@ -321,7 +318,14 @@ def train_step_communication(mesh_description, config, examples=B, optimizer="ad
 
 
 @pytest.mark.parametrize(
-    ("mesh", "examples"), [*((mesh, B) for mesh in MESHES), ("data=2,model=4", 1200)]
+    ("mesh", "examples"),
+    [
+        ("data=2,fsdp=2,model=2", B),
+        ("data=2,model=4", 1200),
+        pytest.param("data=2,model=4", B, marks=pytest.mark.slow),
+        pytest.param("model=8", B, marks=pytest.mark.slow),
+        pytest.param("fsdp=2,model=4", B, marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_train_step_sends_along_model(mesh, examples):
     """Only the maximum, the normaliser, the target logit, dL/da and dL/dx: nothing of size V.

@@ -5,6 +5,7 @@ and handed to diffusers.
 """
 
 import contextlib
+import functools
 import importlib
 
 import diffusers
@@ -29,6 +30,7 @@ KEY = jax.random.key(5)
 TOLERANCE = 1e-5
 
 
+@jax.jit
 def network(z, time):
     """Smooth in both, and neither odd in z nor the same for all examples."""
     time = jnp.asarray(time, jnp.float32).reshape(-1, 1, 1, 1)
@@ -51,11 +53,17 @@ def ours(sampler, denoiser, z, levels, table=None):
     state, zs, noises = sampler.start(jnp.asarray(z)), [], []
     for i in range(len(table.now.t)):
         row = jax.tree.map(lambda value, i=i: jnp.asarray(value[i]), table)
-        row_keys = step_keys(keys, jnp.asarray(i))
+        row_keys, noise = keys_and_noise(keys, np.int32(i), z.shape[1:])
         state = sampler.step(denoiser, state, row, row_keys)
         zs.append(np.asarray(state.z))
-        noises.append(np.asarray(normal(row_keys, z.shape[1:])))
+        noises.append(np.asarray(noise))
     return zs, noises
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def keys_and_noise(keys, i, shape):
+    row_keys = step_keys(keys, i)
+    return row_keys, normal(row_keys, shape)
 
 
 def swap(array):

@@ -1,5 +1,6 @@
 """A small classifier with logical axes, its configuration, loss and data, shared by these tests."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxgen.parallel import current_mesh, shardings_of
 from jaxgen.training.saved_names import register_config
+from jaxgen.training.state import create_state
 
 FEATURES = 8
 
@@ -57,6 +60,29 @@ class MLP(nn.Module):
 
 def init_fn(config):
     return lambda key: config.make_model().init(key, jnp.zeros((1, FEATURES)))["params"]
+
+
+def fresh_state(config, tx, ema=False):
+    """`create_state` on the current mesh, whose programs are compiled once; and the layout."""
+    return fresh_state_of(_initial(config), tx, ema)
+
+
+def fresh_state_of(init, tx, ema=False):
+    """The same for a function without arguments."""
+    state, shardings, layout = _created(init, tx, ema, current_mesh())
+    copied = jax.tree.map(np.array, state)  # a step may overwrite it
+    return jax.device_put(copied, shardings), layout
+
+
+@functools.cache
+def _initial(config):
+    return lambda: init_fn(config)(jax.random.key(1))
+
+
+@functools.cache
+def _created(init, tx, ema, mesh):
+    state, layout = create_state(init, tx=tx, ema=ema)
+    return jax.device_get(state), shardings_of(state), layout
 
 
 def make_loss(config):

@@ -1,6 +1,7 @@
 """A small run with everything in it, for tests in this process and, as a program, in others.
 
-python small_run.py FOLDER [--kill-at STEP] [--mesh MESH] [--processes [--terminate-at STEP]]
+python small_run.py FOLDER [--kill-at STEP]
+python small_run.py FOLDER --processes --terminate-at STEP
 """
 
 import argparse
@@ -24,6 +25,8 @@ from jaxgen.training.state import averaged_params, create_state, state_axes
 from jaxgen.training.step import compile_step, make_train_step, scan_steps
 
 MODEL = MLPConfig(hidden=16, blocks=2, dropout=0.2)
+SEVERAL = "data=2,fsdp=2,model=2"
+"""The mesh of several processes."""
 LOOP = LoopConfig(
     steps=36,
     log_every=4,
@@ -77,28 +80,45 @@ def train(folder, config=LOOP, data=data, model=MODEL, **kwargs):
         )
 
 
+def deadly(last_step, number):
+    """The data, with a signal to this process in between."""
+
+    def with_signal(step):
+        if step == last_step:
+            os.kill(os.getpid(), number)
+        return data(step)
+
+    return with_signal
+
+
+def stopped_and_gone_on(folder, terminate_at):
+    """Of several processes: a run that nothing disturbs, and one that a signal to one stops."""
+    results = [train(f"{folder}/undisturbed")]
+    with_signal = deadly(terminate_at if jax.process_index() == 1 else -1, signal.SIGTERM)
+    try:
+        train(f"{folder}/stopped", data=with_signal)
+    except SystemExit as stopped:
+        saved = max(int(step) for step in os.listdir(f"{folder}/stopped/checkpoints"))
+        print("stopped", stopped.code, "saved", saved)
+    results.append(train(f"{folder}/stopped"))
+    for result in results:
+        print("finished", result.reason, int(result.state.step), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--kill-at", type=int, default=-1)
-    parser.add_argument("--mesh", default="data=1")
     parser.add_argument("--processes", action="store_true")
     parser.add_argument("--terminate-at", type=int, default=-1)
     arguments = parser.parse_args()
     if arguments.processes:
         start()
-
-    def deadly(step):
-        if step == arguments.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if step == arguments.terminate_at and jax.process_index() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return data(step)
-
-    devices = jax.devices()[:1] if arguments.mesh == "data=1" else None
-    with jax.set_mesh(make_mesh(arguments.mesh, devices)):
-        result = train(arguments.folder, data=deadly)
-    print("finished", result.reason, int(result.state.step), flush=True)
+        with jax.set_mesh(make_mesh(SEVERAL)):
+            stopped_and_gone_on(arguments.folder, arguments.terminate_at)
+        return
+    with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
+        train(arguments.folder, data=deadly(arguments.kill_at, signal.SIGKILL))
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def test_a_model_loads_from_its_folder_alone(saved, state_and_layout):
         assert model.files == {"words.txt": "a\nü\n"}
         same(model.params, state_and_layout[0].ema)
         x = make_batch(5)["x"]
-        apply = model.config.make_model().apply
+        apply = jax.jit(model.config.make_model().apply)
         np.testing.assert_allclose(
             apply({"params": model.params}, x),
             apply({"params": jax.device_get(state_and_layout[0].ema)}, x),
@@ -232,7 +232,7 @@ def test_nothing_is_best_without_a_figure(saved):
 
 
 def test_saving_a_step_twice_keeps_the_first(copy, state_and_layout):
-    state = jax.tree.map(lambda x: x + 1, state_and_layout[0])
+    state = jax.tree.map(lambda x: np.asarray(x) + 1, state_and_layout[0])
     with Checkpoints(copy, config=CONFIG) as checkpoints:
         checkpoints.save(dataclasses.replace(state, step=state_and_layout[0].step))
     same(load_model(copy).params, state_and_layout[0].ema)

@@ -35,13 +35,17 @@ LABELS = jnp.array([1, 3])
 
 
 def network_answer(model):
-    apply = model.config.make_model().apply
-    return apply({"params": model.params}, IMAGES, jnp.array([300.0, 600.0]), LABELS)
+    apply = jax.jit(model.config.make_model().apply)
+    return apply({"params": model.params}, IMAGES, np.array([300.0, 600.0], np.float32), LABELS)
 
 
 def student_answer(model):
-    level = model.config.schedule.at(jnp.array([0.3, 0.6]))
-    return model.config.make_denoiser(model.params, LABELS, 0.5)(IMAGES, level).x
+    @jax.jit
+    def clean(params, time_B):
+        level = model.config.schedule.at(time_B)
+        return model.config.make_denoiser(params, LABELS, 0.5)(IMAGES, level).x
+
+    return clean(model.params, np.array([0.3, 0.6], np.float32))
 
 
 def classifier_answer(model):
@@ -52,8 +56,8 @@ def classifier_answer(model):
 
 def language_model_answer(model):
     assert model.files == {"vocabulary.txt": "a\nb\nc\nd\ne\nf\n<unk>\n"}
-    contexts = jnp.array([[1, 2], [3, 4]])
-    apply = model.config.make_model().apply
+    contexts = np.array([[1, 2], [3, 4]], np.int32)
+    apply = jax.jit(model.config.make_model().apply, static_argnums=2, static_argnames="method")
     return apply({"params": model.params}, contexts, 3, method="top_k")[0]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from mlp import fresh_state_of
 
 from jaxgen.errors import InputError
 from jaxgen.training.checkpoint import Checkpoints
@@ -27,11 +29,19 @@ def loss_fn(params, batch, key):
     return batch["x"].mean() + jax.lax.stop_gradient(params["theta"]) - params["theta"], {}
 
 
+def zero():
+    return {"theta": jnp.zeros(())}
+
+
+@functools.cache
+def compiled_step(several):
+    step = make_train_step(loss_fn, TX)
+    return compile_step(scan_steps(step) if several else step, fresh_state_of(zero, TX)[0])
+
+
 def run(config, values=None, **kwargs):
     """Trains theta from 0 by one each step; batch t holds `values[t]`, or t itself."""
-    state, _ = create_state(lambda: {"theta": jnp.zeros(())}, tx=TX)
-    step = make_train_step(loss_fn, TX)
-    step = compile_step(scan_steps(step) if config.steps_per_call > 1 else step, state)
+    step, state = compiled_step(config.steps_per_call > 1), fresh_state_of(zero, TX)[0]
     asked = []
 
     def data(t):

@@ -1,6 +1,7 @@
 """The energy network: its equation word by word, its gradient, layout and learning."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from class_grammar import grammar, trained_params
 from flax import linen as nn
+from placed_params import drawn_params, initial_params, layout_on
 
 from jaxgen.data import load_corpus
 from jaxgen.errors import InputError
@@ -15,7 +17,7 @@ from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.nplm import NPLMConfig, is_weight
 from jaxgen.lm.outputs import energy
 from jaxgen.lm.outputs.energy import EnergyNPLMConfig
-from jaxgen.parallel import communication, init_sharded, make_mesh, put_batch
+from jaxgen.parallel import communication, make_mesh, put_batch
 from jaxgen.parallel.sharding import gather_fsdp
 
 CONFIG = EnergyNPLMConfig(vocabulary_size=37, order=4, features=4, hidden=8)
@@ -32,13 +34,7 @@ def several_passes(monkeypatch):
 
 def random_params(config=CONFIG, seed=0):
     """Every number random, biases too; padding of the words stays zero."""
-    init = config.make_model().init
-    shapes = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), CONTEXTS[:, 4 - config.order :]))
-    rng = np.random.default_rng(seed)
-    params = {
-        name: rng.normal(0, 0.7, shape.shape).astype(np.float32)
-        for name, shape in sorted(shapes["params"].items())
-    }
+    params = drawn_params(config, seed, 0.7)
     for name in ("C", "b"):
         params[name][config.vocabulary_size :] = 0
     return params
@@ -54,8 +50,11 @@ def numpy_energy(params, words):
 def numpy_log_probabilities(params, contexts, size=37):
     """log P(w | context) of every w, from the energies of all n-grams."""
     energies = [[numpy_energy(params, [*c, w]) for w in range(size)] for c in contexts]
-    y = -np.array(energies)
-    y -= y.max(1, keepdims=True)
+    return log_softmax(-np.array(energies))
+
+
+def log_softmax(y):
+    y = y - y.max(1, keepdims=True)
     return y - np.log(np.exp(y).sum(1, keepdims=True))
 
 
@@ -92,7 +91,7 @@ def test_forward_pass_matches_the_equation(changes):
 
     y_BV, (loss, nll_B), log_p_B, (top_BK, ids_BK), best_B, energy_B = jax.jit(everything)(params)
     expected = numpy_log_probabilities(params, contexts)
-    found = np.asarray(jax.nn.log_softmax(y_BV))[:, :37]
+    found = log_softmax(np.asarray(y_BV)[:, :37])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert np.all(np.asarray(y_BV)[:, 37:] == -np.inf)
     expected_B = expected[np.arange(B), TARGETS]
@@ -114,27 +113,38 @@ def test_only_the_bias_of_the_predicted_word_survives():
     n_grams = np.concatenate(
         [np.repeat(CONTEXTS[:1], 37, axis=0), np.arange(37, dtype=np.int32)[:, None]], axis=1
     )
-    energies = model.apply({"params": params}, n_grams, method="energy")
-    logits = model.apply({"params": params}, CONTEXTS[:1])[0]
-    difference = np.asarray(logits + energies)
+    difference = jax.jit(
+        lambda p: (
+            model.apply({"params": p}, CONTEXTS[:1])[0]
+            + model.apply({"params": p}, n_grams, method="energy")
+        )
+    )(params)
     np.testing.assert_allclose(difference, params["b"][CONTEXTS[0]].sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_gradient_matches_the_naive_one(blocks):
-    config = dataclasses.replace(CONFIG, output_blocks=blocks)
-    params = random_params(config)
+@functools.cache
+def loss_and_gradients(config):
+    """`params` -> the loss of the examples and its gradient, compiled."""
     model = config.make_model()
     loss_fn = lambda p: model.apply({"params": p}, CONTEXTS, TARGETS, method="loss")[0]  # noqa: E731
-    loss, gradients = jax.jit(jax.value_and_grad(loss_fn))(params)
-    expected_loss, expected = jax.jit(jax.value_and_grad(naive_loss))(params, WORDS)
-    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
-    for name in params:
-        np.testing.assert_allclose(
-            gradients[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name
-        )
-    assert not np.any(gradients["C"][37:])
-    assert not np.any(gradients["b"][37:])
+    return jax.jit(jax.value_and_grad(loss_fn))
+
+
+def test_gradient_matches_the_naive_one():
+    """In one block and in three, whose padding has no gradient."""
+    naive = jax.jit(jax.value_and_grad(naive_loss))
+    for blocks in (1, 3):
+        config = dataclasses.replace(CONFIG, output_blocks=blocks)
+        params = random_params(config)
+        loss, gradients = loss_and_gradients(config)(params)
+        real = {name: x[:37] if name in "Cb" else x for name, x in params.items()}
+        expected_loss, expected = naive(real, WORDS)
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+        for name, x in gradients.items():
+            found = np.asarray(x)
+            found, padding = (found[:37], found[37:]) if name in "Cb" else (found, 0)
+            np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+            assert not np.any(padding)
 
 
 def test_weights_leave_examples_out():
@@ -150,10 +160,8 @@ def test_weights_leave_examples_out():
 
 
 def test_finite_where_energies_are_extreme():
-    params = {name: 1e3 * x for name, x in random_params().items()}
-    model = CONFIG.make_model()
-    loss_fn = lambda p: model.apply({"params": p}, CONTEXTS, TARGETS, method="loss")[0]  # noqa: E731
-    loss, gradients = jax.jit(jax.value_and_grad(loss_fn))(params)
+    params = {name: np.float32(1e3) * x for name, x in random_params().items()}
+    loss, gradients = loss_and_gradients(CONFIG)(params)
     expected = -numpy_log_probabilities(params, CONTEXTS)[np.arange(B), TARGETS].mean()
     assert expected > 1e3
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -182,45 +190,60 @@ def test_parameter_count():
 MESHES = ["data=2,model=4", "data=2,fsdp=2,model=2", "model=8"]
 
 
-def step_on(description, size=37):
-    """Loss, gradient without padding, and what the step communicates, on a mesh."""
-    mesh = make_mesh(description, jax.devices()[:1] if description == "data=1" else None)
+def compiled_step(mesh, size=37):
+    """Loss and gradient of parameters that lie over the mesh, and their layout."""
     config = dataclasses.replace(CONFIG, vocabulary_size=size, output_blocks=mesh.shape["model"])
-    model = config.make_model()
+    model, layout = config.make_model(), layout_on(mesh, config)
+
+    def loss_fn(params, batch):
+        whole = gather_fsdp(params, layout)
+        return model.apply({"params": whole}, *batch, method="loss")[0]
+
     with jax.set_mesh(mesh):
-        params, layout = init_sharded(
-            lambda key: model.init(key, jnp.zeros((1, 3), jnp.int32))["params"],
-            jax.random.key(0),
-            mesh=mesh,
-        )
-
-        def loss_fn(params, batch):
-            whole = gather_fsdp(params, layout)
-            return model.apply({"params": whole}, *batch, method="loss")[0]
-
-        step = jax.jit(jax.value_and_grad(loss_fn))
         batch = put_batch((CONTEXTS, TARGETS), mesh)
-        loss, gradients = step(params, batch)
-        report = communication(step, params, batch)
-    cut = lambda x: np.asarray(x)[:size]  # noqa: E731
-    gradients = {name: cut(x) if name in "Cb" else np.asarray(x) for name, x in gradients.items()}
-    return loss, gradients, report
+        return jax.jit(jax.value_and_grad(loss_fn)).lower(layout.abstract, batch).compile(), layout
+
+
+@functools.cache
+def start():
+    return initial_params(CONFIG)
+
+
+def step_on(mesh):
+    """Loss, gradient without padding, and what the step communicates, on a mesh."""
+    step, layout = compiled_step(mesh)
+    missing = {name: x.shape[0] - len(start()[name]) for name, x in layout.abstract.items()}
+    params = {
+        name: np.pad(x, [(0, missing[name]), *[(0, 0)] * (x.ndim - 1)])
+        for name, x in start().items()
+    }
+    params = jax.device_put(params, layout.shardings)
+    loss, gradients = step(params, put_batch((CONTEXTS, TARGETS), mesh))
+    gradients = jax.tree.map(np.asarray, gradients)
+    gradients = {name: x[:37] if name in "Cb" else x for name, x in gradients.items()}
+    return loss, gradients, communication(step, mesh=mesh)
+
+
+@functools.cache
+def step_alone():
+    return step_on(make_mesh("data=1", jax.devices()[:1]))
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_on_a_mesh_as_on_one_device_and_nothing_of_size_v_along_model(mesh):
-    expected_loss, expected, _ = step_on("data=1")
+    expected_loss, expected, _ = step_alone()
+    mesh = make_mesh(mesh)
     loss, gradients, report = step_on(mesh)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
     for name, x in gradients.items():
         np.testing.assert_allclose(x, expected[name], rtol=1e-4, atol=1e-7, err_msg=name)
-    sizes = make_mesh(mesh).shape
+    sizes = mesh.shape
     local = B // (sizes["data"] * sizes["fsdp"])
     # Per example the context's features, maximum, normaliser, target and dL/d(context part of Hx);
     # per step the gradients of the words' part of H and of v.
     per_example = 3 * CONFIG.features + 3 + CONFIG.hidden
     per_step = CONFIG.features * CONFIG.hidden + CONFIG.hidden
-    for found in (report, step_on(mesh, size=500)[2]):
+    for found in (report, communication(compiled_step(mesh, size=500)[0], mesh=mesh)):
         along = found.along("model")
         assert {c.kind for c in along} == {"all-reduce"}, found.table()
         assert along.bytes == 4 * (local * per_example + per_step), found.table()
@@ -240,8 +263,9 @@ def test_predictions_on_a_mesh():
 
     expected = jax.jit(answers)(params)
     with jax.set_mesh(make_mesh("data=2,model=4")):
-        found = jax.jit(answers)(params)
-        report = communication(answers, params)
+        on_mesh = jax.jit(answers).lower(params).compile()
+        found = on_mesh(params)
+        report = communication(on_mesh)
     assert np.array_equal(found[0][1], expected[0][1])
     assert np.array_equal(found[1], expected[1])
     assert {c.kind for c in report.along("model")} == {"all-reduce"}, report.table()
@@ -271,6 +295,7 @@ def test_it_learns_what_the_softmax_network_learns():
     assert found < 1.1 * best
 
 
+@pytest.mark.slow
 def test_it_learns_a_real_text():
     """Python's reference, all but its 399 commonest words merged: within 25 % of the softmax
     network (with 0.42 of its parameters), and half the perplexity of word frequencies."""

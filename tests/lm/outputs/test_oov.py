@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 from class_grammar import CLASSES, grammar, trained_params
+from placed_params import drawn_params
 
 from jaxgen.errors import InputError
 from jaxgen.lm.network import NetworkModel
@@ -50,17 +51,7 @@ def trained(name):
 
 
 def random_params(name, seed=0):
-    rng = np.random.default_rng(seed)
-    config = CONFIGS[name]
-    start = trained_params(config, np.zeros((1, 3), np.int32), steps=0)
-
-    def randomise(params):
-        return {
-            key: randomise(x) if isinstance(x, dict) else rng.normal(0, 0.7, x.shape)
-            for key, x in params.items()
-        }
-
-    params = randomise(start)
+    params = drawn_params(CONFIGS[name], seed, 0.7)
     for key in ("U", "W", "b", "C"):
         if key in params:
             axis = -1 if key in "UW" else 0
@@ -132,7 +123,7 @@ def test_a_copy_of_a_word_behaves_as_the_word(name):
     np.testing.assert_allclose(model.distributions(swapped), p_NV, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["softmax", "energy"])
+@pytest.mark.parametrize("name", ["softmax", pytest.param("energy", marks=pytest.mark.slow)])
 def test_held_out_words_find_their_class(name):
     """One word of each class is never seen in training; a second text shows 16 to 50 contexts.
 

@@ -1,13 +1,13 @@
 """The short list: s outputs and elsewhere, with an n-gram tail."""
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from ngram_references import random_text, some_contexts
+from placed_params import drawn_params
 
 from jaxgen.errors import InputError
 from jaxgen.lm import perplexity, windows
@@ -21,14 +21,7 @@ CONFIG = ShortListConfig(V, ORDER, features=3, hidden=4, direct=True, short_list
 TAIL = fit_kneser_ney(count_ngrams(TEXT, 2, V), discounts=[(0.5, 0.8, 0.9)] * 2)
 
 
-def random_parameters(config):
-    model = config.make_model()
-    boxed = model.init(jax.random.key(0), jnp.zeros((1, ORDER - 1), jnp.int32))["params"]
-    rng = np.random.default_rng(3)
-    return jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), nn.meta.unbox(boxed))
-
-
-NETWORK = NetworkModel(CONFIG.make_model(), random_parameters(CONFIG))
+NETWORK = NetworkModel(CONFIG.make_model(), drawn_params(CONFIG, 3))
 MODEL = ShortListModel(NETWORK, TAIL)
 CONTEXTS = np.maximum(some_contexts(0, TEXT, ORDER, V), 0)
 
@@ -60,9 +53,8 @@ def test_perplexity_splits_into_the_network_and_a_constant():
     """-log P = -log P_net(output), what training lowers, plus the tail's share, which is fixed."""
     start, stop = 200, 260
     contexts, targets = windows(TEXT, ORDER, start, stop), TEXT[start:stop]
-    loss, nll_B = CONFIG.make_model().apply(
-        {"params": NETWORK.params}, contexts, targets, method="loss"
-    )
+    loss_of = lambda p: CONFIG.make_model().apply({"params": p}, contexts, targets, method="loss")  # noqa: E731
+    loss, nll_B = jax.jit(loss_of)(NETWORK.params)
     outside = targets >= S
     assert 5 < outside.sum() < 50
     tail_N = tail_probabilities(TAIL, S, contexts[outside], targets[outside])
@@ -97,17 +89,16 @@ def test_the_network_has_s_plus_one_outputs_and_rows_for_all_words():
 def test_targets_outside_the_list_all_train_elsewhere():
     model, contexts = CONFIG.make_model(), CONTEXTS[:4]
 
-    def gradient(targets):
-        loss = lambda p: model.apply({"params": p}, contexts, targets, method="loss")[0]  # noqa: E731
-        return jax.grad(loss)(NETWORK.params)
-
+    loss = lambda p, targets: model.apply({"params": p}, contexts, targets, method="loss")[0]  # noqa: E731
+    gradient = functools.partial(jax.jit(jax.grad(loss)), NETWORK.params)
     one, other = gradient(np.array([5, 9, 13, 7])), gradient(np.array([13, 6, 5, 8]))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     inside = gradient(np.array([0, 1, 2, 3]))
     assert np.abs(inside["b"] - one["b"]).max() > 0.1
-    log_p_B = model.apply(
-        {"params": NETWORK.params}, contexts, np.array([5, 9, 13, 7]), method="log_probabilities"
+    log_p = lambda p, targets: model.apply(  # noqa: E731
+        {"params": p}, contexts, targets, method="log_probabilities"
     )
+    log_p_B = jax.jit(log_p)(NETWORK.params, np.array([5, 9, 13, 7]))
     expected = np.log(NETWORK.distributions(contexts)[:, S])
     np.testing.assert_allclose(log_p_B, expected, rtol=1e-5)
 

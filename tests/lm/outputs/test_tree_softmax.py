@@ -1,6 +1,7 @@
 """Tree-structured probabilities, against a walk down the tree in plain numpy."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -8,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from placed_params import drawn_params, initial_params, layout_on
 
 from jaxgen.errors import InputError
 from jaxgen.lm.outputs.tree_softmax import TreeCode, TreeNPLMConfig, node_log_odds
 from jaxgen.lm.outputs.word_tree import feature_tree, huffman_merges, tree_from_merges
-from jaxgen.parallel import init_sharded, make_mesh, put_batch
+from jaxgen.parallel import make_mesh, put_batch
 from jaxgen.training.saved_configs import config_from_json, config_to_json
 
 V, ORDER = 21, 3
@@ -30,19 +32,22 @@ def make_config(**changes):
 
 def random_parameters(config, scale=1.0):
     """Parameters far from their start; padding nodes stay zero."""
-    params = nn.meta.unbox(config.make_model().init(jax.random.key(0), CONTEXTS)["params"])
-    rng = np.random.default_rng(3)
-    params = jax.tree.map(lambda p: rng.normal(scale=scale, size=p.shape), params)
+    params = drawn_params(config, 3, scale)
     for name in {"U", "W", "b"} & set(params):
         params[name][config.outputs :] = 0
-    return jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
+    return params
 
 
 def apply(config, params, *args, method=None, **options):
     """A method of the model, compiled as one program; options are static."""
+    return compiled(config, method, **options)(params, *args)
+
+
+@functools.cache
+def compiled(config, method=None, **options):
     model = config.make_model()
     run = lambda params, *args: model.apply({"params": params}, *args, method=method, **options)  # noqa: E731
-    return jax.jit(run)(params, *args)
+    return jax.jit(run)
 
 
 def reference_log_probabilities(params, contexts):
@@ -97,8 +102,13 @@ def test_sums_to_one_with_extreme_logits_and_stays_finite():
     assert np.isfinite(found).all()
     assert found.min() < -1000
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-5)
-    loss_of = lambda p: apply(config, p, CONTEXTS, TARGETS, method="loss")[0]  # noqa: E731
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss_of)(params)))
+    gradients = gradient_of(config)(params, CONTEXTS, TARGETS)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+@functools.cache
+def gradient_of(config):
+    return jax.jit(jax.grad(lambda *args: compiled(config, "loss")(*args)[0]))
 
 
 def test_loss_and_gradient_are_those_of_the_whole_distribution():
@@ -112,9 +122,11 @@ def test_loss_and_gradient_are_those_of_the_whole_distribution():
         nll_B = -apply(config, params, CONTEXTS)[jnp.arange(16), TARGETS]
         return jnp.sum(nll_B * WEIGHTS) / WEIGHTS.sum(), nll_B
 
-    (loss, nll_B), found = jax.value_and_grad(by_path, has_aux=True)(params)
-    whole = jax.value_and_grad(by_distribution, has_aux=True)(params)
-    (expected_loss, expected_B), expected = whole
+    both = lambda p: [  # noqa: E731
+        jax.value_and_grad(loss, has_aux=True)(p) for loss in (by_path, by_distribution)
+    ]
+    path, whole = jax.device_get(jax.jit(both)(params))
+    ((loss, nll_B), found), ((expected_loss, expected_B), expected) = path, whole
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     np.testing.assert_allclose(nll_B, expected_B, rtol=1e-5)
     jax.tree.map(
@@ -127,17 +139,16 @@ def test_a_node_gets_no_gradient_from_words_that_are_not_below_it():
     config = make_config()
     params = random_parameters(config)
     word = int(np.argmin(TREE.lengths_V))
-    loss_of = lambda p: apply(config, p, CONTEXTS[:1], np.array([word]), method="loss")[0]  # noqa: E731
-    gradient = jax.grad(loss_of)(params)
+    gradient = gradient_of(config)(params, CONTEXTS[:1], np.array([word]))
     touched = np.flatnonzero(np.asarray(gradient["b"]))
     assert set(touched) == set(TREE.paths_VD[word, : TREE.lengths_V[word]].tolist())
 
 
 def test_a_start_from_log_odds_is_the_unigram_model():
     config = make_config()
-    params = jax.tree.map(jnp.zeros_like, random_parameters(config))
+    params = jax.tree.map(np.zeros_like, random_parameters(config))
     count_V = np.random.default_rng(7).integers(0, 40, V) + 0.5
-    params["b"] = jnp.asarray(node_log_odds(TREE, count_V), jnp.float32)
+    params["b"] = np.asarray(node_log_odds(TREE, count_V), np.float32)
     found = np.exp(apply(config, params, CONTEXTS))
     np.testing.assert_allclose(found, np.tile(count_V / count_V.sum(), (16, 1)), rtol=1e-5)
 
@@ -156,7 +167,14 @@ def test_top_k_and_samples():
         apply(config, params, CONTEXTS, k=22, method="top_k")
 
 
-@pytest.mark.parametrize("mesh", ["data=8", "data=2,model=4", "data=2,fsdp=2,model=2"])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param("data=8", marks=pytest.mark.slow),
+        pytest.param("data=2,model=4", marks=pytest.mark.slow),
+        "data=2,fsdp=2,model=2",
+    ],
+)
 def test_sharded_equals_unsharded(mesh):
     """Loss, gradients and distribution, with sharded parameters and 20 nodes padded to 24."""
     config = make_config(output_blocks=8)
@@ -169,12 +187,12 @@ def test_sharded_equals_unsharded(mesh):
         value, gradient = jax.value_and_grad(loss_fn, has_aux=True)(params, *batch)
         return value, gradient, model.apply({"params": params}, batch[0])
 
-    init = lambda key: model.init(key, CONTEXTS)["params"]  # noqa: E731
     batch = (CONTEXTS, TARGETS, WEIGHTS)
-    expected = jax.jit(run)(nn.meta.unbox(init(jax.random.key(0))), *batch)
+    params = initial_params(config)
+    expected = jax.jit(run)(params, *batch)
     mesh = make_mesh(mesh)
     with jax.set_mesh(mesh):
-        params, _ = init_sharded(init, jax.random.key(0), mesh=mesh)
+        params = jax.device_put(params, layout_on(mesh, config).shardings)
         assert params["U"].sharding.spec[0] == "model"
         found = jax.jit(run)(params, *put_batch(batch, mesh))
     jax.tree.map(

@@ -1,5 +1,7 @@
 """Logits of chosen units, against plain numpy in float64 on every mesh."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,25 +41,37 @@ def chosen_ids(shared):
     ids = np.random.default_rng(1).integers(0, V, (B, 7))
     ids[:, 1] = ids[:, 0]
     ids[0] = [0, 23, 2, 3, 5, 6, 11]
-    return jnp.asarray(ids[0] if shared else ids)
+    return (ids[0] if shared else ids).astype(np.int32)
 
 
-@ON_MESHES
-@pytest.mark.parametrize("unit_axis", [0, 1])
-@pytest.mark.parametrize("shared", [True, False])
-def test_logits_and_gradients_match_numpy(mesh, unit_axis, shared):
+@pytest.mark.parametrize(
+    "mesh", [None, *MESHES[1:], pytest.param("data=8", marks=pytest.mark.slow)]
+)
+def test_logits_and_gradients_match_numpy(mesh):
+    """Units along either axis; ids of all examples alike, and of each."""
+    problems = list(itertools.product((0, 1), (True, False)))
     hidden, kernels, bias = problem()
-    ids, cotangent_BK = chosen_ids(shared), normal(3, B, 7)
-    turn = lambda kernels: tuple(k.T if unit_axis else k for k in kernels)  # noqa: E731
+    turned = {0: kernels, 1: tuple(k.T for k in kernels)}
+    cotangent_BK = normal(3, B, 7)
 
-    def weighted(hidden, kernels, bias):
-        y_BK = chosen_logits(hidden, kernels, bias, ids, unit_axis=unit_axis)
-        return jnp.sum(y_BK * cotangent_BK), y_BK
+    def gradients(hidden, turned, bias):
+        def weighted(hidden, kernels, bias, unit_axis, shared):
+            ids = chosen_ids(shared)
+            y_BK = chosen_logits(hidden, kernels, bias, ids, unit_axis=unit_axis)
+            return jnp.sum(y_BK * cotangent_BK), y_BK
+
+        gradient = jax.grad(weighted, argnums=(0, 1, 2), has_aux=True)
+        return [gradient(hidden, turned[axis], bias, axis, shared) for axis, shared in problems]
 
     with on_mesh(mesh):
-        gradient = jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))
-        (d_hidden, d_kernels, d_bias), y_BK = gradient(hidden, turn(kernels), bias)
+        found = jax.jit(gradients)(hidden, turned, bias)
+    for (unit_axis, shared), gradients_and_logits in zip(problems, found, strict=True):
+        check_against_numpy(unit_axis, shared, cotangent_BK, *gradients_and_logits)
 
+
+def check_against_numpy(unit_axis, shared, cotangent_BK, gradients, y_BK):
+    (d_hidden, d_kernels, d_bias), (hidden, kernels, bias) = gradients, problem()
+    ids = chosen_ids(shared)
     ids_BK = np.broadcast_to(ids, (B, 7))
     full_BV = bias + sum(h.astype(np.float64) @ k.T for h, k in zip(hidden, kernels, strict=True))
     np.testing.assert_allclose(y_BK, np.take_along_axis(full_BV, ids_BK, 1), rtol=2e-5, atol=2e-6)
@@ -75,9 +89,9 @@ def test_logits_and_gradients_match_numpy(mesh, unit_axis, shared):
 def test_examples_that_do_not_divide_over_the_mesh():
     hidden, kernels, bias = problem()
     ids = chosen_ids(shared=False)
-    expected = chosen_logits(hidden, kernels, bias, ids)
+    expected = jax.jit(chosen_logits)(hidden, kernels, bias, ids)
     with on_mesh("data=2,model=4"):
-        found = chosen_logits([h[:5] for h in hidden], kernels, bias, ids[:5])
+        found = jax.jit(chosen_logits)([h[:5] for h in hidden], kernels, bias, ids[:5])
     np.testing.assert_allclose(found, expected[:5], rtol=1e-6)
 
 
@@ -118,7 +132,14 @@ def test_shapes_that_do_not_fit_are_refused():
         chosen_logits(hidden, cut, bias[:22], chosen_ids(True) % 22)
 
 
-@pytest.mark.parametrize("settings", [{}, {"top_k": 5, "top_p": 0.8, "temperature": 0.7}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"top_k": 5, "top_p": 0.8, "temperature": 0.7},
+    ],
+    ids=str,
+)
 def test_sampling_from_logits_draws_what_sampling_from_units_draws(settings):
     hidden, kernels, bias = problem()
     units = Units(tuple(jnp.asarray(k.T) for k in kernels), jnp.asarray(bias), V)
