@@ -12,8 +12,8 @@ PROSE = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.i
 SAVED_NAMES = ROOT / "jaxgen/training/saved_names.py"  # holds the names of the first format
 
 WRITE_INSTEAD = {
-    r"questions? (to|per) |asks? the (network|denoiser)|is asked": "network evaluations, NFE",
-    r"\b(is|are|was) told\b|told_config": "conditioning, guidance-conditioned",
+    r"questions? (to|per) |asks? the (network|denoiser)|(network|denoiser) is asked": "evaluations",
+    r"(networks?|students?|that) (is|are) told\b|\btold w\b|told_config": "conditioned on",
     r"randomness hangs": "example indices, folded into the key",
     r"the house\b|moves in\b|at the door|on the same floor": "architecture, package, public API",
     r"what is no (network|classifier)|cannot be meant": "validates the fields; invalid options",
