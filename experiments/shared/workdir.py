@@ -286,7 +286,7 @@ def _read_saved(path: pathlib.Path) -> dict[str, Any] | None:
         and isinstance(saved.get("class"), str)
         and isinstance(saved.get("data", {}), dict)
     ):
-        raise InputError(f"{path}, expected the configuration of a run")
+        raise InputError(f"{path} holds other JSON, expected the configuration of a run")
     return saved
 
 

@@ -126,9 +126,9 @@ def steps_at(schedule: Schedule, times: Any, *, final: Final = "clean") -> Level
     levels = _append(schedule.at(times), _last(schedule, final))
     if not levels.log_snr[-1] > levels.log_snr[-2]:
         raise InputError(
-            f"times[{len(times) - 1}] = {times[-1]:.6g} is where the sample ends (t = "
-            f"{levels.t[-1]:.6g}, final={final!r}), which is added to the times: leave out the "
-            "last one, so that they end above it"
+            f"times[{len(times) - 1}] is {times[-1]:.6g}, where the sample ends (t = "
+            f"{levels.t[-1]:.6g}, final={final!r}), which is added, expected times that end "
+            "above it: leave out the last one"
         )
     return _checked(levels, schedule)
 
@@ -317,10 +317,10 @@ def _check_falling(times: Float64[np.ndarray, "N"], schedule: Schedule) -> None:
     wrong = np.diff(times) >= 0
     if wrong.any():
         i = int(wrong.argmax())
-        what = "leave out one of them" if times[i] == times[i + 1] else "expected falling times"
+        what = ": leave out one of them" if times[i] == times[i + 1] else ", expected falling times"
         raise InputError(
             f"steps {i} and {i + 1} of {type(schedule).__name__} are at the times {times[i]:.6g} "
-            f"and {times[i + 1]:.6g}: {what}"
+            f"and {times[i + 1]:.6g}{what}"
         )
 
 

@@ -69,7 +69,7 @@ BATCH = {b"data": planes(cifar_batches()[0]["test_batch"]), b"labels": [1, 2, 3]
 )
 def test_bad_pickles(tmp_path, capsys, content, fault):
     (tmp_path / "data_batch_1").write_bytes(content)
-    with pytest.raises(InputError, match=f"data_batch_1: .*{fault}") as error:
+    with pytest.raises(InputError, match=f"data_batch_1.*{fault}") as error:
         read_cifar10(tmp_path)
     assert "\n" not in str(error.value)
     assert capsys.readouterr().out == ""

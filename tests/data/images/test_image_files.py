@@ -48,20 +48,20 @@ def png_of_16_bits(path, values):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bits_that_hold_fewer_are_said(tmp_path, channels):
-    colours = channels if channels % 2 else channels - 1
+    colors = channels if channels % 2 else channels - 1
     values = np.random.default_rng(0).integers(0, 65536, (5, 6, channels))
     values[..., colors:] = 65535
     file = png_of_16_bits(tmp_path / "full.png", values)
-    expected = np.broadcast_to(values[..., :colours] >> 8, (5, 6, 3))
+    expected = np.broadcast_to(values[..., :colors] >> 8, (5, 6, 3))
     np.testing.assert_array_equal(read_image(file, channels=3), expected)
     for bits in (8, 10, 12):  # a camera's or a scanner's values, or bytes, in 16 bits
-        values[..., :colours] = np.random.default_rng(1).integers(0, 2**bits, (5, 6, colours))
+        values[..., :colors] = np.random.default_rng(1).integers(0, 2**bits, (5, 6, colors))
         file = png_of_16_bits(tmp_path / "few.png", values)
         with pytest.warns(UserWarning, match=r"few\.png: 16-bit pixels of small values") as caught:
             read_image(file)
         assert len(caught) == 1
         assert caught[0].filename == __file__
-    values[..., :colours] = np.random.default_rng(1).integers(0, 2**14, (5, 6, colours))
+    values[..., :colors] = np.random.default_rng(1).integers(0, 2**14, (5, 6, colors))
     read_image(png_of_16_bits(tmp_path / "dark.png", values))  # 64 of 256 levels are left
     read_image(png_of_16_bits(tmp_path / "black.png", np.zeros((5, 6, 1), int)))
 

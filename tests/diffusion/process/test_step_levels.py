@@ -181,11 +181,11 @@ def test_steps_at_and_reverse():
         ),
         (
             lambda: steps_at(RectifiedFlow(), np.linspace(1, 0, 5)),
-            r"times\[4\] is 0 is where the sample ends .*leave out the last one",
+            r"times\[4\] is 0, where the sample ends .*leave out the last one",
         ),
         (
             lambda: steps_at(CosineSchedule(), [1, 0.5, 0], final="first"),
-            r"times\[2\] is 0 is where the sample ends .*leave out the last one",
+            r"times\[2\] is 0, where the sample ends .*leave out the last one",
         ),
         (
             lambda: steps_at(RectifiedFlow(), [1, float("nan")]),
