@@ -1,7 +1,4 @@
-"""Image files through Pillow, and folders of them whose subfolders are classes.
-
-The one module that imports Pillow (extra ``jaxgen[data]``).
-"""
+"""Image files through Pillow, and folders of them whose subfolders are classes."""
 
 import contextlib
 import pathlib
@@ -25,6 +22,14 @@ from jaxgen.data.images.image_set import (
     part_span,
     shuffled_parts,
 )
+from jaxgen.data.images.resizing import (
+    GREY_MODES,
+    check_size_and_channels,
+    fit_image,
+    import_pillow,
+    to_array,
+    to_grey_or_rgb,
+)
 from jaxgen.data.text.corpus import PARTS, Spans
 from jaxgen.data.text.token_files import PART_NAMES
 from jaxgen.errors import InputError
@@ -36,20 +41,7 @@ SUFFIXES = (
 )
 LEAST_HIGH_BYTE = 16
 """Where the high bytes of 16-bit pixels all stay under this, most of what they say is lost."""
-GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N"})
 REFUSED_MODES = frozenset({"I", "F"})
-
-
-def check_size_and_channels(size: int | None, channels: int | None) -> None:
-    """Refuses a size or a number of channels that no image can be given.
-
-    Raises:
-      InputError: Names the argument.
-    """
-    if size is not None and size < 1:
-        raise InputError(f"size is {size}, expected 1 or more")
-    if channels not in (None, 1, 3):
-        raise InputError(f"channels is {channels}, expected 1 (grey) or 3 (colour)")
 
 
 def read_image(
@@ -79,8 +71,8 @@ def read_image(
     with _opened(path) as opened:
         if _has_16_bits(opened):
             _warn_of_small_values(path, opened)
-        image = _import_pillow(str(path)).ImageOps.exif_transpose(opened)
-        return _to_array(fit_image(_plain(image, channels), size))
+        image = import_pillow(str(path)).ImageOps.exif_transpose(opened)
+        return to_array(fit_image(to_grey_or_rgb(image, channels), size))
 
 
 def _has_16_bits(image: Any) -> bool:
@@ -120,7 +112,7 @@ def _opened(path: Path) -> Iterator[Any]:
     Raises:
       InputError: As `read_image`, for faults that the block finds as well.
     """
-    pil = _import_pillow(str(path))
+    pil = import_pillow(str(path))
     try:
         with pil.Image.open(path) as image:
             if image.mode in REFUSED_MODES:
@@ -137,52 +129,6 @@ def _opened(path: Path) -> Iterator[Any]:
     ) as error:
         fault = str(error).replace("\n", " ")
         raise InputError(f"{path}: not a readable image, or a truncated one ({fault})") from error
-
-
-def fit_array(
-    image_YXC: UInt8[np.ndarray, "Y X C"], size: int | None, channels: int | None, name: str
-) -> UInt8[np.ndarray, "Y2 X2 C2"]:
-    """An image that is already an array, in the size and with the channels of `read_image`.
-
-    Args:
-      image_YXC: uint8 with 1 or 3 channels.
-      size: See `read_image`.
-      channels: See `read_image`.
-      name: What the image is called in an error.
-    """
-    y, x, c = image_YXC.shape
-    if (size is None or y == x == size) and channels in (None, c):
-        return image_YXC
-    pil = _import_pillow(name)
-    image = pil.Image.fromarray(image_YXC[..., 0] if c == 1 else image_YXC)
-    return _to_array(fit_image(_plain(image, channels), size))
-
-
-def fit_image(image: Any, size: int | None) -> Any:
-    """A Pillow image resized and cropped in the middle to size x size (see `read_image`)."""
-    if size is None or image.size == (size, size):
-        return image
-    pil = _import_pillow("resizing")
-    return pil.ImageOps.fit(image, (size, size), method=pil.Image.Resampling.BICUBIC)
-
-
-def _plain(image: Any, channels: int | None) -> Any:
-    """The image in mode L or RGB."""
-    grey = image.mode in GREY_MODES
-    if image.mode.startswith("I;16"):
-        pil = _import_pillow("16-bit pixels")
-        image = pil.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if "A" in image.mode.upper() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = _import_pillow("transparency").Image.new("RGBA", image.size, (255, 255, 255, 255))
-        white.alpha_composite(image)
-        image = white.convert("RGB")
-    return image.convert("L" if channels == 1 or (channels is None and grey) else "RGB")
-
-
-def _to_array(image: Any) -> UInt8[np.ndarray, "Y X C"]:
-    array = np.asarray(image)
-    return array[..., None] if array.ndim == 2 else array
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,15 +309,3 @@ def _label(
         )
     index = {name: i for i, name in enumerate(classes)}
     return np.array([index[str(name)] for name in names], np.int32), tuple(classes)
-
-
-def _import_pillow(what: str) -> Any:
-    try:
-        import PIL.Image
-        import PIL.ImageOps
-    except ImportError as error:
-        raise InputError(
-            f"{what}: reading and resizing images needs the package pillow, extra jaxgen[data]"
-            f" ({error})"
-        ) from error
-    return PIL

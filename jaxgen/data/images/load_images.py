@@ -11,8 +11,9 @@ import numpy as np
 from jaxgen.data.archives import Path
 from jaxgen.data.images.cifar import is_cifar_folder, read_cifar10
 from jaxgen.data.images.idx_files import is_idx_folder, read_mnist
-from jaxgen.data.images.image_files import check_size_and_channels, fit_array, open_image_folder
+from jaxgen.data.images.image_files import open_image_folder
 from jaxgen.data.images.image_set import ImageSet, shuffled_parts
+from jaxgen.data.images.resizing import check_size_and_channels, fit_array
 from jaxgen.data.images.tfds_images import read_tfds_images
 from jaxgen.errors import InputError
 

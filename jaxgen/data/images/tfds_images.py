@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxgen.data.archives import Path
-from jaxgen.data.images.image_files import check_same_shape, fit_array
+from jaxgen.data.images.image_files import check_same_shape
 from jaxgen.data.images.image_set import ImageSet, published_parts
+from jaxgen.data.images.resizing import fit_array
 from jaxgen.data.text.tfds_text import open_builder, open_split, splits_of_parts
 from jaxgen.errors import InputError
 
