@@ -35,7 +35,7 @@ def to_unit(images: UInt8[Any, "*shape"]) -> Float32[Any, "*shape"]:
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def from_unit(images: Float32[Any, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+def from_unit(images: Shaped[Any, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Numbers in [-1, 1] as bytes: clipped, then rounded to the nearest byte (halves to even).
 
     The inverse of `to_unit` on all 256 bytes.

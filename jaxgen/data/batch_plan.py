@@ -14,7 +14,7 @@ import operator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64, UInt64
+from jaxtyping import Int32, Int64, Integer, UInt64
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids, as_integers
@@ -92,7 +92,7 @@ class BatchPlan:
 
 
 def permute(
-    index: Int[np.ndarray, "..."] | np.integer, n: int, seed: int, epoch: int
+    index: Integer[np.ndarray, "..."] | np.integer, n: int, seed: int, epoch: int
 ) -> Int64[np.ndarray, "..."]:
     """Applies a permutation of [0, n) that depends on (seed, epoch) alone.
 
@@ -157,7 +157,7 @@ def _mix_one(value: int) -> int:
 
 
 def windows_at(
-    tokens_N: Int[np.ndarray, "N"], positions_B: Int[np.ndarray, "B"], order: int
+    tokens_N: Integer[np.ndarray, "N"], positions_B: Integer[np.ndarray, "B"], order: int
 ) -> Int32[np.ndarray, "B L"]:
     """Windows of `order` words that end at given positions: contexts with their targets.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_integers
@@ -36,7 +36,7 @@ def make_batches(
     epochs: int | None = None,
     shuffle: bool = True,
     transform: Transform | None = None,
-    rows: Int[np.ndarray, "rows"] | None = None,
+    rows: Integer[np.ndarray, "rows"] | None = None,
 ) -> Any:
     """A `grain.MapDataset` whose element i is the batch of step i.
 

@@ -38,7 +38,7 @@ def gaussian_denoiser(mean_D: Float[Array, "D"], covariance_DD: Float[Array, "D 
     variance_D, axes_DD = jnp.linalg.eigh(covariance_DD)
     variance_D = jnp.maximum(variance_D, 0.0)
 
-    def denoiser(z_BD: Float[Array, "B D"], level: Level) -> Estimate:
+    def denoiser(z_BD: Float[Array, "B ... D"], level: Level) -> Estimate:
         a, s = (expand(value, z_BD) for value in broadcast_level(level, len(z_BD))[2:])
         total_BD = a * a * variance_D + s * s
         rest_BD = (z_BD - a * mean_D) @ axes_DD / jnp.where(total_BD > 0, total_BD, 1.0)

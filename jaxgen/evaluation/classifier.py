@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from jaxgen.errors import InputError
 from jaxgen.evaluation.features import Forward, apply_in_batches
@@ -91,7 +91,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z_BYXC: Float[Array, "B Y X C"], train: bool = False
+        self, z_BYXC: Shaped[Array, "B Y X C"], train: bool = False
     ) -> tuple[Float[Array, "B D"], Float[Array, "B V"]]:
         """Features and logits.
 
@@ -169,7 +169,7 @@ def classifier_loss(config: ClassifierConfig) -> Loss:
 def apply_classifier(
     config: ClassifierConfig,
     params: Tree,
-    images: Float[np.ndarray, "N Y X C"],
+    images: Shaped[np.ndarray, "N Y X C"],
     batch_size: int = 256,
 ) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N V"]]:
     """Features and class probabilities of images, batch by batch over the current mesh.

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxgen.errors import InputError
 from jaxgen.evaluation.features import apply_in_batches
@@ -228,7 +228,7 @@ def _fold(name: str, arrays: Mapping[str, Float[np.ndarray, "..."]]) -> dict[str
 
 
 def inception_features(
-    params: Tree, images: Float[np.ndarray, "N Y X C"], batch_size: int = 32
+    params: Tree, images: Shaped[np.ndarray, "N Y X C"], batch_size: int = 32
 ) -> Float[np.ndarray, "N D"]:
     """The features of FID, for `jaxgen.evaluation.feature_moments`.
 

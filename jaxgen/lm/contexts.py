@@ -6,7 +6,7 @@ over its start. Where the stream itself begins, the missing words are :data:`NO_
 """
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int32, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
@@ -16,7 +16,7 @@ NO_WORD = -1
 
 
 def windows(
-    tokens: Int[np.ndarray, "tokens"], order: int, start: int, stop: int
+    tokens: Integer[np.ndarray, "tokens"], order: int, start: int, stop: int
 ) -> Int32[np.ndarray, "N L"]:
     """Contexts of the positions ``start <= i < stop`` of a text, the nearest word last.
 
@@ -47,7 +47,7 @@ def check_order(order: int) -> None:
 
 
 def check_span(
-    tokens: Int[np.ndarray, "tokens"], start: int, stop: int, name: str = "tokens"
+    tokens: Integer[np.ndarray, "..."], start: int, stop: int, name: str = "tokens"
 ) -> None:
     """Raise an InputError unless ``[start, stop)`` lies within a one-dimensional stream of ids."""
     tokens = np.asarray(tokens)
@@ -63,14 +63,14 @@ def check_span(
 
 
 def check_words(
-    words: Int[np.ndarray, "..."], vocabulary_size: int, name: str = "tokens"
+    words: Integer[np.ndarray, "..."], vocabulary_size: int, name: str = "tokens"
 ) -> Int32[np.ndarray, "..."]:
     """Ids as int32, checked to be integers in [0, V); an InputError names the first that is not."""
     return as_ids(words, name, 0, vocabulary_size)
 
 
 def check_text(
-    tokens: Int[np.ndarray, "tokens"], vocabulary_size: int, name: str = "tokens"
+    tokens: Integer[np.ndarray, "tokens"], vocabulary_size: int, name: str = "tokens"
 ) -> Int32[np.ndarray, "tokens"]:
     """A whole text as int32.
 
@@ -82,7 +82,7 @@ def check_text(
 
 
 def check_contexts(
-    contexts_NL: Int[np.ndarray, "N L"], order: int, vocabulary_size: int
+    contexts_NL: Integer[np.ndarray, "N L"], order: int, vocabulary_size: int
 ) -> Int32[np.ndarray, "N {order}-1"]:
     """The last ``order - 1`` columns of contexts, checked.
 
@@ -109,7 +109,7 @@ def check_contexts(
 
 
 def check_targets(
-    targets_N: Int[np.ndarray, "N"], count: int, vocabulary_size: int
+    targets_N: Integer[np.ndarray, "N"], count: int, vocabulary_size: int
 ) -> Int32[np.ndarray, "N"]:
     """Targets as int32, checked to be ``count`` ids in [0, V).
 

@@ -7,7 +7,7 @@ al. (2003), and contexts reach back over the span's start into the preceding tex
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
@@ -17,7 +17,7 @@ from jaxgen.lm.protocol import LanguageModel
 
 def span_probabilities(
     model: LanguageModel,
-    tokens: Int[np.ndarray, "tokens"],
+    tokens: Integer[np.ndarray, "tokens"],
     start: int,
     stop: int,
     batch: int = 1024,
@@ -68,7 +68,7 @@ def perplexity_of(probability_N: Float64[np.ndarray, "N"]) -> float:
 
 def perplexity(
     model: LanguageModel,
-    tokens: Int[np.ndarray, "tokens"],
+    tokens: Integer[np.ndarray, "tokens"],
     start: int,
     stop: int,
     batch: int = 1024,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float64, Int, Int32, Key
+from jaxtyping import Array, Float64, Int, Int32, Integer, Key
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
@@ -32,7 +32,7 @@ from jaxgen.typing import Tree
 
 def generate(
     model: LanguageModel,
-    prompt_L: Int[np.ndarray, "L"],
+    prompt_L: Integer[np.ndarray, "L"] | Sequence[int],
     length: int,
     seed: int,
     *,

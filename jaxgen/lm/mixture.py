@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int64
+from jax.typing import ArrayLike
+from jaxtyping import Float, Float64, Int, Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_integers
@@ -52,14 +53,14 @@ class FrequencyBins:
         """The number of bins."""
         return frequency_bin_count(self.tokens)
 
-    def __call__(self, contexts_NL: Int[np.ndarray, "N L"]) -> Int64[np.ndarray, "N"]:
+    def __call__(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Int64[np.ndarray, "N"]:
         """The bin of each context, in [0, size)."""
         return frequency_bins(self.frequencies(contexts_NL), self.tokens)
 
 
 def learn_weights(
     probability_NJ: Float[np.ndarray, "N J"],
-    bin_N: Int[np.ndarray, "N"] | None = None,
+    bin_N: Integer[np.ndarray, "N"] | None = None,
     size: int = 1,
     iterations: int = EM_ITERATIONS,
 ) -> Float64[np.ndarray, "bins J"]:
@@ -86,8 +87,8 @@ def learn_weights(
 
 def mix(
     probability_NJ: Float[np.ndarray, "N J"],
-    weight_CJ: Float[np.ndarray, "bins J"],
-    bin_N: Int[np.ndarray, "N"] | None = None,
+    weight_CJ: ArrayLike,
+    bin_N: Integer[np.ndarray, "N"] | None = None,
 ) -> Float64[np.ndarray, "N"]:
     """The mixture's probability of each word from those of its members.
 
@@ -152,7 +153,7 @@ class Mixture:
         return self.members[0].vocabulary_size
 
     def probabilities(
-        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
+        self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:
         """P(target | context) of each pair; see `jaxgen.lm.protocol.LanguageModel`."""
         weight_NJ = self._weights(contexts_NL)
@@ -161,7 +162,7 @@ class Mixture:
             for j, member in enumerate(self.members)
         )
 
-    def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
+    def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one."""
         weight_NJ = self._weights(contexts_NL)
         return sum(
@@ -169,7 +170,7 @@ class Mixture:
             for j, member in enumerate(self.members)
         )
 
-    def _weights(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N J"]:
+    def _weights(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N J"]:
         if self.bins is None:
             return np.broadcast_to(self.weight_CJ, (len(contexts_NL), len(self.members)))
         return self.weight_CJ[self.bins(contexts_NL)]
@@ -190,7 +191,7 @@ def fixed_mixture(
 
 def fit_mixture(
     members: Sequence[LanguageModel],
-    tokens_N: Int[np.ndarray, "N"],
+    tokens_N: Integer[np.ndarray, "N"],
     start: int,
     stop: int,
     bins: FrequencyBins | None = None,
@@ -239,7 +240,7 @@ def _check_members(members: Sequence[LanguageModel]) -> None:
         raise InputError(f"members have vocabularies of {sizes} words, expected the same size")
 
 
-def _checked_weights(weight_CJ: Float[np.ndarray, "bins J"]) -> Float64[np.ndarray, "bins J"]:
+def _checked_weights(weight_CJ: ArrayLike) -> Float64[np.ndarray, "bins J"]:
     weight_CJ = np.asarray(weight_CJ, np.float64)
     if weight_CJ.ndim != 2:
         raise InputError(f"weights have shape {weight_CJ.shape}, expected [bins, models]")
@@ -265,7 +266,7 @@ def _checked_probabilities(
 
 
 def _checked_bins(
-    bin_N: Int[np.ndarray, "N"] | None, words: int, size: int
+    bin_N: Integer[np.ndarray, "N"] | None, words: int, size: int
 ) -> Int[np.ndarray, "N"]:
     if bin_N is None:
         if size != 1:

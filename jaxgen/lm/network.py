@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Float64, Int, Int32, Key
+from jaxtyping import Array, Float, Float64, Int, Int32, Integer, Key
 
 from jaxgen.errors import InputError
 from jaxgen.lm.contexts import NO_WORD, check_contexts, check_targets
@@ -128,7 +128,7 @@ class NetworkModel:
         return self.network.config.predicted
 
     def probabilities(
-        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
+        self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:
         """P(target | context) of each pair; see `jaxgen.lm.protocol.LanguageModel`.
 
@@ -140,7 +140,7 @@ class NetworkModel:
         log_p_N = self._run("log_probabilities", contexts_NL, targets_N)
         return np.exp(log_p_N.astype(np.float64))
 
-    def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
+    def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every w; each row sums to one. Errors as for `probabilities`."""
         logits_NV = self._run("__call__", self._check(contexts_NL))
         y_NV = logits_NV[:, : self.vocabulary_size].astype(np.float64)
@@ -148,7 +148,7 @@ class NetworkModel:
         np.exp(y_NV, out=y_NV)
         return y_NV / y_NV.sum(axis=1, keepdims=True)
 
-    def _check(self, contexts_NL: Int[np.ndarray, "N L"]) -> Int32[np.ndarray, "N L"]:
+    def _check(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Int32[np.ndarray, "N L2"]:
         contexts_NL = check_contexts(contexts_NL, self.order, self.network.config.vocabulary_size)
         if np.any(contexts_NL == NO_WORD):
             raise InputError(

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Integer
 
 
 class LanguageModel(Protocol):
@@ -25,11 +25,11 @@ class LanguageModel(Protocol):
         ...
 
     def probabilities(
-        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
+        self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:
         """P(target | context) of each pair, in [0, 1]."""
         ...
 
-    def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
+    def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one."""
         ...

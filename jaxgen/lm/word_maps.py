@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids, check_not_string
@@ -52,7 +52,7 @@ def nearest_words(
     features_VD: Float[np.ndarray, "V D"],
     queries_QD: Float[np.ndarray, "Q D"],
     k: int,
-    exclude_Q: Int[np.ndarray, "Q"] | None = None,
+    exclude_Q: Integer[np.ndarray, "Q"] | None = None,
 ) -> tuple[Float64[np.ndarray, "Q K"], Int64[np.ndarray, "Q K"]]:
     """The words whose features have the greatest cosine with each query.
 
@@ -96,7 +96,7 @@ def nearest_words(
 
 
 def neighbours(
-    features_VD: Float[np.ndarray, "V D"], words_Q: Int[np.ndarray, "Q"], k: int
+    features_VD: Float[np.ndarray, "V D"], words_Q: Integer[np.ndarray, "Q"], k: int
 ) -> tuple[Float64[np.ndarray, "Q K"], Int64[np.ndarray, "Q K"]]:
     """The nearest neighbours of words, each but the word itself; see `nearest_words`."""
     words_Q = check_words(words_Q, len(features_VD), "words")

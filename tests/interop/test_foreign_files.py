@@ -191,7 +191,7 @@ def test_files_of_other_formats_are_called_what_they_are(write, fault, tmp_path)
 
 def test_a_folder_of_pickles_says_how_to_convert_them(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    with pytest.raises(InputError, match=r"found pytorch_model\.bin, .*safetensors\.torch\.save"):
+    with pytest.raises(InputError, match=r"holds pytorch_model\.bin, .*safetensors\.torch\.save"):
         TensorFile(tmp_path)
 
 

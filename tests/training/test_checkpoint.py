@@ -277,11 +277,11 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder of checkpoints"):
         load_model(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(InputError, match="expected a folder of checkpoints, found none in it"):
+    with pytest.raises(InputError, match="holds no checkpoint, expected a folder of checkpoints"):
         load_model(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "7").mkdir()
-    with pytest.raises(InputError, match="expected a folder of checkpoints, found"):
+    with pytest.raises(InputError, match="holds no checkpoint, expected a folder of checkpoints"):
         load_model(tmp_path)
     with pytest.raises(InputError, match=r"notes.txt is a file, expected a folder of checkpoints"):
         load_model(tmp_path / "notes.txt")

@@ -18,7 +18,7 @@ import re
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 
 from jaxgen.data.archives import Path, files_in, read_bytes
 from jaxgen.data.images.image_files import read_image
@@ -44,7 +44,7 @@ _PICKLE_FAULTS = (
 match_batch = re.compile(r"(?:data_batch_(\d+)|test_batch)(\.bin)?", re.IGNORECASE).fullmatch
 match_sheet = re.compile(r"cifar10_batch_(\d+)\.png", re.IGNORECASE).fullmatch
 
-Batch = tuple[UInt8[np.ndarray, "N Y X C"], Int[np.ndarray, "N"]]
+Batch = tuple[UInt8[np.ndarray, "N Y X C"], Integer[np.ndarray, "N"]]
 
 
 def is_cifar_folder(folder: pathlib.Path) -> bool:

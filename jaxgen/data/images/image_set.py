@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, Shaped, UInt8
+from jaxtyping import Int, Int32, Integer, Shaped, UInt8
 
 from jaxgen.data.archives import describe_left_out
 from jaxgen.data.batch_plan import BatchPlan, permute
@@ -88,7 +88,7 @@ def batch_at(
     step: int,
     *,
     flip: bool = False,
-    rows: Int[np.ndarray, "rows"] | None = None,
+    rows: Integer[np.ndarray, "rows"] | None = None,
 ) -> dict[str, np.ndarray]:
     """The batch that a training step sees, from the step's number alone.
 
@@ -151,7 +151,7 @@ def _mirrors(generator: np.random.Generator) -> bool:
 
 
 def make_example(
-    image: Shaped[np.ndarray, "*shape"], label: Int[np.ndarray, "*rows"] | np.integer | None
+    image: Shaped[np.ndarray, "*shape"], label: Integer[np.ndarray, "*rows"] | np.integer | None
 ) -> dict[str, Any]:
     """An example, or a batch of them, as a dict; without a label where there is none."""
     return {"image": image} if label is None else {"image": image, "label": label}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int32, Integer
 
 from jaxgen.data.archives import decode_text, read_bytes
 from jaxgen.errors import InputError
@@ -202,7 +202,7 @@ def count_vocabulary(
     return Vocabulary(tuple(ordered), place)
 
 
-def _place_of_unknown(kept: Int[np.ndarray, "K"], counts_V: Int[np.ndarray, "V"]) -> int:
+def _place_of_unknown(kept: Integer[np.ndarray, "K"], counts_V: Integer[np.ndarray, "V"]) -> int:
     """Where `UNKNOWN` stands among the kept words: by frequency, then by first appearance."""
     merged_V = np.ones(len(counts_V), bool)
     merged_V[kept] = False

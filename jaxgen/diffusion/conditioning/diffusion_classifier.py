@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import Estimate, visiting
 from jaxgen.diffusion.objectives.losses import mean_square
@@ -83,7 +83,7 @@ def even_log_snrs(schedule: Schedule, count: int) -> Level:
 
 def classify(
     denoiser: LabelledDenoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     classes: int,
     levels: Level,
     key: Key[Array, ""],

@@ -13,7 +13,7 @@ Symbols: z = a x + s e; levels 0 .. N of a sampler, from noise to data.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal
@@ -55,7 +55,7 @@ def last_steps(levels: Level, strength: float) -> Level:
 def sdedit(
     sampler: Sampler,
     denoiser: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     levels: Level,
     key: Key[Array, ""],
     index_B: Int[Array, "B"] | None = None,
@@ -84,7 +84,7 @@ def sdedit(
 
 
 def encode(
-    denoiser: Denoiser, x: Float[Array, "B ..."], levels: Level, sampler: Sampler | None = None
+    denoiser: Denoiser, x: Shaped[Array, "B ..."], levels: Level, sampler: Sampler | None = None
 ) -> Float[Array, "B ..."]:
     """The latents at the noisiest level that decode to images (DDIM inversion).
 

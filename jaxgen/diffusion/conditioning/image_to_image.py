@@ -31,7 +31,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from jaxgen.diffusion.conditioning.masks import (
     keep_known,
@@ -71,7 +71,7 @@ class Task(abc.ABC):
         return channels
 
     @abc.abstractmethod
-    def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
+    def __call__(self, x_BYXC: Shaped[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """What is left of the images; example b depends on its own key alone."""
 
 
@@ -87,7 +87,7 @@ class Colorize(Task):
         """One."""
         return 1
 
-    def __call__(self, x_BYXC: Float[Array, "B Y X 3"], keys_B: Key[Array, "B"]) -> Given:
+    def __call__(self, x_BYXC: Shaped[Array, "B Y X 3"], keys_B: Key[Array, "B"]) -> Given:
         """The luma [B, Y, X, 1]; the keys are not used."""
         if x_BYXC.shape[-1] != 3:
             raise InputError(f"images have shape {x_BYXC.shape}, expected three channels, RGB")
@@ -114,7 +114,7 @@ class Inpaint(Task):
                 f"masks is {self.masks!r}, expected one of {', '.join(get_args(Masks))}"
             )
 
-    def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
+    def __call__(self, x_BYXC: Shaped[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The images with noise in the holes."""
         size, x_BYXC = _sides(x_BYXC), as_data(x_BYXC, "images")
         choice_B, mask_B, noise_B = (step_keys(keys_B, i) for i in range(3))
@@ -145,7 +145,7 @@ class Uncrop(Task):
         if not 0 < self.share < 1:
             raise InputError(f"share is {self.share}, expected 0 < share < 1")
 
-    def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
+    def __call__(self, x_BYXC: Shaped[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The images with noise at the border."""
         x_BYXC = as_data(x_BYXC, "images")
         mask_B, noise_B = (step_keys(keys_B, i) for i in range(2))
@@ -169,7 +169,7 @@ class Upsample(Task):
         if self.factor < 2:
             raise InputError(f"factor is {self.factor}, expected at least 2")
 
-    def __call__(self, x_BYXC: Float[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
+    def __call__(self, x_BYXC: Shaped[Array, "B Y X C"], keys_B: Key[Array, "B"]) -> Given:
         """The blurred images; the keys are not used."""
         x_BYXC = as_data(x_BYXC, "images")
         condition = upsample(downsample(x_BYXC, self.factor), self.factor)
@@ -203,7 +203,7 @@ def with_condition(
 
 
 def with_known(
-    denoiser: Denoiser, known: Float[Array, "..."], x: Float[Array, "B ..."]
+    denoiser: Denoiser, known: Shaped[Array, "..."], x: Shaped[Array, "B ..."]
 ) -> Denoiser:
     """A denoiser that knows a part of the data, and estimates the rest.
 
@@ -219,7 +219,7 @@ def with_known(
     return change_x(denoiser, lambda made: keep_known(known, x, made))
 
 
-def downsample(x: Float[Array, "*B Y X C"], factor: int) -> Float[Array, "*B Y2 X2 C"]:
+def downsample(x: Shaped[Array, "*B Y X C"], factor: int) -> Float[Array, "*B Y2 X2 C"]:
     """Means over blocks of factor x factor pixels: a linear low-pass filter.
 
     Raises:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from jaxgen.diffusion.conditioning.masks import keep_known, known_data
 from jaxgen.diffusion.denoiser import Denoiser
@@ -78,7 +78,7 @@ class Replacement:
 def replace_known(
     z: Float[Array, "B ..."],
     known: Float[Array, "..."],
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     level: Level,
     keys_B: Key[Array, "B"],
 ) -> Float[Array, "B ..."]:

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from jaxgen.errors import InputError, can_be_checked
 from jaxgen.pixels import as_data, as_unit
 
 
 def keep_known(
-    known: Float[Array, "..."], x: Float[Array, "B ..."], made: Float[Array, "B ..."]
+    known: Shaped[Array, "..."], x: Shaped[Array, "B ..."], made: Shaped[Array, "B ..."]
 ) -> Float[Array, "B ..."]:
     """m x + (1 - m) made: x where it is known, what was made elsewhere, blended by soft masks.
 
@@ -40,7 +40,7 @@ def keep_known(
     return share * jnp.where(share > 0, x, 0) + (1 - share) * jnp.where(share < 1, made, 0)
 
 
-def check_mask(known: Float[Array, "..."], shape: tuple[int, ...]) -> None:
+def check_mask(known: Shaped[Array, "..."], shape: tuple[int, ...]) -> None:
     """Refuses what is no mask of data of a shape; values are looked at where they can be.
 
     Raises:
@@ -61,7 +61,7 @@ def check_mask(known: Float[Array, "..."], shape: tuple[int, ...]) -> None:
             )
 
 
-def known_data(known: Float[Array, "..."], x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+def known_data(known: Shaped[Array, "..."], x: Shaped[Array, "B ..."]) -> Float[Array, "B ..."]:
     """Data of which a part is known, as real numbers; that part alone is checked.
 
     Raises:

@@ -12,7 +12,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from jaxgen.diffusion.conditioning.image_to_image import upsample
 from jaxgen.diffusion.process.example_keys import normal, step_keys, uniform
@@ -64,7 +64,7 @@ class Augmentation:
 
     def at(
         self,
-        y_BYXC: Float[Array, "B Y X C"],
+        y_BYXC: Shaped[Array, "B Y X C"],
         t: float | Float[Array, "..."],
         keys_B: Key[Array, "B"],
     ) -> Float[Array, "B Y2 X2 C1"]:

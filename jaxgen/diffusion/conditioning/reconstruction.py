@@ -46,7 +46,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxgen.diffusion.conditioning.guidance import GuidanceWeight, add_to_x, guidance_weight_at
 from jaxgen.diffusion.conditioning.masks import keep_known
@@ -54,7 +54,10 @@ from jaxgen.diffusion.denoiser import Denoiser, Estimate
 from jaxgen.diffusion.process.levels import Level, expand
 from jaxgen.diffusion.process.predictions import divide
 from jaxgen.errors import InputError
-from jaxgen.pixels import as_data
+from jaxgen.pixels import as_unit
+
+OBSERVED_LIMIT = 100.0
+"""How far observations may lie from zero: sums of pixels lie further than pixels, bytes further."""
 
 Operator = Callable[[Array], Array]
 """A linear function of each example, ``x [B, ...] -> observations [B, ...]``."""
@@ -84,7 +87,10 @@ def white_weight(deviation: float | Array = 1.0) -> GuidanceWeight:
 
 
 def reconstruction_guidance(
-    denoiser: Denoiser, operator: Operator, observed: Float[Array, "B ..."], w: GuidanceWeight = 1.0
+    denoiser: Denoiser,
+    operator: Operator,
+    observed: Shaped[Array, "B ..."],
+    w: GuidanceWeight = 1.0,
 ) -> Denoiser:
     """x^ - (w a / 2) grad_z |y - A x^(z)|^2 (Ho et al. 2022, section 3.1).
 
@@ -104,7 +110,7 @@ def reconstruction_guidance(
       InputError: when called, where A x^ has not the shape of y.
     """
 
-    observed = as_data(observed, "observed")
+    observed = as_unit(observed, "observed", OBSERVED_LIMIT)
 
     def guided(z: Float[Array, "B ..."], level: Level) -> Estimate:
         estimate, missing, pull_back = _compare(denoiser, operator, observed, z, level)
@@ -117,7 +123,7 @@ def reconstruction_guidance(
 def moment_guidance(
     denoiser: Denoiser,
     operator: Operator,
-    observed: Float[Array, "B ..."],
+    observed: Shaped[Array, "B ..."],
     *,
     noise: float | Array = 0.0,
     iterations: int = 10,
@@ -145,7 +151,7 @@ def moment_guidance(
     if iterations < 1:
         raise InputError(f"iterations is {iterations}, expected at least 1")
 
-    observed = as_data(observed, "observed")
+    observed = as_unit(observed, "observed", OBSERVED_LIMIT)
 
     def guided(z: Float[Array, "B ..."], level: Level) -> Estimate:
         estimate, missing, pull_back = _compare(denoiser, operator, observed, z, level)

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import (
     Denoiser,
@@ -226,7 +226,7 @@ def consistency_distillation_loss(
 def consistency_training_loss(
     student: Denoiser,
     target: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     levels: Level,
     *,

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, noise_given, visiting
 from jaxgen.diffusion.objectives.losses import UNIFORM, V_LOSS, draw_noised, prediction_loss
@@ -163,7 +163,7 @@ def distillation_target(
 def distillation_loss(
     student: Denoiser,
     teacher: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     levels: Level,
     *,

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.objectives.decoders import total
@@ -40,7 +40,7 @@ _STAGES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 def log_likelihood(
     denoiser: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,
@@ -104,7 +104,7 @@ def log_likelihood(
 
 
 def dequantise(
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     index_B: Int[Array, "B"] | None = None,
     count: int = 256,

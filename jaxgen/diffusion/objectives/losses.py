@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import (
     Denoiser,
@@ -67,7 +67,7 @@ def draw_level(
 
 
 def draw_noised(
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,
@@ -106,7 +106,7 @@ def draw_noised(
 
 def prediction_loss(
     prediction: Float[Array, "B ..."],
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     e: Float[Array, "B ..."],
     level: Level,
     *,
@@ -215,7 +215,7 @@ def diffusion_loss(
 
 def sum_of_losses(
     outputs: Outputs,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     noised: Noised,
     *,
     target: TargetName,
@@ -244,7 +244,7 @@ def sum_of_losses(
 
 def denoiser_loss(
     denoiser: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,

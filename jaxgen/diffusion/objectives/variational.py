@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import Denoiser, Estimate, visiting
 from jaxgen.diffusion.objectives.decoders import Decoder, total
@@ -203,7 +203,7 @@ def discrete_bound(
 
 def continuous_bound(
     denoiser: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,

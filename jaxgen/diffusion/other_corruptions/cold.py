@@ -23,7 +23,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.conditioning.image_to_image import downsample
 from jaxgen.diffusion.objectives.losses import UNIFORM
@@ -43,7 +43,7 @@ Restorer = Callable[[Array, Array], Array]
 def cold_loss(
     restorer: Restorer,
     degradation: Degradation,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     times: Times = UNIFORM,
@@ -71,7 +71,7 @@ def cold_loss(
 def cold_sample(
     restorer: Restorer,
     degradation: Degradation,
-    z: Float[Array, "B ..."],
+    z: Shaped[Array, "B ..."],
     count: int,
     *,
     algorithm: Literal[1, 2] = 2,

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 Scaling = Literal["vp", "ve", "flow"]
 
@@ -115,7 +115,7 @@ def broadcast_level(level: Level, batch: int) -> Level:
     return Level(*(spread(value) for value in level))
 
 
-def expand(value_B: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
+def expand(value_B: Shaped[Array, "..."], like: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """[B] with as many trailing dimensions of size one as `like` has: [B, 1, ..., 1].
 
     A scalar stays one, and what each part of an example has ([B, T]) becomes [B, T, 1, ..., 1].

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.objectives.time_distributions import Times
@@ -171,7 +171,7 @@ def draw_steps(u_B: Float[Array, "B"], count: int) -> Int[Array, "B"]:
 
 
 def draw_examples(
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     count: int,
     times: Times,

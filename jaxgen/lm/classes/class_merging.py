@@ -12,8 +12,10 @@ pair only through the entries that both share with the merged classes, so C - 1 
 additions at worst, and far fewer as long as the counts are sparse.
 """
 
+from typing import Any
+
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_integers
@@ -21,7 +23,7 @@ from jaxgen.lm.classes.clustering import tabulate_xlogx
 
 
 def merge_classes(
-    count_CC: Int[np.ndarray, "C C"],
+    count_CC: Integer[np.ndarray, "C C"],
 ) -> tuple[Int64[np.ndarray, "M 2"], Float64[np.ndarray, "M"]]:
     """Merge classes two at a time, always the pair that loses the least mutual information.
 
@@ -142,6 +144,6 @@ class _Merging:
             corner_C -= f(total_C + total_C[slot]) - f(total_C) - f(total_C[slot])
         return corner_C
 
-    def _f(self, n: Int64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    def _f(self, n: Any) -> Any:
         # Only a class paired with itself, a gain that is thrown away, exceeds the table.
         return self._xlogx.take(n, mode="clip")

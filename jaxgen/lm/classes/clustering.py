@@ -29,7 +29,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float64, Int, Int32, Int64
+from jaxtyping import Float64, Int32, Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids, as_integers
@@ -59,7 +59,7 @@ class Clustering:
 
 
 def exchange_clustering(
-    tokens_N: Int[np.ndarray, "N"],
+    tokens_N: Integer[np.ndarray, "N"],
     vocabulary_size: int,
     size: int,
     sweeps: int = 30,
@@ -104,7 +104,7 @@ def exchange_clustering(
 
 
 def frequency_classes(
-    tokens_N: Int[np.ndarray, "N"], vocabulary_size: int, size: int
+    tokens_N: Integer[np.ndarray, "N"], vocabulary_size: int, size: int
 ) -> Int64[np.ndarray, "V"]:
     """The C - 1 most frequent words each in a class of their own, all others in the last."""
     classes_V = np.empty(vocabulary_size, np.int64)
@@ -114,7 +114,7 @@ def frequency_classes(
 
 
 def class_bigram_log_likelihood(
-    tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"]
+    tokens_N: Integer[np.ndarray, "N"], classes_V: Integer[np.ndarray, "V"]
 ) -> float:
     """log P of a text under the class-bigram model that is estimated on it (module docstring).
 
@@ -134,7 +134,7 @@ def class_bigram_log_likelihood(
 
 
 def class_bigrams(
-    tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"], size: int
+    tokens_N: Integer[np.ndarray, "N"], classes_V: Integer[np.ndarray, "V"], size: int
 ) -> Int64[np.ndarray, "C C"]:
     """[first class, second class], how often a word of the one precedes a word of the other."""
     class_N = as_integers(classes_V, "classes")[as_ids(tokens_N)]
@@ -152,7 +152,7 @@ class ExchangeState:
     """
 
     def __init__(
-        self, tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"], size: int
+        self, tokens_N: Integer[np.ndarray, "N"], classes_V: Integer[np.ndarray, "V"], size: int
     ) -> None:
         self.classes_V = as_integers(classes_V, "classes").copy()
         self.words_in_C = np.bincount(self.classes_V, minlength=size)
@@ -340,7 +340,9 @@ class _Direction:
         return gain_C
 
 
-def _checked_text(tokens_N: Int[np.ndarray, "N"], vocabulary_size: int) -> Int32[np.ndarray, "N"]:
+def _checked_text(
+    tokens_N: Integer[np.ndarray, "N"], vocabulary_size: int
+) -> Int32[np.ndarray, "N"]:
     tokens_N = check_text(tokens_N, vocabulary_size)
     if len(tokens_N) < 2:
         raise InputError(f"text of {len(tokens_N)} tokens, expected at least two to have a bigram")
@@ -348,7 +350,7 @@ def _checked_text(tokens_N: Int[np.ndarray, "N"], vocabulary_size: int) -> Int32
 
 
 def _bigrams(
-    tokens_N: Int[np.ndarray, "N"], vocabulary_size: int
+    tokens_N: Integer[np.ndarray, "N"], vocabulary_size: int
 ) -> tuple[Int64[np.ndarray, "P"], Int64[np.ndarray, "P"], Int64[np.ndarray, "P"]]:
     """The distinct bigrams of a text: first words, second words, counts."""
     words_N = as_ids(tokens_N).astype(np.int64)
@@ -356,7 +358,7 @@ def _bigrams(
     return pair_P // vocabulary_size, pair_P % vocabulary_size, count_P
 
 
-def _by_frequency(count_V: Int[np.ndarray, "V"]) -> Int64[np.ndarray, "V"]:
+def _by_frequency(count_V: Integer[np.ndarray, "V"]) -> Int64[np.ndarray, "V"]:
     """Words by falling count, ties by id."""
     return np.argsort(-count_V, kind="stable")
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int, Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
@@ -74,7 +74,7 @@ class BackoffModel:
         return self.contexts.vocabulary_size
 
     def probabilities(
-        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
+        self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:
         """P(target | context) of each pair; see `jaxgen.lm.protocol.LanguageModel`."""
         checked_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
@@ -87,7 +87,7 @@ class BackoffModel:
             probability_N = np.where(ngram_N >= 0, listed_N, backed_off_N)
         return probability_N
 
-    def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
+    def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one if the tables are normalised."""
         checked_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
         nodes = self.contexts.walk(checked_NL)
@@ -218,7 +218,7 @@ def _weighted(model: BackoffModel, length: int) -> Int64[np.ndarray, "N {length}
     return model.contexts.words(length)[has_effect_C]
 
 
-def _pad(words_NL: Int[np.ndarray, "N L"], width: int) -> Int[np.ndarray, "N width"]:
+def _pad(words_NL: Integer[np.ndarray, "N L"], width: int) -> Int[np.ndarray, "N width"]:
     padding = np.full((len(words_NL), width - words_NL.shape[1]), NO_WORD, words_NL.dtype)
     return np.concatenate([padding, words_NL], axis=1)
 
@@ -249,7 +249,7 @@ def _check_tables(
             )
 
 
-def _check_distinct(sorted_keys: Ids, words_Nk: Int[np.ndarray, "N k"]) -> None:
+def _check_distinct(sorted_keys: Ids, words_Nk: Integer[np.ndarray, "N k"]) -> None:
     twice = np.flatnonzero(sorted_keys[1:] == sorted_keys[:-1])
     if len(twice):
         words = words_Nk[twice[0]].tolist()

@@ -29,7 +29,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int, Int32
+from jaxtyping import Float64, Int32, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.lm.contexts import NO_WORD, check_contexts, check_targets, check_text
@@ -75,7 +75,7 @@ class ClassModel:
         return len(self.unseen_share_C)
 
     def probabilities(
-        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
+        self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:
         """P(target | context) of each pair; see `jaxgen.lm.protocol.LanguageModel`."""
         class_NL = self._class_contexts(contexts_NL)
@@ -92,7 +92,7 @@ class ClassModel:
         )
         return probability_N
 
-    def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
+    def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one."""
         class_NC = self.class_model.distributions(self._class_contexts(contexts_NL))
         unseen_V = self.classes_V == NO_CLASS
@@ -101,15 +101,15 @@ class ClassModel:
         probability_NV[:, unseen_V] = (class_NC @ self.unseen_share_C)[:, None]
         return probability_NV
 
-    def _class_contexts(self, contexts_NL: Int[np.ndarray, "N L"]) -> Int32[np.ndarray, "N K"]:
+    def _class_contexts(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Int32[np.ndarray, "N K"]:
         checked_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
         # NO_WORD is -1, so it looks up the entry that is appended.
         return np.append(self.classes_V, np.int32(NO_CLASS))[checked_NL]
 
 
 def fit_class_model(
-    tokens_N: Int[np.ndarray, "N"],
-    classes_V: Int[np.ndarray, "V"],
+    tokens_N: Integer[np.ndarray, "N"],
+    classes_V: Integer[np.ndarray, "V"],
     order: int,
     interpolated: bool = True,
     minimum_counts: Sequence[int] | None = None,
@@ -153,7 +153,7 @@ def fit_class_model(
     return ClassModel(class_model, class_V, *_shares(count_V, class_V, len(used)))
 
 
-def _check_classes(classes_V: Int[np.ndarray, "V"]) -> None:
+def _check_classes(classes_V: Integer[np.ndarray, "V"]) -> None:
     if classes_V.ndim != 1 or not np.issubdtype(classes_V.dtype, np.integer):
         raise InputError(
             f"classes have shape {classes_V.shape} and type {classes_V.dtype}, "
@@ -164,7 +164,7 @@ def _check_classes(classes_V: Int[np.ndarray, "V"]) -> None:
 
 
 def _shares(
-    count_V: Int[np.ndarray, "V"], class_V: Int[np.ndarray, "V"], size: int
+    count_V: Integer[np.ndarray, "V"], class_V: Integer[np.ndarray, "V"], size: int
 ) -> tuple[Float64[np.ndarray, "V"], Float64[np.ndarray, "C"]]:
     """P(w | its class) of the words that occur, and what each unseen word gets from each class."""
     seen_V = count_V > 0
@@ -178,6 +178,6 @@ def _shares(
     return share_V, unseen_share_C
 
 
-def _leaving_one_out_discount(count_V: Int[np.ndarray, "V"]) -> float:
+def _leaving_one_out_discount(count_V: Integer[np.ndarray, "V"]) -> float:
     once, twice = int((count_V == 1).sum()), int((count_V == 2).sum())
     return once / (once + 2 * twice) if once and twice else _DISCOUNT_FALLBACK

@@ -13,7 +13,7 @@ are no more than the positions of the text, so a vocabulary of millions and any 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.lm.contexts import (
@@ -70,7 +70,7 @@ class ContextTrie:
             words_NL = np.column_stack([oldest_N, words_NL[self.parents(k)]])
         return words_NL
 
-    def walk(self, contexts_NL: Int[np.ndarray, "N L"]) -> list[Ids]:
+    def walk(self, contexts_NL: Integer[np.ndarray, "N L"]) -> list[Ids]:
         """Numbers of the contexts of length 0 ... L that end each row; -1 where never seen."""
         width = contexts_NL.shape[1]
         node_N = np.zeros(len(contexts_NL), np.int64)
@@ -88,7 +88,7 @@ class ContextTrie:
 
 
 def build_trie(
-    contexts_NL: Int[np.ndarray, "N L"], vocabulary_size: int
+    contexts_NL: Integer[np.ndarray, "N L"], vocabulary_size: int
 ) -> tuple[ContextTrie, list[Ids]]:
     """The trie of contexts and of everything that they end in.
 
@@ -140,7 +140,7 @@ class NgramIndex:
         """The last word of each n-gram."""
         return self.keys % self.vocabulary_size
 
-    def find(self, contexts_N: Ids, words_N: Int[np.ndarray, "N"]) -> Ids:
+    def find(self, contexts_N: Ids, words_N: Integer[np.ndarray, "N"]) -> Ids:
         """Index of each (context, word), -1 where absent or where the context is -1."""
         return find(self.keys, contexts_N * self.vocabulary_size + words_N)
 
@@ -208,7 +208,7 @@ class NgramCounts:
             self.totals[:order],
         )
 
-    def context_frequencies(self, contexts_NL: Int[np.ndarray, "N L"]) -> Ids:
+    def context_frequencies(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Ids:
         """How often the text has each context (its last n-1 words), followed by any word.
 
         Args:
@@ -229,7 +229,7 @@ def pick(values: np.ndarray, index_N: Ids, missing: float) -> np.ndarray:
 
 
 def count_ngrams(
-    tokens: Int[np.ndarray, "tokens"], order: int, vocabulary_size: int
+    tokens: Integer[np.ndarray, "tokens"], order: int, vocabulary_size: int
 ) -> NgramCounts:
     """Count the n-grams of orders 1 ... ``order`` of a text.
 

@@ -13,7 +13,7 @@ context (here of the pair w_{t-2}, w_{t-1} followed by any word) and T the size 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.lm.contexts import check_contexts, check_span, check_targets, check_words, windows
@@ -47,7 +47,7 @@ class InterpolatedModel:
         return self.counts.vocabulary_size
 
     def probabilities(
-        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
+        self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:
         """P(target | context) of each pair; see `jaxgen.lm.protocol.LanguageModel`."""
         checked_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
@@ -56,7 +56,7 @@ class InterpolatedModel:
         likelihood_NJ = _components(self.counts, nodes, targets_N)
         return (self.weight_CJ[_bins(self.counts, nodes)] * likelihood_NJ).sum(axis=1)
 
-    def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
+    def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one."""
         checked_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
         counts, nodes = self.counts, self.counts.contexts.walk(checked_NL)
@@ -75,7 +75,7 @@ class InterpolatedModel:
 
 def fit_interpolated(
     counts: NgramCounts,
-    tokens: Int[np.ndarray, "tokens"],
+    tokens: Integer[np.ndarray, "tokens"],
     start: int,
     stop: int,
     iterations: int = 5,
@@ -115,7 +115,7 @@ def _bins(counts: NgramCounts, nodes: list[Ids]) -> Ids:
 
 
 def _components(
-    counts: NgramCounts, nodes: list[Ids], targets_N: Int[np.ndarray, "N"]
+    counts: NgramCounts, nodes: list[Ids], targets_N: Integer[np.ndarray, "N"]
 ) -> Float64[np.ndarray, "N J"]:
     """p_0 ... p_n of each target; where p_k is undefined it stands for p_{k-1}."""
     components = [np.full(len(targets_N), 1.0 / counts.vocabulary_size)]

@@ -5,13 +5,13 @@ mixtures of models whose weights depend on the context's frequency.
 """
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_integers
 
 
-def frequency_bins(frequency_N: Int[np.ndarray, "N"], tokens: int) -> Int64[np.ndarray, "N"]:
+def frequency_bins(frequency_N: Integer[np.ndarray, "N"], tokens: int) -> Int64[np.ndarray, "N"]:
     """The bin ceil(-log((1 + f) / T)) of contexts that occur f times in a text of T tokens.
 
     Bin 0 holds the most frequent contexts, the last one contexts never seen. Logarithms are
@@ -35,7 +35,7 @@ def frequency_bin_count(tokens: int) -> int:
 
 def fit_weights(
     likelihood_NJ: Float64[np.ndarray, "N J"],
-    bin_N: Int[np.ndarray, "N"],
+    bin_N: Integer[np.ndarray, "N"],
     bin_count: int,
     iterations: int = 5,
 ) -> Float64[np.ndarray, "bins J"]:
@@ -72,7 +72,7 @@ def fit_weights(
 def _em_iteration(
     weight_CJ: Float64[np.ndarray, "bins J"],
     likelihood_NJ: Float64[np.ndarray, "N J"],
-    bin_N: Int[np.ndarray, "N"],
+    bin_N: Integer[np.ndarray, "N"],
 ) -> Float64[np.ndarray, "bins J"]:
     joint_NJ = weight_CJ[bin_N] * likelihood_NJ
     mixture_N = joint_NJ.sum(axis=1)

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
@@ -47,7 +47,7 @@ _ROWS = 512
 
 
 def extend_vocabulary(
-    config: Config, params: Tree, contexts: Sequence[Int[np.ndarray, "N L"]]
+    config: Config, params: Tree, contexts: Sequence[Integer[np.ndarray, "N L"]]
 ) -> tuple[Config, Tree]:
     """The network with further words, from the contexts in which they were met.
 
@@ -68,7 +68,7 @@ def extend_vocabulary(
 
 
 def context_weights(
-    config: Config, params: Tree, contexts: Sequence[Int[np.ndarray, "N L"]]
+    config: Config, params: Tree, contexts: Sequence[Integer[np.ndarray, "N L"]]
 ) -> Float64[np.ndarray, "J V"]:
     """q [J, V]: for each list of contexts the mean of ``P(. | context)``; rows sum to one.
 

@@ -21,7 +21,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int
+from jaxtyping import Array, Float, Float64, Int, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
@@ -131,7 +131,7 @@ class ShortListModel:
         return self.network.vocabulary_size - 1
 
     def probabilities(
-        self, contexts_NL: Int[np.ndarray, "N L"], targets_N: Int[np.ndarray, "N"]
+        self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:
         """P(target | context) of each pair; see `jaxgen.lm.protocol.LanguageModel`."""
         contexts_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
@@ -144,7 +144,7 @@ class ShortListModel:
         )
         return probability_N
 
-    def distributions(self, contexts_NL: Int[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
+    def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one."""
         contexts_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
         outputs_NO = self.network.distributions(contexts_NL)
@@ -155,8 +155,8 @@ class ShortListModel:
 def tail_probabilities(
     tail: LanguageModel,
     short_list: int,
-    contexts_NL: Int[np.ndarray, "N L"],
-    targets_N: Int[np.ndarray, "N"],
+    contexts_NL: Integer[np.ndarray, "N L"],
+    targets_N: Integer[np.ndarray, "N"],
 ) -> Float64[np.ndarray, "N"]:
     """P(target | context, the word is outside the list): what training cannot change.
 
@@ -180,7 +180,7 @@ def tail_probabilities(
 
 
 def _tail_distributions(
-    tail: LanguageModel, short_list: int, contexts_NL: Int[np.ndarray, "N L"]
+    tail: LanguageModel, short_list: int, contexts_NL: Integer[np.ndarray, "N L"]
 ) -> Float64[np.ndarray, "N W"]:
     """The tail's distribution over the words s .. V-1; all equal where they have no probability."""
     tail_NW = np.array(tail.distributions(contexts_NL)[:, short_list:])

@@ -16,7 +16,7 @@ import dataclasses
 import heapq
 
 import numpy as np
-from jaxtyping import Float, Int, Int8, Int32, Int64
+from jaxtyping import Float, Int8, Int32, Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_integers
@@ -58,12 +58,14 @@ class BinaryTree:
         """D, the length of the longest path."""
         return self.paths_VD.shape[1]
 
-    def mean_length(self, count_V: Int[np.ndarray, "V"]) -> float:
+    def mean_length(self, count_V: Integer[np.ndarray, "V"]) -> float:
         """Decisions per token of a text in which each word occurs ``count_V`` times."""
         return float(np.average(self.lengths_V, weights=count_V))
 
 
-def class_tree(tokens_N: Int[np.ndarray, "N"], classes_V: Int[np.ndarray, "V"]) -> BinaryTree:
+def class_tree(
+    tokens_N: Integer[np.ndarray, "N"], classes_V: Integer[np.ndarray, "V"]
+) -> BinaryTree:
     """The tree of word classes by least loss of mutual information, Huffman trees below them.
 
     Args:
@@ -133,7 +135,7 @@ def feature_tree(features_VF: Float[np.ndarray, "V F"]) -> BinaryTree:
     return tree_from_merges(np.array(merges))
 
 
-def huffman_merges(count_G: Int[np.ndarray, "G"]) -> Int64[np.ndarray, "M 2"]:
+def huffman_merges(count_G: Integer[np.ndarray, "G"]) -> Int64[np.ndarray, "M 2"]:
     """Huffman's merges of leaves: always the two of least count; ties by order of creation.
 
     Args:
@@ -154,7 +156,7 @@ def huffman_merges(count_G: Int[np.ndarray, "G"]) -> Int64[np.ndarray, "M 2"]:
     return merges_M2
 
 
-def tree_from_merges(merges_M2: Int[np.ndarray, "M 2"]) -> BinaryTree:
+def tree_from_merges(merges_M2: Integer[np.ndarray, "M 2"]) -> BinaryTree:
     """The tree that V - 1 merges of V leaves make (see the module for their form).
 
     Raises:
