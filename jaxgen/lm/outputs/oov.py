@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
