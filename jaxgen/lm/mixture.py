@@ -265,9 +265,7 @@ def _checked_probabilities(
     return probability_NJ
 
 
-def _checked_bins(
-    bin_N: Integer[np.ndarray, "N"] | None, words: int, size: int
-) -> Int[np.ndarray, "N"]:
+def _checked_bins(bin_N: ArrayLike | None, words: int, size: int) -> Int[np.ndarray, "N"]:
     if bin_N is None:
         if size != 1:
             raise InputError(f"{size} bins but no bin for each word, expected both or neither")

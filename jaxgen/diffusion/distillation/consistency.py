@@ -156,7 +156,7 @@ def squared_distance(x: Float[Array, "B ..."], y: Float[Array, "B ..."]) -> Floa
 
 
 def pseudo_huber(
-    x: Float[Array, "B ..."], y: Float[Array, "B ..."], c: float = 0.00054
+    x: Shaped[Array, "B ..."], y: Float[Array, "B ..."], c: float = 0.00054
 ) -> Float[Array, "B"]:
     """sqrt(mean (x - y)^2 + c^2) - c (Song & Dhariwal 2023, section 3.3).
 
@@ -180,7 +180,7 @@ def consistency_distillation_loss(
     student: Denoiser,
     target: Denoiser,
     teacher: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     levels: Level,
     *,

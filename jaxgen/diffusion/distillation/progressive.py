@@ -214,7 +214,7 @@ def distillation_loss(
 def matching_loss(
     student: GuidedDenoiser,
     teacher: GuidedDenoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,
@@ -256,7 +256,7 @@ def matching_loss(
 def guided_distillation_loss(
     student: GuidedDenoiser,
     teacher: GuidedDenoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     levels: Level,
     *,
@@ -354,7 +354,7 @@ def _loss_to(
     student: Denoiser,
     z: Float[Array, "B ..."],
     level: Level,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     e: Float[Array, "B ..."] | None,
     target: TargetName,
     weighting: Weighting,

@@ -172,7 +172,7 @@ def mean_of_each(value: Float[Array, "B ..."], axes: int = 1) -> Float[Array, "B
 
 def diffusion_loss(
     network: TrainingNetwork,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,

@@ -143,7 +143,7 @@ def step_loss(
 
 def discrete_bound(
     denoiser: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     levels: Level,
@@ -247,7 +247,7 @@ def continuous_bound(
 
 def _bound(
     denoiser: Denoiser,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     keys_B: Key[Array, "B"],
     first: Level,
     last: Level,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import Denoiser, TimeInput, check_target_fits, thousandths
 from jaxgen.diffusion.objectives.losses import (
@@ -90,7 +90,7 @@ def gamma_noise(
 
 
 def draw_gamma_noised(
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,
@@ -154,7 +154,7 @@ def add_gamma_step(
 
 def gamma_noise_loss(
     network: TrainingNetwork,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     key: Key[Array, ""],
     *,
     schedule: Schedule,
