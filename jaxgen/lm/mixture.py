@@ -88,7 +88,7 @@ def learn_weights(
 def mix(
     probability_NJ: Float[np.ndarray, "N J"],
     weight_CJ: ArrayLike,
-    bin_N: Integer[np.ndarray, "N"] | None = None,
+    bin_N: ArrayLike | None = None,
 ) -> Float64[np.ndarray, "N"]:
     """The mixture's probability of each word from those of its members.
 
