@@ -72,7 +72,8 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
         end, nested as `write_figures` allows.
       config_class: its configuration; flags, their help and defaults are those of the class.
     """
-    program = main.__module__ == "__main__"
+    # Started with -m, the process is the program's own; a script may catch what is raised here.
+    program = main.__module__ == "__main__" and sys.modules["__main__"].__spec__ is not None
     with ending_well(program, last_opened, let_go), keeping_folders():
         config = parse_flags(config_class)
         _check_packages(config.launch)

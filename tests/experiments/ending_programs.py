@@ -1,6 +1,6 @@
 """What test_endings.py runs as one process and as two: programs that end in all kinds of ways.
 
-    python ending_programs.py NAME ... --workdir FOLDER [flags of several processes]
+    python -m ending_programs NAME ... --workdir FOLDER [flags of several processes]
 
 Each program runs in a child of this process, which has imported everything; a line with its name,
 its exit code and the seconds that it took is printed for each. One program alone runs in this

@@ -15,8 +15,9 @@ from experiments.shared.endings import ending_well
 from jaxgen.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[3]
-PROGRAMS = pathlib.Path(__file__).parents[1] / "ending_programs.py"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+PROGRAMS = "ending_programs"
+HELPERS = pathlib.Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HELPERS}"}
 
 TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 CODES = {
@@ -37,7 +38,7 @@ CODES = {
 def test_a_program_ends_in_seconds_with_its_code(tmp_path):
     """Many programs at once, in children of one process; left alone, most take 30 s or more."""
     finished = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROGRAMS), *CODES, "--workdir", str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-m", PROGRAMS, *CODES, "--workdir", str(tmp_path)],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -93,10 +94,11 @@ def test_a_signal_during_the_imports_of_a_program(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_one_of_two_processes_ends_though_the_other_waits_for_it(tmp_path):
+def test_one_of_two_processes_ends_though_the_other_waits_for_it(tmp_path, monkeypatch):
     """JAX waits 5 minutes at the exit for the others, and would take SIGTERM for itself."""
     arguments = ["one_of_two", "--workdir", str(tmp_path), "--num-processes", "2"]
     arguments += ["--process-id", "{process}"]
+    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
     with pytest.raises(AssertionError, match=f"process 1 ended with exit code {TERMINATED}"):
         run_processes(PROGRAMS, arguments, devices_per_process=1, timeout=60)
 
