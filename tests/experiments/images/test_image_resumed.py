@@ -38,7 +38,7 @@ def test_a_run_goes_on_in_two_processes_on_another_mesh(undisturbed, tmp_path, m
     with jax.set_mesh(make_mesh("data=2,fsdp=2,model=2")), pytest.raises(Interrupted):
         train_and_draw(tmp_path)
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == 8
-    worker = pathlib.Path(__file__).with_name("resumed_images.py")
+    worker = pathlib.Path(__file__).parents[1] / "resumed_images.py"
     run_processes(worker, [str(tmp_path), "data=2,model=4"])
     records, samples = undisturbed
     found = read_records(tmp_path / "metrics.jsonl")
