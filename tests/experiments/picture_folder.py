@@ -39,7 +39,7 @@ def _draw(name: str, generator: np.random.Generator) -> np.ndarray:
 
 def run_here(name: str, arguments, monkeypatch, mesh: str = "data=1", devices: int = 1) -> int:
     """Runs an experiment on some of this process's devices; its exit code."""
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(f"experiments.images.{name}")
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     monkeypatch.setattr(launch, "_start", lambda _: make_mesh(mesh, jax.devices()[:devices]))
     with pytest.raises(SystemExit) as stopped:

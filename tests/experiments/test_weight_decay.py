@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax.core import meta
 
-from experiments.images.support.image_networks import NetworkFlags, make_config, make_init
+from experiments.images.support.image_networks import NetworkFlags, make_config
 from jaxgen.evaluation.classifier import ClassifierConfig
 from jaxgen.lm.nplm import NPLMConfig, is_weight
 from jaxgen.training import OptimizerConfig, make_optimizer
@@ -17,7 +17,7 @@ def shapes_of(network):
     key = jax.random.key(0)
     if network in NETWORKS:
         flags = NetworkFlags(network=network, width=64, depth=3)
-        init = make_init(make_config(flags, (8, 8, 1), tuple("0123456789"), "v"))
+        init = make_config(flags, (8, 8, 1), tuple("0123456789"), "v").make_init()
     elif network == "classifier":
         model = ClassifierConfig(num_classes=2).make_model()
         init = lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)))["params"]  # noqa: E731

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import run_here, write_pictures
 
-from experiments.images import distil as distil_images
+from experiments.images import distil
 from experiments.images.distil_guided import widened
 from experiments.images.support.image_quality import FRECHET, NOT_EVALUATED, Evaluator
 from experiments.images.support.image_training import open_model
@@ -30,7 +30,7 @@ def model(pictures, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("model")
     arguments = [*TRAINING, *NETWORK, "--steps", "2", "--evaluate", "0", "--workdir", folder]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        assert run_here("image_diffusion", [*arguments, "--data", pictures], monkeypatch) == 0
+        assert run_here("train", [*arguments, "--data", pictures], monkeypatch) == 0
     return folder
 
 
@@ -49,7 +49,7 @@ def test_distillation_halves_the_steps_and_evaluates_everyone(
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, *TRAINING]
     arguments += ["--start", "4", "--evaluate", "16", "--methods", "ddim", "heun"]
     arguments += ["--nfe", "1", "2"]
-    assert run_here("distil_images", arguments, monkeypatch) == 0
+    assert run_here("distil", arguments, monkeypatch) == 0
     found = figures(tmp_path)
     assert set(found["student"]) == {"2", "1"}
     # Heun evaluates twice a step.
@@ -68,7 +68,7 @@ def test_distillation_halves_the_steps_and_evaluates_everyone(
     assert 0 < max(jax.tree.leaves(distance)) < 0.1
     # Run again, nothing is retrained.
     before = (tmp_path / "1" / "metrics.jsonl").read_bytes()
-    assert run_here("distil_images", arguments, monkeypatch) == 0
+    assert run_here("distil", arguments, monkeypatch) == 0
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
     assert figures(tmp_path)["student"] == found["student"]
 
@@ -105,9 +105,11 @@ def test_one_student_for_every_guidance_weight(model, pictures, tmp_path, monkey
 def test_targets_and_weightings_are_compared_run_by_run(pictures, tmp_path, monkeypatch):
     arguments = ["--data", pictures, "--workdir", tmp_path, *TRAINING, *NETWORK]
     arguments += ["--steps", "2", "--evaluate", "16", "--weightings", "snr_plus_one"]
-    assert run_here("diffusion_tables", [*arguments, "--targets", "v"], monkeypatch) == 0
+    assert run_here("targets_and_weightings", [*arguments, "--targets", "v"], monkeypatch) == 0
     first = (tmp_path / "v-snr_plus_one" / "metrics.json").read_bytes()
-    assert run_here("diffusion_tables", [*arguments, "--targets", "v", "both"], monkeypatch) == 0
+    assert (
+        run_here("targets_and_weightings", [*arguments, "--targets", "v", "both"], monkeypatch) == 0
+    )
     assert (tmp_path / "v-snr_plus_one" / "metrics.json").read_bytes() == first
     found = figures(tmp_path)
     assert set(found) == {"real, held out", "v-snr_plus_one", "both-snr_plus_one"}
@@ -127,7 +129,7 @@ def test_guided_classified_inpainted_upsampled(model, pictures, tmp_path, monkey
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, "--steps", "3"]
     arguments += ["--evaluate", "12", "--guidances", "0", "2", "--classify", "6"]
     arguments += ["--levels", "8", "--inpaint", "6", "--resamplings", "2", "--upsampling", "2"]
-    assert run_here("image_uses", arguments, monkeypatch) == 0
+    assert run_here("edit", arguments, monkeypatch) == 0
     found = figures(tmp_path)
     assert set(found["guidance"]) == {"0", "2"}
     assert found["diffusion classifier"]["images"] == 6
@@ -146,16 +148,16 @@ def test_images_without_classes(pictures, tmp_path, monkeypatch, capfd):
     common = ["--data", flat]
     training = [*common, *TRAINING, *NETWORK, "--steps", "2", "--evaluate", "0"]
     training += ["--workdir", tmp_path / "model", "--guidance", "0"]
-    assert run_here("image_diffusion", training, monkeypatch) == 0
+    assert run_here("train", training, monkeypatch) == 0
     common += ["--model", tmp_path / "model", "--workdir", tmp_path / "uses", "--steps", "2"]
     common += ["--evaluate", "4", "--inpaint", "2", "--resamplings", "1", "--upsampling", "2"]
-    assert run_here("image_uses", [*common, "--guidances", "0"], monkeypatch) == 2
+    assert run_here("edit", [*common, "--guidances", "0"], monkeypatch) == 2
     assert "classify is 500, expected 0 for images without classes" in capfd.readouterr()[1]
     assert not (tmp_path / "uses").exists()
     common += ["--classify", "0"]
-    assert run_here("image_uses", [*common, "--guidances", "1"], monkeypatch) == 2
+    assert run_here("edit", [*common, "--guidances", "1"], monkeypatch) == 2
     assert "the images have no labels" in capfd.readouterr()[1]
-    assert run_here("image_uses", [*common, "--guidances", "0"], monkeypatch) == 0
+    assert run_here("edit", [*common, "--guidances", "0"], monkeypatch) == 0
     found = figures(tmp_path / "uses")
     assert "accuracy" not in found["guidance"]["0"]
     assert found["inpainting"] == {}
@@ -164,20 +166,20 @@ def test_images_without_classes(pictures, tmp_path, monkeypatch, capfd):
     assert said in capfd.readouterr()[0]
     assert is_picture(tmp_path / "uses" / "guidance.png")
     compared = ["--data", flat, "--workdir", tmp_path / "tables", *TRAINING, *NETWORK]
-    assert run_here("diffusion_tables", compared, monkeypatch) == 2
+    assert run_here("targets_and_weightings", compared, monkeypatch) == 2
     assert f"{flat}: images of 0 classes, expected at least two" in capfd.readouterr()[1]
     assert not (tmp_path / "tables").exists()
 
 
 def test_students_of_images_that_cannot_be_evaluated(tmp_path):
     """Without features there is a sentence, without held-out images a picture all the same."""
-    config = distil_images.Config(model="none", methods=("ddim",), nfe=(1, 2))
+    config = distil.Config(model="none", methods=("ddim",), nfe=(1, 2))
     rows = {"ddim": {"1": {}, "2": {}}, "student": {"1": {}}}
-    distil_images.show_figures(config, tmp_path, {"real, held out": {}, **rows})
+    distil.show_figures(config, tmp_path, {"real, held out": {}, **rows})
     assert (tmp_path / "table.md").read_text() == f"{NOT_EVALUATED}.\n"
     assert not (tmp_path / "steps.png").exists()
     known = {name: {n: {FRECHET: 2.0 + int(n)} for n in row} for name, row in rows.items()}
-    distil_images.show_figures(config, tmp_path, {"real, held out": {"accuracy": 1.0}, **known})
+    distil.show_figures(config, tmp_path, {"real, held out": {"accuracy": 1.0}, **known})
     assert "3.000" in (tmp_path / "table.md").read_text()
     assert is_picture(tmp_path / "steps.png")
 
@@ -186,16 +188,16 @@ def test_no_samples_are_drawn_that_cannot_be_evaluated(tmp_path):
     def draw(*_):
         raise AssertionError("drawn")
 
-    config = distil_images.Config(model="none")
+    config = distil.Config(model="none")
     evaluator = Evaluator(None, None, None, None)
     args = (None, "ddim", 4, 0.0, tmp_path)
-    assert distil_images.evaluate_model(config, draw, evaluator, *args) == {}
+    assert distil.evaluate_model(config, draw, evaluator, *args) == {}
     assert not any(tmp_path.iterdir())
 
 
 def test_targets_are_compared_on_images_of_one_size(pictures, tmp_path, monkeypatch, capfd):
     arguments = ["--data", pictures, "--workdir", tmp_path / "run", *NETWORK, "--size", "6"]
-    assert run_here("diffusion_tables", arguments, monkeypatch) == 2
+    assert run_here("targets_and_weightings", arguments, monkeypatch) == 2
     assert "expected a divisor of both sides of the images (6 x 6)" in capfd.readouterr()[1]
     assert not (tmp_path / "run").exists()
 
@@ -203,10 +205,10 @@ def test_targets_are_compared_on_images_of_one_size(pictures, tmp_path, monkeypa
 def test_no_inpainting_without_a_null_class(pictures, tmp_path, monkeypatch, capfd):
     training = ["--data", pictures, *TRAINING, *NETWORK, "--steps", "2", "--evaluate", "0"]
     training += ["--workdir", tmp_path / "model", "--guidance", "0", "--class-dropout", "0"]
-    assert run_here("image_diffusion", training, monkeypatch) == 0
+    assert run_here("train", training, monkeypatch) == 0
     arguments = ["--data", pictures, "--model", tmp_path / "model", "--workdir", tmp_path / "uses"]
     arguments += ["--guidances", "0", "--inpaint", "5"]
-    assert run_here("image_uses", arguments, monkeypatch) == 2
+    assert run_here("edit", arguments, monkeypatch) == 2
     assert "inpaint is 5, but the network has no null class" in capfd.readouterr()[1]
     assert not (tmp_path / "uses").exists()
 
@@ -214,27 +216,31 @@ def test_no_inpainting_without_a_null_class(pictures, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("distil_images", ["--start", "12"], "expected start to be stop times a power of two"),
-        ("distil_images", ["--nfe", "0"], "expected numbers of at least 1"),
+        ("distil", ["--start", "12"], "expected start to be stop times a power of two"),
+        ("distil", ["--nfe", "0"], "expected numbers of at least 1"),
         (
             "distil_guided",
             ["--max-guidance-weight", "0"],
             "max_guidance_weight is 0.0, expected more than 0",
         ),
         ("distil_guided", ["--start", "6"], "expected start to be stop times a power of two"),
-        ("image_uses", ["--upsampling", "3"], "expected a divisor of both sides of the images"),
-        ("diffusion_tables", ["--ema-decay", "1.5"], "ema_decay is 1.5, expected 0 <= ema_decay"),
-        ("image_uses", ["--levels", "0"], "levels is 0, expected 1 or more"),
-        ("image_uses", ["--data", "digits"], "digits: images of (8, 8, 1) with 10 classes"),
-        ("image_uses", ["--model", "nowhere"], "nowhere/checkpoints: no such folder"),
-        ("diffusion_tables", ["--targets", "y"], "target is 'y', expected one of"),
+        ("edit", ["--upsampling", "3"], "expected a divisor of both sides of the images"),
+        (
+            "targets_and_weightings",
+            ["--ema-decay", "1.5"],
+            "ema_decay is 1.5, expected 0 <= ema_decay",
+        ),
+        ("edit", ["--levels", "0"], "levels is 0, expected 1 or more"),
+        ("edit", ["--data", "digits"], "digits: images of (8, 8, 1) with 10 classes"),
+        ("edit", ["--model", "nowhere"], "nowhere/checkpoints: no such folder"),
+        ("targets_and_weightings", ["--targets", "y"], "target is 'y', expected one of"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_code_2(
     name, arguments, message, model, pictures, tmp_path, monkeypatch, capfd
 ):
     given = ["--data", pictures, "--workdir", tmp_path / "run"]
-    given += [] if name == "diffusion_tables" else ["--model", model]
+    given += [] if name == "targets_and_weightings" else ["--model", model]
     assert run_here(name, [*given, *arguments], monkeypatch) == 2
     err = capfd.readouterr()[1]
     assert message in err

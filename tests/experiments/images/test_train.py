@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
 from processes import run_processes, without_gloo
 
-from experiments.images import train as image_diffusion
+from experiments.images import train
 from experiments.images.support import image_quality, image_training
 from experiments.images.support.image_networks import NetworkFlags
 from experiments.images.support.image_sampling import SamplingFlags, even_labels, make_draw
@@ -37,7 +37,7 @@ def pictures(tmp_path_factory) -> pathlib.Path:
 
 
 def run(arguments, monkeypatch, mesh="data=1", devices=1) -> int:
-    return run_here("image_diffusion", arguments, monkeypatch, mesh, devices)
+    return run_here("train", arguments, monkeypatch, mesh, devices)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def assert_same_losses(folder: pathlib.Path, reference: pathlib.Path) -> None:
 
 def test_help_explains_the_flags(capsys):
     with pytest.raises(SystemExit) as stopped:
-        launch.parse_flags(image_diffusion.Config, ["--help"])
+        launch.parse_flags(train.Config, ["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     for flag in ("data", "network", "target", "weighting", "sampler", "steps", "guidance", "mesh"):
@@ -222,13 +222,13 @@ def test_a_u_vit_has_a_middle_block_whatever_is_asked_for(asked, built):
 
 @pytest.mark.parametrize("network", ["uvit", "mdt", "diffit", "unet"])
 def test_every_network_gives_a_model_that_can_be_trained(network):
-    flags = image_diffusion.NetworkFlags(
+    flags = train.NetworkFlags(
         network=network,
         width=64 if network == "unet" else 32,
         depth={"uvit": 1, "mdt": 3}.get(network, 1),
     )
     for target in ("v", "both"):
-        model = image_diffusion.make_config(flags, (8, 8, 1), CLASSES, target)
+        model = train.make_config(flags, (8, 8, 1), CLASSES, target)
         params = jax.eval_shape(model.make_init(), jax.random.key(0))
         assert jax.tree.leaves(params)
         assert model.network.out_channels == (2 if target == "both" else 1)
@@ -390,5 +390,5 @@ def test_missing_data_is_said(tmp_path, monkeypatch, capfd):
 
 
 def test_sampling_flags_say_what_is_wrong():
-    with pytest.raises(image_diffusion.InputError, match="sampler is 'magic', expected one of"):
+    with pytest.raises(train.InputError, match="sampler is 'magic', expected one of"):
         SamplingFlags(sampler="magic")

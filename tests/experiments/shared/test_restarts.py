@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.images import train as image_diffusion
+from experiments.images import train
 from experiments.images.support.image_training import TrainingFlags
 from experiments.lm import nplm
 from experiments.lm.support.recipes import RecipeFlags
@@ -15,7 +15,7 @@ from jaxgen.errors import InputError
 
 
 def test_a_run_keeps_its_seed_and_another_one_is_for_samples(tmp_path, capsys):
-    for config_class in (image_diffusion.Config, nplm.Config):
+    for config_class in (train.Config, nplm.Config):
         launch = LaunchConfig(workdir=str(tmp_path / config_class.__module__))
         first = keep_training_seed(config_class(launch=launch, seed=3))
         assert (first.seed, first.seed_of_samples) == (3, 3)
@@ -40,7 +40,7 @@ def test_a_run_keeps_its_seed_and_another_one_is_for_samples(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("config_class", "flags", "length", "value", "other"),
     [
-        (image_diffusion.Config, TrainingFlags, "training_steps", 2000, {"batch_size": 64}),
+        (train.Config, TrainingFlags, "training_steps", 2000, {"batch_size": 64}),
         (nplm.Config, RecipeFlags, "epochs", 20.0, {"learning_rate": 0.5}),
     ],
 )
