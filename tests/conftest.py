@@ -20,7 +20,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-pytest_plugins = ["tests.compiled_programs", "tests.shapes"]
+pytest_plugins = ["tests.compiled_programs", "tests.plain_cases", "tests.shapes"]
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ def is_picture(path: pathlib.Path) -> bool:
     return min(pixels_YXC.shape[:2]) > 100 and pixels_YXC[..., :3].std() > 0.05
 
 
+@pytest.mark.slow
 def test_distillation_halves_the_steps_and_evaluates_everyone(
     model, pictures, tmp_path, monkeypatch
 ):
@@ -73,6 +74,7 @@ def test_distillation_halves_the_steps_and_evaluates_everyone(
     assert figures(tmp_path)["student"] == found["student"]
 
 
+@pytest.mark.slow
 def test_one_student_for_every_guidance_weight(model, pictures, tmp_path, monkeypatch):
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, *TRAINING]
     arguments += ["--start", "4", "--stop", "2", "--guidance-weights", "0", "3", "--evaluate", "16"]
@@ -102,6 +104,7 @@ def test_one_student_for_every_guidance_weight(model, pictures, tmp_path, monkey
     assert figures(tmp_path) == found
 
 
+@pytest.mark.slow
 def test_targets_and_weightings_are_compared_run_by_run(pictures, tmp_path, monkeypatch):
     arguments = ["--data", pictures, "--workdir", tmp_path, *TRAINING, *NETWORK]
     arguments += ["--steps", "2", "--evaluate", "16", "--weightings", "snr_plus_one"]
@@ -139,6 +142,7 @@ def test_guided_classified_inpainted_upsampled(model, pictures, tmp_path, monkey
         assert is_picture(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_images_without_classes(pictures, tmp_path, monkeypatch, capfd):
     """What needs no class works, what needs one says so."""
     flat = tmp_path / "flat"
