@@ -46,7 +46,11 @@ def _on_host(x: Array) -> bool:
 def _on_devices(x: Array) -> UInt32[Array, ""]:
     mesh = mesh_of(x.sharding)
     with jax.set_mesh(mesh):
-        return _compiled(mesh)(x)
+        digest = _compiled(mesh)(x)
+    if jax.process_count() > 1:
+        # Sums of several arrays under way at once may wait for each other across processes.
+        jax.block_until_ready(digest)
+    return digest
 
 
 @functools.cache
