@@ -250,8 +250,8 @@ def test_likelihood_losses_and_blur_with_float64_enabled():
         loss_B, _ = diffusion_loss(network, X, KEY, schedule=COSINE)
         return [*likelihoods, blurred, loss_B]
 
-    before = figures()
+    before = jax.jit(figures)()
     with jax.enable_x64(True):
-        after = figures()
+        after = jax.jit(figures)()
     for a, b in zip(before, after, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
