@@ -13,16 +13,18 @@ Three vocabularies meet here and nowhere else:
 from collections.abc import Mapping
 
 LETTERS: Mapping[str, str] = {
+    "A": "axes of a grid or of space",
     "B": "batch (examples)",
     "C": "channels; also classes, contexts and bins of contexts",
     "D": "model width (the features that enter a layer), or the features of a sample",
+    "E": "examples of a pack",
     "F": "hidden width; also features of a word or of a patch",
     "G": "members of a group (words of a class, classes beside a word)",
     "H": "attention heads",
     "I": "classes that two classes have in common as neighbours",
     "J": "models or components that are mixed; also moments",
     "K": "head size; also the k of a top-k, components of a density, steps of one call",
-    "L": "length (tokens of a context or sequence)",
+    "L": "length (tokens of a context or sequence); also levels of a hash grid",
     "M": "blocks of output units, one per device along `model`; also merges, and a second set",
     "N": "positions of a text, keys of an attention, steps of a table, or any flat count",
     "O": "outputs of a short list: its words and the tail",

@@ -51,7 +51,7 @@ PARTS_OF_DIFFUSION = (
     *("distillation", "other_corruptions", "model"),
 )
 """From the bottom to the top: each may import those before it."""
-SAME_MEANING = {"nplm", "local_steps", "communication"}
+SAME_MEANING = {"nplm", "local_steps", "communication", "train"}
 """Basenames of a model or method and its experiment, or of programs that do the same in several
 families; any other basename is one file's."""
 
@@ -62,7 +62,10 @@ NEVER_IN_FAMILIES = {
 }
 AT_ONCE = {"jax", "flax", "numpy", "jaxtyping", "optax", "chex"}
 """Packages that may be imported with the module; all others where they are used."""
-BY_ONE_MODULE = {"orbax", "grain", "tensorboardX", "tensorflow_datasets", "etils", "fsspec"}
+BY_ONE_MODULE = {
+    *("orbax", "grain", "tensorboardX", "tensorflow_datasets", "etils", "fsspec"),
+    *("av", "skimage", "trimesh"),
+}
 LAUNCHES = {"jax.distributed", "jax.config"}
 
 
@@ -280,7 +283,7 @@ def test_importing_any_module_touches_no_device_and_nothing_heavy() -> None:
             importlib.import_module(module)
         heavy = {{"torch", "tensorflow", "transformers", "orbax", "grain", "tensorflow_datasets",
                   "array_record", "tyro", "tqdm", "matplotlib", "tensorboardX", "scipy", "nltk",
-                  "sklearn", "PIL", "fsspec"}}
+                  "sklearn", "PIL", "fsspec", "av", "skimage", "trimesh"}}
         print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
         import jax
         try:
