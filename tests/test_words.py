@@ -25,7 +25,7 @@ WRITE_INSTEAD = {
     r"class is withheld|no class given|told no class": "condition dropout, null label",
     r"\bjudg(e|es|ed|ing)\b|Judge\b|\brivals?\b": "evaluator, sample quality; baselines",
     r"strengths? of guidance|guidance strength": "guidance weight (w), guidance scale",
-    r"frames? \W{0,2}(vp|ve|flow)\b|check_frame|Reframed": "scaling of the latents",
+    r"frames? \W{0,2}(vp|ve|flow)\b|Reframed": "scaling of the latents",
     r"\banew\b|\bgoes on\b": "recomputed, resampled, does not recompile, resumes",
     r"perceptron of a|block's perceptron|on the way back|slips? of the pen": "MLP, backward, typo",
     r"optimiser|\blearnt_\w|\bLearnt[A-Z]|\bColourise": "optimizer, learned_, Learned, Colorize",

@@ -17,8 +17,8 @@ from experiments.images.support.image_programs import (
     sampling_program,
     training_program,
 )
-from experiments.images.support.image_sampling import SamplerName, SamplingFlags
 from experiments.shared.collectives import Program, list_collectives, write_collectives
+from experiments.shared.denoiser_sampling import SamplerName, SamplingFlags
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
 from jaxgen.parallel import check_batch_size, current_mesh, plan_layout
 from jaxgen.training.saved_names import register_config

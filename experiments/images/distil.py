@@ -26,7 +26,6 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from experiments.images.support.image_plots import plot_by_steps, plot_images
 from experiments.images.support.image_quality import (
     FRECHET,
     Evaluator,
@@ -34,18 +33,19 @@ from experiments.images.support.image_quality import (
     make_evaluator,
     write_tables,
 )
-from experiments.images.support.image_sampling import SAMPLERS, SamplerName, even_labels, make_draw
 from experiments.images.support.image_training import (
-    ImageModel,
     TrainingFlags,
     check_fits,
     check_image_batches,
-    open_model,
+    open_image_model,
     train_denoiser,
 )
+from experiments.shared.denoiser_sampling import SAMPLERS, SamplerName, even_labels, make_draw
 from experiments.shared.digests import images_digest
+from experiments.shared.image_plots import plot_by_steps, plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures
+from experiments.shared.training_runs import OpenedModel
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import Level
@@ -122,7 +122,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Distils, evaluates, shows."""
     images = load_images(config.data, size=config.size)
-    teacher = open_model(as_path(config.model))
+    teacher = open_image_model(as_path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.guidance)
     check_image_batches(images, config.training.batch_size, config.seed)
@@ -156,11 +156,11 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def distil(
-    config: Config, images: ImageSet, teacher: ImageModel, folder: pathlib.Path
-) -> dict[int, ImageModel]:
+    config: Config, images: ImageSet, teacher: OpenedModel, folder: pathlib.Path
+) -> dict[int, OpenedModel]:
     """The students by their number of steps, the one with most first."""
     levels = make_steps(teacher.config.schedule, config.start)
-    students: dict[int, ImageModel] = {}
+    students: dict[int, OpenedModel] = {}
     for steps in halving_plan(config.start, config.stop)[1:]:
         report(f"student of {steps} steps")
         guidance = config.guidance if not students else 0.0  # students have learnt to be guided
@@ -179,7 +179,7 @@ def distil(
 
 
 def make_distillation_loss(
-    teacher: ImageModel, levels: Level, guidance: float, layout: Layout
+    teacher: OpenedModel, levels: Level, guidance: float, layout: Layout
 ) -> LossFn:
     """The loss of a student that starts as its teacher, for parameters of a layout."""
     config = teacher.config
@@ -203,12 +203,12 @@ def make_distillation_loss(
     return loss_fn
 
 
-def make_drawing(config: Config, teacher: ImageModel) -> Drawing:
+def make_drawing(config: Config, teacher: OpenedModel) -> Drawing:
     """Draws samples of the teacher or of any student; equal samplers and steps compile once."""
     draw = make_draw(teacher.config, teacher.layout)
 
     def drawing(
-        model: ImageModel,
+        model: OpenedModel,
         method: SamplerName,
         steps: int,
         guidance: float,
@@ -231,7 +231,7 @@ def make_drawing(config: Config, teacher: ImageModel) -> Drawing:
 
 def evaluate_teacher(
     config: Config,
-    teacher: ImageModel,
+    teacher: OpenedModel,
     evaluated: Callable[..., dict[str, Any]],
     folder: pathlib.Path,
 ) -> dict[str, dict[str, Any]]:
@@ -252,7 +252,7 @@ def evaluate_model(
     config: Config,
     draw: Drawing,
     evaluator: Evaluator,
-    model: ImageModel,
+    model: OpenedModel,
     method: SamplerName,
     steps: int,
     guidance: float,
@@ -299,8 +299,8 @@ def show_students(
     config: Config,
     folder: pathlib.Path,
     draw: Drawing,
-    teacher: ImageModel,
-    students: Mapping[int, ImageModel],
+    teacher: OpenedModel,
+    students: Mapping[int, OpenedModel],
 ) -> None:
     """Samples of the teacher and of all students, from the same noise."""
     labels = even_labels(SHOWN, len(teacher.config.classes))

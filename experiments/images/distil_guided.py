@@ -27,21 +27,20 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from experiments.images.support.image_plots import plot_images
 from experiments.images.support.image_quality import held_out_figures, make_evaluator, write_tables
-from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.images.support.image_training import (
-    ImageModel,
     TrainingFlags,
     check_fits,
     check_image_batches,
-    open_model,
-    plan_layout_of,
+    open_image_model,
     train_denoiser,
 )
+from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
 from experiments.shared.digests import images_digest
+from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures
+from experiments.shared.training_runs import OpenedModel, plan_layout_of
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import Level
@@ -130,7 +129,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Distils, evaluates, shows."""
     images = load_images(config.data, size=config.size)
-    teacher = open_model(as_path(config.model))
+    teacher = open_image_model(as_path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.max_guidance_weight)
     if teacher.config.guidance_channels:
@@ -150,7 +149,7 @@ def main(config: Config) -> dict[str, Any]:
         check=check,
     )
     report(images.describe())
-    models: dict[str, ImageModel] = {TEACHER: teacher}
+    models: dict[str, OpenedModel] = {TEACHER: teacher}
     models |= distil_in_stages(config, images, teacher, folder)
     evaluator = make_evaluator(images, as_path(config.model) / "classifier", seed=config.seed)
     draw = make_guided_drawing(config, models)
@@ -178,8 +177,8 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def distil_in_stages(
-    config: Config, images: ImageSet, teacher: ImageModel, folder: pathlib.Path
-) -> dict[str, ImageModel]:
+    config: Config, images: ImageSet, teacher: OpenedModel, folder: pathlib.Path
+) -> dict[str, OpenedModel]:
     """The students by the names of their folders: that of stage one, then by steps."""
     conditioned = guidance_conditioned(teacher.config)
     shared: dict[str, Any] = {
@@ -199,7 +198,7 @@ def distil_in_stages(
     report(
         f"stage one: {config.start} steps, with guidance from 0 to {config.max_guidance_weight:g}"
     )
-    student: ImageModel = train(
+    student: OpenedModel = train(
         folder / MATCHED,
         make_loss_fn=functools.partial(
             make_stage_loss,
@@ -238,7 +237,7 @@ def guidance_conditioned(teacher: DenoiserConfig) -> DenoiserConfig:
     )
 
 
-def widened(teacher: ImageModel, conditioned: DenoiserConfig) -> Tree:
+def widened(teacher: OpenedModel, conditioned: DenoiserConfig) -> Tree:
     """The teacher's parameters, which ignore w."""
     layout = plan_layout_of(conditioned)
     widen = functools.partial(
@@ -259,7 +258,7 @@ def guided_denoiser(
 
 
 def make_stage_loss(
-    stage: Stage, conditioned: DenoiserConfig, teacher: ImageModel, layout: Layout
+    stage: Stage, conditioned: DenoiserConfig, teacher: OpenedModel, layout: Layout
 ) -> LossFn:
     """The loss of a student conditioned on w, for its parameters of a layout.
 
@@ -283,7 +282,7 @@ def make_stage_loss(
     return loss_fn
 
 
-def make_guided_drawing(config: Config, models: Mapping[str, ImageModel]) -> Drawing:
+def make_guided_drawing(config: Config, models: Mapping[str, OpenedModel]) -> Drawing:
     """Draws samples of the teacher or a student, by name."""
     # All students have one configuration, so that what is equal compiles once.
     draws = [make_draw(models[name].config, models[name].layout) for name in (TEACHER, MATCHED)]

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.images.support.image_plots import plot_images
 from experiments.images.support.image_quality import (
     ACCURACY,
     NOT_EVALUATED,
@@ -33,11 +32,13 @@ from experiments.images.support.image_quality import (
     quality_table,
     show_text,
 )
-from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
-from experiments.images.support.image_training import ImageModel, check_fits, open_model
+from experiments.images.support.image_training import check_fits, open_image_model
+from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
 from experiments.shared.digests import images_digest
+from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import progress_bar
+from experiments.shared.training_runs import OpenedModel
 from jaxgen.data import ImageSet, load_images, to_unit
 from jaxgen.diffusion import Denoiser, Estimate, Level, clip_x
 from jaxgen.diffusion.conditioning.diffusion_classifier import classify, even_times
@@ -116,7 +117,7 @@ def main(config: Config) -> dict[str, Any]:
     """All that is asked for."""
     images = load_images(config.data, size=config.size)
     teacher = as_path(config.model)
-    model = open_model(teacher)
+    model = open_image_model(teacher)
     check_fits(model.config, images)
     for guidance in config.guidances if config.evaluate else ():
         model.config.check_guidance(guidance)
@@ -150,7 +151,7 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def compare_guidance(
-    config: Config, folder: pathlib.Path, model: ImageModel, evaluator: Evaluator
+    config: Config, folder: pathlib.Path, model: OpenedModel, evaluator: Evaluator
 ) -> dict[str, dict[str, float]]:
     """Evaluates samples by guidance weight, if possible, and shows some, from the same noise."""
     evaluated = evaluator.features is not None
@@ -185,7 +186,7 @@ def compare_guidance(
     return figures
 
 
-def classify_held_out(config: Config, model: ImageModel, held: ImageSet) -> dict[str, float]:
+def classify_held_out(config: Config, model: OpenedModel, held: ImageSet) -> dict[str, float]:
     """The accuracy of the diffusion classifier, which drops unlikely classes on the way."""
     count = min(config.classify, len(held))
     classes = len(model.config.classes)
@@ -222,7 +223,7 @@ def classify_held_out(config: Config, model: ImageModel, held: ImageSet) -> dict
 
 
 def show_inpainting(
-    config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet, evaluator: Evaluator
+    config: Config, folder: pathlib.Path, model: OpenedModel, held: ImageSet, evaluator: Evaluator
 ) -> dict[str, float]:
     """Shows images with their lower half resampled; how many keep their class, by method.
 
@@ -264,7 +265,7 @@ def show_inpainting(
 
 
 def show_upsampling(
-    config: Config, folder: pathlib.Path, model: ImageModel, held: ImageSet
+    config: Config, folder: pathlib.Path, model: OpenedModel, held: ImageSet
 ) -> dict[str, float]:
     """Shows images made from small ones; how far from these they are, made small, by method."""
     x = to_unit(held.images[:SHOWN])
@@ -291,7 +292,7 @@ def show_upsampling(
     return figures
 
 
-def unconditional_denoiser(model: ImageModel, count: int, *, clip: bool = True) -> Denoiser:
+def unconditional_denoiser(model: OpenedModel, count: int, *, clip: bool = True) -> Denoiser:
     """The denoiser under the null label."""
     null = model.config.null_label
     labels = None if null is None else jnp.full(count, null)
@@ -300,7 +301,7 @@ def unconditional_denoiser(model: ImageModel, count: int, *, clip: bool = True) 
 
 def guided_denoisers(
     config: Config,
-    model: ImageModel,
+    model: OpenedModel,
     operator: Operator,
     observed: Float[Array, "B ..."],
     weight: float,
@@ -319,7 +320,7 @@ def guided_denoisers(
 
 def sample_known(
     config: Config,
-    model: ImageModel,
+    model: OpenedModel,
     method: Sampler,
     denoiser: Denoiser,
     count: int,

@@ -13,7 +13,7 @@ slope is the order of the method. In the working folder:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.images.support.image_plots import plot_by_steps
+from experiments.shared.image_plots import plot_by_steps
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import format_table, write_text
 from jaxgen.diffusion import DDIM, CosineSchedule, DPMSolver, Euler, Heun

@@ -30,12 +30,12 @@ from experiments.images.support.image_quality import (
     held_out_figures,
     make_evaluator,
 )
-from experiments.images.support.image_sampling import SAMPLERS, even_labels, make_draw
 from experiments.images.support.image_training import (
     TrainingFlags,
     check_image_batches,
     train_denoiser,
 )
+from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
 from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures, format_table, three_decimals, write_text

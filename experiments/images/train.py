@@ -34,7 +34,6 @@ from experiments.images.support.image_networks import (
     make_config,
     make_loss,
 )
-from experiments.images.support.image_plots import plot_images, plot_losses, some_of
 from experiments.images.support.image_quality import (
     NOT_EVALUATED,
     Evaluator,
@@ -45,22 +44,20 @@ from experiments.images.support.image_quality import (
     remove_table,
     show_text,
 )
-from experiments.images.support.image_sampling import (
+from experiments.images.support.image_training import (
+    TrainingFlags,
+    check_image_batches,
+    train_denoiser,
+)
+from experiments.shared.denoiser_sampling import (
     SAMPLERS,
     SamplingFlags,
     draw_previews,
     even_labels,
     make_draw,
 )
-from experiments.images.support.image_training import (
-    VALIDATION_LOSS,
-    TrainedModel,
-    TrainingFlags,
-    check_image_batches,
-    check_layout,
-    train_denoiser,
-)
 from experiments.shared.digests import images_digest
+from experiments.shared.image_plots import plot_images, plot_losses, some_of
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from experiments.shared.restarts import (
     SampledConfig,
@@ -68,6 +65,7 @@ from experiments.shared.restarts import (
     keep_training_seed,
     may_train_longer,
 )
+from experiments.shared.training_runs import VALIDATION_LOSS, TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.model import DenoiserConfig

@@ -26,12 +26,13 @@ from jaxgen.typing import Tree
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """A denoiser of images.
+    """A denoiser of images or videos.
 
     Attributes:
       network: the configuration of the network, with ``make_model()``, ``num_classes`` and
         ``null_class``.
-      image_shape: Y, X, C of the images.
+      image_shape: Y, X, C of the images, or T, Y, X, C of videos; networks that take several sizes
+        are sampled at this one unless another is asked for.
       classes: names of the classes; empty for a model without labels.
       target: what the network predicts; long names become short ones.
       schedule: the noise schedule.
@@ -44,7 +45,7 @@ class DenoiserConfig:
     """
 
     network: Any
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     classes: tuple[str, ...]
     target: TargetName = "v"
     schedule: Schedule = CosineSchedule()
@@ -84,13 +85,13 @@ class DenoiserConfig:
     def make_init(self) -> Callable[[Array], Tree]:
         """``key -> parameters``, with logical axes."""
         model = self.make_model()
-        height, width, channels = self.image_shape
-        z_1YXC = jnp.zeros((1, height, width, channels + self.guidance_channels))
+        *sizes, channels = self.image_shape
+        z = jnp.zeros((1, *sizes, channels + self.guidance_channels))
         label_1 = jnp.zeros((1,), jnp.int32) if self.classes else None
 
         def init(key: Array) -> Tree:
             keys = dict(zip(("params", "dropout", "mask"), jax.random.split(key, 3), strict=True))
-            return model.init(keys, z_1YXC, jnp.zeros((1,)), label_1)["params"]
+            return model.init(keys, z, jnp.zeros((1,)), label_1)["params"]
 
         return init
 

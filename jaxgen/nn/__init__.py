@@ -13,8 +13,9 @@ from jaxgen.nn.norms import (
     modulation,
     modulation_parts,
 )
-from jaxgen.nn.positions import sincos, sincos_grid
+from jaxgen.nn.positions import grid_places, sincos, sincos_grid, sincos_places
 from jaxgen.nn.relative import RelativeBias, relative_index
+from jaxgen.nn.rotary import rotary_angles, rotary_split, rotate
 
 __all__ = [
     "MLP",
@@ -28,6 +29,7 @@ __all__ = [
     "SelfAttention",
     "TimeEmbedding",
     "attention",
+    "grid_places",
     "layer_norm",
     "modulate",
     "modulation",
@@ -35,7 +37,11 @@ __all__ = [
     "multiply_adds",
     "parameter_count",
     "relative_index",
+    "rotary_angles",
+    "rotary_split",
+    "rotate",
     "sincos",
     "sincos_grid",
+    "sincos_places",
     "time_frequencies",
 ]

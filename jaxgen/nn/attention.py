@@ -12,7 +12,7 @@ auto        the fused one of the backend where it applies, otherwise plain
 ==========  ==================================================================================
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jaxgen.errors import InputError
 from jaxgen.nn import attention_kernels
 from jaxgen.nn.dense import Dense, Dtype
 from jaxgen.nn.norms import RMSNorm
+from jaxgen.nn.rotary import rotate
 
 Implementation = Literal["auto", "plain", "cudnn", "pallas"]
 
@@ -155,6 +156,7 @@ class SelfAttention(nn.Module):
         segments_BL: Int[Array, "B L"] | None = None,
         bias: Bias | None = None,
         added_BH3K: Float[Array, "B H 3 K"] | None = None,
+        angle: Float[Any, "#B L K2"] | Float[Any, "L K2"] | None = None,
     ) -> Float[Array, "B L D"]:
         """[B, L, D] to [B, L, D] in ``dtype``.
 
@@ -163,6 +165,7 @@ class SelfAttention(nn.Module):
           segments_BL: segment ids; a token sees those of its own segment. None: all.
           bias: added to the logits, see `attention`.
           added_BH3K: added to q, k and v of every token: what depends on the example alone.
+          angle: rotary positions, by which queries and keys are turned (`jaxgen.nn.rotary`).
         """
         width = x_BLD.shape[-1]
         shape = self.heads, 3, width // self.heads
@@ -174,6 +177,8 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q = RMSNorm(name="query_norm")(q).astype(self.dtype)
             k = RMSNorm(name="key_norm")(k).astype(self.dtype)
+        if angle is not None:
+            q, k = rotate(q, angle), rotate(k, angle)
         segments = None if segments_BL is None else (segments_BL, segments_BL)
         seen_BLHK = attention(
             q, k, v, segments=segments, bias=bias, implementation=self.implementation

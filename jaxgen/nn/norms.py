@@ -53,11 +53,20 @@ def _normalised_and_scale(x: Array, epsilon: float) -> tuple[Array, Array]:
     return centred * scale, scale
 
 
+PerExample = Float[Array, "B D"] | Float[Array, "B L D"]
+"""A vector for all tokens of an example, or one for each token."""
+
+
 def modulate(
-    x_BLD: Float[Array, "B L D"], shift_BD: Float[Array, "B D"], scale_BD: Float[Array, "B D"]
+    x_BLD: Float[Array, "B L D"], shift: PerExample, scale: PerExample
 ) -> Float[Array, "B L D"]:
-    """``x (1 + scale) + shift``, the same for every token of an example."""
-    return x_BLD * (1 + scale_BD[:, None]) + shift_BD[:, None]
+    """``x (1 + scale) + shift``, with one shift and scale for an example or for each token."""
+    return x_BLD * (1 + for_tokens(scale)) + for_tokens(shift)
+
+
+def for_tokens(vector: PerExample) -> Float[Array, "B #L D"]:
+    """A vector of each example, [B, D], as one that broadcasts over its tokens, [B, 1, D]."""
+    return vector[:, None] if vector.ndim == 2 else vector
 
 
 class LayerNorm(nn.Module):
@@ -102,13 +111,23 @@ def modulation(parts: int, width: int, dtype: Dtype = "float32") -> Dense:
 
 
 def modulation_parts(
-    layer: Callable[[Array], Array], condition_BD: Float[Array, "B D"]
-) -> tuple[Float[Array, "B D"], ...]:
-    """``silu(c) W + b``, cut into its vectors [B, D] in float32.
+    layer: Callable[[Array], Array],
+    condition: Float[Array, "B D"] | Float[Array, "B E D"],
+    example_BLE: Float[Array, "B L E"] | None = None,
+) -> tuple[PerExample, ...]:
+    """``silu(c) W + b``, cut into its vectors in float32.
 
     Args:
       layer: what `modulation` returned.
-      condition_BD: c, the embedding of the condition.
+      condition: c, the embedding of the condition, [B, D]; of each example of a pack, [B, E, D].
+      example_BLE: of packs, 1 where a token is of an example, else 0.
+
+    Returns:
+      Vectors [B, D]; of packs [B, L, D], those of the example that a token is of (zeros where it is
+      of none).
     """
-    parts_BND = layer(nn.silu(condition_BD)).astype(jnp.float32)
-    return tuple(parts_BND[:, i] for i in range(parts_BND.shape[1]))
+    parts = layer(nn.silu(condition)).astype(jnp.float32)
+    if example_BLE is not None:
+        # A product rather than a look-up, whose gradient would be a scatter.
+        parts = jnp.einsum("BLE,BEPD->BLPD", example_BLE, parts, precision="highest")
+    return tuple(parts[..., i, :] for i in range(parts.shape[-2]))

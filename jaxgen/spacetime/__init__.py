@@ -1,4 +1,4 @@
-"""Denoising networks on patches of images: transformers, and what they share."""
+"""Denoising networks on patches of images and videos: transformers, and what they share."""
 
 from jaxgen.spacetime.diffit import DiffiT, DiffiTConfig
 from jaxgen.spacetime.dit import DiT, DiTConfig
@@ -6,6 +6,7 @@ from jaxgen.spacetime.mdt import MDT, MDTConfig
 from jaxgen.spacetime.patches import patchify, unpatchify
 from jaxgen.spacetime.transformer_config import GridConfig, TransformerConfig
 from jaxgen.spacetime.uvit import UViT, UViTConfig
+from jaxgen.spacetime.video_dit import VideoDiT, VideoDiTConfig
 
 __all__ = [
     "MDT",
@@ -18,6 +19,8 @@ __all__ = [
     "TransformerConfig",
     "UViT",
     "UViTConfig",
+    "VideoDiT",
+    "VideoDiTConfig",
     "patchify",
     "unpatchify",
 ]

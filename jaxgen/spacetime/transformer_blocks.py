@@ -11,7 +11,7 @@ Shifts, scales and gates are linear in silu(c) and start at zero. LN has paramet
 the last two only. The stream x is float32; the branches are computed in ``config.dtype``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norms import (
     EPSILON,
     LayerNorm,
+    for_tokens,
     layer_norm,
     modulate,
     modulation,
@@ -68,44 +69,48 @@ class DiTBlock(nn.Module):
         condition: Any,
         segments_BL: Int[Array, "B L"] | None = None,
         bias: Bias | None = None,
+        angle: Float[Any, "#B L K2"] | Float[Any, "L K2"] | None = None,
+        example_BLE: Float[Array, "B L E"] | None = None,
     ) -> Float[Array, "B L D"]:
         """[B, L, D] to [B, L, D].
 
         Args:
           x_BLD: tokens.
-          condition: the embedding [B, D] for adaln and adaln_zero; tokens [B, N, D] for cross; None
-            for in_context.
+          condition: the embedding for adaln and adaln_zero, [B, D], of packs [B, E, D]; tokens
+            [B, N, D] for cross; None for in_context.
           segments_BL: segment ids for attention, see `jaxgen.nn.attention`.
           bias: added to the logits of attention.
+          angle: rotary positions, see `jaxgen.nn.rotary`.
+          example_BLE: of packs, 1 where a token is of an example, else 0.
         """
 
         def attention(y_BLD: Array) -> Array:
-            return self.attention(y_BLD, segments_BL=segments_BL, bias=bias)
+            return self.attention(y_BLD, segments_BL=segments_BL, bias=bias, angle=angle)
 
         if self.conditioning in ("adaln", "adaln_zero"):
-            return self._adaptive(x_BLD, condition, attention)
+            parts = modulation_parts(self.modulation, condition, example_BLE)
+            return self._adaptive(x_BLD, parts, attention)
         x_BLD = x_BLD + attention(self.attention_norm(x_BLD))
         if self.conditioning == "cross":
             x_BLD = x_BLD + self.cross_attention(self.cross_norm(x_BLD), condition)
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
     def _adaptive(
-        self, x_BLD: Array, condition_BD: Array, attention: Callable[[Array], Array]
+        self, x_BLD: Array, parts: Sequence[Array], attention: Callable[[Array], Array]
     ) -> Float[Array, "B L D"]:
-        parts = modulation_parts(self.modulation, condition_BD)
         half = len(parts) // 2
-        shift_BD, scale_BD, *gate = parts[:half]
-        y_BLD = modulate(layer_norm(x_BLD), shift_BD, scale_BD)
+        shift, scale, *gate = parts[:half]
+        y_BLD = modulate(layer_norm(x_BLD), shift, scale)
         x_BLD = _add(x_BLD, attention(y_BLD), gate)
-        shift_BD, scale_BD, *gate = parts[half:]
-        y_BLD = modulate(layer_norm(x_BLD, self.mlp_norm_epsilon), shift_BD, scale_BD)
+        shift, scale, *gate = parts[half:]
+        y_BLD = modulate(layer_norm(x_BLD, self.mlp_norm_epsilon), shift, scale)
         return _add(x_BLD, self.mlp(y_BLD), gate)
 
 
 def _add(x_BLD: Array, branch_BLD: Array, gate: list[Array]) -> Array:
-    """x plus a branch, through its gate [B, D] where it has one."""
+    """x plus a branch, through its gate where it has one."""
     branch_BLD = branch_BLD.astype(jnp.float32)
-    return x_BLD + (gate[0][:, None] * branch_BLD if gate else branch_BLD)
+    return x_BLD + (for_tokens(gate[0]) * branch_BLD if gate else branch_BLD)
 
 
 class FinalLayer(nn.Module):
@@ -132,12 +137,21 @@ class FinalLayer(nn.Module):
         self.output = Dense(shape, axes, c.dtype, kernel_init=zeros)
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], condition_BD: Float[Array, "B D"]
+        self,
+        x_BLD: Float[Array, "B L D"],
+        condition: Float[Array, "B D"] | Float[Array, "B E D"],
+        example_BLE: Float[Array, "B L E"] | None = None,
     ) -> Float[Array, "B L F"]:
-        """[B, L, D] to [B, L, P P C_out]; without an adaptive norm the condition is not used."""
+        """[B, L, D] to [B, L, P P C_out]; without an adaptive norm the condition is not used.
+
+        Args:
+          x_BLD: tokens.
+          condition: its embedding, [B, D], of packs [B, E, D].
+          example_BLE: of packs, 1 where a token is of an example, else 0.
+        """
         if self.adaptive:
-            shift_BD, scale_BD = modulation_parts(self.modulation, condition_BD)
-            y_BLD = modulate(layer_norm(x_BLD), shift_BD, scale_BD)
+            shift, scale = modulation_parts(self.modulation, condition, example_BLE)
+            y_BLD = modulate(layer_norm(x_BLD), shift, scale)
         else:
             y_BLD = self.norm(x_BLD)
         return self.output(y_BLD).astype(jnp.float32)

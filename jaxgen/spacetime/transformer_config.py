@@ -1,8 +1,9 @@
 """What the transformers on patches have in common: their options, and the check of their input."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 from jaxtyping import Array, Float, Int
 
@@ -10,7 +11,7 @@ from jaxgen.errors import InputError
 from jaxgen.nn.attention import Implementation
 from jaxgen.nn.dense import Dtype, check_dtype
 from jaxgen.nn.embeddings import check_condition
-from jaxgen.spacetime.patches import patch_grid
+from jaxgen.spacetime.patches import patch_grid, patch_sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class TransformerConfig:
     Attributes:
       in_channels: channels of the input: the noisy data, and what is laid beside it.
       out_channels: channels of the output; twice those of the data where variances are learnt.
-      patch: P, pixels along the side of a patch.
+      patch: P, pixels along the side of a patch; of videos a side for each axis.
       width: D, of a token.
       depth: transformer blocks.
       heads: attention heads; they divide the width.
@@ -37,7 +38,7 @@ class TransformerConfig:
 
     in_channels: int = 4
     out_channels: int = 8
-    patch: int = 2
+    patch: Any = 2
     width: int = 384
     depth: int = 12
     heads: int = 6
@@ -50,13 +51,17 @@ class TransformerConfig:
     remat: bool = False
     attention: Implementation = "auto"
 
+    axes: ClassVar[int] = 2
+    """Axes of the data besides channels: 2 for images, 3 for videos."""
+
     training_method: ClassVar[str | None] = None
     """The method of the module that training applies, which gives one prediction or a tuple of
     some, whose losses are added; None: the module itself."""
 
     def __post_init__(self) -> None:
         """Validates the fields."""
-        for name in ("in_channels", "out_channels", "patch", "width", "depth", "heads"):
+        patch_sides(self.patch, self.axes)
+        for name in ("in_channels", "out_channels", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.num_classes < 0:
@@ -86,21 +91,21 @@ class TransformerConfig:
     @property
     def patch_outputs(self) -> int:
         """Width of the prediction for one patch: P P C_out."""
-        return self.patch**2 * self.out_channels
+        return math.prod(patch_sides(self.patch, self.axes)) * self.out_channels
 
     def check_input(
         self,
-        z_BYXC: Float[Array, "B Y X C"],
+        z: Float[Array, "B *sizes C"],
         time_B: Float[Array, "B"],
         label_B: Int[Array, "B"] | None,
-    ) -> tuple[int, int]:
+    ) -> tuple[int, ...]:
         """Refuses input that does not fit the network; returns the grid of patches (rows, columns).
 
         Raises:
           InputError: naming the array, its shape and what was expected.
         """
-        grid = patch_grid(z_BYXC.shape, self.patch, self.in_channels)
-        check_condition(z_BYXC.shape[0], time_B, label_B, self.num_classes)
+        grid = patch_grid(z.shape, self.patch, self.in_channels)
+        check_condition(z.shape[0], time_B, label_B, self.num_classes)
         return grid
 
 
@@ -132,16 +137,16 @@ class GridConfig(TransformerConfig):
 
     def check_input(
         self,
-        z_BYXC: Float[Array, "B Y X C"],
+        z: Float[Array, "B *sizes C"],
         time_B: Float[Array, "B"],
         label_B: Int[Array, "B"] | None,
-    ) -> tuple[int, int]:
+    ) -> tuple[int, ...]:
         """As `TransformerConfig.check_input`; refuses other sizes than ``input_size`` too."""
-        grid = super().check_input(z_BYXC, time_B, label_B)
+        grid = super().check_input(z, time_B, label_B)
         if grid != self.grid:
             height, width = self.input_size
             raise InputError(
-                f"images have shape {z_BYXC.shape}, expected [B, {height}, {width}, "
+                f"images have shape {z.shape}, expected [B, {height}, {width}, "
                 f"{self.in_channels}]: the network's positions are learnt for that size"
             )
         return grid

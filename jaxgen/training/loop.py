@@ -118,6 +118,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     put: Callable[..., Batch] = put_batch,
+    resident: Batch | None = None,
     padding: Padding | None = None,
 ) -> FitResult:
     """Trains, or resumes where `checkpoints` holds an earlier state of the run.
@@ -139,6 +140,7 @@ def fit(
       callbacks: called with every record and the state; one that returns True ends the run.
       progress: whether to show a bar (needs the package tqdm).
       put: lays a batch over the current mesh's devices: ``put(batch, mesh, leading=0 or 1)``.
+      resident: arrays on the devices that the loss finds in every batch (`jaxgen.training.step`).
       padding: which axes of the state may have another length than in the checkpoint.
 
     Returns:
@@ -155,12 +157,13 @@ def fit(
     state = run.resume(state, padding)
     mesh, several = current_mesh(), config.steps_per_call > 1
     metrics = None
+    kept = () if resident is None else (resident,)
     with _closing(log), held() as signals, _bar(progress, run.step, config.steps) as advance:
         while (reason := run.reason(signals)) is None:
             run.save_if_due(state)  # where the run ends, `finish` saves once all is known
             count = run.next_count()
             batch = _stacked(data, run.step, count) if several else data(run.step)
-            state, new = step(state, put(batch, mesh, leading=int(several)), key)
+            state, new = step(state, put(batch, mesh, leading=int(several)), key, *kept)
             # At the metrics of the call before: reading this call's would wait for the device, and
             # leave it idle while the host reads and places the next batch.
             run.look(metrics)

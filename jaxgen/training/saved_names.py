@@ -24,6 +24,7 @@ CLASSES: dict[str, str] = {
     "uvit": "jaxgen.spacetime.uvit:UViTConfig",
     "mdt": "jaxgen.spacetime.mdt:MDTConfig",
     "diffit": "jaxgen.spacetime.diffit:DiffiTConfig",
+    "video-dit": "jaxgen.spacetime.video_dit:VideoDiTConfig",
     "unet": "jaxgen.unet.unet:UNetConfig",
     "cosine": "jaxgen.diffusion.process.schedules:CosineSchedule",
     "inverse-cosine": "jaxgen.diffusion.process.schedules:InverseCosineSchedule",

@@ -1,5 +1,10 @@
 """One training step as a pure function, and what wraps it: accumulation, guard, EMA, scans.
 
+**Resident data.** Arrays that stay on the devices (the pixels of all photographs of a scene) are an
+argument of the step rather than of each batch: not sent again, not donated, no constants of the
+program. The loss finds them in its batch under their names; they are neither scanned over nor cut
+into microbatches.
+
 **Guard.** Where the loss or the global norm of the gradient is not finite, parameters, optimizer
 state and average stay as they were; the step is counted and the next batch comes.
 
@@ -33,7 +38,8 @@ Metrics = dict[str, Array]
 LossFn = Callable[[Tree, Batch, Array], tuple[Array, Mapping[str, Array]]]
 """``(params, batch, key) -> (mean loss in nats, metrics)``."""
 
-StepFn = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+StepFn = Callable[..., tuple[TrainState, Metrics]]
+"""``(state, batch, key, resident=None) -> (state, metrics)``."""
 
 WEIGHT = "weight"
 """The metric that says how much (tokens, examples) a batch's means stand for."""
@@ -60,8 +66,8 @@ def make_train_step(
       ema_decay: d in [0, 1), or None where the state holds no average.
 
     Returns:
-      ``step(state, batch, key) -> (state, metrics)``, pure. Metrics are those of the loss and
-      ``loss``, ``gradient_norm`` (before any clipping), ``skipped`` (0 or 1) and
+      ``step(state, batch, key, resident=None) -> (state, metrics)``, pure. Metrics are those of
+      the loss and ``loss``, ``gradient_norm`` (before any clipping), ``skipped`` (0 or 1) and
       ``skipped_in_a_row``, scalars in float32.
 
     Raises:
@@ -71,9 +77,12 @@ def make_train_step(
         raise InputError(f"accumulate is {accumulate}, expected at least 1 microbatch")
     check_decay(ema_decay)
 
-    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, key: Array, resident: Batch | None = None
+    ) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        gradients, metrics = mean_gradient(loss_fn, state.params, batch, step_key, accumulate)
+        loss = loss_fn if resident is None else with_resident(loss_fn, resident)
+        gradients, metrics = mean_gradient(loss, state.params, batch, step_key, accumulate)
         norm = optax.tree.norm(gradients)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         good &= jnp.asarray(metrics.get(WEIGHT, 1)) != 0
@@ -86,6 +95,21 @@ def make_train_step(
         return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
 
     return step
+
+
+def with_resident(loss_fn: LossFn, resident: Batch) -> LossFn:
+    """A loss whose batches hold the resident arrays too.
+
+    Raises:
+      InputError: when called, for a name that both have.
+    """
+
+    def loss(params: Tree, batch: Batch, key: Array) -> tuple[Array, Mapping[str, Array]]:
+        if both := sorted(set(batch) & set(resident)):
+            raise InputError(f"resident is {both}, expected other names than those of the batch")
+        return loss_fn(params, {**batch, **resident}, key)
+
+    return loss
 
 
 def compile_step(step: StepFn, state: TrainState) -> StepFn:
@@ -111,8 +135,10 @@ def scan_steps(step: StepFn) -> StepFn:
       after it is that of K calls of `step`, to rounding.
     """
 
-    def steps(state: TrainState, batches: Batch, key: Array) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(lambda carry, batch: step(carry, batch, key), state, batches)
+    def steps(
+        state: TrainState, batches: Batch, key: Array, resident: Batch | None = None
+    ) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda carry, batch: step(carry, batch, key, resident), state, batches)
 
     return steps
 

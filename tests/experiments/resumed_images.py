@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from experiments.images.support.image_networks import DenoiserConfig, make_loss
-from experiments.images.support.image_sampling import even_labels, make_draw
 from experiments.images.support.image_training import TrainingFlags, train_denoiser
+from experiments.shared.denoiser_sampling import even_labels, make_draw
 from jaxgen.data import ImageSet
 from jaxgen.diffusion.objectives.weightings import SNRPlus
 from jaxgen.diffusion.process.step_levels import make_steps

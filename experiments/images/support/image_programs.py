@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.images.support.image_networks import Shape, make_loss
-from experiments.images.support.image_sampling import (
+from experiments.images.support.image_training import TrainingFlags
+from experiments.shared.collectives import Program
+from experiments.shared.denoiser_sampling import (
     SAMPLERS,
     SamplingFlags,
     compile_sampling,
     first_level,
 )
-from experiments.images.support.image_training import TrainingFlags
-from experiments.shared.collectives import Program
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.objectives.weightings import SNRPlus
 from jaxgen.errors import InputError

@@ -10,21 +10,20 @@ import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments.shared.classifiers import train_classifier
 from experiments.shared.digests import digest_of, images_digest, params_digest, tree_digest
 from experiments.shared.launch import report
 from experiments.shared.output import cached_arrays, format_table, three_decimals, write_text
 from experiments.shared.workdir import using_folder
-from jaxgen.data import BatchPlan, ImageSet, batch_at, from_unit, to_unit
+from jaxgen.data import ImageSet, from_unit, to_unit
 from jaxgen.evaluation import (
     ClassifierConfig,
     Moments,
     apply_classifier,
     class_accuracy,
-    classifier_loss,
     feature_moments,
     frechet_distance,
     precision_recall,
@@ -32,18 +31,7 @@ from jaxgen.evaluation import (
 from jaxgen.evaluation.inception import inception_features, inception_params
 from jaxgen.interop.safetensors import TensorFile
 from jaxgen.interop.tensors import without_prefix
-from jaxgen.parallel import current_mesh, is_main_process, num_batch_shards
-from jaxgen.training import (
-    Checkpoints,
-    LoopConfig,
-    MetricsLog,
-    OptimizerConfig,
-    compile_step,
-    create_state,
-    fit,
-    make_optimizer,
-    make_train_step,
-)
+from jaxgen.parallel import is_main_process
 from jaxgen.typing import Tree
 
 FRECHET, ACCURACY = "Fréchet distance", "accuracy"
@@ -57,10 +45,6 @@ NOT_EVALUATED = (
 NEIGHBOURS = 3
 MOST_NEIGHBOURS_OF = 2000
 """Images of each side that precision and recall are taken from, at most."""
-
-CLASSIFIER_EPOCHS = 10
-FEWEST_STEPS, MOST_STEPS = 150, 800
-"""Updates in the training of the classifier."""
 
 Features = Callable[[Float[np.ndarray, "N Y X C"]], Float[np.ndarray, "N D"]]
 
@@ -179,55 +163,6 @@ def _real_features(features: Features, images: ImageSet) -> dict[str, np.ndarray
         "scatter": moments.scatter_DD,
         "some": real_ND[order],
     }
-
-
-def train_classifier(
-    images: ImageSet, folder: pathlib.Path, seed: int = 0, progress: bool = True
-) -> tuple[ClassifierConfig, Tree]:
-    """The classifier of a set, trained or gone on with or opened, and its parameters.
-
-    Args:
-      images: a labelled set.
-      folder: its own; ``metrics.jsonl`` and ``checkpoints/`` are written there.
-      seed: of parameters, order and dropout.
-      progress: whether to show a bar.
-    """
-    start, stop = images.parts["train"]
-    shards = num_batch_shards(current_mesh())
-    batch_size = 64 if stop - start < 5000 else 128
-    batch_size = max(1, min(batch_size, stop - start) // shards) * shards
-    steps = CLASSIFIER_EPOCHS * (stop - start) // batch_size
-    steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
-    config = ClassifierConfig.for_images(images.images.shape[1:], len(images.classes))
-    tx = make_optimizer(
-        OptimizerConfig(
-            "adamw",
-            5e-3,
-            schedule="cosine",
-            warmup_steps=steps // 20,
-            total_steps=steps,
-            weight_decay=0.05,
-            clip_norm=1.0,
-        )
-    )
-    example = to_unit(images.images[:1])
-    state, _ = create_state(
-        lambda key: config.make_model().init(key, example)["params"], jax.random.key(seed), tx=tx
-    )
-    plan = BatchPlan(start, stop, batch_size, seed=seed)
-    report(f"training the classifier that evaluates samples: {steps} updates")
-    with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
-        result = fit(
-            compile_step(make_train_step(classifier_loss(config), tx), state),
-            state,
-            lambda index: batch_at(images, plan, index),
-            jax.random.key(seed),
-            LoopConfig(steps=steps, log_every=50),
-            checkpoints=checkpoints,
-            log=MetricsLog(folder),
-            progress=progress,
-        )
-    return config, result.state.params
 
 
 def held_out_figures(evaluator: Evaluator, images: ImageSet, count: int) -> dict[str, float]:

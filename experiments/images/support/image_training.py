@@ -1,11 +1,5 @@
-"""Training a denoiser of images, or going on where a folder holds a run of it.
+"""Training a denoiser of images, or resuming where a folder holds a run of it."""
 
-Batches depend on the step alone and parameters do not depend on the mesh, so losses are the same on
-any mesh and any number of processes, to rounding.
-"""
-
-import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.shared.digests import params_digest
+from experiments.shared.training_runs import (
+    VALIDATION_LOSS,
+    OpenedModel,
+    OptimizationFlags,
+    TrainedModel,
+    open_model,
+    train_model,
+)
 from jaxgen.data import BatchPlan, ImageSet, batch_at, to_unit
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.errors import InputError
@@ -23,42 +24,20 @@ from jaxgen.parallel import (
     check_batch_size,
     current_mesh,
     num_batch_shards,
-    plan_layout,
     put_batch,
     replicated,
 )
-from jaxgen.training import (
-    Checkpoints,
-    LoopConfig,
-    MetricsLog,
-    OptimizerConfig,
-    TrainState,
-    averaged_params,
-    compile_step,
-    create_state,
-    fit,
-    load_config,
-    load_params,
-    make_optimizer,
-    make_train_step,
-    read_records,
-    scan_steps,
-)
-from jaxgen.training.metrics import Record
+from jaxgen.training import TrainState, averaged_params
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
 
-VALIDATION_LOSS = "validation/loss"
-STEPS_PER_CALL = 8
 VALIDATION_IMAGES = 512
-RECORDS, EVALUATIONS, CHECKPOINTS = 40, 10, 10
-"""How often a run logs, evaluates and saves, roughly."""
 
 
 @register_config("images.training", first_format=["experiments.image_training:TrainingFlags"])
 @dataclass(frozen=True, kw_only=True)
-class TrainingFlags:
+class TrainingFlags(OptimizationFlags):
     """How the network is trained: AdamW, linear warm-up, cosine to zero, average of parameters.
 
     Attributes:
@@ -70,89 +49,8 @@ class TrainingFlags:
       flip: mirror each image with probability 1/2 (not for digits).
     """
 
-    training_steps: int = 1000
     batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    ema_decay: float = 0.995
     flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.training_steps < 1:
-            raise InputError(f"training_steps is {self.training_steps}, expected 1 or more")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay is {self.ema_decay}, expected 0 <= ema_decay < 1")
-        self.optimizer()
-
-    def optimizer(self) -> OptimizerConfig:
-        """The optimizer of the run."""
-        return OptimizerConfig(
-            "adamw",
-            self.learning_rate,
-            schedule="cosine",
-            warmup_steps=min(200, self.training_steps // 10),
-            total_steps=self.training_steps,
-            weight_decay=self.weight_decay,
-            clip_norm=1.0,
-            b2=0.99,
-        )
-
-    def loop(self) -> LoopConfig:
-        """Steps and intervals, in whole calls."""
-        per_call = min(STEPS_PER_CALL, self.training_steps)
-
-        def every(times: int) -> int:
-            return per_call * max(1, self.training_steps // (times * per_call))
-
-        return LoopConfig(
-            steps=self.training_steps,
-            steps_per_call=per_call,
-            log_every=every(RECORDS),
-            evaluate_every=every(EVALUATIONS),
-            checkpoint_every=every(CHECKPOINTS),
-        )
-
-
-@dataclass(frozen=True)
-class ImageModel:
-    """A model of images that can be sampled.
-
-    Attributes:
-      config: what it is.
-      params: its parameters (their moving average), with their sharding.
-      layout: how they are sharded.
-    """
-
-    config: DenoiserConfig
-    params: Tree
-    layout: Layout
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """A digest of the parameters; all processes ask for it together."""
-        return params_digest(self.params)
-
-
-@dataclass(frozen=True)
-class TrainedModel(ImageModel):
-    """A model with what is known of its training.
-
-    Attributes:
-      records: what the run logged.
-      steps: updates done, skipped ones included.
-      skipped: updates left out because the loss or its gradient was not finite.
-      seconds: time spent training, over all restarts.
-    """
-
-    records: list[Record]
-    steps: int
-    skipped: int
-    seconds: float
-
-    def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """The updates at which a figure was logged, and its values."""
-        points = [(record["step"], record[name]) for record in self.records if name in record]
-        return [step for step, _ in points], [value for _, value in points]
 
 
 def train_denoiser(
@@ -184,53 +82,23 @@ def train_denoiser(
       InputError: as `plan_image_batches`; and where `folder` has another run's checkpoints.
     """
     plan = plan_image_batches(images, flags.batch_size, seed)
-    tx = make_optimizer(flags.optimizer())
-    state, layout = create_state(config.make_init(), jax.random.key(seed), tx=tx, ema=True)
-    if start is not None:
-        state = dataclasses.replace(state, params=_copy(start, layout), ema=_copy(start, layout))
-    loss_fn, loop = make_loss_fn(layout), flags.loop()
-    step = make_train_step(loss_fn, tx, ema_decay=flags.ema_decay)
-    if loop.steps_per_call > 1:
-        step = scan_steps(step)
-    with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
-        result = fit(
-            compile_step(step, state),
-            state,
-            lambda index: batch_at(images, plan, index, flip=flags.flip),
-            jax.random.key(seed),
-            loop,
-            evaluate=make_evaluation(loss_fn, images),
-            checkpoints=checkpoints,
-            log=MetricsLog(folder, tensorboard),
-            progress=progress,
-        )
-    records = read_records(folder / "metrics.jsonl")
-    return TrainedModel(
+    return train_model(
         config,
-        averaged_params(result.state),
-        layout,
-        records,
-        steps=int(result.state.step),
-        skipped=int(result.state.skipped),
-        seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
+        lambda index: batch_at(images, plan, index, flip=flags.flip),
+        folder,
+        flags,
+        make_loss_fn,
+        make_evaluation=lambda loss_fn: make_evaluation(loss_fn, images),
+        seed=seed,
+        tensorboard=tensorboard,
+        progress=progress,
+        start=start,
     )
 
 
-def open_model(folder: pathlib.Path) -> ImageModel:
-    """The model of a finished (or interrupted) run, laid over the current mesh.
-
-    Args:
-      folder: the run's.
-
-    Raises:
-      FileNotFoundError: where there is no checkpoint.
-      InputError: where it is not one of a model of images.
-    """
-    config = load_config(folder / "checkpoints")
-    if not isinstance(config, DenoiserConfig):
-        raise InputError(f"{folder} holds {type(config).__name__}, expected a model of images")
-    layout = plan_layout_of(config)
-    return ImageModel(config, load_params(folder / "checkpoints", layout.abstract), layout)
+def open_image_model(folder: pathlib.Path) -> OpenedModel:
+    """The model of images of a finished (or interrupted) run; as `open_model`."""
+    return open_model(folder, DenoiserConfig, "a model of images")
 
 
 def check_fits(model: DenoiserConfig, images: ImageSet) -> None:
@@ -245,20 +113,6 @@ def check_fits(model: DenoiserConfig, images: ImageSet) -> None:
             f"{images.name}: images of {shape} with {len(images.classes)} classes; the model has "
             f"{tuple(model.image_shape)} and {len(model.classes)}"
         )
-
-
-def plan_layout_of(config: DenoiserConfig) -> Layout:
-    """How the parameters of a model are sharded over the current mesh; nothing is computed.
-
-    Raises:
-      InputError: for a size that the mesh does not divide.
-    """
-    return plan_layout(config.make_init(), jax.random.key(0), mesh=current_mesh())
-
-
-def check_layout(config: DenoiserConfig) -> None:
-    """Refuses, before anything is written, what `plan_layout_of` would refuse."""
-    plan_layout_of(config)
 
 
 def plan_image_batches(images: ImageSet, batch_size: int, seed: int) -> BatchPlan:
@@ -310,9 +164,3 @@ def _whole_batch(part: ImageSet, most: int, shards: int) -> Batch | None:
     if part.labels is not None:
         batch["label"] = np.asarray(part.labels[:count])
     return batch
-
-
-def _copy(params: Tree, layout: Layout) -> Tree:
-    """A copy with the layout's sharding: what is donated to a step must not share memory."""
-    copy = jax.jit(lambda tree: jax.tree.map(lambda x: x + 0, tree), out_shardings=layout.shardings)
-    return copy(params)

@@ -11,7 +11,7 @@ from picture_folder import run_here, write_pictures
 from experiments.images import distil
 from experiments.images.distil_guided import widened
 from experiments.images.support.image_quality import FRECHET, NOT_EVALUATED, Evaluator
-from experiments.images.support.image_training import open_model
+from experiments.images.support.image_training import open_image_model
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
 
@@ -64,7 +64,7 @@ def test_distillation_halves_the_steps_and_evaluates_everyone(
     import jax
 
     with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
-        teacher, student = (open_model(folder) for folder in (model, tmp_path / "2"))
+        teacher, student = (open_image_model(folder) for folder in (model, tmp_path / "2"))
     distance = jax.tree.map(lambda a, b: abs(a - b).max(), teacher.params, student.params)
     assert 0 < max(jax.tree.leaves(distance)) < 0.1
     # Run again, nothing is retrained.
@@ -88,7 +88,7 @@ def test_one_student_for_every_guidance_weight(model, pictures, tmp_path, monkey
     import jax
 
     with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
-        teacher, student = open_model(model), open_model(tmp_path / "matched")
+        teacher, student = open_image_model(model), open_image_model(tmp_path / "matched")
         label_B, z = jax.numpy.array([0, 1]), jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
         level = jax.tree.map(jax.numpy.float32, teacher.config.schedule.at(np.float64(0.5)))
         start = widened(teacher, student.config)

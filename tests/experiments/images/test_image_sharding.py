@@ -17,8 +17,8 @@ from experiments.images.support.image_programs import (
     sampling_program,
     training_program,
 )
-from experiments.images.support.image_sampling import SamplingFlags, put_samples
 from experiments.images.support.image_training import TrainingFlags
+from experiments.shared.denoiser_sampling import SamplingFlags, put_samples
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.errors import InputError

@@ -12,11 +12,11 @@ from picture_folder import CLASSES, run_here, write_pictures
 from processes import run_processes, without_gloo
 
 from experiments.images import train
-from experiments.images.support import image_quality, image_training
+from experiments.images.support import image_quality
 from experiments.images.support.image_networks import NetworkFlags
-from experiments.images.support.image_sampling import SamplingFlags, even_labels, make_draw
-from experiments.images.support.image_training import open_model
-from experiments.shared import launch
+from experiments.images.support.image_training import open_image_model
+from experiments.shared import launch, training_runs
+from experiments.shared.denoiser_sampling import SamplingFlags, even_labels, make_draw
 from jaxgen.data import ImageSet, to_unit
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import Ancestral
@@ -118,7 +118,7 @@ def test_pictures_show_something(reference, name):
 
 def test_a_checkpoint_suffices_to_sample_and_samples_hang_on_their_index_alone(reference):
     with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
-        model = open_model(reference)
+        model = open_image_model(reference)
         assert model.config.classes == CLASSES
         assert model.config.null_label == 4
         draw = make_draw(model.config, model.layout)
@@ -135,14 +135,14 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_figures(
     reference, pictures, tmp_path, monkeypatch
 ):
     arguments = [*FLAGS, "--data", pictures, "--workdir", tmp_path, "--evaluate", "0"]
-    fit = image_training.fit
+    fit = training_runs.fit
 
     def stop(record, state):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(
-            image_training, "fit", lambda *a, **k: fit(*a, **k, callbacks=[_after(9, stop)])
+            training_runs, "fit", lambda *a, **k: fit(*a, **k, callbacks=[_after(9, stop)])
         )
         assert run(arguments, patched) == 130
     assert not (tmp_path / "metrics.json").exists()

@@ -1,4 +1,4 @@
-"""Samples of a trained denoiser of images: methods by name, in batches over the mesh.
+"""Samples of a trained denoiser of images or videos: methods by name, in batches over the mesh.
 
 Sample i depends on the key and on i alone: not on how many are made, on the mesh or the batches.
 """
@@ -125,17 +125,26 @@ class Draw(Protocol):
         guidance: float = 0.0,
         count: int | None = None,
         name: str = "sampling",
-    ) -> Float[np.ndarray, "N Y X C"]:
-        """Images, float32 [N, Y, X, C]."""
+    ) -> Float[np.ndarray, "N *sizes C"]:
+        """Images, float32 [N, Y, X, C], or videos [N, T, Y, X, C]."""
 
 
-def make_draw(config: DenoiserConfig, layout: Layout, *, clip: bool = True) -> Draw:
+def make_draw(
+    config: DenoiserConfig,
+    layout: Layout,
+    *,
+    clip: bool = True,
+    shape: tuple[int, ...] | None = None,
+    per_call: int = SAMPLES_PER_CALL,
+) -> Draw:
     """A function that samples a model, compiled once for each sampler and number of steps.
 
     Args:
       config: the model.
       layout: of its parameters.
       clip: whether x^ is kept within [-1, 1].
+      shape: of a sample, for networks that take several; None: the model's.
+      per_call: samples at a time.
 
     Returns:
       ``draw(params, sampler, levels, label_N, key, guidance=0, count=None)``: images in about
@@ -143,16 +152,17 @@ def make_draw(config: DenoiserConfig, layout: Layout, *, clip: bool = True) -> D
       without labels. Guidance 0 evaluates the network once per step, other weights twice and do not
       recompile.
     """
-    run = compile_sampling(config, layout, clip=clip)
+    run = compile_sampling(config, layout, clip=clip, shape=shape)
+    unit = "image" if len(config.image_shape) == 3 else "video"
 
     def draw(params, sampler, levels, label_N, key, *, guidance=0.0, count=None, name="sampling"):
         total = len(label_N) if label_N is not None else int(count or 0)
         shards = num_batch_shards(current_mesh())
-        size = shards * math.ceil(min(SAMPLES_PER_CALL, total) / shards)
+        size = shards * math.ceil(min(per_call, total) / shards)
         table = sampler.table(levels)
         noisiest = first_level(levels)
         parts = []
-        with progress_bar(name, "image", total) as advance:
+        with progress_bar(name, unit, total) as advance:
             for first in range(0, total, size):
                 # The last batch repeats the last sample, so that there is one shape to compile.
                 batch = put_samples(np.minimum(np.arange(first, first + size), total - 1), label_N)
@@ -197,7 +207,12 @@ def put_samples(index_B: Int[np.ndarray, "B"], label_N: Int[np.ndarray, "N"] | N
 
 
 def compile_sampling(
-    config: DenoiserConfig, layout: Layout, *, clip: bool = True, previews: bool = False
+    config: DenoiserConfig,
+    layout: Layout,
+    *,
+    clip: bool = True,
+    previews: bool = False,
+    shape: tuple[int, ...] | None = None,
 ) -> Any:
     """The jitted sampling of a batch; its result is whole on every device.
 
@@ -206,6 +221,7 @@ def compile_sampling(
       layout: of its parameters.
       clip: whether x^ is kept within [-1, 1].
       previews: whether x^ of every network evaluation is returned too.
+      shape: of a sample, for networks that take several; None: the model's.
 
     Returns:
       ``run(params, sampler, table, noisiest, batch, key, guidance)``, where `batch` holds each
@@ -217,7 +233,7 @@ def compile_sampling(
         denoiser = config.make_denoiser(
             gather_fsdp(params, layout), batch.get("label"), guidance, clip=clip
         )
-        z = initial_noise(key, batch["index"], config.image_shape, noisiest)
+        z = initial_noise(key, batch["index"], shape or config.image_shape, noisiest)
         return sample_with_table(
             sampler, denoiser, z, table, key, batch["index"], previews=previews
         )

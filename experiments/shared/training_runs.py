@@ -1,0 +1,241 @@
+"""Training a model, or resuming where a folder holds a run of it, whatever the data.
+
+Batches depend on the step alone and parameters do not depend on the mesh, so losses are the same on
+any mesh and any number of processes, to rounding.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from experiments.shared.digests import params_digest
+from jaxgen.errors import InputError
+from jaxgen.parallel import Layout, current_mesh, plan_layout
+from jaxgen.training import (
+    Checkpoints,
+    LoopConfig,
+    MetricsLog,
+    OptimizerConfig,
+    TrainState,
+    averaged_params,
+    compile_step,
+    create_state,
+    fit,
+    load_config,
+    load_params,
+    make_optimizer,
+    make_train_step,
+    read_records,
+    scan_steps,
+)
+from jaxgen.training.metrics import Record
+from jaxgen.training.step import LossFn
+from jaxgen.typing import Batch, Tree
+
+VALIDATION_LOSS = "validation/loss"
+STEPS_PER_CALL = 8
+RECORDS, EVALUATIONS, CHECKPOINTS = 40, 10, 10
+"""How often a run logs, evaluates and saves, roughly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationFlags:
+    """How a network is trained: AdamW, linear warm-up, cosine to zero, average of parameters.
+
+    Attributes:
+      training_steps: updates.
+      learning_rate: the highest one.
+      weight_decay: on weights, decoupled.
+      ema_decay: of the moving average of the parameters, which is what is sampled.
+    """
+
+    training_steps: int = 1000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    ema_decay: float = 0.995
+
+    def __post_init__(self) -> None:
+        if self.training_steps < 1:
+            raise InputError(f"training_steps is {self.training_steps}, expected 1 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay is {self.ema_decay}, expected 0 <= ema_decay < 1")
+        self.optimizer()
+
+    def optimizer(self) -> OptimizerConfig:
+        """The optimizer of the run."""
+        return OptimizerConfig(
+            "adamw",
+            self.learning_rate,
+            schedule="cosine",
+            warmup_steps=min(200, self.training_steps // 10),
+            total_steps=self.training_steps,
+            weight_decay=self.weight_decay,
+            clip_norm=1.0,
+            b2=0.99,
+        )
+
+    def loop(self) -> LoopConfig:
+        """Steps and intervals, in whole calls."""
+        per_call = min(STEPS_PER_CALL, self.training_steps)
+
+        def every(times: int) -> int:
+            return per_call * max(1, self.training_steps // (times * per_call))
+
+        return LoopConfig(
+            steps=self.training_steps,
+            steps_per_call=per_call,
+            log_every=every(RECORDS),
+            evaluate_every=every(EVALUATIONS),
+            checkpoint_every=every(CHECKPOINTS),
+        )
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model with its parameters, ready to be sampled or rendered.
+
+    Attributes:
+      config: what it is, with ``make_init()``.
+      params: its parameters (their moving average), with their sharding.
+      layout: how they are sharded.
+    """
+
+    config: Any
+    params: Tree
+    layout: Layout
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of the parameters; all processes ask for it together."""
+        return params_digest(self.params)
+
+
+@dataclass(frozen=True)
+class TrainedModel(OpenedModel):
+    """A model with what is known of its training.
+
+    Attributes:
+      records: what the run logged.
+      steps: updates done, skipped ones included.
+      skipped: updates left out because the loss or its gradient was not finite.
+      seconds: time spent training, over all restarts.
+    """
+
+    records: list[Record]
+    steps: int
+    skipped: int
+    seconds: float
+
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
+        """The updates at which a figure was logged, and its values."""
+        points = [(record["step"], record[name]) for record in self.records if name in record]
+        return [step for step, _ in points], [value for _, value in points]
+
+
+def train_model(
+    config: Any,
+    data: Callable[[int], Batch],
+    folder: pathlib.Path,
+    flags: OptimizationFlags,
+    make_loss_fn: Callable[[Layout], LossFn],
+    *,
+    make_evaluation: Callable[[LossFn], Callable[[TrainState], dict[str, float]] | None],
+    seed: int = 0,
+    tensorboard: bool = False,
+    progress: bool = True,
+    start: Tree | None = None,
+    resident: Batch | None = None,
+) -> TrainedModel:
+    """Trains a model, or resumes.
+
+    Args:
+      config: the model, with ``make_init()``.
+      data: update t -> its batch, the same whenever it is asked.
+      folder: the run's; ``metrics.jsonl`` and ``checkpoints/`` are written there.
+      flags: how to train it.
+      make_loss_fn: the loss for parameters of a layout.
+      make_evaluation: what is evaluated now and then, given the loss.
+      seed: of the parameters and noise.
+      tensorboard: whether to write event files too.
+      progress: whether to show a bar.
+      start: parameters to start from; None: new ones.
+      resident: arrays that stay on the devices, for every batch (`jaxgen.training.fit`).
+
+    Raises:
+      InputError: where `folder` has another run's checkpoints.
+    """
+    tx = make_optimizer(flags.optimizer())
+    state, layout = create_state(config.make_init(), jax.random.key(seed), tx=tx, ema=True)
+    if start is not None:
+        state = dataclasses.replace(state, params=_copy(start, layout), ema=_copy(start, layout))
+    loss_fn, loop = make_loss_fn(layout), flags.loop()
+    step = make_train_step(loss_fn, tx, ema_decay=flags.ema_decay)
+    if loop.steps_per_call > 1:
+        step = scan_steps(step)
+    with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
+        result = fit(
+            compile_step(step, state),
+            state,
+            data,
+            jax.random.key(seed),
+            loop,
+            evaluate=make_evaluation(loss_fn),
+            checkpoints=checkpoints,
+            log=MetricsLog(folder, tensorboard),
+            progress=progress,
+            resident=resident,
+        )
+    records = read_records(folder / "metrics.jsonl")
+    return TrainedModel(
+        config,
+        averaged_params(result.state),
+        layout,
+        records,
+        steps=int(result.state.step),
+        skipped=int(result.state.skipped),
+        seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
+    )
+
+
+def open_model(folder: pathlib.Path, kind: type, what: str) -> OpenedModel:
+    """The model of a finished (or interrupted) run, laid over the current mesh.
+
+    Args:
+      folder: the run's.
+      kind: the class that its configuration has to be of.
+      what: what such a model is called in an error.
+
+    Raises:
+      FileNotFoundError: where there is no checkpoint.
+      InputError: where it is not one of such a model.
+    """
+    config = load_config(folder / "checkpoints")
+    if not isinstance(config, kind):
+        raise InputError(f"{folder} holds {type(config).__name__}, expected {what}")
+    layout = plan_layout_of(config)
+    return OpenedModel(config, load_params(folder / "checkpoints", layout.abstract), layout)
+
+
+def plan_layout_of(config: Any) -> Layout:
+    """How the parameters of a model are sharded over the current mesh; nothing is computed.
+
+    Raises:
+      InputError: for a size that the mesh does not divide.
+    """
+    return plan_layout(config.make_init(), jax.random.key(0), mesh=current_mesh())
+
+
+def check_layout(config: Any) -> None:
+    """Refuses, before anything is written, what `plan_layout_of` would refuse."""
+    plan_layout_of(config)
+
+
+def _copy(params: Tree, layout: Layout) -> Tree:
+    """A copy with the layout's sharding: what is donated to a step must not share memory."""
+    copy = jax.jit(lambda tree: jax.tree.map(lambda x: x + 0, tree), out_shardings=layout.shardings)
+    return copy(params)
