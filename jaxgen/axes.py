@@ -18,7 +18,7 @@ LETTERS: Mapping[str, str] = {
     "C": "channels; also classes, contexts and bins of contexts",
     "D": "model width (the features that enter a layer), or the features of a sample",
     "E": "examples of a pack",
-    "F": "hidden width; also features of a word or of a patch",
+    "F": "hidden width; also features of a word or of a patch, and faces of a mesh",
     "G": "members of a group (words of a class, classes beside a word)",
     "H": "attention heads",
     "I": "classes that two classes have in common as neighbours",
@@ -33,10 +33,11 @@ LETTERS: Mapping[str, str] = {
     "R": "rays; also rounds, and rows of a sheet of images",
     "S": "samples; also strokes",
     "T": "frames; also terms of a sum, tokens of a training text",
-    "V": "vocabulary (output units)",
+    "V": "vocabulary (output units); also vertices of a mesh",
     "W": "words outside of a short list",
     "X": "width",
     "Y": "height",
+    "Z": "depth of a grid in space, whose X and Y are then its other axes",
 }
 """What a letter stands for, as a suffix of a variable, in einsum strings and in annotations.
 
@@ -73,5 +74,7 @@ DEFAULT_RULES: Rules = {
     "classes": None,
     "positions": None,
     "rays": BATCH_MESH_AXES,
+    # Rows of a hash grid: looked up, and added to, by every device.
+    "hash": None,
 }
 """Logical axis -> mesh axis (or axes, or None for replicated)."""

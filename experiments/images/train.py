@@ -57,7 +57,7 @@ from experiments.shared.denoiser_sampling import (
     make_draw,
 )
 from experiments.shared.digests import images_digest
-from experiments.shared.image_plots import plot_images, plot_losses, some_of
+from experiments.shared.image_plots import plot_images, some_of
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from experiments.shared.restarts import (
     SampledConfig,
@@ -65,7 +65,12 @@ from experiments.shared.restarts import (
     keep_training_seed,
     may_train_longer,
 )
-from experiments.shared.training_runs import VALIDATION_LOSS, TrainedModel, check_layout
+from experiments.shared.training_runs import (
+    VALIDATION_LOSS,
+    TrainedModel,
+    check_layout,
+    plot_training,
+)
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.model import DenoiserConfig
@@ -77,7 +82,6 @@ from jaxgen.nn.counting import parameter_count
 from jaxgen.training.saved_names import register_config
 
 GRID_ROWS, STRIP_ROWS, STRIP_COLUMNS, MOST_COLUMNS = 8, 10, 12, 10
-LEVEL_NAMES = ("log-SNR below -4", "-4 to 0", "0 to 4", "above 4")
 
 
 @register_config("images.process", first_format=["experiments.image_diffusion:ProcessFlags"])
@@ -164,7 +168,7 @@ def main(config: Config) -> dict[str, Any]:
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )
-    show_losses(folder, trained)
+    plot_training(folder / "curves.png", trained)
     key = jax.random.key(config.seed_of_samples + 1)
     show_samples(folder, trained, config.sampling, key)
     figures = {
@@ -201,25 +205,6 @@ def final_losses(trained: TrainedModel) -> dict[str, list[float]]:
     """The losses that were logged, by name."""
     found = {name: trained.curve(name)[1] for name in ("train/loss", VALIDATION_LOSS)}
     return {name: values for name, values in found.items() if values}
-
-
-def show_losses(folder: pathlib.Path, trained: TrainedModel) -> None:
-    """Plots the losses in the course of training."""
-    names = {"training batches": "train/loss", "validation, averaged parameters": VALIDATION_LOSS}
-    curves = {label: trained.curve(name) for label, name in names.items()}
-    levels = {}
-    for i, name in enumerate(LEVEL_NAMES):
-        steps, parts = trained.curve(f"train/loss_snr_{i}")
-        _, shares = trained.curve(f"train/share_snr_{i}")
-        means = np.array(parts) / np.maximum(shares, 1e-9)
-        levels[name] = (steps, means.tolist())
-    network = type(trained.config.network).__name__.removesuffix("Config")
-    plot_losses(
-        folder / "curves.png",
-        {name: curve for name, curve in curves.items() if curve[0]},
-        levels,
-        f"{network} predicting {trained.config.target}: loss, and by noise level",
-    )
 
 
 def show_samples(

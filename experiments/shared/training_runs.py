@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.shared.digests import params_digest
+from experiments.shared.image_plots import plot_losses
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, current_mesh, plan_layout
 from jaxgen.training import (
@@ -39,6 +41,9 @@ from jaxgen.typing import Batch, Tree
 
 VALIDATION_LOSS = "validation/loss"
 STEPS_PER_CALL = 8
+LEVEL_NAMES = ("log-SNR below -4", "-4 to 0", "0 to 4", "above 4")
+"""Ranges of `jaxgen.diffusion.objectives.losses.loss_by_level`."""
+
 RECORDS, EVALUATIONS, CHECKPOINTS = 40, 10, 10
 """How often a run logs, evaluates and saves, roughly."""
 
@@ -199,6 +204,24 @@ def train_model(
         steps=int(result.state.step),
         skipped=int(result.state.skipped),
         seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
+    )
+
+
+def plot_training(path: pathlib.Path, trained: TrainedModel) -> None:
+    """Plots the losses of a denoiser in the course of training, and by noise level."""
+    names = {"training batches": "train/loss", "validation, averaged parameters": VALIDATION_LOSS}
+    curves = {label: trained.curve(name) for label, name in names.items()}
+    levels = {}
+    for i, name in enumerate(LEVEL_NAMES):
+        steps, parts = trained.curve(f"train/loss_snr_{i}")
+        _, shares = trained.curve(f"train/share_snr_{i}")
+        levels[name] = (steps, (np.array(parts) / np.maximum(shares, 1e-9)).tolist())
+    network = type(trained.config.network).__name__.removesuffix("Config")
+    plot_losses(
+        path,
+        {name: curve for name, curve in curves.items() if curve[0]},
+        levels,
+        f"{network} predicting {trained.config.target}: loss, and by noise level",
     )
 
 

@@ -1,6 +1,7 @@
-"""Text, images and other data: readers, vocabularies, splits and deterministic batches.
+"""Text, images, videos, scenes: readers, vocabularies, splits and deterministic batches.
 
-`load_corpus` is the front door for text, `load_images` the one for images. `jaxgen.data.pipeline`
+`load_corpus` is the front door for text, `load_images` the one for images, `load_scene` the one for
+posed photographs, `open_video_folder` the one for videos. `jaxgen.data.pipeline`
 (grain) makes batches of records and is imported by itself.
 """
 
@@ -8,6 +9,8 @@ from jaxgen.data.batch_plan import BatchPlan, trainable_span, windows_at
 from jaxgen.data.images.image_files import ImageFolder, open_image_folder, read_image
 from jaxgen.data.images.image_set import ImageSet, batch_at, make_transform
 from jaxgen.data.images.load_images import load_images
+from jaxgen.data.scenes.load_scene import load_scene
+from jaxgen.data.scenes.views import Scene, Views
 from jaxgen.data.text.brown import read_brown
 from jaxgen.data.text.builtin_text import read_builtin
 from jaxgen.data.text.corpus import (
@@ -23,6 +26,8 @@ from jaxgen.data.text.plain_text import read_plain_text, tokenise
 from jaxgen.data.text.tfds_text import read_tfds
 from jaxgen.data.text.token_files import read_token_files
 from jaxgen.data.text.vocabulary import UNKNOWN, Vocabulary, count_vocabulary
+from jaxgen.data.video.video_files import Video, read_video, write_video
+from jaxgen.data.video.video_folder import VideoFolder, open_video_folder
 from jaxgen.pixels import from_unit, to_unit
 
 __all__ = [
@@ -31,27 +36,35 @@ __all__ = [
     "Corpus",
     "ImageFolder",
     "ImageSet",
+    "Scene",
     "Spans",
     "TokenStream",
+    "Video",
+    "VideoFolder",
+    "Views",
     "Vocabulary",
     "batch_at",
     "count_vocabulary",
     "from_unit",
     "load_corpus",
     "load_images",
+    "load_scene",
     "make_corpus",
     "make_transform",
     "open_image_folder",
+    "open_video_folder",
     "read_brown",
     "read_builtin",
     "read_image",
     "read_plain_text",
     "read_tfds",
     "read_token_files",
+    "read_video",
     "spans_by_fraction",
     "spans_by_size",
     "to_unit",
     "tokenise",
     "trainable_span",
     "windows_at",
+    "write_video",
 ]

@@ -2,7 +2,8 @@
 
 Measures compare a real set and a generated one through features [N, D] of each: those of a small
 classifier that an experiment trains (`Classifier`), or Inception's (`jaxgen.evaluation.inception`)
-where a user has its weights. Values under different features are not comparable.
+where a user has its weights. Values under different features are not comparable. PSNR and SSIM
+compare images with references instead (`jaxgen.evaluation.image_similarity`).
 """
 
 from jaxgen.evaluation.classifier import (
@@ -17,6 +18,7 @@ from jaxgen.evaluation.frechet import (
     frechet_distance,
     merge_moments,
 )
+from jaxgen.evaluation.image_similarity import psnr, ssim
 from jaxgen.evaluation.precision_recall import Coverage, precision_recall
 from jaxgen.evaluation.scores import class_accuracy, inception_score
 
@@ -33,4 +35,6 @@ __all__ = [
     "inception_score",
     "merge_moments",
     "precision_recall",
+    "psnr",
+    "ssim",
 ]

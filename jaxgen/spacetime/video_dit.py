@@ -22,6 +22,7 @@ import functools
 from typing import Any, ClassVar, Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Real
 
@@ -177,7 +178,7 @@ def video_waves(place: Real[Any, "*B L 3"], width: int) -> Float[Any, "*B L D"]:
 @functools.cache
 def _at_zero(width: int) -> Any:
     """``sincos(0)``: as many zeros as ones."""
-    return sincos(0.0, width)
+    return sincos(np.zeros(()), width)
 
 
 def example_of_tokens(segment_BL: Int[Array, "B L"], examples: int) -> Float[Array, "B L E"]:

@@ -1,5 +1,6 @@
 """Images as patches and back."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,3 +35,47 @@ def test_sizes_that_the_patch_does_not_divide_are_refused(shape):
 def test_patches_that_make_no_image_are_refused(shape, grid):
     with pytest.raises(InputError, match=r"expected \[B, 8, 4 C\] for a grid of 2 x 4 patches"):
         unpatchify(np.zeros(shape), grid, 2)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "patch"),
+    [((6,), (2,)), ((4, 6), (2, 3)), ((4, 6, 8), (2, 3, 4)), ((1, 4, 4), (1, 2, 2)),
+     ((2, 4, 2, 6), (1, 2, 2, 3))],
+)  # fmt: skip
+def test_patches_of_any_rank_are_blocks_and_come_back_bit_by_bit(sizes, patch):
+    z = np.random.default_rng(0).integers(256, size=(2, *sizes, 3)).astype(np.uint8)
+    grid = tuple(size // side for size, side in zip(sizes, patch, strict=True))
+    tokens = patchify(z, patch)
+    assert tokens.dtype == np.uint8
+    for number, place in enumerate(np.ndindex(grid)):
+        corner = np.multiply(place, patch)
+        block = tuple(slice(c, c + side) for c, side in zip(corner, patch, strict=True))
+        np.testing.assert_array_equal(tokens[:, number], z[:, *block].reshape(2, -1))
+    np.testing.assert_array_equal(unpatchify(tokens, grid, patch), z)
+    floats = jnp.asarray(z, jnp.float32)
+    np.testing.assert_array_equal(unpatchify(patchify(floats, patch), grid, patch), floats)
+
+
+def test_an_image_is_a_video_of_one_frame():
+    z = np.random.default_rng(0).normal(size=(2, 4, 8, 3))
+    np.testing.assert_array_equal(patchify(z[:, None], (1, 2, 2)), patchify(z, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 3, 4, 4, 1), r"videos have shape \(2, 3, 4, 4, 1\), expected \[B, T, Y, X, C\] with "
+         r"frames and height and width divisible by the patch size \(2, 2, 2\)"),
+        ((2, 4, 5, 4, 1), "divisible by the patch size"),
+        ((2, 4, 4, 1), r"videos have shape \(2, 4, 4, 1\), expected \[B, T, Y, X, C\]"),
+    ],
+)  # fmt: skip
+def test_videos_that_a_patch_does_not_divide_are_refused(shape, message):
+    with pytest.raises(InputError, match=message):
+        patchify(np.zeros(shape), (2, 2, 2))
+
+
+@pytest.mark.parametrize("patch", [(0, 2, 2), (1, -1, 2)])
+def test_sides_below_one_are_refused(patch):
+    with pytest.raises(InputError, match=r"expected 3 sides of 1 or more"):
+        patchify(np.zeros((1, 2, 2, 2, 1)), patch)

@@ -1,7 +1,7 @@
 """Videos of moving digits, made from the built-in ones: no download.
 
-A digit moves along a straight line over a black ground and is reflected by the borders, as in Moving
-MNIST (Srivastava et al. 2015), but with one digit, so that a video has a class. Along each axis the
+A digit moves along a straight line over black and is reflected by the borders, as in Moving MNIST
+(Srivastava et al. 2015), but with one digit, so that a video has a class. Along each axis the
 corner of the digit is at ``p(t) = |((p(0) + v t + m) mod 2 m) - m|``, m the room that the frame
 leaves, rounded to whole pixels. Example i is a function of the seed and of i alone, for any i.
 """

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.denoiser import (
     Denoiser,
@@ -283,7 +283,10 @@ def denoiser_loss(
 
 
 def loss_by_level(
-    loss_B: Float[Array, "B"], level: Level, edges: Sequence[float] = (-4.0, 0.0, 4.0)
+    loss_B: Float[Array, "*B"],
+    level: Level,
+    edges: Sequence[float] = (-4.0, 0.0, 4.0),
+    present_B: Bool[Array, "*B"] | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """What each range of the log-SNR contributes to the mean loss; the contributions add up to it.
 
@@ -291,9 +294,11 @@ def loss_by_level(
     over steps, and no range is ever empty. A range's mean loss is its contribution over its share.
 
     Args:
-      loss_B: losses.
+      loss_B: losses, of any shape.
       level: their levels.
       edges: where ranges of the log-SNR meet, rising.
+      present_B: which of the losses are of an example (of packs, which have places without one);
+        None: all.
 
     Returns:
       ``loss_snr_0``, ``share_snr_0``, ``loss_snr_1``, ...: range 0 is the noisiest.
@@ -307,9 +312,11 @@ def loss_by_level(
             f"{jnp.shape(loss_B)}, expected one for each"
         )
     range_B = jnp.searchsorted(jnp.asarray(edges), jnp.asarray(level.log_snr, jnp.float32))
-    metrics = {}
+    if present_B is None:
+        present_B = jnp.ones(jnp.shape(loss_B), bool)
+    metrics, count = {}, jnp.maximum(present_B.sum(), 1)
     for i in range(len(edges) + 1):
-        inside_B = range_B == i
-        metrics[f"loss_snr_{i}"] = jnp.where(inside_B, loss_B, 0.0).mean()
-        metrics[f"share_snr_{i}"] = inside_B.mean()
+        inside_B = (range_B == i) & present_B
+        metrics[f"loss_snr_{i}"] = jnp.where(inside_B, loss_B, 0.0).sum() / count
+        metrics[f"share_snr_{i}"] = inside_B.sum() / count
     return metrics

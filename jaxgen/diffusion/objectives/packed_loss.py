@@ -110,7 +110,7 @@ def packed_loss(
         )
     error_BLF = make_target(target, x_BLF, e_BLF, level_BL) - prediction_BLF.astype(jnp.float32)
     square_BL = jnp.square(error_BLF).mean(axis=-1)
-    # Chosen rather than multiplied: nan in one example, or in padding, leaves the others alone.
+    # Chosen rather than multiplied, where 0 times an infinite error would be nan.
     sum_BE = jnp.where(example_BLE, square_BL[..., None], 0.0).sum(axis=1)
     count_BE = example_BLE.sum(axis=1)
     weight_BE = weighting.weight(level_BE, target)

@@ -1,0 +1,1 @@
+"""Programs on videos and images as spacetime patches."""

@@ -1,0 +1,205 @@
+"""Streams of videos and images of several sizes, and batches of them as packs.
+
+Example i of a stream is a function of i alone; the sizes of a stream take turns. A training run
+reads its stream from 0 on, so that batch t is known from t alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from experiments.shared.digests import digest_of, images_digest
+from jaxgen.data import ImageSet
+from jaxgen.data.batch_plan import permute
+from jaxgen.data.images.load_images import read_digits
+from jaxgen.data.packing import PackedExample, PackPlan, pack_arrays
+from jaxgen.data.video.moving_digits import MovingDigits, Size, number_of_tokens
+from jaxgen.data.video.video_folder import VideoFolder, open_video_folder
+from jaxgen.errors import InputError
+from jaxgen.nn.positions import grid_places
+from jaxgen.spacetime.patches import patchify
+from jaxgen.typing import Batch
+
+HELD_OUT = "validation", "test"
+
+
+class Stream(Protocol):
+    """Videos without end; see `MovingDigits`."""
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Sizes that take turns."""
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        """``"video"`` uint8 [T, Y, X, C] and, where there are classes, ``"label"``."""
+
+
+@dataclass(frozen=True, eq=False)
+class FolderStream:
+    """Clips of video files without end, in a new order every epoch.
+
+    Attributes:
+      clips: of one part, in the largest of the sizes.
+      sizes: what clips are cut to: their first frames, the middle of each.
+      seed: of the order.
+    """
+
+    clips: VideoFolder
+    sizes: tuple[Size, ...]
+    seed: int = 0
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        epoch, place = divmod(index, len(self.clips))
+        number = int(permute(np.int64(place), len(self.clips), self.seed, epoch))
+        example = self.clips[number]
+        video_TYXC = middle_of(example["video"], self.sizes[index % len(self.sizes)])
+        return {**example, "video": video_TYXC}
+
+
+def middle_of(
+    video_TYXC: UInt8[np.ndarray, "T Y X C"], size: Size
+) -> UInt8[np.ndarray, "T2 Y2 X2 C"]:
+    """The first frames of a video, cut to their middle."""
+    frames, height, width = size
+    top, left = (video_TYXC.shape[1] - height) // 2, (video_TYXC.shape[2] - width) // 2
+    return video_TYXC[:frames, top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class VideoData:
+    """The streams of a data set.
+
+    Attributes:
+      name: of the set.
+      classes: names of the classes; empty without labels.
+      channels: 1 or 3.
+      train: what is trained on.
+      held_out: of other digits, or other files; None where there are too few.
+      digest: of what the streams are made of.
+      description: a line for the log.
+      digits: the digits that move, for an evaluator; None for video files.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    train: Stream
+    held_out: Stream | None
+    digest: str
+    description: str
+    digits: ImageSet | None = None
+
+
+def open_videos(name: str, sizes: tuple[Size, ...], seed: int) -> VideoData:
+    """The streams of a set.
+
+    Args:
+      name: "digits", moving digits made from the built-in ones, or a folder of video files whose
+        subfolders are classes.
+      sizes: frames, height and width of the examples; they take turns.
+      seed: of the order and of motions.
+
+    Raises:
+      InputError: for sizes that hold no digit, or a folder without videos that are long enough.
+      FileNotFoundError: where there is no such folder.
+    """
+    if name == "digits":
+        digits = read_digits()
+        streams = [
+            MovingDigits(digits.part(part), sizes, seed=seed) for part in ("train", "validation")
+        ]
+        line = f"digits: {len(digits):,} that move, {len(digits.classes)} classes, {names(sizes)}"
+        return VideoData(
+            name, digits.classes, 1, *streams, images_digest(digits), line, digits=digits
+        )
+    largest = tuple(max(size[axis] for size in sizes) for axis in range(3))
+    folder = open_video_folder(name, size=largest[1:], frames=largest[0])
+    held = next((part for part in HELD_OUT if part in folder.parts), None)
+    return VideoData(
+        folder.name,
+        folder.classes,
+        folder.channels,
+        FolderStream(folder.part("train"), sizes, seed),
+        None if held is None else FolderStream(folder.part(held), sizes, seed),
+        digest_of([(file.name, file.stat().st_size) for file in folder.files]),
+        f"{folder.name}: {len(folder):,} clips of {len(folder.files)} files, {names(sizes)}",
+    )
+
+
+def parse_sizes(texts: Sequence[str], patch: Size, flag: str) -> tuple[Size, ...]:
+    """Sizes such as "8x16x16": frames, height and width.
+
+    Raises:
+      InputError: for anything else, and for a size that the patch does not divide.
+    """
+    sizes = []
+    for text in texts:
+        sides = text.split("x")
+        if len(sides) != 3 or not all(side.isascii() and side.isdigit() for side in sides):
+            raise InputError(f"{flag} has {text!r}, expected frames x height x width as 8x16x16")
+        size = (int(sides[0]), int(sides[1]), int(sides[2]))
+        if any(not side or side % part for side, part in zip(size, patch, strict=True)):
+            raise InputError(
+                f"{flag} has {text}, expected multiples of the patch {'x'.join(map(str, patch))}"
+            )
+        sizes.append(size)
+    if len(set(sizes)) < len(sizes) and flag != "sizes":
+        raise InputError(f"{flag} has {' '.join(texts)}, expected each size once")
+    return tuple(sizes)
+
+
+def names(sizes: Sequence[Size]) -> str:
+    """Sizes as text, each once."""
+    return ", ".join(dict.fromkeys("x".join(map(str, size)) for size in sizes))
+
+
+def make_pack_batches(
+    stream: Stream, patch: Size, pack_length: int, max_examples: int, packs: int
+) -> Callable[[int], Batch]:
+    """Update t -> its batch of packs, numpy arrays (`pack_arrays`).
+
+    Args:
+      stream: the examples.
+      patch: P_t, P_y, P_x.
+      pack_length: tokens of a pack.
+      max_examples: examples of a pack, at most.
+      packs: of a batch.
+
+    Raises:
+      InputError: for a size that no patch divides, or longer than a pack.
+    """
+    plan = PackPlan(
+        lambda index_N: number_of_tokens(stream.sizes, patch, index_N), pack_length, max_examples
+    )
+    plan.pack(0)  # where an example is too long, it is known now
+
+    def batch(step: int) -> Batch:
+        chosen = [plan.pack(step * packs + row) for row in range(packs)]
+        return pack_arrays(
+            [[as_tokens(stream, index, patch) for index in pack] for pack in chosen],
+            pack_length,
+            max_examples,
+        )
+
+    return batch
+
+
+def as_tokens(stream: Stream, index: int, patch: Size) -> PackedExample:
+    """An example as patches, bytes still."""
+    example = stream[index]
+    video_TYXC = example["video"]
+    grid = tuple(side // part for side, part in zip(video_TYXC.shape[:3], patch, strict=True))
+    label = example.get("label")
+    return PackedExample(
+        index,
+        patchify(video_TYXC[None], patch)[0],
+        _places(grid),
+        None if label is None else int(label),
+    )
+
+
+def _places(grid: tuple[int, ...]) -> Int[np.ndarray, "L 3"]:
+    return grid_places(grid)

@@ -1,0 +1,1 @@
+"""Posed photographs of one scene: views, files of them, a scene that needs no download."""

@@ -1,0 +1,93 @@
+"""Images whose transparency is kept: read from files, and shrunk by averaging.
+
+Alpha is straight (colours are not multiplied by it). A mean over pixels i is therefore
+
+    a = mean_i a_i,    c = sum_i a_i c_i / sum_i a_i.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxgen.data.archives import Path
+from jaxgen.data.images.image_files import REFUSED_MODES
+from jaxgen.data.images.resizing import import_pillow, to_grey_or_rgb
+from jaxgen.errors import InputError
+from jaxgen.files import open_file
+
+
+def read_with_alpha(path: Path, where: str = "") -> UInt8[np.ndarray, "Y X C"]:
+    """One image as bytes, as it is stored (EXIF orientations are ignored, as cameras' poses do).
+
+    Args:
+      path: The file, in any format that Pillow reads.
+      where: What an error begins with.
+
+    Returns:
+      Four channels where the file has transparency (straight alpha), else three.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      InputError: The file is no image, damaged or truncated, or has 32-bit pixels; or Pillow is not
+        installed. The message names the file.
+    """
+    pil = import_pillow(str(path))
+    where = f"{where}: {path}" if where else str(path)
+    with open_file(path) as handle:
+        content = handle.read()
+    try:
+        with pil.Image.open(io.BytesIO(content)) as image:
+            if image.mode in REFUSED_MODES:
+                raise InputError(f"{where}: pixels of 32 bits (mode {image.mode}), expected 8 bits")
+            clear = "A" in image.mode.upper() or "transparency" in image.info
+            return np.array(image.convert("RGBA") if clear else to_grey_or_rgb(image, 3))
+    except InputError:
+        raise
+    except (
+        # Pillow's plug-ins raise all of these for damaged files.
+        *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
+        *(OverflowError, struct.error, zlib.error, pil.Image.DecompressionBombError),
+    ) as error:
+        fault = str(error).replace("\n", " ")
+        raise InputError(f"{where}: not a readable image, or a truncated one ({fault})") from error
+
+
+def shrink(image_YXC: UInt8[np.ndarray, "Y X C"], size: int) -> UInt8[np.ndarray, "Y2 X2 C"]:
+    """A square image as size x size, each pixel the mean over its area of the old ones.
+
+    Colours are weighted by their alpha, so what is transparent has no part in them; where all is,
+    they are 0.
+
+    Args:
+      image_YXC: Red, green, blue, and where C is 4 straight alpha; Y = X.
+      size: At most Y. Of pixels that a new one has in part, that part counts.
+    """
+    if len(image_YXC) == size:
+        return image_YXC
+    if image_YXC.shape[-1] == 3:
+        return _rounded(_box_means(image_YXC.astype(np.float64), size))
+    values = image_YXC.astype(np.float64)
+    means = _box_means(
+        np.concatenate([values[..., :3] * values[..., 3:], values[..., 3:]], -1), size
+    )
+    alpha = means[..., 3:]
+    colors = np.divide(means[..., :3], alpha, where=alpha > 0, out=np.zeros_like(means[..., :3]))
+    return _rounded(np.concatenate([colors, alpha], -1))
+
+
+def _rounded(values: Float[np.ndarray, "Y X C"]) -> UInt8[np.ndarray, "Y X C"]:
+    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+
+
+def _box_means(values_YXC: Float[np.ndarray, "Y X C"], size: int) -> Float[np.ndarray, "Y2 X2 C"]:
+    y, _, channels = values_YXC.shape
+    if y % size == 0:
+        return values_YXC.reshape(size, y // size, size, y // size, channels).mean((1, 3))
+    scale, pixels_N = y / size, np.arange(y)
+    low_M1 = np.arange(size)[:, None] * scale
+    share_MN = np.minimum(pixels_N + 1, low_M1 + scale) - np.maximum(pixels_N, low_M1)
+    share_MN = np.clip(share_MN, 0, None) / scale
+    return np.einsum("MY,NX,YXC->MNC", share_MN, share_MN, values_YXC, optimize=True)

@@ -1,0 +1,210 @@
+"""Photographs of one scene from known places: `Views` of one part, and a `Scene` of all parts.
+
+A camera has the axes of OpenGL: x to the right of the image, y up, z back, away from what is seen.
+Its matrix takes them to the world: a camera at o = c2w[:, 3] sees, at the point (x, y) of its
+image,
+
+    o + t R (x' , -y', -1) / |(x', -y', -1)|,    x' = (x - cx) / fx,  y' = (y - cy) / fy,
+
+with R = c2w[:, :3] and t the distance along the ray. Points of an image are counted in pixels from
+its upper left corner, so the pixel in column i and row j has its centre at (i + .5, j + .5), and
+the middle of an image of width W is W / 2.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Shaped, UInt8
+
+from jaxgen.data.text.corpus import PARTS
+from jaxgen.errors import InputError
+
+ROTATION_TOLERANCE = 1e-3
+"""How far R^T R may be from the identity, and the determinant of R from 1."""
+
+Corner = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Photographs of one size by one kind of camera; checked where a `Scene` takes them.
+
+    Attributes:
+      names: What the views are called, [N], often paths of files without a suffix.
+      images: uint8 [N, Y, X, C], C = 3 (red, green, blue) or 4 (with straight alpha).
+      camera_to_world: float32 [N, 3, 4], a rotation and the camera's place, in world units.
+      focal: (fx, fy), in pixels.
+      centre: (cx, cy), where the optical axis meets the image, in pixels.
+      depth: float32 [N, Y, X], the distance along the ray through each pixel's centre, in world
+        units; inf where the ray meets nothing. Or None.
+      normals: float32 [N, Y, X, 3], the unit normal of the surface there, in axes of the world;
+        zero where the ray meets nothing. Or None.
+    """
+
+    names: tuple[str, ...]
+    images: UInt8[np.ndarray, "N Y X C"]
+    camera_to_world: Float32[np.ndarray, "N 3 4"]
+    focal: tuple[float, float]
+    centre: tuple[float, float]
+    depth: Float32[np.ndarray, "N Y X"] | None = None
+    normals: Float32[np.ndarray, "N Y X 3"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Views of one scene in named parts, and the space that is to be modelled.
+
+    Attributes:
+      name: What the scene is called in tables and errors, often its path.
+      parts: "train" and where there are any "validation" and "test" -> their views.
+      near: The distance from a camera at which its rays begin, in world units.
+      far: The distance at which they end.
+      box: The low and the high corner of what is to be modelled, in world units.
+
+    Raises:
+      InputError: Of the parts, arrays or numbers one cannot be used; the message names the scene,
+        the part, and where it is one view's the view.
+    """
+
+    name: str
+    parts: Mapping[str, Views]
+    near: float
+    far: float
+    box: tuple[Corner, Corner]
+
+    def __post_init__(self):
+        if not 0 <= self.near < self.far < math.inf:
+            raise InputError(
+                f"{self.name}: near and far are {self.near} and {self.far}, expected"
+                " 0 <= near < far"
+            )
+        _check_box(self.name, self.box)
+        if "train" not in self.parts or not set(self.parts) <= set(PARTS):
+            raise InputError(
+                f"{self.name}: parts are {', '.join(self.parts) or 'none'}, expected train, and"
+                " beside it validation or test"
+            )
+        for part, views in self.parts.items():
+            _check_views(f"{self.name}, {part}", views)
+
+    def part(self, name: str) -> Views:
+        """The views of one part.
+
+        Raises:
+          InputError: There is no part of this name.
+        """
+        if name not in self.parts:
+            raise InputError(f"{self.name}: no part {name}, only {', '.join(self.parts)}")
+        return self.parts[name]
+
+    def describe(self) -> str:
+        """Name, sizes, focal length, distances and box on one line, for a log."""
+        parts = ", ".join(f"{name} {len(views):,}" for name, views in self.parts.items())
+        train = self.parts["train"]
+        shape = "x".join(map(str, train.images.shape[1:]))
+        low, high = ("(" + ", ".join(f"{c:g}" for c in corner) + ")" for corner in self.box)
+        return (
+            f"{self.name}: {sum(map(len, self.parts.values())):,} views of {shape} ({parts}), focal"
+            f" {train.focal[0]:.1f}, distances {self.near:g} to {self.far:g}, box {low} to {high}"
+        )
+
+
+def over_background(
+    images: UInt8[np.ndarray, "*shape C"], background: Float[np.ndarray, "..."] | float
+) -> Float32[np.ndarray, "*shape 3"]:
+    """Images laid over a background: rgb a + (1 - a) background, in sRGB values as stored.
+
+    Args:
+      images: Red, green, blue, and where C is 4 straight alpha.
+      background: In [0, 1]: one grey, a colour [3], or colours that broadcast to [..., 3].
+
+    Returns:
+      Colours in [0, 1]; without alpha those of the images.
+
+    Raises:
+      InputError: C is neither 3 nor 4, or the background is not in [0, 1].
+    """
+    if images.shape[-1] not in (3, 4):
+        raise InputError(f"images are {list(images.shape)}, expected [..., 3] or [..., 4]")
+    behind = np.asarray(background, np.float32)
+    if not ((behind >= 0) & (behind <= 1)).all():
+        raise InputError(f"background is {background}, expected colours in [0, 1]")
+    unit = images.astype(np.float32) / np.float32(255)
+    if images.shape[-1] == 3:
+        return unit
+    alpha = unit[..., 3:]
+    return unit[..., :3] * alpha + (1 - alpha) * behind
+
+
+def pose_fault(camera_to_world: Float[np.ndarray, "3 4"]) -> str:
+    """What is wrong with a camera's matrix, in words; empty where nothing is."""
+    if not np.isfinite(camera_to_world).all():
+        return "the camera's matrix is not finite, expected finite numbers"
+    rotation = camera_to_world[:, :3].astype(np.float64)
+    error = np.abs(rotation.T @ rotation - np.eye(3)).max()
+    determinant = np.linalg.det(rotation)
+    if error <= ROTATION_TOLERANCE and abs(determinant - 1) <= ROTATION_TOLERANCE:
+        return ""
+    return (
+        f"the camera's axes are {error:.2g} from orthonormal, with determinant {determinant:.4g},"
+        " expected a rotation, with determinant 1"
+    )
+
+
+def _check_box(name: str, box: tuple[Corner, Corner]) -> None:
+    corners = np.asarray(box, np.float64)
+    if (
+        corners.shape != (2, 3)
+        or not np.isfinite(corners).all()
+        or (corners[0] >= corners[1]).any()
+    ):
+        raise InputError(
+            f"{name}: box is {box}, expected a low corner and a high one, of 3 numbers"
+        )
+
+
+def _check_views(where: str, views: Views) -> None:
+    shape, dtype = views.images.shape, views.images.dtype
+    if len(shape) == 4 and not shape[0]:
+        raise InputError(f"{where}: no views, expected 1 or more")
+    if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (3, 4) or not np.prod(shape):
+        raise InputError(
+            f"{where}: images are {dtype} {list(shape)}, expected uint8 [N, Y, X, C] with Y and X"
+            " of 1 or more and C of 3 or 4"
+        )
+    _check_names(where, views)
+    _check_array(where, "camera_to_world", views.camera_to_world, (shape[0], 3, 4))
+    _check_array(where, "depth", views.depth, shape[:3])
+    _check_array(where, "normals", views.normals, (*shape[:3], 3))
+    if not all(0 < f < math.inf for f in views.focal):
+        raise InputError(f"{where}: focal is {views.focal}, expected finite numbers > 0")
+    if not all(map(math.isfinite, views.centre)):
+        raise InputError(f"{where}: centre is {views.centre}, expected finite numbers")
+    for i, name in enumerate(views.names):
+        fault = pose_fault(views.camera_to_world[i])
+        if not fault and views.depth is not None and not (views.depth[i] > 0).all():
+            fault = "depth is 0 or less, or nan, expected distances > 0, inf where nothing is"
+        if fault:
+            raise InputError(f"{where}: view {i} ({name}): {fault}")
+
+
+def _check_names(where: str, views: Views) -> None:
+    if len(views.names) != len(views):
+        raise InputError(f"{where}: {len(views.names)} names, expected {len(views)}, one per image")
+    if len(set(views.names)) < len(views):
+        twice = next(name for name in views.names if views.names.count(name) > 1)
+        raise InputError(f"{where}: two views are named {twice}, expected different names")
+
+
+def _check_array(
+    where: str, field: str, array: Shaped[np.ndarray, "..."] | None, shape: tuple[int, ...]
+) -> None:
+    if array is not None and (array.dtype != np.float32 or array.shape != shape):
+        raise InputError(
+            f"{where}: {field} is {array.dtype} {list(array.shape)}, expected float32 {list(shape)}"
+        )

@@ -1,0 +1,1 @@
+"""Videos: files read and written, and folders of them as sets of clips."""

@@ -1,0 +1,119 @@
+"""Images with transparency: as they are read, and as they shrink."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from image_files import random_images, write_image
+from PIL import Image
+
+from jaxgen.data.scenes.alpha_images import read_with_alpha, shrink
+from jaxgen.errors import InputError
+
+COLOUR = random_images(6, 9, 4)
+
+
+def premultiplied(image: np.ndarray) -> np.ndarray:
+    values = image.astype(float)
+    return np.concatenate([values[..., :3] * values[..., 3:] / 255, values[..., 3:]], -1)
+
+
+def test_bytes_come_back_with_and_without_alpha(tmp_path):
+    """Also the colours of pixels that are transparent."""
+    clear = COLOUR.copy()
+    clear[:3, :, 3] = 0
+    np.testing.assert_array_equal(read_with_alpha(write_image(tmp_path / "a.png", clear)), clear)
+    file = write_image(tmp_path / "b.png", COLOUR[..., :3])
+    np.testing.assert_array_equal(read_with_alpha(file), COLOUR[..., :3])
+
+
+def test_other_kinds_of_pixels_become_colours(tmp_path):
+    grey, alpha = COLOUR[..., :1], COLOUR[..., 3:]
+    three = np.repeat(grey, 3, -1)
+    file = write_image(tmp_path / "l.png", grey[..., 0])
+    np.testing.assert_array_equal(read_with_alpha(file), three)
+    file = write_image(tmp_path / "la.png", np.concatenate([grey, alpha], -1))
+    np.testing.assert_array_equal(read_with_alpha(file), np.concatenate([three, alpha], -1))
+    palette = Image.fromarray(COLOUR[..., :3]).quantize(8)
+    palette.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(
+        read_with_alpha(tmp_path / "p.png"), np.asarray(palette.convert("RGB"))
+    )
+    palette.save(tmp_path / "q.png", transparency=3)
+    seen = 255 * (np.asarray(palette) != 3)
+    np.testing.assert_array_equal(read_with_alpha(tmp_path / "q.png")[..., 3], seen)
+    deep = np.linspace(0, 65535, 54).astype(np.uint16).reshape(6, 9)
+    file = write_image(tmp_path / "d.png", deep)
+    np.testing.assert_array_equal(read_with_alpha(file)[..., 1], deep >> 8)
+    file = write_image(tmp_path / "f.tiff", deep.astype(np.float32))
+    with pytest.raises(InputError, match=r"f\.tiff: pixels of 32 bits \(mode F\), expected 8 bits"):
+        read_with_alpha(file)
+
+
+def test_16_bits_with_alpha_keep_the_high_byte(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 6, 4))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 6, 5, 16, 6, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + name + data
+        content += struct.pack(">I", zlib.crc32(name + data))
+    (tmp_path / "a.png").write_bytes(content)
+    np.testing.assert_array_equal(read_with_alpha(tmp_path / "a.png"), values >> 8)
+
+
+def test_damaged_files_are_named(tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(COLOUR).save(stream, "png")
+    for content in (b"", b"hello", stream.getvalue()[:60]):
+        (tmp_path / "x.png").write_bytes(content)
+        with pytest.raises(InputError, match=r"^here: .*x\.png: not a readable image") as error:
+            read_with_alpha(tmp_path / "x.png", "here")
+        assert "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"y\.png: no such file"):
+        read_with_alpha(tmp_path / "y.png")
+
+
+@pytest.mark.parametrize("size", [1, 4, 6, 8, 12])
+def test_whole_factors_average_what_is_seen(size):
+    """Composites over any background shrink as the image does, but for the rounding of bytes."""
+    image = random_images(24, 24, 4)
+    small, factor = shrink(image, size), 24 // size
+    assert small.dtype == np.uint8
+    means = premultiplied(image).reshape(size, factor, size, factor, 4).mean((1, 3))
+    np.testing.assert_allclose(small[..., 3], means[..., 3], atol=0.5)
+    colors = means[..., :3] * 255 / means[..., 3:]
+    np.testing.assert_allclose(small[..., :3], colors, atol=0.5 + 1e-9)
+    plain = image[..., :3]
+    means = plain.astype(float).reshape(size, factor, size, factor, 3).mean((1, 3))
+    np.testing.assert_allclose(shrink(plain, size), means, atol=0.5)
+
+
+@pytest.mark.parametrize("size", [5, 7, 16, 23])
+def test_other_factors_average_areas(size):
+    """Against whole factors: every pixel is first made into size x size equal ones."""
+    image = random_images(24, 24, 4)
+    fine = image.repeat(size, 0).repeat(size, 1)
+    means = premultiplied(fine).reshape(size, 24, size, 24, 4).mean((1, 3))
+    small = shrink(image, size)
+    np.testing.assert_allclose(small[..., 3], means[..., 3], atol=0.5 + 1e-9)
+    np.testing.assert_allclose(
+        small[..., :3], means[..., :3] * 255 / means[..., 3:], atol=0.5 + 1e-9
+    )
+
+
+def test_what_is_transparent_has_no_part_in_colours():
+    image = np.zeros((6, 6, 4), np.uint8)
+    image[..., :3] = 255, 0, 0
+    image[::2, :, :] = 10, 200, 30, 255
+    np.testing.assert_array_equal(shrink(image, 6), image)
+    for size in (3, 1, 2, 4):
+        small = shrink(image, size)
+        seen = small[..., 3] > 0
+        np.testing.assert_array_equal(
+            small[seen][:, :3], np.broadcast_to([10, 200, 30], (seen.sum(), 3))
+        )
+    assert (shrink(image, 3)[..., 3] == 128).all()  # of 127.5
+    np.testing.assert_array_equal(shrink(image[1::2, :3], 1), np.zeros((1, 1, 4)))
