@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import LogLocator
 
 from experiments.shared.plots import Curve, new_figure, save_figure
 from jaxgen.data import from_unit
+from jaxgen.files import replacing
+from jaxgen.parallel import is_main_process
 
 _PIXELS = 64
 """Least side of a picture's image, in pixels of the screen."""
@@ -65,6 +68,13 @@ def plot_images(
     axes.set_xticks(_centres(count_q, width, gap) if columns else [], list(columns))
     axes.set_yticks(_centres(count_r, height, gap) if rows else [], list(rows))
     save_figure(figure, path)
+
+
+def write_png(path: pathlib.Path, image_YXC: UInt8[np.ndarray, "Y X C"]) -> None:
+    """Writes an image as it is, whole or not at all, on the main process."""
+    if is_main_process():
+        with replacing(path) as handle:
+            imsave(handle, image_YXC, format="png")
 
 
 def _centres(count: int, side: int, gap: int) -> list[float]:

@@ -40,6 +40,10 @@ CLASSES: dict[str, str] = {
     "table": "jaxgen.diffusion.process.table_schedules:DiscreteSchedule",
     "custom-table": "jaxgen.diffusion.process.table_schedules:CustomTable",
     "learnt-schedule": "jaxgen.diffusion.process.learned_schedule:LearnedScheduleConfig",
+    "radiance-field": "jaxgen.nerf.renderer:RadianceConfig",
+    "nerf-field": "jaxgen.nerf.fields:NeRFFieldConfig",
+    "hash-field": "jaxgen.nerf.fields:HashFieldConfig",
+    "hash-grid": "jaxgen.nerf.hash_grid:HashGridConfig",
     "classifier": "jaxgen.evaluation.classifier:ClassifierConfig",
     "optimizer": "jaxgen.training.optimizers:OptimizerConfig",
 }

@@ -1,0 +1,206 @@
+"""What a trained field shows: test views with their figures, an orbit, a mesh."""
+
+import pathlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from experiments.nerf.support.field_training import cameras_of
+from experiments.shared.image_plots import plot_images
+from experiments.shared.output import progress_bar
+from experiments.shared.training_runs import TrainedModel
+from jaxgen.data import Scene, Views, write_video
+from jaxgen.data.scenes.views import over_background
+from jaxgen.evaluation import psnr, ssim
+from jaxgen.interop.marching_cubes import marching_cubes
+from jaxgen.interop.mesh_files import Mesh, write_mesh
+from jaxgen.nerf import Cameras, RadianceConfig, Rendering, orbit_cameras
+from jaxgen.parallel import is_main_process, replicated
+from jaxgen.typing import Tree
+
+SHOWN, ORBIT_FRAMES, ORBIT_FPS, ORBIT_ELEVATION = 4, 48, 24, 30.0
+POINTS_AT_A_TIME = 2**16
+SOLID = 0.5
+"""Pixels of at least this opacity are of an object."""
+
+
+@dataclass(frozen=True)
+class RenderedView:
+    """A test view beside what the field shows from its camera, numpy arrays.
+
+    Attributes:
+      truth: [Y, X, 3], over the field's background.
+      colour: [Y, X, 3].
+      opacity: [Y, X].
+      depth: [Y, X], along the ray.
+      normals: [Y, X, 3].
+    """
+
+    truth: Float[np.ndarray, "Y X 3"]
+    colour: Float[np.ndarray, "Y X 3"]
+    opacity: Float[np.ndarray, "Y X"]
+    depth: Float[np.ndarray, "Y X"]
+    normals: Float[np.ndarray, "Y X 3"]
+
+
+def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
+    """``(cameras, i) -> Rendering`` of camera i, whole in every process; compiled once."""
+    render = trained.config.make_render(normals=normals)
+
+    def run(params: Tree, cameras: Cameras) -> Rendering:
+        found = render(params, cameras)
+        # All but the weights of the samples, the largest of them, which nobody looks at here.
+        return jax.tree.map(lambda x: x[0], found)
+
+    compiled = jax.jit(run, out_shardings=replicated(trained.layout.mesh))
+    return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)))
+
+
+def render_views(trained: TrainedModel, views: Views) -> Iterator[RenderedView]:
+    """The views one by one, beside their renderings."""
+    cameras, render = cameras_of(views), make_view_renderer(trained, normals=True)
+    truth = over_background(views.images, np.array(trained.config.background))
+    with progress_bar("rendering test views", "view", len(views)) as advance:
+        for i in range(len(views)):
+            found = render(cameras, i)
+            parts = (found.colour, found.opacity, found.depth, found.normals)
+            yield RenderedView(truth[i], *map(np.asarray, parts))
+            advance(1)
+
+
+def view_figures(view: RenderedView) -> dict[str, float]:
+    """PSNR and SSIM of a view."""
+    pair = np.clip(view.colour, 0, 1), view.truth
+    return {"PSNR": float(psnr(*pair)), "SSIM": float(ssim(*pair))}
+
+
+def geometry_figures(
+    view: RenderedView,
+    depth: Float[np.ndarray, "Y X"],
+    normals: Float[np.ndarray, "Y X 3"],
+    alpha: Float[np.ndarray, "Y X"],
+) -> dict[str, float]:
+    """Errors of depth and normals, where the exact ones are known.
+
+    Pixels of an object are those that it covers whole: at its outline a pixel's depth is a mixture.
+
+    Args:
+      view: what the field shows.
+      depth: exact distances along the ray.
+      normals: exact unit normals.
+      alpha: of the photograph, in [0, 1].
+    """
+    inside: Bool[np.ndarray, "Y X"] = np.isfinite(depth) & (alpha == 1)
+    error = np.abs(view.depth - depth)[inside] / depth[inside]
+    length = np.linalg.norm(view.normals, axis=-1)
+    cosine = (view.normals * normals).sum(axis=-1) / np.maximum(length, 1e-6)
+    angle = np.degrees(np.arccos(np.clip(cosine[inside], -1, 1)))
+    return {
+        "mean depth error": float(error.mean()),
+        "median depth error": float(np.median(error)),
+        "median normal error, degrees": float(np.median(angle)),
+    }
+
+
+def plot_views(path: pathlib.Path, views: list[RenderedView], names: list[str]) -> None:
+    """A sheet: photograph, rendering, error, depth and normals of some views."""
+    rows = []
+    for view in views:
+        error = np.abs(view.colour - view.truth).mean(axis=-1, keepdims=True)
+        near = view.depth[view.opacity > SOLID]
+        low, high = (near.min(), near.max()) if near.size else (0.0, 1.0)
+        shade = 1 - 0.8 * (view.depth - low) / max(high - low, 1e-6)
+        depth = np.where(view.opacity > SOLID, shade, 0.0)[..., None]
+        normals = view.normals / 2 + 0.5
+        pictures = (view.truth, view.colour, 1 - 4 * error, depth, normals)
+        shown = [np.broadcast_to(picture, view.truth.shape) for picture in pictures]
+        rows.append(np.stack(shown) * 2 - 1)
+    columns = ("photograph", "rendering", "error x 4", "depth", "normals")
+    plot_images(path, np.stack(rows), "Test views", columns=columns, rows=names)
+
+
+def write_orbit(
+    path: pathlib.Path, trained: TrainedModel, scene: Scene, side: int, progress: bool = True
+) -> None:
+    """A flight around the middle of the scene's box, as a video.
+
+    Args:
+      path: the file.
+      trained: the field.
+      scene: gives the cameras' distance and angle of view.
+      side: height and width of the video.
+      progress: whether to show a bar.
+    """
+    views = scene.part("train")
+    middle_3 = np.mean(scene.box, axis=0)
+    distance = np.linalg.norm(views.camera_to_world[:, :, 3] - middle_3, axis=-1).mean()
+    cameras = orbit_cameras(
+        ORBIT_FRAMES,
+        radius=float(distance),
+        elevation=ORBIT_ELEVATION,
+        focal=views.focal[0] * side / views.images.shape[2],
+        height=side,
+        width=side,
+        target=tuple(middle_3.tolist()),
+    )
+    render, frames = make_view_renderer(trained), []
+    with progress_bar("rendering the orbit", "frame", ORBIT_FRAMES) as advance:
+        for i in range(ORBIT_FRAMES):
+            frames.append(as_bytes(np.asarray(render(cameras, i).colour)))
+            advance(1)
+    if is_main_process():
+        write_video(path, np.stack(frames), ORBIT_FPS, scale=max(1, 320 // side))
+
+
+def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Colours in [0, 1] as bytes."""
+    return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
+
+
+def extract_mesh(trained: TrainedModel, resolution: int) -> Mesh:
+    """The surface of the field, with the colour seen from in front of it.
+
+    Args:
+      trained: the field.
+      resolution: points of the grid along each axis of the box.
+
+    Raises:
+      InputError: where no surface separates solid from empty space.
+    """
+    config: RadianceConfig = trained.config
+    low, high = (np.asarray(corner) for corner in config.field.box)
+    axes = [np.linspace(low[i], high[i], resolution) for i in range(3)]
+    grid_XYZ3 = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
+    density = config.make_density(trained.params)
+    density_N = _in_parts(density, "density of the grid", grid_XYZ3.reshape(-1, 3))
+    mesh = marching_cubes(density_N.reshape((resolution,) * 3), low, high)
+    colours_V3 = _in_parts(
+        lambda x, direction: config.make_field(trained.params)(x, direction).colour,
+        "colours of the mesh",
+        mesh.vertices_V3,
+        -mesh.normals_V3,
+    )
+    return Mesh(mesh.vertices_V3, mesh.faces_F3, mesh.normals_V3, as_bytes(colours_V3))
+
+
+def _in_parts(function: Any, name: str, *arrays: np.ndarray) -> np.ndarray:
+    """A function of points, part by part: one program, the last part filled up."""
+    compiled, parts, count = jax.jit(function), [], len(arrays[0])
+    with progress_bar(name, "point", count) as advance:
+        for start in range(0, count, POINTS_AT_A_TIME):
+            index = np.minimum(np.arange(start, start + POINTS_AT_A_TIME), count - 1)
+            parts.append(np.asarray(compiled(*(jnp.asarray(array[index]) for array in arrays))))
+            advance(min(POINTS_AT_A_TIME, count - start))
+    return np.concatenate(parts)[:count]
+
+
+def write_meshes(folder: pathlib.Path, mesh: Mesh) -> None:
+    """``mesh.ply`` and ``mesh.glb``."""
+    if is_main_process():
+        for name in ("mesh.ply", "mesh.glb"):
+            write_mesh(folder / name, mesh)

@@ -1,0 +1,296 @@
+"""The radiance field that flags ask for, its loss on random pixels, and its training."""
+
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.shared.training_runs import (
+    VALIDATION_LOSS,
+    OptimizationFlags,
+    TrainedModel,
+    train_model,
+)
+from jaxgen.data import Scene, Views
+from jaxgen.data.scenes.views import over_background
+from jaxgen.errors import InputError
+from jaxgen.nerf import (
+    Cameras,
+    HashFieldConfig,
+    HashGridConfig,
+    NeRFFieldConfig,
+    RadianceConfig,
+    make_cameras,
+    pixel_rays,
+    render_rays,
+)
+from jaxgen.parallel import Layout, check_batch_size, current_mesh, gather_fsdp, replicated
+from jaxgen.training import OptimizerConfig, TrainState, averaged_params
+from jaxgen.training.saved_names import register_config
+from jaxgen.training.step import LossFn
+from jaxgen.typing import Batch, Tree
+
+VALIDATION_RAYS = 4096
+PSNR = "validation/psnr"
+
+
+@register_config("nerf.field")
+@dataclass(frozen=True, kw_only=True)
+class FieldFlags:
+    """The field, and how rays are sampled.
+
+    Attributes:
+      field: "ngp", a hash grid with small MLPs (Müller et al. 2022), or "nerf", the original
+        network (Mildenhall et al. 2020), coarse and fine.
+      coarse_samples: even intervals of a ray; None: 64.
+      fine_samples: intervals that follow the weights of the even ones; None: 32 of "ngp", 64 of
+        "nerf".
+      levels: of the hash grid.
+      features: of a level of the hash grid.
+      log2_table_size: of a level of the hash grid.
+      finest_resolution: of the hash grid.
+      width: of the original network; its default is half of the published width, for two cores.
+      depth: layers of the original network.
+    """
+
+    field: Literal["ngp", "nerf"] = "ngp"
+    coarse_samples: int | None = None
+    fine_samples: int | None = None
+    levels: int = 8
+    features: int = 4
+    log2_table_size: int = 17
+    finest_resolution: int = 1024
+    width: int = 128
+    depth: int = 8
+
+    def config(self, scene: Scene) -> RadianceConfig:
+        """The radiance field of a scene.
+
+        Raises:
+          InputError: for sizes that make no field.
+        """
+        original = self.field == "nerf"
+        fine = (64 if original else 32) if self.fine_samples is None else self.fine_samples
+        coarse = 64 if self.coarse_samples is None else self.coarse_samples
+        return RadianceConfig(
+            self._original(scene) if original else self._hashed(scene),
+            near=scene.near,
+            far=scene.far,
+            coarse_samples=coarse,
+            fine_samples=fine,
+            two_networks=original,
+        )
+
+    def _original(self, scene: Scene) -> NeRFFieldConfig:
+        return NeRFFieldConfig(
+            depth=self.depth,
+            width=self.width,
+            skip=self.depth // 2,
+            colour_width=max(self.width // 2, 1),
+            box=scene.box,
+        )
+
+    def _hashed(self, scene: Scene) -> HashFieldConfig:
+        grid = HashGridConfig(
+            levels=self.levels,
+            features=self.features,
+            log2_table_size=self.log2_table_size,
+            finest_resolution=self.finest_resolution,
+        )
+        return HashFieldConfig(grid, box=scene.box)
+
+
+@register_config("nerf.training")
+@dataclass(frozen=True, kw_only=True)
+class FieldTrainingFlags(OptimizationFlags):
+    """How the field is trained: Adam, cosine to zero, average of parameters.
+
+    Attributes:
+      training_steps: updates.
+      rays: random pixels of all training views, per update.
+      learning_rate: the highest one; 0: 1e-2 of "ngp", 1e-3 of "nerf".
+      weight_decay: of the layers' kernels, coupled; never of the hash tables.
+      ema_decay: of the moving average of the parameters, which is what is rendered.
+    """
+
+    training_steps: int = 2000
+    rays: int = 2048
+    learning_rate: float = 1e-2
+    weight_decay: float = 1e-6
+    ema_decay: float = 0.95
+
+    def optimizer(self) -> OptimizerConfig:
+        """Müller et al. 2022, section 4: b2 and epsilon for gradients that are rare and small."""
+        return OptimizerConfig(
+            "adam",
+            self.learning_rate,
+            schedule="cosine",
+            warmup_steps=min(100, self.training_steps // 10),
+            total_steps=self.training_steps,
+            final_fraction=0.01,
+            weight_decay=self.weight_decay,
+            decay_pattern="kernel",
+            b2=0.99,
+            eps=1e-15,
+        )
+
+
+def cameras_of(views: Views) -> Cameras:
+    """The cameras of posed photographs."""
+    _, height, width, _ = views.images.shape
+    return make_cameras(
+        views.camera_to_world, views.focal, views.centre, height=height, width=width
+    )
+
+
+def resident_views(views: Views) -> Batch:
+    """Pixels and cameras, on every device."""
+    cameras = cameras_of(views)
+    arrays = {
+        "images": views.images,
+        "camera_to_world": cameras.camera_to_world,
+        "focal": cameras.focal,
+        "centre": cameras.centre,
+    }
+    return jax.device_put(arrays, replicated(current_mesh()))
+
+
+def make_pixel_loss(config: RadianceConfig, layout: Layout) -> LossFn:
+    """The mean squared error of colours at random pixels of the resident views.
+
+    Ray r of update t is drawn from the update's key and r alone. Where views have an alpha, both
+    the field and the view are laid over one random colour for each ray: over a fixed one, a field
+    could paint the background instead of leaving it empty.
+
+    Args:
+      config: the radiance field.
+      layout: of its parameters.
+    """
+
+    def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        images, number_R = batch["images"], batch["number"]
+        _, height, width, channels = images.shape
+        place_R3, background_R3 = random_pixels(key, number_R, images.shape[:3])
+        cameras = Cameras(batch["camera_to_world"], batch["focal"], batch["centre"], height, width)
+        camera_R, row_R, column_R = place_R3.T
+        if channels == 3:
+            background_R3 = jnp.broadcast_to(jnp.asarray(config.background), background_R3.shape)
+        truth_R3 = _over(images[camera_R, row_R, column_R], background_R3)
+        rendering, coarse_R3 = render_rays(
+            config,
+            gather_fsdp(params, layout),
+            pixel_rays(cameras, camera_R, row_R, column_R),
+            jax.random.fold_in(key, 1),
+            background_R3,
+            numbers=number_R,
+        )
+        error = jnp.mean(jnp.square(rendering.colour - truth_R3))
+        loss = error
+        if coarse_R3 is not None:
+            loss = error + jnp.mean(jnp.square(coarse_R3 - truth_R3))
+        return loss, {"mean_squared_error": error}
+
+    return loss_fn
+
+
+def random_pixels(key: Array, number_R: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """View, row and column of each ray, int32 [R, 3], and a colour for it, [R, 3]."""
+
+    def of_ray(number: Array) -> tuple[Array, Array]:
+        place_key, colour_key = jax.random.split(jax.random.fold_in(key, number))
+        place_3 = jax.random.randint(place_key, (3,), 0, jnp.asarray(shape))
+        return place_3, jax.random.uniform(colour_key, (3,))
+
+    return jax.vmap(of_ray)(number_R)
+
+
+def _over(pixel_RC: Array, background_R3: Array) -> Array:
+    """Bytes with straight alpha, or without any, over a background."""
+    unit_RC = pixel_RC.astype(jnp.float32) / 255
+    if unit_RC.shape[-1] == 3:
+        return unit_RC
+    alpha_R1 = unit_RC[:, 3:]
+    return unit_RC[:, :3] * alpha_R1 + background_R3 * (1 - alpha_R1)
+
+
+def train_field(
+    config: RadianceConfig,
+    scene: Scene,
+    folder: pathlib.Path,
+    flags: FieldTrainingFlags,
+    *,
+    seed: int = 0,
+    tensorboard: bool = False,
+) -> TrainedModel:
+    """Trains a field on the training views of a scene, or resumes.
+
+    Args:
+      config: the radiance field.
+      scene: the scene.
+      folder: the run's; ``metrics.jsonl`` and ``checkpoints/`` are written there.
+      flags: how to train it.
+      seed: of the parameters, the pixels and the samples.
+      tensorboard: whether to write event files too.
+
+    Raises:
+      InputError: where `folder` has another run's checkpoints.
+    """
+    number_R = np.arange(flags.rays, dtype=np.int32)
+    return train_model(
+        config,
+        lambda step: {"number": number_R},
+        folder,
+        flags,
+        functools.partial(make_pixel_loss, config),
+        make_evaluation=lambda _: make_ray_evaluation(config, scene),
+        seed=seed,
+        tensorboard=tensorboard,
+        resident=resident_views(scene.part("train")),
+    )
+
+
+def check_rays(flags: FieldTrainingFlags) -> None:
+    """Refuses, before anything is written, rays that the mesh cannot share equally.
+
+    Raises:
+      InputError: naming their number.
+    """
+    if flags.rays < 1:
+        raise InputError(f"rays is {flags.rays}, expected 1 or more")
+    check_batch_size(flags.rays, current_mesh())
+
+
+def make_ray_evaluation(
+    config: RadianceConfig, scene: Scene
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """The error of the averaged parameters at some pixels of validation views, always the same.
+
+    None for a scene without validation views.
+    """
+    if "validation" not in scene.parts:
+        return None
+    views = scene.part("validation")
+    generator = np.random.default_rng(0)
+    place_3R = generator.integers(
+        np.array(views.images.shape[:3])[:, None], size=(3, VALIDATION_RAYS)
+    )
+    truth_R3 = over_background(views.images[tuple(place_3R)], np.array(config.background))
+    rays = pixel_rays(cameras_of(views), *map(jnp.asarray, place_3R))
+
+    @functools.partial(jax.jit, out_shardings=replicated(current_mesh()))
+    def error(params: Tree, rays: Any, truth_R3: Array) -> Array:
+        rendering, _ = render_rays(config, params, rays)
+        return jnp.mean(jnp.square(rendering.colour - truth_R3))
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        found = float(error(averaged_params(state), rays, truth_R3))
+        return {VALIDATION_LOSS: found, PSNR: -10 * math.log10(max(found, 1e-10))}
+
+    return evaluate

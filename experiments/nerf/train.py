@@ -1,0 +1,215 @@
+"""A radiance field of one scene, from training to new views, an orbit and a mesh, in minutes.
+
+``python -m experiments.nerf.train``
+
+Trains a field on posed photographs, by default of a scene that is traced exactly and needs no
+download, and renders the test views, which it has not seen. In the working folder:
+
+  comparison.png    test views: photograph, rendering, error, depth and normals
+  orbit.mp4         a flight around the scene
+  mesh.ply, .glb    the surface, with colours
+  views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
+  curves.png        the error in the course of training
+  table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
+  metrics.json      the same and more, by name
+  checkpoints/      the field (jaxgen.training.load_model opens it)
+
+Started again with the same working folder it resumes. With ``--data FOLDER`` it trains on a folder
+in the format of NeRF's Blender scenes.
+"""
+
+import io
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.nerf.support.field_results import (
+    SHOWN,
+    RenderedView,
+    as_bytes,
+    extract_mesh,
+    geometry_figures,
+    plot_views,
+    render_views,
+    view_figures,
+    write_meshes,
+    write_orbit,
+)
+from experiments.nerf.support.field_training import (
+    PSNR,
+    FieldFlags,
+    FieldTrainingFlags,
+    check_rays,
+    train_field,
+)
+from experiments.shared.digests import digest_of
+from experiments.shared.image_plots import write_png
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.plots import new_figure, save_figure
+from experiments.shared.restarts import check_not_shorter, may_train_longer
+from experiments.shared.training_runs import TrainedModel, check_layout
+from experiments.shared.workdir import check_checkpoints
+from jaxgen.data import Scene, load_scene
+from jaxgen.errors import InputError
+from jaxgen.files import as_path, replacing
+from jaxgen.nn.counting import parameter_count
+from jaxgen.parallel import is_main_process
+from jaxgen.training.saved_names import register_config
+
+
+@register_config("nerf.results")
+@dataclass(frozen=True, kw_only=True)
+class ResultFlags:
+    """What is made of the trained field; may differ when a run is started again.
+
+    Attributes:
+      mesh_resolution: points of the mesh's grid along each axis; 0 for no mesh.
+      orbit_side: height and width of the orbit in pixels; 0 for no orbit.
+    """
+
+    mesh_resolution: int = 128
+    orbit_side: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("mesh_resolution", "orbit_side"):
+            if getattr(self, name) < 0 or getattr(self, name) == 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0, or 2 or more")
+
+
+@register_config("nerf.train")
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Flags of this experiment.
+
+    Attributes:
+      launch: where to run and on what.
+      seed: all randomness follows from it.
+      data: "shapes" (traced, no download), or a folder with transforms_train.json and
+        transforms_test.json.
+      size: shrink images to so many pixels; None keeps them as they are (shapes: 100).
+      field: the field.
+      training: how it is trained.
+      results: what is made of it.
+    """
+
+    launch: LaunchConfig = LaunchConfig(workdir="runs/nerf_train")
+    data: str = "shapes"
+    size: int | None = None
+    field: FieldFlags = FieldFlags()
+    training: FieldTrainingFlags = FieldTrainingFlags()
+    results: ResultFlags = ResultFlags()
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Trains, renders, evaluates, shows."""
+    scene = load_scene(config.data, size=config.size)
+    if "test" not in scene.parts:
+        raise InputError(f"{scene.name} has no test views, expected some to evaluate with")
+    field = config.field.config(scene)
+    check_rays(config.training)
+    check_layout(field)
+    steps = config.training.training_steps
+    check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
+    folder = open_workdir(
+        config,
+        may_differ=("results", *may_train_longer(config, "training_steps")),
+        data={scene.name: scene_digest(scene)},
+        check=lambda folder: check_checkpoints(folder, field),
+    )
+    report(scene.describe())
+    trained = train_field(
+        field,
+        scene,
+        folder,
+        config.training,
+        seed=config.seed,
+        tensorboard=config.launch.tensorboard,
+    )
+    plot_error(folder / "curves.png", trained)
+    figures = {
+        "parameters": parameter_count(trained.params),
+        "updates": trained.steps,
+        "skipped updates": trained.skipped,
+        "rays": trained.steps * config.training.rays,
+        "training seconds": trained.seconds,
+    }
+    figures |= show_test_views(folder, trained, scene)
+    if config.results.orbit_side:
+        write_orbit(folder / "orbit.mp4", trained, scene, config.results.orbit_side)
+    if config.results.mesh_resolution:
+        mesh = extract_mesh(trained, config.results.mesh_resolution)
+        write_meshes(folder, mesh)
+        figures |= {"mesh vertices": len(mesh.vertices_V3), "mesh faces": len(mesh.faces_F3)}
+    report(f"comparison, orbit, mesh and figures are in {folder}")
+    return figures
+
+
+def scene_digest(scene: Scene) -> str:
+    """A digest of all views of a scene."""
+    return digest_of(
+        [
+            (part, list(views.names), views.images, views.camera_to_world, list(views.focal))
+            for part, views in scene.parts.items()
+        ]
+    )
+
+
+def show_test_views(folder: pathlib.Path, trained: TrainedModel, scene: Scene) -> dict[str, float]:
+    """Renders and evaluates all test views; their mean figures."""
+    views = scene.part("test")
+    rows: list[dict[str, float]] = []
+    shown: list[RenderedView] = []
+    chosen = np.unique(np.linspace(0, len(views) - 1, min(SHOWN, len(views))).round()).astype(int)
+    (folder / "views").mkdir(exist_ok=True)
+    for i, view in enumerate(render_views(trained, views)):
+        row = view_figures(view)
+        if views.depth is not None and views.normals is not None:
+            alpha = views.images[i, ..., -1] / 255
+            row |= geometry_figures(view, views.depth[i], views.normals[i], alpha)
+        rows.append(row)
+        write_view(folder / "views", f"test_{i:03d}", view)
+        if i in chosen:
+            shown.append(view)
+    plot_views(folder / "comparison.png", shown, [views.names[i] for i in chosen])
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    table = format_table(
+        ("test view", *means),
+        [
+            (name, *(three_decimals(value) for value in row.values()))
+            for name, row in zip([*views.names, "mean"], [*rows, means], strict=True)
+        ],
+    )
+    write_text(folder / "table.md", table)
+    report("\n" + "\n".join([*table.splitlines()[:2], table.splitlines()[-1]]) + "\n")
+    return {f"test {name}": value for name, value in means.items()}
+
+
+def write_view(folder: pathlib.Path, name: str, view: RenderedView) -> None:
+    """A view as PNG, and its depth, opacity and normals as numbers."""
+    if not is_main_process():
+        return
+    write_png(folder / f"{name}.png", as_bytes(view.colour))
+    content = io.BytesIO()
+    np.savez_compressed(content, depth=view.depth, opacity=view.opacity, normals=view.normals)
+    with replacing(folder / f"{name}.npz") as handle:
+        handle.write(content.getbuffer())
+
+
+def plot_error(path: pathlib.Path, trained: TrainedModel) -> None:
+    """PSNR of random training pixels and of validation pixels in the course of training."""
+    figure, axes = new_figure("PSNR in the course of training", 8, 5)
+    steps, errors = trained.curve("train/mean_squared_error")
+    axes.plot(steps, -10 * np.log10(np.maximum(errors, 1e-10)), label="training pixels")
+    steps, values = trained.curve(PSNR)
+    if steps:
+        axes.plot(steps, values, marker="o", label="validation pixels, averaged parameters")
+    axes.set(xlabel="updates", ylabel="PSNR, dB")
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    run(main, Config)

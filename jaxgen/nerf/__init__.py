@@ -1,0 +1,63 @@
+"""Radiance fields: cameras, fields over positional encodings and hash grids, the renderer."""
+
+from jaxgen.nerf.cameras import (
+    Box,
+    Cameras,
+    Rays,
+    camera_rays,
+    check_box,
+    look_at,
+    make_cameras,
+    orbit_cameras,
+    pixel_rays,
+    project,
+    ray_box,
+)
+from jaxgen.nerf.encodings import encode_position, spherical_harmonics
+from jaxgen.nerf.fields import FieldOutput, HashField, HashFieldConfig, NeRFField, NeRFFieldConfig
+from jaxgen.nerf.hash_grid import HashGrid, HashGridConfig
+from jaxgen.nerf.ray_samples import (
+    even_edges,
+    inverse_cdf,
+    ray_jitter,
+    resampled_edges,
+    stratified_distances,
+)
+from jaxgen.nerf.renderer import RadianceConfig, Render, Rendering, render_rays, shard_rays
+from jaxgen.nerf.volume_rendering import composite, expected_depth, render_weights
+
+__all__ = [
+    "Box",
+    "Cameras",
+    "FieldOutput",
+    "HashField",
+    "HashFieldConfig",
+    "HashGrid",
+    "HashGridConfig",
+    "NeRFField",
+    "NeRFFieldConfig",
+    "RadianceConfig",
+    "Rays",
+    "Render",
+    "Rendering",
+    "camera_rays",
+    "check_box",
+    "composite",
+    "encode_position",
+    "even_edges",
+    "expected_depth",
+    "inverse_cdf",
+    "look_at",
+    "make_cameras",
+    "orbit_cameras",
+    "pixel_rays",
+    "project",
+    "ray_box",
+    "ray_jitter",
+    "render_rays",
+    "render_weights",
+    "resampled_edges",
+    "shard_rays",
+    "spherical_harmonics",
+    "stratified_distances",
+]

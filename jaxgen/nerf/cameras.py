@@ -1,0 +1,306 @@
+"""Pinhole cameras and their rays.
+
+Axes of a camera are OpenGL's: x to the right, y up, z backwards, so it looks along -z. Pixel (i, j)
+is column i of row j, counted from the upper left corner of the image, with its centre at
+(i + 1/2, j + 1/2)::
+
+    direction = R ((i + 1/2 - cx) / fx, -(j + 1/2 - cy) / fy, -1), scaled to length 1
+
+with R the rotation of ``camera_to_world``. So t of a point ``origin + t direction`` is its distance
+from the camera along the ray, not its depth along the camera's axis.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import typing
+from jaxtyping import Array, Float, Int
+
+from jaxgen.errors import InputError, can_be_checked
+
+ArrayLike = typing.ArrayLike | Sequence[Any]
+"""What becomes an array: one, a number, or numbers in tuples or lists."""
+
+FAR_AWAY = 1e10
+"""Distance that stands for infinity where a ray is parallel to a side of a box."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rays:
+    """Half lines of any leading shape.
+
+    Attributes:
+      origin: [..., 3], in world coordinates.
+      direction: [..., 3], of length 1.
+    """
+
+    origin: Float[Array, "*B 3"]
+    direction: Float[Array, "*B 3"]
+
+    def points(self, distances: Float[Array, "*B S"]) -> Float[Array, "*B S 3"]:
+        """``origin + t direction`` at S distances of each ray."""
+        return self.origin[..., None, :] + distances[..., None] * self.direction[..., None, :]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cameras:
+    """N pinhole cameras with images of one size; `make_cameras` validates.
+
+    Attributes:
+      camera_to_world: [N, 3, 4], rotation and position.
+      focal: [N, 2], fx and fy in pixels.
+      centre: [N, 2], cx and cy of the principal point in pixels.
+      height: of an image, in pixels.
+      width: of an image, in pixels.
+    """
+
+    camera_to_world: Float[Array, "N 3 4"]
+    focal: Float[Array, "N 2"]
+    centre: Float[Array, "N 2"]
+    height: int = field(metadata={"static": True})
+    width: int = field(metadata={"static": True})
+
+    def __len__(self) -> int:
+        return self.camera_to_world.shape[0]
+
+    def take(self, indices: Int[Array, "M"] | slice) -> "Cameras":
+        """The cameras of some indices, in their order."""
+        return jax.tree.map(lambda array: array[indices], self)
+
+
+def make_cameras(
+    camera_to_world: ArrayLike,
+    focal: ArrayLike,
+    centre: ArrayLike | None = None,
+    *,
+    height: int,
+    width: int,
+) -> Cameras:
+    """Cameras from poses and intrinsics, validated.
+
+    Args:
+      camera_to_world: [N, 3, 4], or [N, 4, 4] with a last row (0, 0, 0, 1).
+      focal: in pixels; a number, (fx, fy), or [N, 2].
+      centre: cx and cy in pixels, (2,) or [N, 2]; None: the middle of the image.
+      height: of the images, in pixels.
+      width: of the images, in pixels.
+
+    Raises:
+      InputError: for a wrong shape or size, numbers that are not finite, a rotation that is not
+        orthonormal with determinant 1 (to 1e-3), a focal length that is not positive; the message
+        names the camera's index.
+    """
+    for name, size in (("height", height), ("width", width)):
+        if size < 1:
+            raise InputError(f"{name} is {size}, expected 1 or more")
+    pose_N34 = _check_pose(camera_to_world)
+    middle = (width / 2, height / 2) if centre is None else centre
+    focal_N2 = _spread_pairs("focal", focal, len(pose_N34))
+    centre_N2 = _spread_pairs("centre", middle, len(pose_N34))
+    if can_be_checked(pose_N34, focal_N2, centre_N2):
+        _check_numbers(np.asarray(pose_N34), np.asarray(focal_N2), np.asarray(centre_N2))
+    return Cameras(pose_N34, focal_N2, centre_N2, height, width)
+
+
+def _check_pose(camera_to_world: ArrayLike) -> Float[Array, "N 3 4"]:
+    pose = jnp.asarray(camera_to_world, jnp.float32)
+    if pose.ndim != 3 or pose.shape[1:] not in ((3, 4), (4, 4)):
+        raise InputError(
+            f"camera_to_world has shape {list(pose.shape)}, expected [N, 3, 4] or [N, 4, 4]"
+        )
+    return pose[:, :3]
+
+
+def _spread_pairs(name: str, value: ArrayLike, cameras: int) -> Float[Array, "N 2"]:
+    array = jnp.asarray(value, jnp.float32)
+    if array.shape not in ((), (2,), (cameras, 2)):
+        raise InputError(f"{name} has shape {list(array.shape)}, expected [2] or [{cameras}, 2]")
+    return jnp.broadcast_to(array, (cameras, 2))
+
+
+def _check_numbers(pose_N34: np.ndarray, focal_N2: np.ndarray, centre_N2: np.ndarray) -> None:
+    for name, array in (("camera_to_world", pose_N34), ("focal", focal_N2), ("centre", centre_N2)):
+        for i in np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[:1]:
+            raise InputError(f"{name}[{i}] is {array[i].tolist()}, expected finite numbers")
+    for i in np.flatnonzero((focal_N2 <= 0).any(axis=1))[:1]:
+        raise InputError(f"focal[{i}] is {focal_N2[i].tolist()}, expected numbers > 0")
+    turn_N33 = pose_N34[:, :, :3].astype(np.float64)
+    excess_N33 = turn_N33 @ turn_N33.swapaxes(1, 2) - np.eye(3)
+    wrong_N = (np.abs(excess_N33) > 1e-3).any(axis=(1, 2)) | (np.linalg.det(turn_N33) < 0)
+    for i in np.flatnonzero(wrong_N)[:1]:
+        raise InputError(
+            f"camera_to_world[{i}] has the rotation {turn_N33[i].round(4).tolist()}, "
+            "expected an orthonormal one with determinant 1"
+        )
+
+
+def camera_rays(cameras: Cameras) -> Rays:
+    """The rays of all pixels, [N, Y, X, 3]."""
+    row_Y = jnp.arange(cameras.height)[:, None]
+    column_X = jnp.arange(cameras.width)
+    every = jax.tree.map(lambda array: array[:, None, None], cameras)
+    return _rays_through(every, row_Y, column_X)
+
+
+def pixel_rays(
+    cameras: Cameras, camera_R: Int[Array, "R"], row_R: Int[Array, "R"], column_R: Int[Array, "R"]
+) -> Rays:
+    """The rays of chosen pixels, [R, 3]; differentiable in the cameras.
+
+    Args:
+      cameras: the cameras.
+      camera_R: index of a camera for each ray.
+      row_R: j, 0 at the top.
+      column_R: i, 0 at the left.
+    """
+    return _rays_through(cameras.take(camera_R), row_R, column_R)
+
+
+def _rays_through(cameras: Cameras, row: Array, column: Array) -> Rays:
+    """Rays of pixels; the cameras' leading axes and those of the pixels broadcast."""
+    x = (column + 0.5 - cameras.centre[..., 0]) / cameras.focal[..., 0]
+    y = -(row + 0.5 - cameras.centre[..., 1]) / cameras.focal[..., 1]
+    turn = cameras.camera_to_world[..., :3]
+    direction = turn[..., 0] * x[..., None] + turn[..., 1] * y[..., None] - turn[..., 2]
+    # The length without the rotation, so that an error of it is not hidden in gradients.
+    direction = direction / jnp.sqrt(x**2 + y**2 + 1)[..., None]
+    origin = jnp.broadcast_to(cameras.camera_to_world[..., 3], direction.shape)
+    return Rays(origin, direction)
+
+
+def project(
+    cameras: Cameras, points: Float[Array, "P 3"]
+) -> tuple[Float[Array, "N P 2"], Float[Array, "N P"]]:
+    """Where every camera sees points: the inverse of `camera_rays`.
+
+    Args:
+      cameras: the cameras.
+      points: in world coordinates.
+
+    Returns:
+      Places in pixels from the upper left corner, (x, y): pixel (i, j) has its centre at
+      (i + 1/2, j + 1/2). And depths along the axes of the cameras, negative behind them, where a
+      place has no meaning.
+    """
+    pose = cameras.camera_to_world
+    offset_NP3 = points[None] - pose[:, None, :, 3]
+    own_NP3 = jnp.einsum("nij,npi->npj", pose[:, :, :3], offset_NP3)
+    depth_NP = -own_NP3[..., 2]
+    plane_NP2 = own_NP3[..., :2] * jnp.array([1, -1]) / depth_NP[..., None]
+    return plane_NP2 * cameras.focal[:, None] + cameras.centre[:, None], depth_NP
+
+
+def look_at(
+    position: ArrayLike, target: ArrayLike = (0.0, 0.0, 0.0), up: ArrayLike = (0.0, 0.0, 1.0)
+) -> Float[Array, "*B 3 4"]:
+    """Poses at a position, looking at a target, with an upward direction upright in the image.
+
+    Args:
+      position: [..., 3].
+      target: [..., 3], or one for all.
+      up: [..., 3], or one for all; of any length.
+
+    Raises:
+      InputError: for a position at its target, or above or below it as ``up`` has it.
+    """
+    position, target, up = (jnp.asarray(x, jnp.float32) for x in (position, target, up))
+    back, length = _unit(position - target)
+    right, sine = _unit(jnp.cross(up, back))
+    if can_be_checked(length, sine) and (jnp.any(length == 0) or jnp.any(sine < 1e-6)):
+        raise InputError(
+            f"position is {position.tolist()} with the target {target.tolist()}, "
+            f"expected one that is not on a line along up={up.tolist()} through it"
+        )
+    columns = jnp.broadcast_arrays(right, jnp.cross(back, right), back, position)
+    return jnp.stack(columns, axis=-1)
+
+
+def _unit(vector: Array) -> tuple[Array, Array]:
+    length = jnp.linalg.norm(vector, axis=-1, keepdims=True)
+    return vector / jnp.maximum(length, 1e-12), length
+
+
+def orbit_cameras(
+    count: int,
+    *,
+    radius: float,
+    elevation: float,
+    focal: ArrayLike,
+    height: int,
+    width: int,
+    target: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Cameras:
+    """Cameras on a circle around a target, evenly spaced, the first one towards +x; z is up.
+
+    Args:
+      count: N.
+      radius: distance of the cameras from the target.
+      elevation: above the horizon, in degrees, between -90 and 90.
+      focal: in pixels, see `make_cameras`.
+      height: of the images, in pixels.
+      width: of the images, in pixels.
+      target: what is in the middle of the images.
+
+    Raises:
+      InputError: for no cameras, a radius that is not positive, another elevation, and as
+        `make_cameras`.
+    """
+    if count < 1:
+        raise InputError(f"count is {count}, expected 1 or more")
+    if not radius > 0:
+        raise InputError(f"radius is {radius}, expected a number > 0")
+    if not -90 < elevation < 90:
+        raise InputError(f"elevation is {elevation}, expected -90 < elevation < 90 degrees")
+    around_N = 2 * np.pi * np.arange(count) / count
+    above = np.radians(elevation)
+    circle = [np.cos(above) * np.cos(around_N), np.cos(above) * np.sin(around_N)]
+    position_N3 = np.stack([*circle, np.full(count, np.sin(above))], axis=-1) * radius + target
+    return make_cameras(look_at(position_N3, target), focal, height=height, width=width)
+
+
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""The lower and the upper corner of a box, in world coordinates."""
+
+
+def ray_box(
+    rays: Rays, low: ArrayLike, high: ArrayLike
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Where rays enter and leave a box.
+
+    Args:
+      rays: [..., 3].
+      low: lower corner, [3].
+      high: upper corner, [3].
+
+    Returns:
+      Distances near and far, both finite. near is 0 or more (0 for a ray that starts inside); a
+      ray that misses the box, or has it behind it, has far <= near. Gradients are finite, also for
+      rays along an axis.
+    """
+    parallel = jnp.abs(rays.direction) < 1e-12
+    slope = 1 / jnp.where(parallel, 1.0, rays.direction)
+    sides = [(jnp.asarray(side) - rays.origin) * slope for side in (low, high)]
+    inside = (rays.origin >= jnp.asarray(low)) & (rays.origin <= jnp.asarray(high))
+    never = jnp.where(inside, -FAR_AWAY, FAR_AWAY)
+    near = jnp.where(parallel, never, jnp.minimum(*sides))
+    far = jnp.where(parallel, -never, jnp.maximum(*sides))
+    return jnp.maximum(near.max(axis=-1), 0.0), far.min(axis=-1)
+
+
+def check_box(name: str, box: Box) -> None:
+    """Raises InputError unless the corners are finite and the upper one is above the lower one."""
+    corners = np.asarray(box, np.float64)
+    if (
+        corners.shape != (2, 3)
+        or not np.isfinite(corners).all()
+        or (corners[0] >= corners[1]).any()
+    ):
+        raise InputError(
+            f"{name} is {box}, expected ((x, y, z), (x, y, z)), the lower corner first"
+        )
