@@ -177,7 +177,7 @@ def main(config: Config) -> dict[str, Any]:
         "skipped updates": trained.skipped,
         "training seconds": trained.seconds,
         "NFE per sample": len(table.now.t) * (2 if config.sampling.guidance else 1),
-        **{name: values[-1] for name, values in final_losses(trained).items()},
+        **trained.last("train/loss", VALIDATION_LOSS),
     }
     if not config.sampling.evaluate:
         remove_table(folder / "table.md")  # it would be of other samples than the pictures show
@@ -199,12 +199,6 @@ def model_for(config: Config, images: ImageSet) -> DenoiserConfig:
     """
     shape = tuple(images.images.shape[1:])
     return make_config(config.network, shape, images.classes, config.process.target)
-
-
-def final_losses(trained: TrainedModel) -> dict[str, list[float]]:
-    """The losses that were logged, by name."""
-    found = {name: trained.curve(name)[1] for name in ("train/loss", VALIDATION_LOSS)}
-    return {name: values for name, values in found.items() if values}
 
 
 def show_samples(

@@ -141,6 +141,11 @@ class TrainedModel(OpenedModel):
         points = [(record["step"], record[name]) for record in self.records if name in record]
         return [step for step, _ in points], [value for _, value in points]
 
+    def last(self, *names: str) -> dict[str, float]:
+        """The last value of those of these figures that were logged."""
+        curves = {name: self.curve(name)[1] for name in names}
+        return {name: values[-1] for name, values in curves.items() if values}
+
 
 def train_model(
     config: Any,

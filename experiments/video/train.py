@@ -146,7 +146,7 @@ def main(config: Config) -> dict[str, Any]:
         "skipped updates": trained.skipped,
         "tokens": trained.steps * config.training.packs * config.training.pack_length,
         "training seconds": trained.seconds,
-        **{name: trained.curve(name)[1][-1] for name in ("train/loss", VALIDATION_LOSS)},
+        **trained.last("train/loss", VALIDATION_LOSS),
     }
     found = sample_and_evaluate(config, folder, trained, data, sizes, sampled)
     report(f"samples, table and figures are in {folder}")

@@ -195,7 +195,7 @@ class HashGrid(nn.Module):
             return jax.random.uniform(key, shape, minval=-INITIAL_RANGE, maxval=INITIAL_RANGE)
 
         named = nn.with_logical_partitioning(initial, ("hash", None))
-        table_RF = self.param("table", named, (config.rows, config.features))
+        table_RF = jnp.asarray(self.param("table", named, (config.rows, config.features)))
         x_N3 = jnp.clip(x.reshape(-1, 3), 0, 1)
         corners = [grid_corners(x_N3, level) for level in config.level_table]
         rows_LKN, weights_LKN = (jnp.stack(part) for part in zip(*corners, strict=True))

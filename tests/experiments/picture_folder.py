@@ -40,9 +40,16 @@ def _draw(name: str, generator: np.random.Generator) -> np.ndarray:
     return np.where(shape, 230, image).astype(np.uint8)
 
 
-def run_here(name: str, arguments, monkeypatch, mesh: str = "data=1", devices: int = 1) -> int:
+def run_here(
+    name: str,
+    arguments,
+    monkeypatch,
+    mesh: str = "data=1",
+    devices: int = 1,
+    family: str = "images",
+) -> int:
     """Runs an experiment on some of this process's devices; its exit code."""
-    module = importlib.import_module(f"experiments.images.{name}")
+    module = importlib.import_module(f"experiments.{family}.{name}")
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     monkeypatch.setattr(launch, "_start", lambda _: make_mesh(mesh, jax.devices()[:devices]))
     # Of whole runs the time is in their steps: their own programs are worth some optimization.

@@ -1,6 +1,7 @@
 """Hash grids against integers and loops of plain Python."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -40,9 +41,7 @@ def plain_grid(config, table, x):
                 )
                 index = i ^ j ^ k
             shares = [p - math.floor(p) for p in place]
-            weight = math.prod(
-                s if c else 1 - s for s, c in zip(shares, corner, strict=True)
-            )
+            weight = math.prod(s if c else 1 - s for s, c in zip(shares, corner, strict=True))
             total += weight * table[start + index % rows]
         found.append(total)
         start += rows
@@ -50,6 +49,7 @@ def plain_grid(config, table, x):
     return np.concatenate(found)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def apply(config, table, x):
     return config.make_model().apply({"params": {"table": table}}, x)
 
@@ -67,7 +67,7 @@ def test_features_are_those_of_loops():
         x = rng.uniform(size=(40, 3)).astype(np.float32)
         x[:3], x[3] = np.eye(3), 1
         table = random_table(config)
-        found = jax.jit(apply, static_argnums=0)(config, table, x.reshape(8, 5, 3))
+        found = apply(config, table, x.reshape(8, 5, 3))
         expected = [plain_grid(config, table, point) for point in x]
         assert found.shape == (8, 5, config.width)
         # A place of the finest level is exact to 2048 times the spacing of float32.
@@ -103,7 +103,7 @@ def test_gradients_of_the_table_and_of_positions():
     def gradients(table, x):
         return jax.grad(lambda *given: (apply(SMALL, *given) * target).sum(), (0, 1))(table, x)
 
-    to_table, to_x = gradients(table, x)
+    to_table, to_x = map(np.asarray, gradients(table, x))
     # Linear in the table: the product with any other table is the sum of its features.
     for seed in (3, 4):
         other = random_table(SMALL, seed)
@@ -142,7 +142,9 @@ def test_the_gradient_by_hand_is_that_of_autodiff():
         jax.jit(twice, static_argnums=0)(function, table, weights)
         for function in (weighted_rows, plain)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), found, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), found, expected
+    )
 
 
 def test_the_table_starts_small_and_is_replicated():

@@ -1,0 +1,175 @@
+"""The experiment on radiance fields from end to end: files, restarts, meshes, processes, faults."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import trimesh
+from matplotlib.image import imread
+from picture_folder import run_here
+from processes import run_processes
+
+from experiments.shared import training_runs
+from jaxgen.data import Scene, load_scene, read_video
+from jaxgen.data.scenes.blender import write_blender
+from jaxgen.nerf import orbit_cameras
+from jaxgen.training import load_model, read_records
+
+STEPS = 40
+FLAGS = [
+    *("--training-steps", STEPS, "--rays", "64", "--size", "16", "--levels", "3"),
+    *("--log2-table-size", "10", "--finest-resolution", "32", "--coarse-samples", "16"),
+    *("--fine-samples", "8", "--mesh-resolution", "20", "--orbit-side", "16"),
+]
+
+
+def run(arguments, monkeypatch, mesh="data=1", devices=1) -> int:
+    return run_here("train", [*FLAGS, *arguments], monkeypatch, mesh, devices, family="nerf")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> pathlib.Path:
+    """The folder of a run on one device that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run(["--workdir", folder], monkeypatch) == 0
+    return folder
+
+
+def errors(folder: pathlib.Path) -> list:
+    return [
+        (record["step"], name, record[name])
+        for record in read_records(folder / "metrics.jsonl")
+        for name in ("train/loss", "validation/loss")
+        if name in record
+    ]
+
+
+def test_everything_is_written(reference):
+    assert imread(reference / "comparison.png")[..., :3].std() > 0.1
+    orbit = read_video(reference / "orbit.mp4")
+    assert orbit.frames.shape == (48, 320, 320, 3)
+    assert orbit.fps == pytest.approx(24)
+    for name in ("mesh.ply", "mesh.glb"):
+        mesh = trimesh.load(reference / name, force="mesh")
+        assert len(mesh.faces) > 20
+        assert np.abs(mesh.vertices).max() <= 1.5
+    assert len(list((reference / "views").glob("*.png"))) == 12
+    view = np.load(reference / "views" / "test_000.npz")
+    assert view["depth"].shape == view["opacity"].shape == (16, 16)
+    found = json.loads((reference / "metrics.json").read_text())
+    assert found["updates"] == STEPS
+    assert found["test PSNR"] > 10
+    first, *_, last = (value for _, name, value in errors(reference) if name == "train/loss")
+    assert last < first
+
+
+def test_a_checkpoint_opens_by_itself_and_renders(reference):
+    model = load_model(reference / "checkpoints")
+    cameras = orbit_cameras(1, radius=4.0, elevation=30.0, focal=20.0, height=8, width=8)
+    rendering = jax.jit(model.config.make_render())(model.params, cameras)
+    assert rendering.colour.shape == (1, 8, 8, 3)
+    assert float(rendering.opacity.max()) <= 1 + 1e-6
+
+
+def test_a_run_that_was_interrupted_resumes_bit_for_bit(reference, tmp_path, monkeypatch):
+    fit = training_runs.fit
+
+    def stop(record, state):
+        if record["step"] >= 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_runs, "fit", lambda *a, **k: fit(*a, **k, callbacks=[stop]))
+        assert run(["--workdir", tmp_path], patched) == 130
+    assert len(errors(tmp_path)) < len(errors(reference))
+    assert run(["--workdir", tmp_path], monkeypatch) == 0
+    assert errors(tmp_path) == errors(reference)
+    for name in ("views/test_003.png", "mesh.ply"):
+        assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
+
+
+def assert_same_errors(folder: pathlib.Path, reference: pathlib.Path) -> None:
+    assert [point[:2] for point in errors(folder)] == [point[:2] for point in errors(reference)]
+    np.testing.assert_allclose(
+        [value for *_, value in errors(folder)],
+        [value for *_, value in errors(reference)],
+        rtol=1e-3,  # Adam without epsilon turns rounding of rare gradients into whole steps
+    )
+
+
+def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
+    results = ["--mesh-resolution", "0", "--orbit-side", "0"]
+    assert run(["--workdir", tmp_path, *results], monkeypatch, "data=2,fsdp=2", 4) == 0
+    assert_same_errors(tmp_path, reference)
+
+
+@pytest.mark.slow
+def test_nor_do_two_processes(reference, tmp_path):
+    flags = [*map(str, FLAGS), "--workdir", str(tmp_path), "--coordinator", "auto"]
+    run_processes("experiments.nerf.train", flags, devices_per_process=2)
+    assert_same_errors(tmp_path, reference)
+
+
+def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
+    scene = load_scene("shapes", size=16)
+    parts = {part: scene.part(part) for part in ("train", "test")}  # validation may be missing
+    write_blender(tmp_path / "scene", Scene("shapes", parts, scene.near, scene.far, scene.box))
+    flags = ["--field", "nerf", "--width", "16", "--depth", "2", "--learning-rate", "1e-3"]
+    arguments = [*flags, "--data", tmp_path / "scene", "--workdir", tmp_path / "run"]
+    assert run([*arguments, "--mesh-resolution", "0", "--orbit-side", "0"], monkeypatch) == 0
+    params = load_model(tmp_path / "run" / "checkpoints").params
+    assert set(params) == {"coarse", "fine"}
+    assert not (tmp_path / "run" / "mesh.ply").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rays", "0"], "rays is 0, expected 1 or more"),
+        (["--field", "splats"], "invalid choice 'splats' for argument '--field'"),
+        (["--levels", "0"], "levels is 0, expected 1 or more"),
+        (["--coarse-samples", "0"], "coarse_samples is 0, expected 1 or more"),
+        (["--mesh-resolution", "1"], "mesh_resolution is 1, expected 0, or 2 or more"),
+        (["--size", "0"], "size is 0"),
+        (["--data", "nowhere"], "nowhere: no such scene or folder"),
+        (["--learning-rate", "-1"], "learning_rate"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch, capfd):
+    workdir = tmp_path / "run"
+    assert run(["--workdir", workdir, *arguments], monkeypatch) == 2
+    _, err = capfd.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not workdir.exists()
+
+
+def test_faults_of_a_scene_are_named(tmp_path, monkeypatch, capfd):
+    def end_of_run(folder: pathlib.Path) -> str:
+        workdir = tmp_path / "run"
+        assert run(["--data", folder, "--workdir", workdir], monkeypatch) == 2
+        err = capfd.readouterr()[1]
+        assert err.count("\n") == 1
+        assert not workdir.exists()
+        return err
+
+    scene = load_scene("shapes", size=16)
+    write_blender(folder := tmp_path / "scene", scene)
+    poses = folder / "transforms_train.json"
+    content = json.loads(poses.read_text())
+    tests = json.loads((folder / "transforms_test.json").read_text())["frames"]
+    gone = folder / f"{tests[3]['file_path'].removeprefix('./')}.png"
+    picture = gone.read_bytes()
+    gone.unlink()
+    assert pathlib.Path(gone).name in end_of_run(folder)
+    gone.write_bytes(picture)
+    content["frames"][5]["transform_matrix"][0][0] += 0.5
+    poses.write_text(json.dumps(content))
+    assert "transforms_train.json" in (err := end_of_run(folder))
+    assert "rotation" in err
+    (folder / "transforms_test.json").unlink()
+    assert "transforms_test.json" in end_of_run(folder)

@@ -1,0 +1,209 @@
+"""The video experiment from end to end: files, restarts, meshes, processes, bad input."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from picture_folder import run_here
+from processes import run_processes
+
+from experiments.shared import training_runs
+from experiments.video.support import frame_evaluator
+from experiments.video.support.frame_evaluator import laid_in_square, make_frame_evaluator
+from experiments.video.support.video_streams import make_pack_batches, open_videos, parse_sizes
+from jaxgen.data import read_video, write_video
+from jaxgen.data.images.load_images import read_digits
+from jaxgen.errors import InputError
+from jaxgen.training import load_model, read_records
+
+STEPS = 16
+FLAGS = [
+    *("--training-steps", STEPS, "--width", "32", "--depth", "1", "--packs", "4"),
+    *("--pack-length", "24", "--pack-examples", "6", "--steps", "2", "--evaluate", "0"),
+    *("--sizes", "2x8x8", "1x8x12", "3x8x8", "--sample-sizes", "2x8x8", "4x12x8"),
+]
+
+
+def run(arguments, monkeypatch, mesh="data=1", devices=1) -> int:
+    return run_here("train", [*FLAGS, *arguments], monkeypatch, mesh, devices, family="video")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> pathlib.Path:
+    """The folder of a run on one device that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run(["--workdir", folder], monkeypatch) == 0
+    return folder
+
+
+def losses(folder: pathlib.Path) -> list:
+    return [
+        (record["step"], name, record[name])
+        for record in read_records(folder / "metrics.jsonl")
+        for name in ("train/loss", "validation/loss")
+        if name in record
+    ]
+
+
+def test_videos_and_sheets_have_the_frames_that_were_asked_for(reference):
+    for size in ((2, 8, 8), (4, 12, 8)):
+        stem = "samples_" + "x".join(map(str, size))
+        for suffix in ("mp4", "gif"):
+            video = read_video(reference / f"{stem}.{suffix}")
+            # Ten classes side by side, four clips of each, two pixels between, five times as large.
+            height, width = 5 * (4 * (size[1] + 2) - 2), 5 * (10 * (size[2] + 2) - 2)
+            assert video.frames.shape == (size[0], height, width, 3)
+            assert video.fps == pytest.approx(8, rel=0.05)
+            assert video.frames.std() > 10
+        assert imread(reference / f"{stem}.png").std() > 0.05
+    found = json.loads((reference / "metrics.json").read_text())
+    assert found["updates"] == STEPS
+    assert found["skipped updates"] == 0
+    assert found["tokens"] == STEPS * 4 * 24
+    assert found["validation/loss"] < 1.5
+
+
+def test_a_checkpoint_opens_by_itself(reference):
+    model = load_model(reference / "checkpoints")
+    assert model.config.image_shape == (2, 8, 8, 1)
+    assert model.config.network.patch == (1, 4, 4)
+
+
+def test_a_run_that_was_interrupted_resumes_to_the_same_figures(reference, tmp_path, monkeypatch):
+    fit = training_runs.fit
+
+    def stop(record, state):
+        if record["step"] >= 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_runs, "fit", lambda *a, **k: fit(*a, **k, callbacks=[stop]))
+        assert run(["--workdir", tmp_path], patched) == 130
+    assert len(losses(tmp_path)) < len(losses(reference))
+    assert run(["--workdir", tmp_path], monkeypatch) == 0
+    assert losses(tmp_path) == losses(reference)
+    for name in ("samples_2x8x8.png", "samples_4x12x8.gif"):
+        assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
+
+
+def assert_same_losses(folder: pathlib.Path, reference: pathlib.Path) -> None:
+    assert [point[:2] for point in losses(folder)] == [point[:2] for point in losses(reference)]
+    np.testing.assert_allclose(
+        [value for *_, value in losses(folder)],
+        [value for *_, value in losses(reference)],
+        rtol=2e-5,
+    )
+
+
+def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
+    assert run(["--workdir", tmp_path], monkeypatch, "data=2,fsdp=2", 4) == 0
+    assert_same_losses(tmp_path, reference)
+
+
+@pytest.mark.slow
+def test_nor_do_two_processes(reference, tmp_path):
+    flags = [*map(str, FLAGS), "--workdir", str(tmp_path), "--coordinator", "auto"]
+    run_processes("experiments.video.train", flags, devices_per_process=2)
+    assert_same_losses(tmp_path, reference)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--patch", "1x4"], "patch is '1x4', expected frames x height x width as 1x4x4"),
+        (["--patch", "0x4x4"], "patch is '0x4x4', expected sides of 1 or more"),
+        (["--sizes", "2x9x8"], "sizes has 2x9x8, expected multiples of the patch 1x4x4"),
+        (["--sizes", "8x8"], "sizes has '8x8', expected frames x height x width as 8x16x16"),
+        (["--sample-sizes", "2x8x9"], "sample_sizes has 2x8x9, expected multiples of the patch"),
+        (["--sizes", "2x4x8"], "size is (2, 4, 8), expected frames, height and width of 1, 8"),
+        (["--pack-length", "10"], "has 12 tokens, expected 1 to 10, the length of a pack"),
+        (["--pack-examples", "0"], "max_examples is 0, expected 1 or more"),
+        (["--packs", "0"], "batch_size is 0"),
+        (["--width", "20"], "width is 20, expected a multiple of 32"),
+        (["--positions", "learnt"], "invalid choice 'learnt' for argument '--positions'"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--class-dropout", "0"], "guidance is 1.0, but the network has no null class"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch, capfd):
+    workdir = tmp_path / "run"
+    assert run(["--workdir", workdir, *arguments], monkeypatch) == 2
+    _, err = capfd.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not workdir.exists()
+
+
+def write_clips(folder: pathlib.Path, frames: int = 7) -> None:
+    """Two classes of four videos each: bars that rise, and bars that fall."""
+    for label, step in (("up", -1), ("down", 1)):
+        (folder / label).mkdir(parents=True)
+        for i in range(4):
+            video = np.zeros((frames, 16, 16, 3), np.uint8)
+            for t in range(frames):
+                video[t, (8 + i + step * t) % 16] = (200, 40 * i, 90)
+            write_video(folder / label / f"{i}.mp4", video, 10)
+
+
+def test_a_folder_of_video_files(tmp_path, monkeypatch, capfd):
+    write_clips(tmp_path / "clips")
+    sizes = ["--sizes", "3x8x8", "1x8x12", "--sample-sizes", "3x8x8"]
+    workdir = tmp_path / "run"
+    assert run([*sizes, "--data", tmp_path / "clips", "--workdir", workdir], monkeypatch) == 0
+    assert "16 clips of 8 files, 3x8x8, 1x8x12" in capfd.readouterr()[0]
+    assert read_video(workdir / "samples_3x8x8.mp4").frames.shape[0] == 3
+    assert load_model(workdir / "checkpoints").config.classes == ("down", "up")
+    stream = open_videos(str(tmp_path / "clips"), ((3, 8, 8), (1, 8, 12)), 0).train
+    assert stream[0]["video"].shape == (3, 8, 8, 3)
+    assert stream[1]["video"].shape == (1, 8, 12, 3)
+
+
+def test_a_folder_without_videos_is_named(tmp_path, monkeypatch, capfd):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "note.txt").write_text("no video")
+    assert run(["--data", tmp_path / "clips", "--workdir", tmp_path / "run"], monkeypatch) == 2
+    err = capfd.readouterr()[1]
+    assert err.startswith(f"error: {tmp_path / 'clips'}")
+    assert err.count("\n") == 1
+
+
+def test_batches_follow_from_their_number():
+    stream = open_videos("digits", parse_sizes(["2x8x8", "1x8x8"], (1, 4, 4), "sizes"), 0).train
+    make = lambda: make_pack_batches(stream, (1, 4, 4), 24, 6, 3)  # noqa: E731
+    in_order, late = make(), make()
+    batches = [in_order(i) for i in range(5)]
+    for name, array in late(4).items():
+        np.testing.assert_array_equal(array, batches[4][name])
+    seen = np.concatenate([batch["index"][batch["segment"].max(axis=1) > 0] for batch in batches])
+    assert len(np.unique(seen)) > 30
+
+
+def test_frames_are_laid_in_the_middle():
+    images = np.full((1, 2, 4, 1), 7, np.uint8)
+    found = laid_in_square(images, 6)
+    assert found.shape == (1, 6, 6, 1)
+    np.testing.assert_array_equal(found[0, 2:4, 1:5], images[0])
+    assert found.sum() == images.sum()
+
+
+@pytest.mark.slow
+def test_the_evaluator_of_frames_is_right_on_95_percent_of_real_ones(tmp_path):
+    sizes = parse_sizes(["8x16x16", "8x20x20"], (1, 4, 4), "sizes")
+    evaluator = make_frame_evaluator(read_digits(), sizes, tmp_path)
+    assert evaluator.accuracy > 0.95
+    videos, labels = frame_evaluator.real_clips(read_digits(), sizes[0], 60)
+    figures = evaluator.figures(videos, labels)
+    assert figures[frame_evaluator.RIGHT_FRAMES] > 0.93
+    # Frames in another order are of the same digit; frames of two clips are not.
+    mixed = np.concatenate([videos[:30, :4], videos[30:, :4]], axis=1)
+    broken = evaluator.figures(mixed, labels[:30])
+    assert broken[frame_evaluator.RIGHT_CLIPS] < 0.4 < figures[frame_evaluator.RIGHT_CLIPS]
+
+
+def test_sizes_are_named_once_where_they_name_files():
+    with pytest.raises(InputError, match="expected each size once"):
+        parse_sizes(["2x8x8", "2x8x8"], (1, 4, 4), "sample_sizes")

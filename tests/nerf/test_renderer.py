@@ -1,0 +1,252 @@
+"""The renderer: chunks, keys, backgrounds, meshes, normals, gradients of poses."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxgen.errors import InputError
+from jaxgen.nerf import (
+    HashFieldConfig,
+    HashGridConfig,
+    NeRFFieldConfig,
+    RadianceConfig,
+    camera_rays,
+    orbit_cameras,
+    render_rays,
+)
+from jaxgen.parallel import make_mesh, plan_layout
+
+NETWORK = NeRFFieldConfig(
+    depth=2, width=16, skip=0, position_octaves=2, direction_octaves=1, colour_width=8
+)
+GRID = HashGridConfig(3, 2, log2_table_size=9, base_resolution=4, finest_resolution=16)
+HASH = HashFieldConfig(GRID, width=16, geometry_features=8)
+
+CONFIGS = {
+    "one field": RadianceConfig(HASH, coarse_samples=8, fine_samples=6, chunk=16),
+    "two networks": RadianceConfig(
+        NETWORK, coarse_samples=8, fine_samples=6, two_networks=True, chunk=16
+    ),
+    "even": RadianceConfig(NETWORK, coarse_samples=8, fine_samples=0, chunk=16),
+}
+SAMPLES = {"one field": 6, "two networks": 14, "even": 8}
+every_config = pytest.mark.parametrize("name", CONFIGS)
+
+
+def cameras_of(count=2, elevation=20.0):
+    return orbit_cameras(count, radius=4, elevation=elevation, focal=8.0, height=5, width=7)
+
+
+@functools.cache
+def params_of(config):
+    params = nn.meta.unbox(jax.jit(config.make_init())(jax.random.key(0)))
+    if "grid" in params["fine"]:  # large enough for points to differ
+        params["fine"]["grid"]["table"] = params["fine"]["grid"]["table"] * 1e4
+    return params
+
+
+@functools.cache
+def renderer(config, normals=False):
+    return jax.jit(config.make_render(normals=normals))
+
+
+@every_config
+def test_images_are_the_rays_of_all_pixels(name):
+    """In chunks of 16 of 70 rays, the last one filled up, with each ray's own jitter."""
+    config, cameras, key = CONFIGS[name], cameras_of(), jax.random.key(3)
+    params = params_of(config)
+    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras))
+    found = renderer(config)(params, cameras, key=key)
+    expected, coarse = jax.jit(functools.partial(render_rays, config))(params, rays, key)
+    assert found.weights.shape == (2, 5, 7, SAMPLES[name])
+    assert found.normals is None
+    for part in ("colour", "opacity", "depth", "weights"):
+        image, row = (np.asarray(getattr(x, part)) for x in (found, expected))
+        np.testing.assert_allclose(image.reshape(row.shape), row, atol=1e-5)
+    assert (coarse is None) == (name != "two networks")
+    opacity = np.asarray(found.opacity)
+    assert 0.01 < opacity.max() <= 1 + 1e-6
+    np.testing.assert_allclose(found.weights.sum(-1), opacity, atol=1e-6)
+    seen = opacity > 0
+    depth = np.asarray(found.depth)[seen]
+    assert np.all((depth > config.near - 1e-3) & (depth < config.far + 1e-3))
+
+
+def test_the_background_fills_what_the_field_leaves():
+    """Colour is linear in the background, with the share that is not opaque."""
+    config = CONFIGS["one field"]
+    given = params_of(config), cameras_of()
+    white, black, own = (
+        renderer(config)(*given, background=jnp.full(3, value)) for value in (1.0, 0.0, 0.25)
+    )
+    remainder = (1 - np.asarray(white.opacity))[..., None]
+    np.testing.assert_allclose(white.colour - black.colour, remainder + np.zeros(3), atol=1e-5)
+    np.testing.assert_allclose(own.colour - black.colour, 0.25 * remainder + np.zeros(3), atol=1e-5)
+    np.testing.assert_allclose(renderer(config)(*given).colour, white.colour, atol=1e-6)
+    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(given[1]))
+    each = np.random.default_rng(0).uniform(size=(70, 3)).astype(np.float32)
+    found, _ = jax.jit(functools.partial(render_rays, config))(given[0], rays, background=each)
+    expected = black.colour.reshape(-1, 3) + remainder.reshape(-1, 1) * each
+    np.testing.assert_allclose(found.colour, expected, atol=1e-5)
+
+
+def test_one_program_for_all_cameras_keys_and_backgrounds():
+    config = CONFIGS["one field"]
+    traced = 0
+
+    @jax.jit
+    def render(params, cameras, key, background):
+        nonlocal traced
+        traced += 1
+        return config.make_render()(params, cameras, key=key, background=background)
+
+    for seed, elevation in enumerate([0.0, 30.0, -50.0]):
+        cameras = cameras_of(4, elevation)
+        for index in range(4):
+            background = jnp.full(3, index / 4)
+            camera = cameras.take(np.array([index]))
+            render(params_of(config), camera, jax.random.key(seed), background)
+    assert traced == render._cache_size() == 1
+
+
+@every_config
+def test_chunks_and_keys(name):
+    """Neither size of chunks nor other rays matter; other keys give other samples."""
+    config, cameras = CONFIGS[name], cameras_of()
+    key = jax.random.key(1)
+    found = renderer(config)(params_of(config), cameras, key=key)
+    whole = renderer(dataclasses.replace(config, chunk=4096))
+    params = params_of(config)
+    np.testing.assert_allclose(whole(params, cameras, key=key).colour, found.colour, atol=1e-5)
+    other = renderer(config)(params, cameras, key=jax.random.key(2))
+    assert np.abs(other.colour - found.colour).max() > 1e-4
+
+
+@every_config
+def test_sharded_rendering_is_the_unsharded_one(name):
+    """Images and gradients over eight devices, of 70 rays in chunks of 16."""
+    config, cameras = CONFIGS[name], cameras_of()
+    params = params_of(config)
+
+    def loss(params, cameras):
+        rendering = config.make_render()(params, cameras, key=jax.random.key(0))
+        return (rendering.colour**2).sum() + rendering.depth.mean(), rendering.colour
+
+    both = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, expected), gradients = both(params, cameras)
+    mesh = make_mesh("data=2,fsdp=2,model=2")
+    with jax.set_mesh(mesh):
+        layout = plan_layout(config.make_init(), jax.random.key(0), mesh=mesh)
+        (_, found), sharded = both(jax.device_put(params, layout.shardings), cameras)
+        text = both.lower(params, cameras).as_text()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), sharded, gradients
+    )
+    assert re.search(r'\{"data", "fsdp"\}', text)
+
+
+def test_normals_point_against_the_gradient_of_density():
+    """Finite differences of the density along the ray's points, summed with the weights."""
+    config = dataclasses.replace(CONFIGS["even"], near=1.0, far=4.0)
+    params, cameras = params_of(config), cameras_of(1)
+    found = renderer(config, normals=True)(params, cameras)
+    density = jax.jit(config.make_density(params))
+    rays = jax.tree.map(np.asarray, camera_rays(cameras))
+    distances = 1 + 3 * (np.arange(8) + 0.5) / 8
+    points = rays.origin[..., None, :] + distances[:, None] * rays.direction[..., None, :]
+    step = 5e-3
+    slope = np.stack(
+        [
+            np.subtract(*(density(points + s * step * np.eye(3)[axis]) for s in (1, -1)))
+            for axis in range(3)
+        ],
+        axis=-1,
+    )
+    unit = -slope / np.linalg.norm(slope, axis=-1, keepdims=True)
+    expected = (np.asarray(found.weights)[..., None] * unit).sum(axis=-2)
+    np.testing.assert_allclose(found.normals, expected, atol=2e-2)
+    assert np.abs(expected).max() > 0.05
+
+
+def test_gradients_with_respect_to_poses_are_finite_differences():
+    """Of rotation and position, with the distances held: no box, even intervals."""
+    config, cameras = CONFIGS["even"], cameras_of()
+    params = params_of(config)
+    target = np.random.default_rng(0).uniform(size=(2, 5, 7, 3)).astype(np.float32)
+
+    @jax.jit
+    def loss(pose):
+        moved = dataclasses.replace(cameras, camera_to_world=pose)
+        return ((config.make_render()(params, moved).colour - target) ** 2).sum()
+
+    pose = np.asarray(cameras.camera_to_world)
+    gradient = np.asarray(jax.jit(jax.grad(loss))(pose))
+    assert np.linalg.norm(gradient) > 1e-2
+    step = 1e-2
+    for index in np.ndindex(2, 3, 4):
+        move = np.zeros_like(pose)
+        move[index] = step
+        slope = (float(loss(pose + move)) - float(loss(pose - move))) / (2 * step)
+        assert gradient[index] == pytest.approx(slope, abs=0.02 * np.abs(gradient).max())
+
+
+def test_rays_that_miss_the_box_see_the_background():
+    config = dataclasses.replace(
+        CONFIGS["one field"], field=dataclasses.replace(HASH, box=((4.5, 0, 0), (5, 1, 1)))
+    )
+    cameras = cameras_of()  # between 2 and 6 of cameras that look away from it, or past it
+
+    @jax.jit
+    def value_and_gradients(params, cameras):
+        def loss(params, cameras):
+            rendering = config.make_render()(params, cameras)
+            return rendering.colour.sum() + rendering.depth.sum(), rendering
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, cameras)
+
+    (_, found), gradients = value_and_gradients(params_of(config), cameras)
+    missed = np.asarray(found.opacity) == 0
+    assert missed.sum() > 30
+    np.testing.assert_allclose(np.asarray(found.colour)[missed], 1)
+    np.testing.assert_allclose(np.asarray(found.depth)[missed], 0)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradients))
+
+
+@every_config
+def test_the_gradient_reaches_every_network(name):
+    config = CONFIGS[name]
+    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras_of()))
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        rendering, coarse = render_rays(config, params, rays, jax.random.key(0))
+        return (rendering.colour**2).sum() + (0 if coarse is None else (coarse**2).sum())
+
+    for leaf in jax.tree.leaves(gradient(params_of(config))):
+        assert np.all(np.isfinite(leaf))
+        assert np.any(leaf)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"near": 6.0}, "near is 6.0 with far=6.0, expected 0 <= near < far"),
+        ({"coarse_samples": 0}, "coarse_samples is 0, expected 1 or more"),
+        ({"chunk": 0}, "chunk is 0, expected 1 or more"),
+        ({"fine_samples": 0, "two_networks": True}, "fine_samples is 0 with two_networks"),
+        ({"padding": -1.0}, "padding is -1.0, expected a finite number >= 0"),
+        ({"background": (0.0, 0.0, 2.0)}, r"background is \(.*\), expected 3 numbers in"),
+    ],
+    ids=range(6),
+)
+def test_what_is_no_radiance_field(change, fault):
+    with pytest.raises(InputError, match=fault):
+        dataclasses.replace(RadianceConfig(), **change)

@@ -1,0 +1,126 @@
+"""The quadrature against closed forms, and at its extremes."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from jaxgen.nerf import composite, expected_depth, render_weights
+
+
+def edges_of(samples, near=2.0, far=6.0):
+    return jnp.linspace(near, far, samples + 1)
+
+
+def middles(edges):
+    return (edges[1:] + edges[:-1]) / 2
+
+
+def test_the_sum_by_hand():
+    """Transmittance as a product of what each interval lets through, in float64."""
+    rng = np.random.default_rng(0)
+    density, edges = rng.uniform(0, 3, size=(5, 9)), 2 + np.cumsum(rng.uniform(size=(5, 10)), 1)
+    colour, background = rng.uniform(size=(5, 9, 3)), rng.uniform(size=(5, 3))
+    passed = np.exp(-density * np.diff(edges))
+    before = np.cumprod(np.concatenate([np.ones((5, 1)), passed[:, :-1]], axis=1), axis=1)
+    expected = before * (1 - passed)
+    weights = render_weights(density.astype(np.float32), edges.astype(np.float32))
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    np.testing.assert_allclose(1 - weights.sum(axis=1), passed.prod(axis=1), atol=1e-6)
+    found = composite(weights, colour.astype(np.float32), background.astype(np.float32))
+    seen = (expected[..., None] * colour).sum(1) + passed.prod(1)[:, None] * background
+    np.testing.assert_allclose(found, seen, atol=1e-5)
+
+
+def test_a_slab():
+    """Exact when it begins and ends at edges: opacity 1 - exp(-sigma d), and its colour."""
+    edges = edges_of(8)
+    density = jnp.where((middles(edges) > 3) & (middles(edges) < 5), 0.7, 0.0)
+    weights = render_weights(density, edges)
+    opacity = 1 - np.exp(-0.7 * 2)
+    assert weights.sum() == pytest.approx(opacity, rel=1e-6)
+    red, blue = jnp.array([1.0, 0, 0]), jnp.array([0.0, 0, 1])
+    found = composite(weights, jnp.broadcast_to(red, (8, 3)), blue)
+    np.testing.assert_allclose(found, [opacity, 0, 1 - opacity], atol=1e-6)
+
+
+def test_a_constant_medium_at_any_number_of_samples():
+    """w of an interval is the difference of exp(-sigma t): exact; depth of second order."""
+    sigma, errors = 0.8, []
+    total = 1 - np.exp(-4 * sigma)
+    true = 2 + 1 / sigma - 4 * np.exp(-4 * sigma) / total
+    for samples in (1, 10, 20, 40):
+        edges = edges_of(samples)
+        weights = render_weights(jnp.full(samples, sigma), edges)
+        passed = np.exp(-sigma * (np.asarray(edges) - 2))
+        np.testing.assert_allclose(weights, -np.diff(passed), atol=1e-6)
+        errors.append(abs(float(expected_depth(weights, middles(edges))) - true))
+    for coarse, fine in pairwise(errors[1:]):
+        assert coarse / fine == pytest.approx(4, rel=0.1)
+
+
+def test_a_gaussian_blob_to_second_order():
+    """Opacity 1 - exp(-integral of density): the error falls as the square of the step.
+
+    The blob is cut off by the end of the ray: a whole one would be integrated better than that.
+    """
+    middle, width, peak = 5.0, 0.6, 1.5
+
+    def integral(t):
+        return peak * width * np.sqrt(np.pi / 2) * erf((t - middle) / width / np.sqrt(2))
+
+    true = 1 - np.exp(integral(2) - integral(6))
+    errors = []
+    for samples in (8, 16, 32):
+        edges = edges_of(samples)
+        density = peak * jnp.exp(-(((middles(edges) - middle) / width) ** 2) / 2)
+        errors.append(abs(float(render_weights(density, edges).sum()) - true))
+    for coarse, fine in pairwise(errors):
+        assert coarse / fine == pytest.approx(4, rel=0.15)
+
+
+def test_splitting_an_interval_changes_nothing():
+    rng = np.random.default_rng(0)
+    density, edges = rng.uniform(0, 3, size=6), np.cumsum(rng.uniform(size=7))
+    density, edges = density.astype(np.float32), edges.astype(np.float32)
+    whole = np.asarray(render_weights(density, edges))
+    halves = np.sort(np.concatenate([edges, (0.3 * edges[1:] + 0.7 * edges[:-1])]))
+    parts = np.asarray(render_weights(np.repeat(density, 2), halves))
+    np.testing.assert_allclose(parts.reshape(6, 2).sum(axis=1), whole, atol=1e-6)
+
+
+def test_extreme_densities_have_finite_values_and_gradients():
+    """0, 1e10, and both on one ray; and intervals without length."""
+    rows = [[0] * 6, [1e10] * 6, [0, 1e10, 0, 1e10, 0, 0], [0.1, 0.2, 1e10, 1e-10, 1e10, 3]]
+    density = jnp.array(rows, jnp.float32)
+    steps = jnp.array([[0.0] * 7, [0, 1, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6]])
+
+    @jax.jit
+    def everything(density, edges):
+        def loss(density, edges):
+            weights = render_weights(density, edges)
+            distances = (edges[..., 1:] + edges[..., :-1]) / 2
+            colour = composite(weights, jnp.ones((*weights.shape, 3)) / 2, jnp.ones(3))
+            return (colour**2).sum() + expected_depth(weights, distances).sum(), weights
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(density, edges)
+
+    for edges in steps:
+        (value, weights), gradients = everything(density, jnp.broadcast_to(edges, (4, 7)))
+        assert np.isfinite(value)
+        assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+        assert np.all(np.asarray(weights) >= 0)
+        assert np.all(np.asarray(weights.sum(axis=1)) <= 1 + 1e-6)
+    np.testing.assert_allclose(weights[1], [1, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(weights[2], [0, 1, 0, 0, 0, 0])
+    np.testing.assert_allclose(weights[3].sum(), 1, rtol=1e-6)
+
+
+def test_depth_is_the_distance_of_a_surface_and_0_of_nothing():
+    edges = edges_of(100)
+    wall = jnp.where(middles(edges) > 4, 1e4, 0.0)
+    assert expected_depth(render_weights(wall, edges), middles(edges)) == pytest.approx(4, abs=0.05)
+    assert expected_depth(jnp.zeros(100), middles(edges)) == 0
