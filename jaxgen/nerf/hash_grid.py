@@ -58,7 +58,7 @@ class HashGridConfig:
     features: int = 4
     log2_table_size: int = 17
     base_resolution: int = 16
-    finest_resolution: int = 2048
+    finest_resolution: int = 512
 
     def __post_init__(self) -> None:
         for name in ("levels", "features", "base_resolution"):

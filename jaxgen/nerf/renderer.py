@@ -14,6 +14,7 @@ field at even intervals.
 Every sample is the midpoint of its interval, or with a key a uniform point of it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from jaxgen.axes import DEFAULT_RULES
+from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError, check_not_negative
 from jaxgen.nerf.cameras import Box, Cameras, Rays, camera_rays, ray_box
 from jaxgen.nerf.fields import FieldOutput, HashFieldConfig
@@ -109,9 +110,9 @@ class RadianceConfig:
     near: float = 2.0
     far: float = 6.0
     coarse_samples: int = 64
-    fine_samples: int = 32
+    fine_samples: int = 20
     two_networks: bool = False
-    padding: float = 0.01
+    padding: float = 0.003
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
     chunk: int = 4096
 
@@ -173,7 +174,7 @@ class RadianceConfig:
         ) -> Rendering:
             rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras))
             count = rays.origin.shape[0]
-            size = min(self.chunk, count)
+            size = _chunk_size(self.chunk, count)
 
             def render_chunk(part: tuple[Rays, Array]) -> Rendering:
                 rays, number_R = shard_rays(part)
@@ -195,6 +196,13 @@ class RadianceConfig:
         return render
 
 
+def _chunk_size(chunk: int, count: int) -> int:
+    """At most all rays, rounded up to a multiple of the devices that share them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_MESH_AXES)
+    return -(-min(chunk, count) // shards) * shards
+
+
 def _in_chunks(array: Array, size: int) -> Array:
     """[R, ...] to [chunks, size, ...]; the last row fills what is missing."""
     missing = -len(array) % size
@@ -203,11 +211,11 @@ def _in_chunks(array: Array, size: int) -> Array:
 
 
 def shard_rays(tree: Tree) -> Tree:
-    """Arrays [R, ...] sharded over the mesh axes of rays; unchanged where no mesh is set."""
+    """Arrays [R, ...] sharded as the rule "rays" has it; unchanged where no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
-    spec = PartitionSpec(DEFAULT_RULES["rays"])
+    spec = PartitionSpec(BATCH_MESH_AXES)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
 
 

@@ -5,17 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen import nerf
 from jaxgen.errors import InputError
-from jaxgen.nerf import (
-    Rays,
-    camera_rays,
-    look_at,
-    make_cameras,
-    orbit_cameras,
-    pixel_rays,
-    project,
-    ray_box,
-)
+from jaxgen.nerf import Rays, look_at, make_cameras, orbit_cameras
+
+camera_rays, pixel_rays, project = map(jax.jit, (nerf.camera_rays, nerf.pixel_rays, nerf.project))
+ray_box = jax.jit(nerf.ray_box)
 
 FOCAL, CENTRE = (30.0, 25.0), (5.5, 3.0)
 
@@ -34,7 +29,7 @@ def some_cameras(count=3):
 def test_rays_go_through_the_centres_of_pixels():
     """The module's formula, pixel by pixel in float64."""
     cameras = some_cameras()
-    rays = jax.tree.map(np.asarray, jax.jit(camera_rays)(cameras))
+    rays = jax.tree.map(np.asarray, camera_rays(cameras))
     assert rays.origin.shape == rays.direction.shape == (3, 7, 12, 3)
     poses = random_poses(3)
     for n, j, i in np.ndindex(3, 7, 12):
@@ -57,7 +52,7 @@ def test_a_camera_looks_along_minus_z_with_x_right_and_y_up():
 def test_chosen_pixels_are_those_of_the_images():
     cameras = some_cameras()
     chosen = tuple(np.random.default_rng(0).integers(0, [[3], [7], [12]], (3, 20)))
-    every, rays = camera_rays(cameras), jax.jit(pixel_rays)(cameras, *chosen)
+    every, rays = camera_rays(cameras), pixel_rays(cameras, *chosen)
     np.testing.assert_allclose(rays.direction, every.direction[chosen], atol=1e-7)
     np.testing.assert_array_equal(rays.origin, every.origin[chosen])
 

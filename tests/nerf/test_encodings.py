@@ -3,7 +3,10 @@
 import jax
 import numpy as np
 
-from jaxgen.nerf import encode_position, spherical_harmonics
+from jaxgen import nerf
+
+encode_position = jax.jit(nerf.encode_position, static_argnums=1, static_argnames="include_input")
+spherical_harmonics = jax.jit(nerf.spherical_harmonics)
 
 
 def directions(count=200):
@@ -34,7 +37,7 @@ def test_harmonics_are_those_of_scipy():
             value = sph_harm_y(degree, abs(order), polar, around)
             part = value.imag if order < 0 else value.real
             expected.append(part * (np.sqrt(2) if order else 1))
-    found = jax.jit(spherical_harmonics)(d)
+    found = spherical_harmonics(d)
     assert found.shape == (200, 16)
     np.testing.assert_allclose(found, np.stack(expected, axis=-1), atol=1e-5)
 

@@ -61,7 +61,7 @@ def random_table(config, seed=0):
 
 def test_features_are_those_of_loops():
     """Dense and hashed levels, borders included; of a grid like that of the paper as well."""
-    wide = HashGridConfig(levels=8, features=4, log2_table_size=14)
+    wide = HashGridConfig(levels=8, features=4, log2_table_size=14, finest_resolution=2048)
     rng = np.random.default_rng(1)
     for config in (SMALL, wide):
         x = rng.uniform(size=(40, 3)).astype(np.float32)
@@ -77,7 +77,7 @@ def test_features_are_those_of_loops():
 
 def test_levels_of_the_paper():
     """16 levels, 16 to 2048, 2^19 rows: levels of more than 80 places (80^3 < 2^19) are hashed."""
-    config = HashGridConfig(levels=16, features=2, log2_table_size=19)
+    config = HashGridConfig(16, 2, log2_table_size=19, finest_resolution=2048)
     places = [level.places for level in config.level_table]
     assert places[0] == 16
     assert places[-1] == 2048

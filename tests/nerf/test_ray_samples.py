@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nerf import (
-    even_edges,
-    inverse_cdf,
-    ray_jitter,
-    resampled_edges,
-    stratified_distances,
-)
+from jaxgen import nerf
+
+even_edges = jax.jit(nerf.even_edges, static_argnums=2)
+inverse_cdf, stratified_distances = map(jax.jit, (nerf.inverse_cdf, nerf.stratified_distances))
+resampled_edges = jax.jit(nerf.resampled_edges, static_argnums=2)
+ray_jitter = jax.jit(nerf.ray_jitter, static_argnums=2)
 
 
 def uneven(rays=3, samples=6, seed=0):
@@ -36,7 +35,7 @@ def test_the_inverse_of_the_cumulative_sum():
     """F(F^-1(u)) = u, with F by numpy's interpolation; intervals without weight are left out."""
     edges, weights = uneven()
     u = np.tile(np.linspace(0, 1, 101, dtype=np.float32), (3, 1))
-    found = np.asarray(jax.jit(inverse_cdf)(edges, weights, u))
+    found = np.asarray(inverse_cdf(edges, weights, u))
     for ray in range(3):
         cumulative = np.concatenate([[0], np.cumsum(weights[ray]) / weights[ray].sum()])
         np.testing.assert_allclose(np.interp(found[ray], edges[ray], cumulative), u[ray], atol=1e-5)

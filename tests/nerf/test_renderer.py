@@ -33,7 +33,7 @@ CONFIGS = {
     "two networks": RadianceConfig(
         NETWORK, coarse_samples=8, fine_samples=6, two_networks=True, chunk=16
     ),
-    "even": RadianceConfig(NETWORK, coarse_samples=8, fine_samples=0, chunk=16),
+    "even": RadianceConfig(NETWORK, coarse_samples=8, fine_samples=0),  # all rays at once
 }
 SAMPLES = {"one field": 6, "two networks": 14, "even": 8}
 every_config = pytest.mark.parametrize("name", CONFIGS)
@@ -58,7 +58,7 @@ def renderer(config, normals=False):
 
 @every_config
 def test_images_are_the_rays_of_all_pixels(name):
-    """In chunks of 16 of 70 rays, the last one filled up, with each ray's own jitter."""
+    """70 rays, in chunks of 16 with the last one filled up, with each ray's own jitter."""
     config, cameras, key = CONFIGS[name], cameras_of(), jax.random.key(3)
     params = params_of(config)
     rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras))
@@ -121,7 +121,7 @@ def test_chunks_and_keys(name):
     config, cameras = CONFIGS[name], cameras_of()
     key = jax.random.key(1)
     found = renderer(config)(params_of(config), cameras, key=key)
-    whole = renderer(dataclasses.replace(config, chunk=4096))
+    whole = renderer(dataclasses.replace(config, chunk=23))
     params = params_of(config)
     np.testing.assert_allclose(whole(params, cameras, key=key).colour, found.colour, atol=1e-5)
     other = renderer(config)(params, cameras, key=jax.random.key(2))
@@ -130,7 +130,7 @@ def test_chunks_and_keys(name):
 
 @every_config
 def test_sharded_rendering_is_the_unsharded_one(name):
-    """Images and gradients over eight devices, of 70 rays in chunks of 16."""
+    """Images and gradients over eight devices, of 70 rays in chunks of 16, or filled up to 72."""
     config, cameras = CONFIGS[name], cameras_of()
     params = params_of(config)
 
@@ -189,12 +189,12 @@ def test_gradients_with_respect_to_poses_are_finite_differences():
     pose = np.asarray(cameras.camera_to_world)
     gradient = np.asarray(jax.jit(jax.grad(loss))(pose))
     assert np.linalg.norm(gradient) > 1e-2
-    step = 1e-2
+    step = 2e-3
     for index in np.ndindex(2, 3, 4):
         move = np.zeros_like(pose)
         move[index] = step
         slope = (float(loss(pose + move)) - float(loss(pose - move))) / (2 * step)
-        assert gradient[index] == pytest.approx(slope, abs=0.02 * np.abs(gradient).max())
+        assert gradient[index] == pytest.approx(slope, abs=0.02 * float(np.abs(gradient).max()))
 
 
 def test_rays_that_miss_the_box_see_the_background():

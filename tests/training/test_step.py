@@ -321,3 +321,37 @@ def test_state_axes_name_the_optimizer_state_as_the_parameters():
     assert axes.opt_state[0].count == ()
     assert axes.ema == axes.params
     assert axes.step == ()
+
+
+def test_resident_data_are_seen_whole_by_every_step_and_survive_it():
+    """A table on the devices: as if it were in each batch, scanned or in microbatches."""
+    table = jnp.arange(10.0)
+
+    def loss_fn(params, batch, key):
+        return jnp.sum(params["theta"]) * batch["table"][batch["i"]].mean(), {}
+
+    index_KB = np.array([[1, 3, 5, 7], [2, 2, 9, 0]], np.int32)
+    expected = np.array([1.0, -2.0]) - 0.1 * table[index_KB].mean(axis=1).sum()
+    for accumulate in (1, 2):
+        step = make_train_step(loss_fn, SGD, accumulate=accumulate)
+        state = scalar_state(SGD)
+        single = compile_step(step, state)
+        for index_B in index_KB:
+            state, _ = single(state, {"i": index_B}, KEY, {"table": table})
+        np.testing.assert_allclose(state.params["theta"], expected, rtol=1e-6)
+        state = scalar_state(SGD)
+        scanned = compile_step(scan_steps(step), state)
+        state, _ = scanned(state, {"i": index_KB}, KEY, {"table": table})
+        np.testing.assert_allclose(state.params["theta"], expected, rtol=1e-6)
+    assert not table.is_deleted()
+    compiled = scanned.lower(state, {"i": index_KB}, KEY, {"table": table}).as_text()
+    assert (
+        "constant" not in compiled or "9.000000e+00" not in compiled
+    )  # no constant of the program
+
+
+def test_a_name_that_batch_and_resident_data_share_is_refused():
+    with pytest.raises(InputError, match=r"resident is \['c'\], expected other names than those"):
+        make_train_step(linear_loss, SGD)(
+            scalar_state(SGD), {"c": jnp.ones((2, 2))}, KEY, {"c": jnp.ones(2)}
+        )
