@@ -109,7 +109,8 @@ def main(config: Config) -> dict[str, Any]:
     if "test" not in scene.parts:
         raise InputError(f"{scene.name} has no test views, expected some to evaluate with")
     field = config.field.config(scene)
-    check_rays(config.training)
+    training = config.training.for_field(config.field.field)
+    check_rays(training)
     check_layout(field)
     steps = config.training.training_steps
     check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
@@ -124,7 +125,7 @@ def main(config: Config) -> dict[str, Any]:
         field,
         scene,
         folder,
-        config.training,
+        training,
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )
@@ -133,7 +134,7 @@ def main(config: Config) -> dict[str, Any]:
         "parameters": parameter_count(trained.params),
         "updates": trained.steps,
         "skipped updates": trained.skipped,
-        "rays": trained.steps * config.training.rays,
+        "rays": trained.steps * training.rays,
         "training seconds": trained.seconds,
     }
     figures |= show_test_views(folder, trained, scene)

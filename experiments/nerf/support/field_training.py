@@ -1,5 +1,6 @@
 """The radiance field that flags ask for, its loss on random pixels, and its training."""
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -22,6 +23,7 @@ from jaxgen.data import Scene, Views
 from jaxgen.data.scenes.views import over_background
 from jaxgen.errors import InputError
 from jaxgen.nerf import (
+    Box,
     Cameras,
     HashFieldConfig,
     HashGridConfig,
@@ -49,9 +51,10 @@ class FieldFlags:
     Attributes:
       field: "ngp", a hash grid with small MLPs (Müller et al. 2022), or "nerf", the original
         network (Mildenhall et al. 2020), coarse and fine.
-      coarse_samples: even intervals of a ray; None: 64.
-      fine_samples: intervals that follow the weights of the even ones; None: 32 of "ngp", 64 of
+      coarse_samples: even intervals of a ray; None: 64 of "ngp", 32 of "nerf".
+      fine_samples: intervals that follow the weights of the even ones; None: 20 of "ngp", 32 of
         "nerf".
+      box: half the side of the cube around the origin that is modelled; None: the scene's box.
       levels: of the hash grid.
       features: of a level of the hash grid.
       log2_table_size: of a level of the hash grid.
@@ -63,12 +66,17 @@ class FieldFlags:
     field: Literal["ngp", "nerf"] = "ngp"
     coarse_samples: int | None = None
     fine_samples: int | None = None
+    box: float | None = None
     levels: int = 8
     features: int = 4
     log2_table_size: int = 17
-    finest_resolution: int = 1024
+    finest_resolution: int = 512
     width: int = 128
     depth: int = 8
+
+    def __post_init__(self) -> None:
+        if self.box is not None and self.box <= 0:
+            raise InputError(f"box is {self.box}, expected a number > 0")
 
     def config(self, scene: Scene) -> RadianceConfig:
         """The radiance field of a scene.
@@ -77,34 +85,36 @@ class FieldFlags:
           InputError: for sizes that make no field.
         """
         original = self.field == "nerf"
-        fine = (64 if original else 32) if self.fine_samples is None else self.fine_samples
-        coarse = 64 if self.coarse_samples is None else self.coarse_samples
+        coarse, fine = (32, 32) if original else (64, 20)
+        box = scene.box
+        if self.box is not None:
+            box = (-self.box,) * 3, (self.box,) * 3
         return RadianceConfig(
-            self._original(scene) if original else self._hashed(scene),
+            self._original(box) if original else self._hashed(box),
             near=scene.near,
             far=scene.far,
-            coarse_samples=coarse,
-            fine_samples=fine,
+            coarse_samples=coarse if self.coarse_samples is None else self.coarse_samples,
+            fine_samples=fine if self.fine_samples is None else self.fine_samples,
             two_networks=original,
         )
 
-    def _original(self, scene: Scene) -> NeRFFieldConfig:
+    def _original(self, box: Box) -> NeRFFieldConfig:
         return NeRFFieldConfig(
             depth=self.depth,
             width=self.width,
             skip=self.depth // 2,
             colour_width=max(self.width // 2, 1),
-            box=scene.box,
+            box=box,
         )
 
-    def _hashed(self, scene: Scene) -> HashFieldConfig:
+    def _hashed(self, box: Box) -> HashFieldConfig:
         grid = HashGridConfig(
             levels=self.levels,
             features=self.features,
             log2_table_size=self.log2_table_size,
             finest_resolution=self.finest_resolution,
         )
-        return HashFieldConfig(grid, box=scene.box)
+        return HashFieldConfig(grid, box=box)
 
 
 @register_config("nerf.training")
@@ -114,23 +124,32 @@ class FieldTrainingFlags(OptimizationFlags):
 
     Attributes:
       training_steps: updates.
-      rays: random pixels of all training views, per update.
-      learning_rate: the highest one; 0: 1e-2 of "ngp", 1e-3 of "nerf".
+      rays: random pixels of all training views, per update; None: 1536 of "ngp", 512 of "nerf".
+      learning_rate: the highest one; None: 1e-2 of "ngp", 1e-3 of "nerf".
       weight_decay: of the layers' kernels, coupled; never of the hash tables.
       ema_decay: of the moving average of the parameters, which is what is rendered.
     """
 
     training_steps: int = 2000
-    rays: int = 2048
-    learning_rate: float = 1e-2
+    rays: int | None = None
+    learning_rate: float | None = None
     weight_decay: float = 1e-6
     ema_decay: float = 0.95
+
+    def for_field(self, field: str) -> "FieldTrainingFlags":
+        """The flags with what they leave to the field."""
+        rays, rate = (512, 1e-3) if field == "nerf" else (1536, 1e-2)
+        return dataclasses.replace(
+            self,
+            rays=rays if self.rays is None else self.rays,
+            learning_rate=rate if self.learning_rate is None else self.learning_rate,
+        )
 
     def optimizer(self) -> OptimizerConfig:
         """Müller et al. 2022, section 4: b2 and epsilon for gradients that are rare and small."""
         return OptimizerConfig(
             "adam",
-            self.learning_rate,
+            1e-2 if self.learning_rate is None else self.learning_rate,
             schedule="cosine",
             warmup_steps=min(100, self.training_steps // 10),
             total_steps=self.training_steps,

@@ -36,7 +36,8 @@ from jaxgen.training.step import WEIGHT, LossFn
 from jaxgen.typing import Batch, Tree
 
 HEAD_SIZE = 32
-VALIDATION_BATCHES = 4
+VALIDATION_PACKS = 64
+"""Held-out packs, roughly: whole batches."""
 
 
 @register_config("video.network")
@@ -225,7 +226,8 @@ def make_held_out_loss(
     if data.held_out is None:
         return None
     mesh, batch_of = current_mesh(), flags.batches(data.held_out, config.network.patch)
-    batches = [put_batch(batch_of(i), mesh) for i in range(VALIDATION_BATCHES)]
+    count = max(1, VALIDATION_PACKS // flags.packs)
+    batches = [put_batch(batch_of(i), mesh) for i in range(count)]
     compiled = jax.jit(loss_fn, out_shardings=replicated(mesh))
 
     def evaluate(state: TrainState) -> dict[str, float]:

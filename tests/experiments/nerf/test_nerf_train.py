@@ -129,6 +129,7 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--rays", "0"], "rays is 0, expected 1 or more"),
+        (["--box", "0"], "box is 0.0, expected a number > 0"),
         (["--field", "splats"], "invalid choice 'splats' for argument '--field'"),
         (["--levels", "0"], "levels is 0, expected 1 or more"),
         (["--coarse-samples", "0"], "coarse_samples is 0, expected 1 or more"),
