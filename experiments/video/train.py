@@ -97,15 +97,15 @@ class Config(SampledConfig):
     launch: LaunchConfig = LaunchConfig(workdir="runs/video_train")
     data: str = "digits"
     sizes: tuple[str, ...] = (
-        *("8x16x16", "1x16x16", "8x12x20", "1x12x20"),
-        *("8x16x16", "1x20x12", "6x20x12", "4x16x16"),
+        *("8x12x12", "1x12x12", "8x12x16", "1x12x16"),
+        *("8x12x12", "1x16x12", "6x16x12", "4x12x12"),
     )
-    sample_sizes: tuple[str, ...] = ("8x16x16", "12x16x16", "8x20x20")
+    sample_sizes: tuple[str, ...] = ("8x12x12", "12x12x12", "8x16x16")
     network: VideoNetworkFlags = VideoNetworkFlags()
     training: VideoTrainingFlags = VideoTrainingFlags(
-        training_steps=1200, learning_rate=2e-3, ema_decay=0.99
+        training_steps=4400, learning_rate=3e-3, ema_decay=0.995
     )
-    sampling: SamplingFlags = SamplingFlags(steps=30, evaluate=100)
+    sampling: SamplingFlags = SamplingFlags(steps=30, guidance=3.0, evaluate=100)
 
 
 def main(config: Config) -> dict[str, Any]:

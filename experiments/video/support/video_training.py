@@ -58,7 +58,7 @@ class VideoNetworkFlags:
     width: int = 128
     depth: int = 6
     patch: str = "1x4x4"
-    positions: Literal["sincos", "rotary"] = "sincos"
+    positions: Literal["sincos", "rotary"] = "rotary"
     class_dropout: float = 0.1
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -122,8 +122,8 @@ class VideoTrainingFlags(OptimizationFlags):
       ema_decay: of the moving average of the parameters, which is what is sampled.
     """
 
-    packs: int = 16
-    pack_length: int = 256
+    packs: int = 4
+    pack_length: int = 192
     pack_examples: int = 16
 
     def batches(self, data: Any, patch: Size) -> Callable[[int], Batch]:

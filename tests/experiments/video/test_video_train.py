@@ -125,7 +125,7 @@ def test_nor_do_two_processes(reference, tmp_path):
         (["--width", "20"], "width is 20, expected a multiple of 32"),
         (["--positions", "learnt"], "invalid choice 'learnt' for argument '--positions'"),
         (["--data", "nowhere"], "nowhere: no such folder"),
-        (["--class-dropout", "0"], "guidance is 1.0, but the network has no null class"),
+        (["--class-dropout", "0"], "guidance is 3.0, but the network has no null class"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch, capfd):
