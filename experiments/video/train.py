@@ -63,7 +63,6 @@ from experiments.video.support.video_training import (
 )
 from jaxgen.data import from_unit
 from jaxgen.data.video.video_files import write_video
-from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
@@ -114,10 +113,8 @@ def main(config: Config) -> dict[str, Any]:
     patch = config.network.sides()
     sizes = parse_sizes(config.sizes, patch, "sizes")
     sampled = parse_sizes(config.sample_sizes, patch, "sample_sizes")
-    if not sampled:
-        raise InputError("sample_sizes is empty, expected one size or more")
     data = open_videos(config.data, sizes, config.seed)
-    model = video_model(config.network, data, sampled[0])
+    model = video_model(config.network, data, sizes[0])
     model.check_guidance(config.sampling.guidance)
     check_packs(model, data, config.training)
     check_layout(model)

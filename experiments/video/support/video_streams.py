@@ -146,6 +146,8 @@ def parse_sizes(texts: Sequence[str], patch: Size, flag: str) -> tuple[Size, ...
                 f"{flag} has {text}, expected multiples of the patch {'x'.join(map(str, patch))}"
             )
         sizes.append(size)
+    if not sizes:
+        raise InputError(f"{flag} is empty, expected one size or more")
     if len(set(sizes)) < len(sizes) and flag != "sizes":
         raise InputError(f"{flag} has {' '.join(texts)}, expected each size once")
     return tuple(sizes)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -87,6 +88,13 @@ def test_a_run_that_was_interrupted_resumes_to_the_same_figures(reference, tmp_p
     assert losses(tmp_path) == losses(reference)
     for name in ("samples_2x8x8.png", "samples_4x12x8.gif"):
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
+
+
+def test_other_sizes_are_sampled_without_training_again(reference, tmp_path, monkeypatch):
+    shutil.copytree(reference, tmp_path / "run")
+    assert run(["--workdir", tmp_path / "run", "--sample-sizes", "1x8x8"], monkeypatch) == 0
+    assert losses(tmp_path / "run") == losses(reference)
+    assert (tmp_path / "run" / "samples_1x8x8.png").exists()
 
 
 def assert_same_losses(folder: pathlib.Path, reference: pathlib.Path) -> None:
