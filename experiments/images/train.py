@@ -35,13 +35,13 @@ from experiments.images.support.image_networks import (
     make_loss,
 )
 from experiments.images.support.image_quality import (
+    COLUMNS,
     NOT_EVALUATED,
     Evaluator,
     held_out_figures,
     make_evaluator,
     open_inception,
     quality_table,
-    remove_table,
     show_text,
 )
 from experiments.images.support.image_training import (
@@ -59,6 +59,7 @@ from experiments.shared.denoiser_sampling import (
 from experiments.shared.digests import images_digest
 from experiments.shared.image_plots import plot_images, some_of
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
+from experiments.shared.output import remove_table
 from experiments.shared.restarts import (
     SampledConfig,
     check_not_shorter,
@@ -180,7 +181,8 @@ def main(config: Config) -> dict[str, Any]:
         **trained.last("train/loss", VALIDATION_LOSS),
     }
     if not config.sampling.evaluate:
-        remove_table(folder / "table.md")  # it would be of other samples than the pictures show
+        # A table would be of other samples than the pictures show.
+        remove_table(folder / "table.md", COLUMNS, NOT_EVALUATED)
         return figures
     evaluator = make_evaluator(images, folder / "classifier", inception=inception, seed=config.seed)
     if evaluator.features is None:

@@ -54,9 +54,11 @@ from experiments.shared.training_runs import TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import Scene, load_scene
 from jaxgen.errors import InputError
+from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
+from jaxgen.training.metrics import write_figures
 from jaxgen.training.saved_names import register_config
 
 
@@ -106,8 +108,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Trains, renders, evaluates, shows."""
     scene = load_scene(config.data, size=config.size)
-    if "test" not in scene.parts:
-        raise InputError(f"{scene.name} has no test views, expected some to evaluate with")
+    check_large_enough(scene)
     field = config.field.config(scene)
     training = config.training.for_field(config.field.field)
     check_rays(training)
@@ -141,11 +142,27 @@ def main(config: Config) -> dict[str, Any]:
     if config.results.orbit_side:
         write_orbit(folder / "orbit.mp4", trained, scene, config.results.orbit_side)
     if config.results.mesh_resolution:
+        # Without a surface this is an error; what there is by then is kept.
+        write_figures(folder / "metrics.json", figures)
         mesh = extract_mesh(trained, config.results.mesh_resolution)
         write_meshes(folder, mesh)
         figures |= {"mesh vertices": len(mesh.vertices_V3), "mesh faces": len(mesh.faces_F3)}
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
+
+
+def check_large_enough(scene: Scene) -> None:
+    """Refuses test views that are too small to be evaluated.
+
+    Raises:
+      InputError: naming their size.
+    """
+    height, width = scene.part("test").images.shape[1:3]
+    if min(height, width) < WINDOW:
+        raise InputError(
+            f"{scene.name}: test views have {height} x {width} pixels, expected {WINDOW} or more, "
+            "the window of SSIM"
+        )
 
 
 def scene_digest(scene: Scene) -> str:
@@ -175,11 +192,12 @@ def show_test_views(folder: pathlib.Path, trained: TrainedModel, scene: Scene) -
         if i in chosen:
             shown.append(view)
     plot_views(folder / "comparison.png", shown, [views.names[i] for i in chosen])
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in known}
     table = format_table(
         ("test view", *means),
         [
-            (name, *(three_decimals(value) for value in row.values()))
+            (name, *(three_decimals(row.get(column)) for column in means))
             for name, row in zip([*views.names, "mean"], [*rows, means], strict=True)
         ],
     )

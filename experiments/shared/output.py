@@ -66,6 +66,21 @@ def write_text(path: pathlib.Path, text: str) -> None:
             handle.write(text.rstrip("\n").encode() + b"\n")
 
 
+def remove_table(path: pathlib.Path, columns: Sequence[str], instead: str | None = None) -> None:
+    """Removes a table of an earlier run, which would be of other samples; nothing else.
+
+    Args:
+      path: the file.
+      columns: what heads the columns of the table.
+      instead: how a file begins that stands in the place of one.
+    """
+    if is_main_process() and path.is_file():
+        first, *_ = path.read_bytes().decode(errors="replace").split("\n")
+        stands_in = instead is not None and first.startswith(instead)
+        if stands_in or all(column in first for column in columns):
+            path.unlink()
+
+
 def cached_arrays(
     path: pathlib.Path, compute: Callable[[], Mapping[str, np.ndarray]], *, made_of: Any
 ) -> dict[str, np.ndarray]:

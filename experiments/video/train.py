@@ -31,7 +31,7 @@ from jaxtyping import Float
 from experiments.shared.denoiser_sampling import SAMPLERS, SamplingFlags, even_labels, make_draw
 from experiments.shared.image_plots import plot_images, tile
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.output import format_table, remove_table, three_decimals, write_text
 from experiments.shared.restarts import (
     SampledConfig,
     check_not_shorter,
@@ -62,14 +62,16 @@ from experiments.video.support.video_training import (
     video_model,
 )
 from jaxgen.data import from_unit
+from jaxgen.data.video.moving_digits import check_holds_digits
 from jaxgen.data.video.video_files import write_video
 from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.saved_names import register_config
 
-FPS, SCALE = 8, 5
-"""Of the videos that are written: frames a second, and how many pixels stand for one."""
+FPS, SCALE, MOST_PIXELS = 8, 5, 1280
+"""Of the videos that are written: frames a second; how many pixels stand for one, unless the whole
+is wider than so many then."""
 
 CLIPS_OF_CLASS, MOST_COLUMNS, CLIPS_PER_CALL = 4, 10, 20
 
@@ -84,7 +86,8 @@ class Config(SampledConfig):
       seed: of training, and of samples without a seed of their own. Where the folder holds a run
         already, that keeps its seed, and another one is for samples alone.
       sampling_seed: of samples; may differ when the run is started again.
-      data: "digits" (moving ones), or a folder of video files whose subfolders are classes.
+      data: "digits" (moving ones), or a folder of video files whose subfolders are classes; without
+        subfolders there are no classes, which needs --guidance 0.
       sizes: what is trained on, as frames x height x width; they take turns, so a size that is
         named twice comes twice as often. Images have one frame.
       sample_sizes: what is sampled, trained or not.
@@ -116,6 +119,8 @@ def main(config: Config) -> dict[str, Any]:
     data = open_videos(config.data, sizes, config.seed)
     model = video_model(config.network, data, sizes[0])
     model.check_guidance(config.sampling.guidance)
+    if data.digits is not None:
+        check_holds_digits(data.digits, sampled)
     check_packs(model, data, config.training)
     check_layout(model)
     steps = config.training.training_steps
@@ -164,12 +169,13 @@ def sample_and_evaluate(
         evaluator = make_frame_evaluator(data.digits, sampled, folder / "evaluator", config.seed)
     rows: dict[str, dict[str, float]] = {}
     for size in sampled:
-        label_N, videos = draw_clips(config, trained, size)
+        label_N, videos = draw_clips(config, trained, size, evaluator is not None)
         kind = "trained" if size in sizes else "not trained"
         show_clips(folder, data, size, videos, f"{config.sampling.sampler}, {kind} size")
         if evaluator is not None and label_N is not None:
             rows |= evaluate_clips(evaluator, data, size, from_unit(videos), label_N, kind)
     if evaluator is None:
+        remove_table(folder / "table.md", (RIGHT_FRAMES, RIGHT_CLIPS))
         return {}
     table = evaluation_table(evaluator, rows)
     report(f"\n{table}\n")
@@ -177,12 +183,17 @@ def sample_and_evaluate(
     return {FRAME_ACCURACY: evaluator.accuracy, **rows}
 
 
-def draw_clips(config: Config, trained: TrainedModel, size: Size) -> tuple[Any, Any]:
+def draw_clips(
+    config: Config, trained: TrainedModel, size: Size, evaluated: bool
+) -> tuple[Any, Any]:
     """Labels (None without classes), and clips [N, T, Y, X, C] in about [-1, 1]."""
     model, flags = trained.config, config.sampling
     columns = min(len(model.classes), MOST_COLUMNS) or 1
-    count = max(flags.evaluate, CLIPS_OF_CLASS * columns)
-    label_N = even_labels(count, len(model.classes)) if model.classes else None
+    classes = max(len(model.classes), 1)
+    count = (CLIPS_OF_CLASS - 1) * classes + columns  # as many as are shown
+    if evaluated:
+        count = max(flags.evaluate, count)
+    label_N = even_labels(count, len(model.classes))
     shape = (*size, model.image_shape[-1])
     draw = make_draw(model, trained.layout, clip=flags.clip, shape=shape, per_call=CLIPS_PER_CALL)
     videos = draw(
@@ -233,9 +244,8 @@ def show_clips(
 ) -> None:
     """Writes a few clips of every class as mp4, as gif and, one of each, frame by frame."""
     columns = min(len(data.classes), MOST_COLUMNS) or 1
-    rows = min(CLIPS_OF_CLASS, len(videos) // columns)
     stem, classes = f"samples_{names([size])}", max(len(data.classes), 1)
-    index_RQ = np.arange(rows)[:, None] * classes + np.arange(columns)
+    index_RQ = np.arange(CLIPS_OF_CLASS)[:, None] * classes + np.arange(columns)
     clips_RQTYXC = videos[index_RQ]
     plot_images(
         folder / f"{stem}.png",
@@ -246,8 +256,9 @@ def show_clips(
     )
     if is_main_process():
         frames = np.stack([tile(from_unit(clips_RQTYXC[:, :, t]), gap=2) for t in range(size[0])])
+        scale = max(1, min(SCALE, MOST_PIXELS // frames.shape[2]))
         for suffix in ("mp4", "gif"):
-            write_video(folder / f"{stem}.{suffix}", frames, FPS, scale=SCALE)
+            write_video(folder / f"{stem}.{suffix}", frames, FPS, scale=scale)
 
 
 if __name__ == "__main__":

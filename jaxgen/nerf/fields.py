@@ -45,7 +45,7 @@ class NeRFFieldConfig:
     Attributes:
       depth: layers before density.
       width: their units.
-      skip: the encoded position joins the output of this layer, counted from 0.
+      skip: the encoded position joins the output of this layer, counted from 0; -1: of none.
       position_octaves: L of positions.
       direction_octaves: L of directions.
       colour_width: units of the layer after the direction.
@@ -70,6 +70,8 @@ class NeRFFieldConfig:
         _check_sizes(
             self, "depth", "width", "position_octaves", "direction_octaves", "colour_width"
         )
+        if not -1 <= self.skip < self.depth - 1:
+            raise InputError(f"skip is {self.skip}, expected -1 to {self.depth - 2}")
         if self.activation not in ("relu", "softplus"):
             raise InputError(f"activation is {self.activation!r}, expected 'relu' or 'softplus'")
         if self.box is not None:

@@ -24,8 +24,13 @@ def num_batch_shards(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in BATCH_MESH_AXES]))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, mesh: Mesh, name: str = "batch_size") -> None:
     """Refuses a batch that the mesh's data shards cannot share equally.
+
+    Args:
+      batch_size: rows of a batch.
+      mesh: the mesh.
+      name: what their number is called in the error.
 
     Raises:
       InputError: unless it is a positive multiple of their number.
@@ -33,8 +38,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     shards = num_batch_shards(mesh)
     if batch_size < 1 or batch_size % shards:
         raise InputError(
-            f"batch_size is {batch_size}, expected a multiple of {shards}, the data shards of the "
-            "mesh"
+            f"{name} is {batch_size}, expected a multiple of {shards}, the data shards of the mesh"
         )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from jaxgen.errors import InputError
 
 Patch = int | Sequence[int]
-"""A side for each axis, or one for all."""
+"""A side for each axis; a number stands for both sides of an image's patch."""
 
 AXES = {1: "[B, X, C]", 2: "[B, Y, X, C]", 3: "[B, T, Y, X, C]"}
 NAMES = {1: ("width",), 2: ("height", "width"), 3: ("frames", "height", "width")}
@@ -28,8 +28,8 @@ def patch_sides(patch: Patch, axes: int) -> tuple[int, ...]:
     Raises:
       InputError: unless there is a side of 1 or more for each.
     """
-    sides = (patch,) * axes if isinstance(patch, int) else tuple(patch)
-    if len(sides) != axes or any(side < 1 for side in sides):
+    sides: tuple[Any, ...] = tuple(patch) if isinstance(patch, Sequence) else (patch,) * axes
+    if len(sides) != axes or any(not isinstance(side, int) or side < 1 for side in sides):
         raise InputError(
             f"patch is {patch}, expected {axes} sides of 1 or more, one for each axis of the data"
         )

@@ -61,6 +61,8 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         """Validates the fields."""
         patch_sides(self.patch, self.axes)
+        if self.axes == 2 and not isinstance(self.patch, int):
+            raise InputError(f"patch is {self.patch!r}, expected one number, the side of a square")
         for name in ("in_channels", "out_channels", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")

@@ -196,6 +196,8 @@ def _check_pack(
             f"tokens have shape {tokens.shape}, expected [B, L, {numbers}]: {c.in_channels} "
             f"channels of patches of {c.patch}"
         )
+    if time.ndim != 2:
+        raise InputError(f"times have shape {time.shape}, expected [{len(tokens)}, E]")
     for name, array, shape in (
         ("places", place, (*tokens.shape[:2], 3)),
         ("segment ids", segment, tokens.shape[:2]),

@@ -31,7 +31,6 @@ from jaxgen.evaluation import (
 from jaxgen.evaluation.inception import inception_features, inception_params
 from jaxgen.interop.safetensors import TensorFile
 from jaxgen.interop.tensors import without_prefix
-from jaxgen.parallel import is_main_process
 from jaxgen.typing import Tree
 
 FRECHET, ACCURACY = "Fréchet distance", "accuracy"
@@ -211,14 +210,6 @@ def show_text(path: pathlib.Path, text: str) -> None:
     """Prints a table, or what stands in its place, and writes it."""
     report(f"\n{text}\n")
     write_text(path, text)
-
-
-def remove_table(path: pathlib.Path) -> None:
-    """Removes a `quality_table`, or what stands in its place, of an earlier run; nothing else."""
-    if is_main_process() and path.is_file():
-        first, *_ = path.read_bytes().decode(errors="replace").split("\n")
-        if first.startswith(NOT_EVALUATED) or all(column in first for column in COLUMNS):
-            path.unlink()
 
 
 def quality_table(first: str, evaluated: Mapping[str, Mapping[str, float]]) -> str:

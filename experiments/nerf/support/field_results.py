@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from experiments.nerf.support.field_training import cameras_of
 from experiments.shared.image_plots import plot_images
@@ -19,7 +18,7 @@ from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation import psnr, ssim
 from jaxgen.interop.marching_cubes import marching_cubes
 from jaxgen.interop.mesh_files import Mesh, write_mesh
-from jaxgen.nerf import Cameras, RadianceConfig, Rendering, orbit_cameras
+from jaxgen.nerf import Cameras, RadianceConfig, orbit_cameras
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
 
@@ -49,13 +48,16 @@ class RenderedView:
 
 
 def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
-    """``(cameras, i) -> Rendering`` of camera i, whole in every process; compiled once."""
+    """``(cameras, i) -> images by name`` of camera i, whole in every process; compiled once."""
     render = trained.config.make_render(normals=normals)
 
-    def run(params: Tree, cameras: Cameras) -> Rendering:
+    def run(params: Tree, cameras: Cameras) -> dict[str, Array]:
         found = render(params, cameras)
-        # All but the weights of the samples, the largest of them, which nobody looks at here.
-        return jax.tree.map(lambda x: x[0], found)
+        # The weights of the samples, by far the most numbers, are left out.
+        kept = {"colour": found.colour, "opacity": found.opacity, "depth": found.depth}
+        if normals:
+            kept["normals"] = found.normals
+        return {name: value[0] for name, value in kept.items()}
 
     compiled = jax.jit(run, out_shardings=replicated(trained.layout.mesh))
     return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)))
@@ -68,8 +70,7 @@ def render_views(trained: TrainedModel, views: Views) -> Iterator[RenderedView]:
     with progress_bar("rendering test views", "view", len(views)) as advance:
         for i in range(len(views)):
             found = render(cameras, i)
-            parts = (found.colour, found.opacity, found.depth, found.normals)
-            yield RenderedView(truth[i], *map(np.asarray, parts))
+            yield RenderedView(truth[i], **{k: np.asarray(v) for k, v in found.items()})
             advance(1)
 
 
@@ -96,13 +97,15 @@ def geometry_figures(
       alpha: of the photograph, in [0, 1].
     """
     inside: Bool[np.ndarray, "Y X"] = np.isfinite(depth) & (alpha == 1)
+    if not inside.any():
+        return {}
     error = np.abs(view.depth - depth)[inside] / depth[inside]
     length = np.linalg.norm(view.normals, axis=-1)
     cosine = (view.normals * normals).sum(axis=-1) / np.maximum(length, 1e-6)
     angle = np.degrees(np.arccos(np.clip(cosine[inside], -1, 1)))
     return {
-        "mean depth error": float(error.mean()),
-        "median depth error": float(np.median(error)),
+        "mean relative depth error": float(error.mean()),
+        "median relative depth error": float(np.median(error)),
         "median normal error, degrees": float(np.median(angle)),
     }
 
@@ -151,7 +154,7 @@ def write_orbit(
     render, frames = make_view_renderer(trained), []
     with progress_bar("rendering the orbit", "frame", ORBIT_FRAMES) as advance:
         for i in range(ORBIT_FRAMES):
-            frames.append(as_bytes(np.asarray(render(cameras, i).colour)))
+            frames.append(as_bytes(np.asarray(render(cameras, i)["colour"])))
             advance(1)
     if is_main_process():
         write_video(path, np.stack(frames), ORBIT_FPS, scale=max(1, 320 // side))
@@ -176,11 +179,16 @@ def extract_mesh(trained: TrainedModel, resolution: int) -> Mesh:
     low, high = (np.asarray(corner) for corner in config.field.box)
     axes = [np.linspace(low[i], high[i], resolution) for i in range(3)]
     grid_XYZ3 = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
-    density = config.make_density(trained.params)
-    density_N = _in_parts(density, "density of the grid", grid_XYZ3.reshape(-1, 3))
+    density_N = _in_parts(
+        trained,
+        lambda params, x: config.make_density(params)(x),
+        "density of the grid",
+        grid_XYZ3.reshape(-1, 3),
+    )
     mesh = marching_cubes(density_N.reshape((resolution,) * 3), low, high)
     colours_V3 = _in_parts(
-        lambda x, direction: config.make_field(trained.params)(x, direction).colour,
+        trained,
+        lambda params, x, direction: config.make_field(params)(x, direction).colour,
         "colours of the mesh",
         mesh.vertices_V3,
         -mesh.normals_V3,
@@ -188,13 +196,14 @@ def extract_mesh(trained: TrainedModel, resolution: int) -> Mesh:
     return Mesh(mesh.vertices_V3, mesh.faces_F3, mesh.normals_V3, as_bytes(colours_V3))
 
 
-def _in_parts(function: Any, name: str, *arrays: np.ndarray) -> np.ndarray:
-    """A function of points, part by part: one program, the last part filled up."""
-    compiled, parts, count = jax.jit(function), [], len(arrays[0])
+def _in_parts(trained: TrainedModel, function: Any, name: str, *arrays: np.ndarray) -> np.ndarray:
+    """A function of parameters and points, part by part: one program, the last part filled up."""
+    compiled = jax.jit(function, out_shardings=replicated(trained.layout.mesh))
+    parts, count = [], len(arrays[0])
     with progress_bar(name, "point", count) as advance:
         for start in range(0, count, POINTS_AT_A_TIME):
             index = np.minimum(np.arange(start, start + POINTS_AT_A_TIME), count - 1)
-            parts.append(np.asarray(compiled(*(jnp.asarray(array[index]) for array in arrays))))
+            parts.append(np.asarray(compiled(trained.params, *(array[index] for array in arrays))))
             advance(min(POINTS_AT_A_TIME, count - start))
     return np.concatenate(parts)[:count]
 

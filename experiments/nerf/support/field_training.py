@@ -41,6 +41,11 @@ from jaxgen.typing import Batch, Tree
 
 VALIDATION_RAYS = 4096
 PSNR = "validation/psnr"
+OF_OTHER_FIELD = {
+    "ngp": ("width", "depth"),
+    "nerf": ("levels", "features", "log2_table_size", "finest_resolution"),
+}
+"""Flags that have no meaning for a field."""
 
 
 @register_config("nerf.field")
@@ -55,6 +60,8 @@ class FieldFlags:
       fine_samples: intervals that follow the weights of the even ones; None: 20 of "ngp", 32 of
         "nerf".
       box: half the side of the cube around the origin that is modelled; None: the scene's box.
+      near: distance from the cameras where rays begin; None: the scene's (2 for NeRF's format).
+      far: where they end; None: the scene's (6 for NeRF's format).
       levels: of the hash grid.
       features: of a level of the hash grid.
       log2_table_size: of a level of the hash grid.
@@ -67,6 +74,8 @@ class FieldFlags:
     coarse_samples: int | None = None
     fine_samples: int | None = None
     box: float | None = None
+    near: float | None = None
+    far: float | None = None
     levels: int = 8
     features: int = 4
     log2_table_size: int = 17
@@ -77,6 +86,12 @@ class FieldFlags:
     def __post_init__(self) -> None:
         if self.box is not None and self.box <= 0:
             raise InputError(f"box is {self.box}, expected a number > 0")
+        for name in OF_OTHER_FIELD[self.field]:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"{name} is {getattr(self, name)} with field {self.field!r}, which has none, "
+                    "expected the other field"
+                )
 
     def config(self, scene: Scene) -> RadianceConfig:
         """The radiance field of a scene.
@@ -91,8 +106,8 @@ class FieldFlags:
             box = (-self.box,) * 3, (self.box,) * 3
         return RadianceConfig(
             self._original(box) if original else self._hashed(box),
-            near=scene.near,
-            far=scene.far,
+            near=scene.near if self.near is None else self.near,
+            far=scene.far if self.far is None else self.far,
             coarse_samples=coarse if self.coarse_samples is None else self.coarse_samples,
             fine_samples=fine if self.fine_samples is None else self.fine_samples,
             two_networks=original,
@@ -102,7 +117,7 @@ class FieldFlags:
         return NeRFFieldConfig(
             depth=self.depth,
             width=self.width,
-            skip=self.depth // 2,
+            skip=min(self.depth // 2, self.depth - 2),
             colour_width=max(self.width // 2, 1),
             box=box,
         )
@@ -120,7 +135,7 @@ class FieldFlags:
 @register_config("nerf.training")
 @dataclass(frozen=True, kw_only=True)
 class FieldTrainingFlags(OptimizationFlags):
-    """How the field is trained: Adam, cosine to zero, average of parameters.
+    """How the field is trained: Adam, cosine to a hundredth, average of parameters.
 
     Attributes:
       training_steps: updates.
@@ -281,9 +296,8 @@ def check_rays(flags: FieldTrainingFlags) -> None:
     Raises:
       InputError: naming their number.
     """
-    if flags.rays < 1:
-        raise InputError(f"rays is {flags.rays}, expected 1 or more")
-    check_batch_size(flags.rays, current_mesh())
+    assert flags.rays is not None  # `for_field` gives a number
+    check_batch_size(flags.rays, current_mesh(), "rays")
 
 
 def make_ray_evaluation(

@@ -9,7 +9,7 @@ import pathlib
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from experiments.shared.classifiers import train_classifier
 from experiments.shared.digests import images_digest
@@ -98,7 +98,7 @@ def _frames(
 def laid_in_square(
     images: UInt8[np.ndarray, "N Y X C"], side: int
 ) -> UInt8[np.ndarray, "N Y2 Y2 C"]:
-    """Images in the middle of black squares, cut where they are larger."""
+    """Images in the middle of black squares, which are no smaller."""
     count, height, width, channels = images.shape
     square = np.zeros((count, side, side, channels), np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
@@ -108,7 +108,7 @@ def laid_in_square(
 
 def real_clips(
     digits: ImageSet, size: Size, count: int
-) -> tuple[UInt8[np.ndarray, "N T Y X C"], Float[np.ndarray, "N"] | Int[np.ndarray, "N"]]:
+) -> tuple[UInt8[np.ndarray, "N T Y X C"], Int[np.ndarray, "N"]]:
     """Real videos of a size, of digits that nothing was trained on, and their classes."""
     stream = MovingDigits(digits.part("test"), (size,), seed=2)
     examples = [stream[index] for index in range(count)]

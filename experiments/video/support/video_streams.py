@@ -4,12 +4,14 @@ Example i of a stream is a function of i alone; the sizes of a stream take turns
 reads its stream from 0 on, so that batch t is known from t alone.
 """
 
+import hashlib
+import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from experiments.shared.digests import digest_of, images_digest
 from jaxgen.data import ImageSet
@@ -20,7 +22,7 @@ from jaxgen.data.video.moving_digits import MovingDigits, Size, number_of_tokens
 from jaxgen.data.video.video_folder import VideoFolder, open_video_folder
 from jaxgen.errors import InputError
 from jaxgen.nn.positions import grid_places
-from jaxgen.spacetime.patches import patchify
+from jaxgen.spacetime.patches import patch_grid, patchify
 from jaxgen.typing import Batch
 
 HELD_OUT = "validation", "test"
@@ -41,8 +43,11 @@ class Stream(Protocol):
 class FolderStream:
     """Clips of video files without end, in a new order every epoch.
 
+    A file is decoded whole for each of its clips, but for the last few files that stay decoded: few
+    short files suit it best.
+
     Attributes:
-      clips: of one part, in the largest of the sizes.
+      clips: of one part, as long, high and wide as the longest, highest and widest of the sizes.
       sizes: what clips are cut to: their first frames, the middle of each.
       seed: of the order.
     """
@@ -124,9 +129,14 @@ def open_videos(name: str, sizes: tuple[Size, ...], seed: int) -> VideoData:
         folder.channels,
         FolderStream(folder.part("train"), sizes, seed),
         None if held is None else FolderStream(folder.part(held), sizes, seed),
-        digest_of([(file.name, file.stat().st_size) for file in folder.files]),
+        digest_of([(str(file.relative_to(name)), _content(file)) for file in folder.files]),
         f"{folder.name}: {len(folder):,} clips of {len(folder.files)} files, {names(sizes)}",
     )
+
+
+def _content(file: pathlib.Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def parse_sizes(texts: Sequence[str], patch: Size, flag: str) -> tuple[Size, ...]:
@@ -137,11 +147,8 @@ def parse_sizes(texts: Sequence[str], patch: Size, flag: str) -> tuple[Size, ...
     """
     sizes = []
     for text in texts:
-        sides = text.split("x")
-        if len(sides) != 3 or not all(side.isascii() and side.isdigit() for side in sides):
-            raise InputError(f"{flag} has {text!r}, expected frames x height x width as 8x16x16")
-        size = (int(sides[0]), int(sides[1]), int(sides[2]))
-        if any(not side or side % part for side, part in zip(size, patch, strict=True)):
+        size = parse_size(text, flag)
+        if any(side % part for side, part in zip(size, patch, strict=True)):
             raise InputError(
                 f"{flag} has {text}, expected multiples of the patch {'x'.join(map(str, patch))}"
             )
@@ -151,6 +158,21 @@ def parse_sizes(texts: Sequence[str], patch: Size, flag: str) -> tuple[Size, ...
     if len(set(sizes)) < len(sizes) and flag != "sizes":
         raise InputError(f"{flag} has {' '.join(texts)}, expected each size once")
     return tuple(sizes)
+
+
+def parse_size(text: str, flag: str) -> Size:
+    """Frames, height and width of a text such as "8x16x16".
+
+    Raises:
+      InputError: for anything else; the message names the flag.
+    """
+    sides = text.split("x")
+    if len(sides) != 3 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise InputError(f"{flag} is {text!r}, expected frames x height x width, as 8x16x16")
+    size = (int(sides[0]), int(sides[1]), int(sides[2]))
+    if min(size) < 1:
+        raise InputError(f"{flag} is {text!r}, expected sides of 1 or more")
+    return size
 
 
 def names(sizes: Sequence[Size]) -> str:
@@ -192,16 +214,11 @@ def make_pack_batches(
 def as_tokens(stream: Stream, index: int, patch: Size) -> PackedExample:
     """An example as patches, bytes still."""
     example = stream[index]
-    video_TYXC = example["video"]
-    grid = tuple(side // part for side, part in zip(video_TYXC.shape[:3], patch, strict=True))
+    video_1TYXC = example["video"][None]
     label = example.get("label")
     return PackedExample(
         index,
-        patchify(video_TYXC[None], patch)[0],
-        _places(grid),
+        patchify(video_1TYXC, patch)[0],
+        grid_places(patch_grid(video_1TYXC.shape, patch)),
         None if label is None else int(label),
     )
-
-
-def _places(grid: tuple[int, ...]) -> Int[np.ndarray, "L 3"]:
-    return grid_places(grid)

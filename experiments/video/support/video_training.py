@@ -16,7 +16,12 @@ from experiments.shared.training_runs import (
     TrainedModel,
     train_model,
 )
-from experiments.video.support.video_streams import Size, VideoData, make_pack_batches
+from experiments.video.support.video_streams import (
+    Size,
+    VideoData,
+    make_pack_batches,
+    parse_size,
+)
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.objectives.losses import loss_by_level
 from jaxgen.diffusion.objectives.packed_loss import drop_labels, packed_loss
@@ -73,13 +78,7 @@ class VideoNetworkFlags:
         Raises:
           InputError: for a patch that is none.
         """
-        sides = self.patch.split("x")
-        if len(sides) != 3 or not all(part.isascii() and part.isdigit() for part in sides):
-            raise InputError(f"patch is {self.patch!r}, expected frames x height x width as 1x4x4")
-        found = (int(sides[0]), int(sides[1]), int(sides[2]))
-        if min(found) < 1:
-            raise InputError(f"patch is {self.patch!r}, expected sides of 1 or more")
-        return found
+        return parse_size(self.patch, "patch")
 
 
 def video_model(flags: VideoNetworkFlags, data: VideoData, size: Size) -> DenoiserConfig:
@@ -212,7 +211,7 @@ def check_packs(config: DenoiserConfig, data: VideoData, flags: VideoTrainingFla
     Raises:
       InputError: for an example longer than a pack, or packs that the mesh cannot share equally.
     """
-    check_batch_size(flags.packs, current_mesh())
+    check_batch_size(flags.packs, current_mesh(), "packs")
     flags.batches(data.train, config.network.patch)
 
 

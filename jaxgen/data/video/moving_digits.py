@@ -6,6 +6,7 @@ corner of the digit is at ``p(t) = |((p(0) + v t + m) mod 2 m) - m|``, m the roo
 leaves, rounded to whole pixels. Example i is a function of the seed and of i alone, for any i.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +44,7 @@ class MovingDigits:
     def __post_init__(self) -> None:
         if self.digits.labels is None:
             raise InputError(f"{self.digits.name}: images without labels, expected digits")
-        height, width = self.digits.images.shape[1:3]
-        for size in self.sizes:
-            if len(size) != 3 or size[0] < 1 or size[1] < height or size[2] < width:
-                raise InputError(
-                    f"size is {size}, expected frames, height and width of 1, {height} and {width} "
-                    "or more, to hold a digit"
-                )
+        check_holds_digits(self.digits, self.sizes)
         if not self.sizes:
             raise InputError("sizes are empty, expected one or more")
 
@@ -92,6 +87,21 @@ class MovingDigits:
         ):
             _put(frame_YXC, image_YXC, row, column)
         return {"video": video_TYXC, "label": np.int32(self.label(index))}
+
+
+def check_holds_digits(digits: ImageSet, sizes: Sequence[Size]) -> None:
+    """Refuses sizes in which a digit has no room.
+
+    Raises:
+      InputError: naming the first of them.
+    """
+    height, width = digits.images.shape[1:3]
+    for size in sizes:
+        if len(size) != 3 or size[0] < 1 or size[1] < height or size[2] < width:
+            raise InputError(
+                f"size is {size}, expected frames, height and width of 1, {height} and {width} or "
+                "more, to hold a digit"
+            )
 
 
 def _put(

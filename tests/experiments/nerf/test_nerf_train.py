@@ -18,15 +18,15 @@ from jaxgen.nerf import orbit_cameras
 from jaxgen.training import load_model, read_records
 
 STEPS = 40
-FLAGS = [
-    *("--training-steps", STEPS, "--rays", "64", "--size", "16", "--levels", "3"),
-    *("--log2-table-size", "10", "--finest-resolution", "32", "--coarse-samples", "16"),
+COMMON = [
+    *("--training-steps", STEPS, "--rays", "64", "--size", "16", "--coarse-samples", "16"),
     *("--fine-samples", "8", "--mesh-resolution", "20", "--orbit-side", "16"),
 ]
+FLAGS = [*COMMON, "--levels", "3", "--log2-table-size", "10", "--finest-resolution", "32"]
 
 
-def run(arguments, monkeypatch, mesh="data=1", devices=1) -> int:
-    return run_here("train", [*FLAGS, *arguments], monkeypatch, mesh, devices, family="nerf")
+def run(arguments, monkeypatch, mesh="data=1", devices=1, flags=FLAGS) -> int:
+    return run_here("train", [*flags, *arguments], monkeypatch, mesh, devices, family="nerf")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,9 @@ def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_nor_do_two_processes(reference, tmp_path):
+    """Parameters cut over the devices of both, which no process holds whole."""
     flags = [*map(str, FLAGS), "--workdir", str(tmp_path), "--coordinator", "auto"]
+    flags += ["--mesh", "data=1,fsdp=4"]
     run_processes("experiments.nerf.train", flags, devices_per_process=2)
     assert_same_errors(tmp_path, reference)
 
@@ -119,7 +121,8 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
     write_blender(tmp_path / "scene", Scene("shapes", parts, scene.near, scene.far, scene.box))
     flags = ["--field", "nerf", "--width", "16", "--depth", "2", "--learning-rate", "1e-3"]
     arguments = [*flags, "--data", tmp_path / "scene", "--workdir", tmp_path / "run"]
-    assert run([*arguments, "--mesh-resolution", "0", "--orbit-side", "0"], monkeypatch) == 0
+    arguments += ["--mesh-resolution", "0", "--orbit-side", "0"]
+    assert run(arguments, monkeypatch, flags=COMMON) == 0
     params = load_model(tmp_path / "run" / "checkpoints").params
     assert set(params) == {"coarse", "fine"}
     assert not (tmp_path / "run" / "mesh.ply").exists()
@@ -128,7 +131,11 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rays", "0"], "rays is 0, expected 1 or more"),
+        (["--rays", "0"], "rays is 0, expected a multiple of 1"),
+        (["--field", "nerf"], "levels is 3 with field 'nerf', which has none"),
+        (["--width", "64"], "width is 64 with field 'ngp', which has none"),
+        (["--near", "7"], "near is 7.0 with far=6.0"),
+        (["--size", "8"], "shapes: test views have 8 x 8 pixels, expected 11 or more"),
         (["--box", "0"], "box is 0.0, expected a number > 0"),
         (["--field", "splats"], "invalid choice 'splats' for argument '--field'"),
         (["--levels", "0"], "levels is 0, expected 1 or more"),
