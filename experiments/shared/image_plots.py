@@ -60,11 +60,12 @@ def plot_images(
     figure = Figure(figsize=(max(size[0], 4.0), size[1] + 0.2), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     letters = int(max(size[0], 4.0) * 14)
-    axes.set_title("\n".join(textwrap.wrap(title, letters)), fontsize=10)
+    larger = max(1.0, size[0] / 12)  # letters that can be read where a large picture is shown small
+    axes.set_title("\n".join(textwrap.wrap(title, letters)), fontsize=10 * larger)
     shown = whole[..., 0] if whole.shape[-1] == 1 else whole
     axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=8)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=8 * larger)
     axes.set_xticks(_centres(count_q, width, gap) if columns else [], list(columns))
     axes.set_yticks(_centres(count_r, height, gap) if rows else [], list(rows))
     save_figure(figure, path)
