@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from experiments.shared.digests import digest_of, images_digest
+from experiments.shared.output import progress_bar
 from jaxgen.data import ImageSet
 from jaxgen.data.batch_plan import permute
 from jaxgen.data.images.load_images import read_digits
@@ -26,6 +27,8 @@ from jaxgen.spacetime.patches import patch_grid, patchify
 from jaxgen.typing import Batch
 
 HELD_OUT = "validation", "test"
+MOST_BYTES = 2**31
+"""Clips of a part that are kept in memory, in bytes, at most."""
 
 
 class Stream(Protocol):
@@ -43,16 +46,13 @@ class Stream(Protocol):
 class FolderStream:
     """Clips of video files without end, in a new order every epoch.
 
-    A file is decoded whole for each of its clips, but for the last few files that stay decoded: few
-    short files suit it best.
-
     Attributes:
       clips: of one part, as long, high and wide as the longest, highest and widest of the sizes.
       sizes: what clips are cut to: their first frames, the middle of each.
       seed: of the order.
     """
 
-    clips: VideoFolder
+    clips: VideoFolder | list[dict[str, Any]]
     sizes: tuple[Size, ...]
     seed: int = 0
 
@@ -127,11 +127,26 @@ def open_videos(name: str, sizes: tuple[Size, ...], seed: int) -> VideoData:
         folder.name,
         folder.classes,
         folder.channels,
-        FolderStream(folder.part("train"), sizes, seed),
-        None if held is None else FolderStream(folder.part(held), sizes, seed),
+        FolderStream(_in_memory(folder.part("train")), sizes, seed),
+        None if held is None else FolderStream(_in_memory(folder.part(held)), sizes, seed),
         digest_of([(str(file.relative_to(name)), _content(file)) for file in folder.files]),
         f"{folder.name}: {len(folder):,} clips of {len(folder.files)} files, {names(sizes)}",
     )
+
+
+def _in_memory(part: VideoFolder) -> VideoFolder | list[dict[str, Any]]:
+    """The clips of a part, each file decoded once; where they are too many, they stay files.
+
+    Clips that stay files are decoded anew in most updates, each with the whole of its file.
+    """
+    if len(part) * part[0]["video"].nbytes > MOST_BYTES:
+        return part
+    with progress_bar("reading videos", "clip", len(part)) as advance:
+        clips = []
+        for index in range(len(part)):
+            clips.append(part[index])
+            advance(1)
+    return clips
 
 
 def _content(file: pathlib.Path) -> str:
