@@ -1,5 +1,6 @@
 """The experiment on images from end to end, on a small folder of pictures."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ from experiments.images.support.image_networks import NetworkFlags
 from experiments.images.support.image_training import open_image_model
 from experiments.shared import launch, training_runs
 from experiments.shared.denoiser_sampling import SamplingFlags, even_labels, make_draw
+from experiments.shared.output import remove_table
 from jaxgen.data import ImageSet, to_unit
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import Ancestral
@@ -375,11 +377,14 @@ def test_features_of_other_weights_of_inception_are_recomputed(tmp_path, monkeyp
 def test_no_table_is_removed_that_an_experiment_did_not_write(text, tmp_path):
     path = tmp_path / "table.md"
     path.write_bytes(text.encode("latin-1"))
-    image_quality.remove_table(path)
+    remove = functools.partial(
+        remove_table, path, image_quality.COLUMNS, image_quality.NOT_EVALUATED
+    )
+    remove()
     assert path.read_bytes() == text.encode("latin-1")
     path.write_text(image_quality.quality_table("", {"real": {}, "a name, long": {}}))
-    image_quality.remove_table(path)
-    image_quality.remove_table(path)
+    remove()
+    remove()
     assert not path.exists()
 
 
