@@ -137,7 +137,7 @@ def open_videos(name: str, sizes: tuple[Size, ...], seed: int) -> VideoData:
 def _in_memory(part: VideoFolder) -> VideoFolder | list[dict[str, Any]]:
     """The clips of a part, each file decoded once; where they are too many, they stay files.
 
-    Clips that stay files are decoded anew in most updates, each with the whole of its file.
+    Of a clip that stays in its file, the whole file is decoded in most updates that see it.
     """
     if len(part) * part[0]["video"].nbytes > MOST_BYTES:
         return part
