@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from experiments.shared.denoiser_sampling import SAMPLERS, SamplingFlags, even_labels, make_draw
 from experiments.shared.image_plots import plot_images, tile
@@ -188,9 +188,7 @@ def draw_clips(
 ) -> tuple[Any, Any]:
     """Labels (None without classes), and clips [N, T, Y, X, C] in about [-1, 1]."""
     model, flags = trained.config, config.sampling
-    columns = min(len(model.classes), MOST_COLUMNS) or 1
-    classes = max(len(model.classes), 1)
-    count = (CLIPS_OF_CLASS - 1) * classes + columns  # as many as are shown
+    count = int(shown_clips(len(model.classes)).max()) + 1
     if evaluated:
         count = max(flags.evaluate, count)
     label_N = even_labels(count, len(model.classes))
@@ -207,6 +205,12 @@ def draw_clips(
         name=f"sampling {names([size])}",
     )
     return label_N, videos
+
+
+def shown_clips(classes: int) -> Int[np.ndarray, "R Q"]:
+    """Which samples are shown, whose classes take turns: a column for each of the first classes."""
+    columns = min(classes, MOST_COLUMNS) or 1
+    return np.arange(CLIPS_OF_CLASS)[:, None] * max(classes, 1) + np.arange(columns)
 
 
 def evaluate_clips(
@@ -243,16 +247,14 @@ def show_clips(
     how: str,
 ) -> None:
     """Writes a few clips of every class as mp4, as gif and, one of each, frame by frame."""
-    columns = min(len(data.classes), MOST_COLUMNS) or 1
-    stem, classes = f"samples_{names([size])}", max(len(data.classes), 1)
-    index_RQ = np.arange(CLIPS_OF_CLASS)[:, None] * classes + np.arange(columns)
+    stem, index_RQ = f"samples_{names([size])}", shown_clips(len(data.classes))
     clips_RQTYXC = videos[index_RQ]
     plot_images(
         folder / f"{stem}.png",
         clips_RQTYXC[0],
         f"Samples of {names([size])}, a row for each class: {how}",
         columns=[str(t + 1) for t in range(size[0])],
-        rows=data.classes[:columns],
+        rows=data.classes[: index_RQ.shape[1]],
     )
     if is_main_process():
         frames = np.stack([tile(from_unit(clips_RQTYXC[:, :, t]), gap=2) for t in range(size[0])])

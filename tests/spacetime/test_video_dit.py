@@ -11,7 +11,7 @@ from networks import apply, randomised, shapes
 
 from jaxgen.data.packing import PackedExample, pack_arrays
 from jaxgen.diffusion import CosineSchedule
-from jaxgen.diffusion.objectives.packed_loss import drop_labels, packed_loss
+from jaxgen.diffusion.objectives.packed_loss import drop_labels, packed_loss, token_noise
 from jaxgen.errors import InputError
 from jaxgen.nn import grid_places
 from jaxgen.parallel import make_mesh, put_batch
@@ -144,6 +144,16 @@ def test_packed_losses_and_gradients_are_the_unpacked_ones(positions):
     for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         scale = max(float(abs(theirs).max()), 1e-3)
         np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-5)
+
+
+def test_noise_is_that_of_the_example_and_the_number_of_the_token():
+    key, index, number = jax.random.key(0), np.array([[4, 4, 9]]), np.array([[0, 1, 1]])
+    found = np.asarray(jax.jit(token_noise, static_argnums=3)(key, index, number, 6))
+    for place, (i, n) in enumerate(zip(index[0], number[0], strict=True)):
+        own = jax.random.fold_in(jax.random.fold_in(key, i), n)
+        np.testing.assert_array_equal(found[0, place], jax.random.normal(own, (6,)))
+    assert abs(found[0, 0] - found[0, 1]).min() > 0  # another token
+    assert abs(found[0, 1] - found[0, 2]).min() > 0  # another example
 
 
 @pytest.mark.parametrize("mesh", ["data=2", "fsdp=2,model=2"])

@@ -113,13 +113,27 @@ def _opened(path: Path) -> Iterator[Any]:
       InputError: As `read_image`, for faults that the block finds as well.
     """
     pil = import_pillow(str(path))
+    with naming_damage(str(path)), pil.Image.open(path) as image:
+        if image.mode in REFUSED_MODES:
+            raise InputError(
+                f"{path}: pixels of 32 bits (mode {image.mode}), expected 8 or 16 bits"
+            )
+        yield image
+
+
+@contextlib.contextmanager
+def naming_damage(where: str) -> Iterator[None]:
+    """Turns what Pillow raises for a damaged file into one line that names the file.
+
+    Args:
+      where: What the error begins with.
+
+    Raises:
+      InputError: The block found the file damaged; one that it raises itself is left as it is.
+    """
+    pil = import_pillow(where)
     try:
-        with pil.Image.open(path) as image:
-            if image.mode in REFUSED_MODES:
-                raise InputError(
-                    f"{path}: pixels of 32 bits (mode {image.mode}), expected 8 or 16 bits"
-                )
-            yield image
+        yield
     except InputError:
         raise
     except (
@@ -128,7 +142,7 @@ def _opened(path: Path) -> Iterator[Any]:
         *(OverflowError, struct.error, zlib.error, pil.Image.DecompressionBombError),
     ) as error:
         fault = str(error).replace("\n", " ")
-        raise InputError(f"{path}: not a readable image, or a truncated one ({fault})") from error
+        raise InputError(f"{where}: not a readable image, or a truncated one ({fault})") from error
 
 
 @dataclass(frozen=True, eq=False)

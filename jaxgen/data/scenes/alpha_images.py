@@ -6,14 +6,12 @@ Alpha is straight (colours are not multiplied by it). A mean over pixels i is th
 """
 
 import io
-import struct
-import zlib
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxgen.data.archives import Path
-from jaxgen.data.images.image_files import REFUSED_MODES
+from jaxgen.data.images.image_files import REFUSED_MODES, naming_damage
 from jaxgen.data.images.resizing import import_pillow, to_grey_or_rgb
 from jaxgen.errors import InputError
 from jaxgen.files import open_file
@@ -38,21 +36,11 @@ def read_with_alpha(path: Path, where: str = "") -> UInt8[np.ndarray, "Y X C"]:
     where = f"{where}: {path}" if where else str(path)
     with open_file(path) as handle:
         content = handle.read()
-    try:
-        with pil.Image.open(io.BytesIO(content)) as image:
-            if image.mode in REFUSED_MODES:
-                raise InputError(f"{where}: pixels of 32 bits (mode {image.mode}), expected 8 bits")
-            clear = "A" in image.mode.upper() or "transparency" in image.info
-            return np.array(image.convert("RGBA") if clear else to_grey_or_rgb(image, 3))
-    except InputError:
-        raise
-    except (
-        # Pillow's plug-ins raise all of these for damaged files.
-        *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
-        *(OverflowError, struct.error, zlib.error, pil.Image.DecompressionBombError),
-    ) as error:
-        fault = str(error).replace("\n", " ")
-        raise InputError(f"{where}: not a readable image, or a truncated one ({fault})") from error
+    with naming_damage(where), pil.Image.open(io.BytesIO(content)) as image:
+        if image.mode in REFUSED_MODES:
+            raise InputError(f"{where}: pixels of 32 bits (mode {image.mode}), expected 8 bits")
+        clear = "A" in image.mode.upper() or "transparency" in image.info
+        return np.array(image.convert("RGBA") if clear else to_grey_or_rgb(image, 3))
 
 
 def shrink(image_YXC: UInt8[np.ndarray, "Y X C"], size: int) -> UInt8[np.ndarray, "Y2 X2 C"]:

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
 from processes import run_processes, without_gloo
+from run_records import assert_same_losses, losses
 
 from experiments.images import train
 from experiments.images.support import image_quality
@@ -55,24 +56,6 @@ def figures(folder: pathlib.Path) -> dict:
     found = json.loads((folder / "metrics.json").read_text())
     found.pop("training seconds")
     return found
-
-
-def losses(folder: pathlib.Path) -> list:
-    return [
-        (record["step"], name, record[name])
-        for record in read_records(folder / "metrics.jsonl")
-        for name in ("train/loss", "validation/loss")
-        if name in record
-    ]
-
-
-def assert_same_losses(folder: pathlib.Path, reference: pathlib.Path) -> None:
-    assert [point[:2] for point in losses(folder)] == [point[:2] for point in losses(reference)]
-    np.testing.assert_allclose(
-        [value for *_, value in losses(folder)],
-        [value for *_, value in losses(reference)],
-        rtol=2e-5,
-    )
 
 
 def test_help_explains_the_flags(capsys):

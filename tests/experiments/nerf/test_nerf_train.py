@@ -10,14 +10,17 @@ import trimesh
 from matplotlib.image import imread
 from picture_folder import run_here
 from processes import run_processes
+from run_records import assert_same_losses, losses
 
 from experiments.shared import training_runs
 from jaxgen.data import Scene, load_scene, read_video
 from jaxgen.data.scenes.blender import write_blender
 from jaxgen.nerf import orbit_cameras
-from jaxgen.training import load_model, read_records
+from jaxgen.training import load_model
 
 STEPS = 40
+ROUNDING = 1e-3
+"""Adam without epsilon turns rounding of rare gradients into whole steps."""
 COMMON = [
     *("--training-steps", STEPS, "--rays", "64", "--size", "16", "--coarse-samples", "16"),
     *("--fine-samples", "8", "--mesh-resolution", "20", "--orbit-side", "16"),
@@ -38,15 +41,6 @@ def reference(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def errors(folder: pathlib.Path) -> list:
-    return [
-        (record["step"], name, record[name])
-        for record in read_records(folder / "metrics.jsonl")
-        for name in ("train/loss", "validation/loss")
-        if name in record
-    ]
-
-
 def test_everything_is_written(reference):
     assert imread(reference / "comparison.png")[..., :3].std() > 0.1
     orbit = read_video(reference / "orbit.mp4")
@@ -62,7 +56,7 @@ def test_everything_is_written(reference):
     found = json.loads((reference / "metrics.json").read_text())
     assert found["updates"] == STEPS
     assert found["test PSNR"] > 10
-    first, *_, last = (value for _, name, value in errors(reference) if name == "train/loss")
+    first, *_, last = (value for _, name, value in losses(reference) if name == "train/loss")
     assert last < first
 
 
@@ -84,26 +78,17 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(reference, tmp_path, mon
     with monkeypatch.context() as patched:
         patched.setattr(training_runs, "fit", lambda *a, **k: fit(*a, **k, callbacks=[stop]))
         assert run(["--workdir", tmp_path], patched) == 130
-    assert len(errors(tmp_path)) < len(errors(reference))
+    assert len(losses(tmp_path)) < len(losses(reference))
     assert run(["--workdir", tmp_path], monkeypatch) == 0
-    assert errors(tmp_path) == errors(reference)
+    assert losses(tmp_path) == losses(reference)
     for name in ("views/test_003.png", "mesh.ply"):
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
-
-
-def assert_same_errors(folder: pathlib.Path, reference: pathlib.Path) -> None:
-    assert [point[:2] for point in errors(folder)] == [point[:2] for point in errors(reference)]
-    np.testing.assert_allclose(
-        [value for *_, value in errors(folder)],
-        [value for *_, value in errors(reference)],
-        rtol=1e-3,  # Adam without epsilon turns rounding of rare gradients into whole steps
-    )
 
 
 def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
     results = ["--mesh-resolution", "0", "--orbit-side", "0"]
     assert run(["--workdir", tmp_path, *results], monkeypatch, "data=2,fsdp=2", 4) == 0
-    assert_same_errors(tmp_path, reference)
+    assert_same_losses(tmp_path, reference, ROUNDING)
 
 
 @pytest.mark.slow
@@ -112,7 +97,7 @@ def test_nor_do_two_processes(reference, tmp_path):
     flags = [*map(str, FLAGS), "--workdir", str(tmp_path), "--coordinator", "auto"]
     flags += ["--mesh", "data=1,fsdp=4"]
     run_processes("experiments.nerf.train", flags, devices_per_process=2)
-    assert_same_errors(tmp_path, reference)
+    assert_same_losses(tmp_path, reference, ROUNDING)
 
 
 def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import run_here
 from processes import run_processes
+from run_records import assert_same_losses, losses
 
 from experiments.shared import training_runs
 from experiments.video.support import frame_evaluator
@@ -17,7 +18,7 @@ from experiments.video.support.video_streams import make_pack_batches, open_vide
 from jaxgen.data import read_video, write_video
 from jaxgen.data.images.load_images import read_digits
 from jaxgen.errors import InputError
-from jaxgen.training import load_model, read_records
+from jaxgen.training import load_model
 
 STEPS = 16
 FLAGS = [
@@ -38,15 +39,6 @@ def reference(tmp_path_factory) -> pathlib.Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         assert run(["--workdir", folder], monkeypatch) == 0
     return folder
-
-
-def losses(folder: pathlib.Path) -> list:
-    return [
-        (record["step"], name, record[name])
-        for record in read_records(folder / "metrics.jsonl")
-        for name in ("train/loss", "validation/loss")
-        if name in record
-    ]
 
 
 def test_videos_and_sheets_have_the_frames_that_were_asked_for(reference):
@@ -95,15 +87,6 @@ def test_other_sizes_are_sampled_without_training_again(reference, tmp_path, mon
     assert run(["--workdir", tmp_path / "run", "--sample-sizes", "1x8x8"], monkeypatch) == 0
     assert losses(tmp_path / "run") == losses(reference)
     assert (tmp_path / "run" / "samples_1x8x8.png").exists()
-
-
-def assert_same_losses(folder: pathlib.Path, reference: pathlib.Path) -> None:
-    assert [point[:2] for point in losses(folder)] == [point[:2] for point in losses(reference)]
-    np.testing.assert_allclose(
-        [value for *_, value in losses(folder)],
-        [value for *_, value in losses(reference)],
-        rtol=2e-5,
-    )
 
 
 def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
