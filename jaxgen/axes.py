@@ -45,8 +45,8 @@ A digit is a size (``mean_B1``, ``box_N2``), a digit after a letter another size
 (``"B Y2 X2 C"``).
 """
 
-DATA, FSDP, MODEL = "data", "fsdp", "model"
-MESH_AXES: tuple[str, ...] = (DATA, FSDP, MODEL)
+DATA, FSDP, SEQUENCE, MODEL = "data", "fsdp", "sequence", "model"
+MESH_AXES: tuple[str, ...] = (DATA, FSDP, SEQUENCE, MODEL)
 
 BATCH_MESH_AXES: tuple[str, ...] = (DATA, FSDP)
 """Examples are spread over both: fully sharded parameters still mean data parallelism."""
@@ -55,7 +55,8 @@ Rules = Mapping[str, str | tuple[str, ...] | None]
 
 DEFAULT_RULES: Rules = {
     "batch": BATCH_MESH_AXES,
-    "length": None,
+    # Tokens of a sequence: activations alone, no parameter has this axis.
+    "length": SEQUENCE,
     # Output units (Bengio et al. 2003, section 3.2): one block of rows of U, W and b per device.
     "vocab": MODEL,
     # Rows of an input table: looked up by every device, so never split over `model`.

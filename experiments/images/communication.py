@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import jax
 
-from experiments.images.support.image_programs import (
-    published_model,
-    sampling_program,
-    training_program,
+from experiments.images.support.image_programs import published_model, training_program
+from experiments.shared.collectives import (
+    Program,
+    bytes_by_program,
+    list_collectives,
+    write_collectives,
 )
-from experiments.shared.collectives import Program, list_collectives, write_collectives
+from experiments.shared.denoiser_programs import sampling_program
 from experiments.shared.denoiser_sampling import SamplerName, SamplingFlags
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
 from jaxgen.parallel import check_batch_size, current_mesh, plan_layout
@@ -56,11 +58,7 @@ def main(config: Config) -> dict[str, int]:
     check_batch_size(config.batch_size, current_mesh())
     listed = list_collectives(image_programs(config))
     write_collectives(open_workdir(config), listed, whole=False)
-    return {
-        f"{name}/{axes}": size
-        for name, found in listed.items()
-        for axes, size in found.bytes_by_axes().items()
-    }
+    return bytes_by_program(listed)
 
 
 def image_programs(config: Config) -> dict[str, Program]:

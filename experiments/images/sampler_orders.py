@@ -74,6 +74,7 @@ def main(config: Config) -> dict[str, float]:
         "error",
         x_label="steps",
     )
+    report(f"plot and table are in {folder}")
     return orders
 
 

@@ -180,17 +180,21 @@ def main(config: Config) -> dict[str, Any]:
         "NFE per sample": len(table.now.t) * (2 if config.sampling.guidance else 1),
         **trained.last("train/loss", VALIDATION_LOSS),
     }
-    if not config.sampling.evaluate:
+    evaluator = None
+    if config.sampling.evaluate:
+        kept = folder / "classifier"
+        evaluator = make_evaluator(images, kept, inception=inception, seed=config.seed)
+    if evaluator is None:
         # A table would be of other samples than the pictures show.
         remove_table(folder / "table.md", COLUMNS, NOT_EVALUATED)
-        return figures
-    evaluator = make_evaluator(images, folder / "classifier", inception=inception, seed=config.seed)
-    if evaluator.features is None:
+    elif evaluator.features is None:
         show_text(folder / "table.md", f"{NOT_EVALUATED}, or from Inception: --inception FILE.")
-        return figures
-    evaluated = evaluate_samples(evaluator, images, trained, config.sampling, key)
-    show_text(folder / "table.md", quality_table("", evaluated))
-    return {**figures, **evaluated}
+    else:
+        evaluated = evaluate_samples(evaluator, images, trained, config.sampling, key)
+        show_text(folder / "table.md", quality_table("", evaluated))
+        figures |= evaluated
+    report(f"samples, table and figures are in {folder}")
+    return figures
 
 
 def model_for(config: Config, images: ImageSet) -> DenoiserConfig:

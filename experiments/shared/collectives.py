@@ -21,6 +21,15 @@ def list_collectives(programs: Mapping[str, Program]) -> dict[str, Communication
     }
 
 
+def bytes_by_program(listed: Mapping[str, Communication]) -> dict[str, int]:
+    """Bytes per device and call by program and mesh axes, ``"training step/data"`` say."""
+    return {
+        f"{name}/{axes}": size
+        for name, found in listed.items()
+        for axes, size in found.bytes_by_axes().items()
+    }
+
+
 def write_collectives(
     folder: pathlib.Path, listed: Mapping[str, Communication], *, whole: bool
 ) -> None:

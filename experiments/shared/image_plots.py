@@ -35,6 +35,13 @@ def tile(images_RQYXC: UInt8[np.ndarray, "R Q Y X C"], gap: int = 1) -> UInt8[np
     return whole
 
 
+def tile_videos(
+    videos_RQTYXC: UInt8[np.ndarray, "R Q T Y X C"],
+) -> UInt8[np.ndarray, "T Y X C"]:
+    """Rows of columns of videos as one video, on white."""
+    return np.stack([tile(frame, gap=2) for frame in np.moveaxis(videos_RQTYXC, 2, 0)])
+
+
 def plot_images(
     path: pathlib.Path,
     images_RQYXC: Float[np.ndarray, "R Q Y X C"],
@@ -55,7 +62,7 @@ def plot_images(
     gap = max(1, round(_GAP * width))
     whole = tile(from_unit(images_RQYXC), gap)
     scale = max(1, round(_PIXELS / max(height, width))) / 100
-    margin = 0.15 + 0.09 * max(map(len, rows), default=0)
+    margin = 0.2 + 0.1 * max(map(len, rows), default=0)
     size = (whole.shape[1] * scale + margin, whole.shape[0] * scale + 0.7)
     figure = Figure(figsize=(max(size[0], 4.0), size[1] + 0.2), dpi=100, layout="constrained")
     axes = figure.add_subplot()

@@ -84,9 +84,9 @@ class OptimizationFlags:
             b2=0.99,
         )
 
-    def loop(self) -> LoopConfig:
-        """Steps and intervals, in whole calls."""
-        per_call = min(STEPS_PER_CALL, self.training_steps)
+    def loop(self, per_call: int = STEPS_PER_CALL) -> LoopConfig:
+        """Steps and intervals, in whole calls of so many steps."""
+        per_call = min(per_call, self.training_steps)
 
         def every(times: int) -> int:
             return per_call * max(1, self.training_steps // (times * per_call))
@@ -129,12 +129,14 @@ class TrainedModel(OpenedModel):
       steps: updates done, skipped ones included.
       skipped: updates left out because the loss or its gradient was not finite.
       seconds: time spent training, over all restarts.
+      variables: what was learned without gradients, if anything.
     """
 
     records: list[Record]
     steps: int
     skipped: int
     seconds: float
+    variables: Tree | None = None
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """The updates at which a figure was logged, and its values."""
@@ -160,6 +162,8 @@ def train_model(
     progress: bool = True,
     start: Tree | None = None,
     resident: Batch | None = None,
+    variables: Tree | None = None,
+    single_steps: bool = False,
 ) -> TrainedModel:
     """Trains a model, or resumes.
 
@@ -175,16 +179,24 @@ def train_model(
       progress: whether to show a bar.
       start: parameters to start from; None: new ones.
       resident: arrays that stay on the devices, for every batch (`jaxgen.training.fit`).
+      variables: initial values of what a stateful loss learns without gradients
+        (`jaxgen.training.step`); None where the loss is not stateful.
+      single_steps: whether each call is one step, as batches of several shapes need, and networks
+        with convolutions: in the body of a loop XLA on CPU takes 20 to 90 times as long for the
+        gradients of their kernels.
 
     Raises:
       InputError: where `folder` has another run's checkpoints.
     """
     tx = make_optimizer(flags.optimizer())
-    state, layout = create_state(config.make_init(), jax.random.key(seed), tx=tx, ema=True)
+    state, layout = create_state(
+        config.make_init(), jax.random.key(seed), tx=tx, ema=True, variables=variables
+    )
     if start is not None:
         state = dataclasses.replace(state, params=_copy(start, layout), ema=_copy(start, layout))
-    loss_fn, loop = make_loss_fn(layout), flags.loop()
-    step = make_train_step(loss_fn, tx, ema_decay=flags.ema_decay)
+    loss_fn, loop = make_loss_fn(layout), flags.loop(1 if single_steps else STEPS_PER_CALL)
+    stateful = variables is not None
+    step = make_train_step(loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful)
     if loop.steps_per_call > 1:
         step = scan_steps(step)
     with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
@@ -209,6 +221,7 @@ def train_model(
         steps=int(result.state.step),
         skipped=int(result.state.skipped),
         seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
+        variables=result.state.variables,
     )
 
 

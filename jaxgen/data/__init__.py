@@ -1,7 +1,7 @@
 """Text, images, videos, scenes: readers, vocabularies, splits and deterministic batches.
 
 `load_corpus` is the front door for text, `load_images` the one for images, `load_scene` the one for
-posed photographs, `open_video_folder` the one for videos. `jaxgen.data.pipeline`
+posed photographs, `load_videos` the one for videos. `jaxgen.data.pipeline`
 (grain) makes batches of records and is imported by itself.
 """
 
@@ -26,7 +26,8 @@ from jaxgen.data.text.plain_text import read_plain_text, tokenise
 from jaxgen.data.text.tfds_text import read_tfds
 from jaxgen.data.text.token_files import read_token_files
 from jaxgen.data.text.vocabulary import UNKNOWN, Vocabulary, count_vocabulary
-from jaxgen.data.video.video_files import Video, read_video, write_video
+from jaxgen.data.video.load_videos import load_videos
+from jaxgen.data.video.video_files import Video, read_clip, read_video, write_video
 from jaxgen.data.video.video_folder import VideoFolder, open_video_folder
 from jaxgen.pixels import from_unit, to_unit
 
@@ -49,12 +50,14 @@ __all__ = [
     "load_corpus",
     "load_images",
     "load_scene",
+    "load_videos",
     "make_corpus",
     "make_transform",
     "open_image_folder",
     "open_video_folder",
     "read_brown",
     "read_builtin",
+    "read_clip",
     "read_image",
     "read_plain_text",
     "read_tfds",

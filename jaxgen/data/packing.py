@@ -1,22 +1,24 @@
-"""Examples of several lengths in sequences of one length: greedy first-fit packing.
+"""Examples of several lengths in sequences of one length: plans of packs, and packs as arrays.
 
 Dehghani et al. 2023, "Patch n' Pack", section 2: a model of fixed shapes then takes images and
-videos of any size, with hardly any padding. A few sequences are *open*. Each example of a stream
-goes into the first open one (the oldest) that has room; where none has, the fullest is closed and a
-new one opened. A sequence holds a bounded number of examples, since what belongs to an example
-(its time, its class) needs a place of fixed size too.
+videos of any size, with hardly any padding (`jaxgen.data.first_fit` says how little). A sequence
+holds a bounded number of examples, since what belongs to an example (its time, its class) needs a
+place of fixed size too.
 
 A plan depends on the lengths of the stream alone, in its order: batch after batch is known without
 reading an example. A run that was interrupted finds its place by planning once more from the
-beginning: 100,000 examples take a fifth of a second.
+beginning: 100,000 examples take a fifth of a second. Of a finite set that is seen epoch after epoch
+`jaxgen.data.pack_epochs` plans one epoch alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from jaxgen.data.first_fit import Packer, longest_first
 from jaxgen.errors import InputError
 
 Lengths = Callable[[Int[np.ndarray, "N"]], Int[np.ndarray, "N"]]
@@ -25,86 +27,31 @@ Lengths = Callable[[Int[np.ndarray, "N"]], Int[np.ndarray, "N"]]
 EXAMPLES_AT_A_TIME = 4096
 
 
-@dataclass
-class Packer:
-    """The open sequences of first-fit packing.
-
-    Attributes:
-      pack_length: L, tokens of a sequence.
-      max_examples: E, examples of a sequence, at most.
-      max_open: open sequences, at most.
-      sequences: the open ones, oldest first: the examples of each.
-      used: tokens of each.
-
-    Raises:
-      InputError: for values below 1.
-    """
-
-    pack_length: int
-    max_examples: int
-    max_open: int = 8
-    sequences: list[list[int]] = field(default_factory=list)
-    used: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for name in ("pack_length", "max_examples", "max_open"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
-
-    def add(self, example: int, length: int) -> list[list[int]]:
-        """Puts an example into a sequence; returns the sequences that were closed for it.
-
-        Raises:
-          InputError: for an example that is longer than a sequence, or empty.
-        """
-        if not 1 <= length <= self.pack_length:
-            raise InputError(
-                f"example {example} has {length} tokens, expected 1 to {self.pack_length}, the "
-                "length of a pack"
-            )
-        closed = []
-        place = next((i for i, used in enumerate(self.used) if self._fits(i, length)), None)
-        if place is None:
-            if len(self.sequences) == self.max_open:
-                closed.append(self._close(max(range(len(self.used)), key=self.used.__getitem__)))
-            self.sequences.append([])
-            self.used.append(0)
-            place = len(self.sequences) - 1
-        self.sequences[place].append(example)
-        self.used[place] += length
-        if self.used[place] == self.pack_length or len(self.sequences[place]) == self.max_examples:
-            closed.append(self._close(place))
-        return closed
-
-    def _fits(self, place: int, length: int) -> bool:
-        return self.used[place] + length <= self.pack_length
-
-    def _close(self, place: int) -> list[int]:
-        del self.used[place]
-        return self.sequences.pop(place)
-
-    def flush(self) -> list[list[int]]:
-        """Closes all open sequences, oldest first."""
-        closed, self.sequences, self.used = self.sequences, [], []
-        return closed
-
-
 class PackPlan:
     """The packs of a stream of examples, in the order in which they are closed.
 
     Pack n is the same whenever it is asked for. Packs are planned one after the other; of a stream
     without end those far behind the latest are forgotten, and planned again when asked for.
 
+    Attributes:
+      pack_length: L.
+      max_examples: E, examples of a pack, at most.
+      text_length: tokens of the texts of a pack, at most, or None.
+
     Args:
       lengths: indices of examples to their lengths in tokens.
       pack_length: L.
-      max_examples: E, examples of a pack, at most.
+      max_examples: E.
       max_open: open sequences, at most.
       total: examples of the stream; None for a stream without end.
+      window: examples that are sorted by length before they are packed; 1 packs them as they come.
+      text_lengths: indices of examples to the tokens of their texts; None for no texts.
+      text_length: tokens of the texts of a pack, at most; None does not limit them.
+      name_of: an example's name, for errors.
 
     Raises:
-      InputError: as `Packer`; and when a pack is asked for, for an example longer than a pack, or
-        beyond the end of the stream.
+      InputError: as `Packer` and `longest_first`; and when a pack is asked for, for an example
+        longer than a pack, or beyond the end of the stream.
     """
 
     def __init__(
@@ -115,13 +62,22 @@ class PackPlan:
         *,
         max_open: int = 8,
         total: int | None = None,
+        window: int = 1,
+        text_lengths: Lengths | None = None,
+        text_length: int | None = None,
+        name_of: Callable[[int], str] | None = None,
     ):
-        self._lengths, self._total = lengths, total
-        self._options = pack_length, max_examples, max_open
+        longest_first(np.arange(0), np.arange(0), window)  # refuses a window that is none
+        self.pack_length, self.max_examples = pack_length, max_examples
+        self.text_length = text_length
+        self._lengths, self._text_lengths = lengths, text_lengths
+        self._total, self._window, self._name_of = total, window, name_of
+        self._max_open = max_open
         self._restart()
 
     def _restart(self) -> None:
-        self._packer = Packer(*self._options)
+        options = self.pack_length, self.max_examples, self._max_open, self.text_length
+        self._packer = Packer(*options)
         self._read, self._first = 0, 0
         self._packs: list[list[int]] = []
 
@@ -151,13 +107,19 @@ class PackPlan:
         return (self.pack(number) for number in range(len(self)))
 
     def _read_more(self) -> None:
-        """Packs some more examples of the stream."""
-        stop = self._read + EXAMPLES_AT_A_TIME
+        """Packs some more examples of the stream: whole windows."""
+        stop = self._read + -(-EXAMPLES_AT_A_TIME // self._window) * self._window
         if self._total is not None:
             stop = min(stop, self._total)
         index_N = np.arange(self._read, stop)
-        for index, length in zip(index_N.tolist(), self._lengths(index_N).tolist(), strict=True):
-            self._packs += self._packer.add(index, length)
+        length_N, text_N = self._lengths(index_N), np.zeros_like(index_N)
+        if self._text_lengths is not None:
+            text_N = self._text_lengths(index_N)
+        order_N = longest_first(index_N, length_N, self._window) - self._read
+        columns = index_N[order_N].tolist(), length_N[order_N].tolist(), text_N[order_N].tolist()
+        for index, length, text in zip(*columns, strict=True):
+            name = self._name_of(index) if self._name_of else ""
+            self._packs += self._packer.add(index, length, text, name=name)
         self._read = stop
         if stop == self._total:
             self._packs += self._packer.flush()
@@ -172,16 +134,32 @@ class PackedExample:
       tokens: [L, F].
       places: [L, A], where each token is in its example.
       label: its class, or None.
+      text: the tokens of its text, [M, C] (or ids [M]); M = 0 for an example without one. None
+        where no example has any.
+      of_example: arrays by name, one of each example: numbers such as frame rate, motion and size
+        [P], what places are multiplied by [3], times of frames [N].
+      of_tokens: arrays by name [L, ...], a row of each token: further channels, or a
+        mask.
     """
 
     index: int
     tokens: Shaped[np.ndarray, "L F"]
     places: Int[np.ndarray, "L A"]
     label: int | None = None
+    text: Shaped[np.ndarray, "M *C"] | None = None
+    of_example: Mapping[str, Shaped[np.ndarray, "..."]] = field(default_factory=dict)
+    of_tokens: Mapping[str, Shaped[np.ndarray, "L ..."]] = field(default_factory=dict)
+
+
+RESERVED = {"tokens", "place", "segment", "index", "label", "text", "text_segment"}
+MOST_INDICES = 2**31
 
 
 def pack_arrays(
-    packs: Sequence[Sequence[PackedExample]], pack_length: int, max_examples: int
+    packs: Sequence[Sequence[PackedExample]],
+    pack_length: int,
+    max_examples: int,
+    text_length: int | None = None,
 ) -> dict[str, np.ndarray]:
     """A batch of packs as arrays of fixed shapes.
 
@@ -189,45 +167,140 @@ def pack_arrays(
       packs: the examples of each pack, in order.
       pack_length: L.
       max_examples: E.
+      text_length: N, tokens of the texts of a pack; needed where examples have texts.
 
     Returns:
       ``"tokens"`` [B, L, F], zero where there is padding; ``"place"`` int32 [B, L, A];
       ``"segment"`` int32 [B, L], e + 1 where a token is of example e of its pack and 0 for
-      padding; ``"index"`` int32 [B, E]; and with labels ``"label"`` int32 [B, E]. Where a pack has
-      fewer than E examples, index and label are 0.
+      padding; ``"index"`` int32 [B, E], modulo 2^31; and with labels ``"label"`` int32 [B, E]. With
+      texts ``"text"`` [B, N, C] and ``"text_segment"`` int32 [B, N], as ``"segment"``. The arrays
+      of examples and tokens by their names, [B, E, ...] and [B, L, ...]. Where a pack has fewer
+      than E examples, index, label and what else examples have are 0.
 
     Raises:
-      InputError: for packs that are too long or have too many examples, or labels for some alone.
+      InputError: for packs that are too long or have too many examples, for texts that are longer
+        than `text_length` together, and for examples that differ in what they have, or in its
+        shape.
     """
     known = [example for pack in packs for example in pack]
     if not known:
         raise InputError("packs are empty, expected one example or more")
-    first, rows = known[0], (len(packs), pack_length)
+    first = _parts(known[0])
+    for example in known:
+        _check_parts(example, first, known[0].index)
+    if known[0].text is not None and text_length is None:
+        raise InputError("text_length is None, expected a length: examples have texts")
+    sizes = {"L": pack_length, "E": max_examples, "N": text_length or 0}
     batch = {
-        "tokens": np.zeros((*rows, first.tokens.shape[1]), first.tokens.dtype),
-        "place": np.zeros((*rows, first.places.shape[1]), np.int32),
-        "segment": np.zeros(rows, np.int32),
-        "index": np.zeros((len(packs), max_examples), np.int32),
+        name: np.zeros((len(packs), sizes[over], *array.shape[over != "E" :]), array.dtype)
+        for name, (over, array) in first.items()
     }
-    labelled = first.label is not None
-    if labelled:
-        batch["label"] = np.zeros_like(batch["index"])
+    batch["segment"] = np.zeros((len(packs), pack_length), np.int32)
+    if known[0].text is not None:
+        batch["text_segment"] = np.zeros((len(packs), sizes["N"]), np.int32)
     for row, pack in enumerate(packs):
-        total = sum(len(example.tokens) for example in pack)
-        if total > pack_length or len(pack) > max_examples:
-            raise InputError(
-                f"pack {row} has {len(pack)} examples of {total} tokens, expected at most "
-                f"{max_examples} of {pack_length}"
-            )
-        start = 0
+        _check_pack_fits(row, pack, pack_length, max_examples, text_length)
+        start = {"L": 0, "N": 0}
         for e, example in enumerate(pack):
-            if (example.label is not None) != labelled:
-                raise InputError(f"example {example.index} differs from others in having a label")
-            span = slice(start, start := start + len(example.tokens))
-            batch["tokens"][row, span] = example.tokens
-            batch["place"][row, span] = example.places
-            batch["segment"][row, span] = e + 1
-            batch["index"][row, e] = example.index
-            if labelled:
-                batch["label"][row, e] = example.label
+            spans: dict[str, Any] = {"E": e}
+            for over, array in (("L", example.tokens), ("N", example.text)):
+                if array is not None:
+                    spans[over] = slice(start[over], start[over] + len(array))
+                    start[over] += len(array)
+            for name, (over, array) in _parts(example).items():
+                batch[name][row, spans[over]] = array
+            batch["segment"][row, spans["L"]] = e + 1
+            if "N" in spans:
+                batch["text_segment"][row, spans["N"]] = e + 1
     return batch
+
+
+def unpack(
+    values_BL: Shaped[Any, "B L ..."], segment_BL: Int[Any, "B L"]
+) -> list[list[Shaped[np.ndarray, "_ ..."]]]:
+    """What belongs to the tokens of packs, such as predictions, example by example.
+
+    Args:
+      values_BL: [B, L, ...].
+      segment_BL: e + 1 where a token is of example e, 0 for padding.
+
+    Returns:
+      For every pack the arrays [L_e, ...] of its examples, in their order.
+
+    Raises:
+      InputError: where the two are not of the same tokens.
+    """
+    values_BL, segment_BL = np.asarray(values_BL), np.asarray(segment_BL)
+    if segment_BL.ndim != 2 or values_BL.shape[:2] != segment_BL.shape:
+        raise InputError(
+            f"values have shape {values_BL.shape} and segments {segment_BL.shape}, expected "
+            "[B, L, ...] and [B, L]"
+        )
+    return [
+        [values_L[segment_L == e + 1] for e in range(int(segment_L.max(initial=0)))]
+        for values_L, segment_L in zip(values_BL, segment_BL, strict=True)
+    ]
+
+
+def _parts(example: PackedExample) -> dict[str, tuple[str, np.ndarray]]:
+    """Everything that an example has: over which axis of a batch it is laid (L, N, E), and it."""
+    parts = {
+        "tokens": ("L", example.tokens),
+        "place": ("L", np.asarray(example.places, np.int32)),
+        "index": ("E", np.asarray(example.index % MOST_INDICES, np.int32)),
+    }
+    if example.label is not None:
+        parts["label"] = "E", np.asarray(example.label, np.int32)
+    if example.text is not None:
+        parts["text"] = "N", example.text
+    for over, arrays in (("E", example.of_example), ("L", example.of_tokens)):
+        for name, array in arrays.items():
+            if name in RESERVED or name in parts:
+                raise InputError(
+                    f"example {example.index} has an array named {name!r}, expected another name "
+                    "than those of other arrays"
+                )
+            parts[name] = over, np.asarray(array)
+    return parts
+
+
+def _check_parts(
+    example: PackedExample, first: Mapping[str, tuple[str, np.ndarray]], other: int
+) -> None:
+    """Refuses an example that has not what the first one has."""
+    parts = _parts(example)
+    for name in parts.keys() ^ first.keys():
+        what = "a label" if name == "label" else f"{name!r}"
+        raise InputError(f"example {example.index} differs from others in having {what}")
+    for name, (over, array) in parts.items():
+        apart = over != "E"  # the first axis of what tokens have is their own
+        expected = first[name][1]
+        if array.shape[apart:] != expected.shape[apart:] or array.dtype != expected.dtype:
+            raise InputError(
+                f"{name} of example {example.index} has shape {array.shape} of {array.dtype}, "
+                f"expected that of example {other}, {expected.shape} of {expected.dtype}"
+            )
+        if over == "L" and len(array) != len(example.tokens):
+            raise InputError(
+                f"{name} of example {example.index} has {len(array)} rows, expected "
+                f"{len(example.tokens)}, one for each token"
+            )
+
+
+def _check_pack_fits(
+    row: int,
+    pack: Sequence[PackedExample],
+    pack_length: int,
+    max_examples: int,
+    text_length: int | None,
+) -> None:
+    """Refuses a pack that has more than there is room for."""
+    total = sum(len(example.tokens) for example in pack)
+    if total > pack_length or len(pack) > max_examples:
+        raise InputError(
+            f"pack {row} has {len(pack)} examples of {total} tokens, expected at most "
+            f"{max_examples} of {pack_length}"
+        )
+    text = sum(len(example.text) for example in pack if example.text is not None)
+    if text_length is not None and text > text_length:
+        raise InputError(f"pack {row} has texts of {text} tokens, expected at most {text_length}")

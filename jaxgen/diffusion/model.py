@@ -15,7 +15,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Int
 
+from jaxgen.diffusion.conditioning.frame_masks import frame_channels, with_frame_channels
 from jaxgen.diffusion.conditioning.guidance import GuidanceWeight, guide_network
+from jaxgen.diffusion.conditioning.image_to_image import with_known
+from jaxgen.diffusion.conditioning.known_frames import KnownFrames
 from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, clip_x, make_denoiser
 from jaxgen.diffusion.distillation.progressive import with_guidance_weight
 from jaxgen.diffusion.process.predictions import TargetName, check_target
@@ -39,6 +42,9 @@ class DenoiserConfig:
       guidance_channels: channels of the network's input that hold the guidance weight (see
         `jaxgen.diffusion.distillation.progressive.with_guidance_weight`); 0 for a network that is
         not guidance-conditioned.
+      known_frames: whether the network was trained with known frames of videos, which are then the
+        last channels of its input, the data's and one for the mask (see
+        `jaxgen.diffusion.conditioning.frame_masks`).
 
     Raises:
       InputError: for a target that the schedule does not allow.
@@ -50,6 +56,7 @@ class DenoiserConfig:
     target: TargetName = "v"
     schedule: Schedule = CosineSchedule()
     guidance_channels: int = 0
+    known_frames: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", check_target(self.target))
@@ -60,6 +67,11 @@ class DenoiserConfig:
         """The null label; None for a network trained without one."""
         network = self.network
         return network.num_classes if network.num_classes and network.null_class else None
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the network's input beside the data's."""
+        return self.guidance_channels + self.known_frames * (self.image_shape[-1] + 1)
 
     def check_guidance(self, guidance: float) -> None:
         """Refuses guidance where there is nothing to guide with.
@@ -86,7 +98,7 @@ class DenoiserConfig:
         """``key -> parameters``, with logical axes."""
         model = self.make_model()
         *sizes, channels = self.image_shape
-        z = jnp.zeros((1, *sizes, channels + self.guidance_channels))
+        z = jnp.zeros((1, *sizes, channels + self.condition_channels))
         label_1 = jnp.zeros((1,), jnp.int32) if self.classes else None
 
         def init(key: Array) -> Tree:
@@ -95,17 +107,30 @@ class DenoiserConfig:
 
         return init
 
-    def make_network(self, params: Tree) -> Callable[..., Array]:
+    def make_network(self, params: Tree, given: KnownFrames | None = None) -> Callable[..., Array]:
         """``(z, time, label_B) -> prediction``; guidance-conditioned: ``(z, time, w_B, label_B)``.
 
         Args:
           params: the network's parameters.
+          given: known frames, for a network that was trained with some; None: none are known.
+
+        Raises:
+          InputError: for known frames where the network takes none.
         """
+        if given is not None and not self.known_frames:
+            raise InputError(
+                "given are known frames, but the network was trained without (known_frames is "
+                "False), expected None; `with_known_frames` guides any network to them"
+            )
         model = self.make_model()
 
         def network(z: Array, time: Array, label_B: Array | None) -> Array:
             return model.apply({"params": params}, z, time, label_B)
 
+        if self.known_frames:
+            network = with_frame_channels(
+                network, None if given is None else frame_channels(*given)
+            )
         if self.guidance_channels:
             return with_guidance_weight(network, self.guidance_channels)
         return network
@@ -117,6 +142,7 @@ class DenoiserConfig:
         guidance: GuidanceWeight | None = None,
         *,
         clip: bool = True,
+        given: KnownFrames | None = None,
     ) -> Denoiser:
         """The denoiser of images of some classes.
 
@@ -127,11 +153,14 @@ class DenoiserConfig:
             model alone, at half the cost of w = 0. A guidance-conditioned network takes it as its
             input, a number or [B].
           clip: whether x^ is kept within [-1, 1], and e^ recomputed from it.
+          given: known frames of videos, which samples will hold, for a network that was trained
+            with some; None: none are known.
 
         Raises:
-          InputError: for guidance without labels or without a null class.
+          InputError: for guidance without labels or without a null class, and for known frames
+            where the network takes none.
         """
-        network = self.make_network(params)
+        network = self.make_network(params, given)
         if self.guidance_channels:
             w = jnp.asarray(0.0 if guidance is None else guidance, jnp.float32)
             denoiser = make_denoiser(
@@ -145,4 +174,5 @@ class DenoiserConfig:
             denoiser = guide_network(
                 network, label_B, self.null_label, guidance, target=self.target
             )
-        return clip_x(denoiser) if clip else denoiser
+        denoiser = clip_x(denoiser) if clip else denoiser
+        return denoiser if given is None else with_known(denoiser, given.known, given.x)

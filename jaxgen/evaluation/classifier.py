@@ -6,6 +6,15 @@ rectifier. The mean over the positions that are left is the *feature*, and logit
 Parameters do not depend on the size of images: 8 x 8 digits and 64 x 64 photographs take the same
 configuration. It is trained by an experiment (`classifier_loss`) on real images and then kept, so
 that all measures of one data set are taken with the same features.
+
+A classifier of clips [T, Y, X, C] (the option `temporal`) does the same with each frame, but has
+its first convolution at half resolution, for its cost, and after the last convolution of each
+resolution compares frames at equal positions, zeros beyond the ends::
+
+    h(t) <- relu(h(t) + norm(W_0 h(t - 1) + W_1 h(t) + W_2 h(t + 1)))
+
+The mean is then over time, too, so that clips of any length take the same parameters. These are
+matrix products: on CPUs XLA's convolutions in three dimensions are slower.
 """
 
 import dataclasses
@@ -35,19 +44,22 @@ Loss = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig:
-    """A classifier of images.
+    """A classifier of images or clips.
 
     Attributes:
       num_classes: V.
       channels: C, 1 or 3.
-      widths: Channels at full, half, quarter ... resolution; the last is D, the features.
+      widths: Channels at full, half, quarter ... resolution (of clips: half, quarter ...); the last
+        is D, the features.
       dropout: Probability that a feature is left out in training.
+      temporal: Whether it takes clips, not images.
     """
 
     num_classes: int
     channels: int = 1
     widths: tuple[int, ...] = (16, 32, 64)
     dropout: float = 0.2
+    temporal: bool = False
 
     def __post_init__(self) -> None:
         """Validates the fields."""
@@ -64,7 +76,7 @@ class ClassifierConfig:
             raise InputError(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
 
     @classmethod
-    def for_images(cls, shape: tuple[int, int, int], num_classes: int) -> "ClassifierConfig":
+    def for_images(cls, shape: tuple[int, ...], num_classes: int) -> "ClassifierConfig":
         """The configuration for images of a size: halved until about 4 x 4 is left, twice at least.
 
         Measured with AdamW, learning rate 3e-3 after 5 % warm-up and then a cosine, decay 0.05: the
@@ -72,12 +84,14 @@ class ClassifierConfig:
         99.2 % in 900 of 128.
 
         Args:
-          shape: (Y, X, C).
+          shape: (Y, X, C) of images, or (T, Y, X, C) of clips.
           num_classes: V.
         """
-        halvings = max(2, round(math.log2(max(min(shape[:2]), 1) / 4)))
+        halvings = max(2, round(math.log2(max(min(shape[-3:-1]), 1) / 4)))
         widths = tuple(16 * 2**i for i in range(halvings + 1))
-        return cls(num_classes, shape[2], widths)
+        if len(shape) == 4:
+            return cls(num_classes, shape[-1], widths[1:], temporal=True)
+        return cls(num_classes, shape[-1], widths)
 
     def make_model(self) -> "Classifier":
         """The network."""
@@ -91,12 +105,13 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z_BYXC: Shaped[Array, "B Y X C"], train: bool = False
+        self, z: Shaped[Array, "B *T Y X C"], train: bool = False
     ) -> tuple[Float[Array, "B D"], Float[Array, "B V"]]:
         """Features and logits.
 
         Args:
-          z_BYXC: Images in [-1, 1], or bytes (uint8), of any size.
+          z: Images [B, Y, X, C], or clips [B, T, Y, X, C] where the network is temporal, in [-1, 1]
+            or bytes (uint8), of any size.
           train: Whether dropout is on (it needs the random stream "dropout").
 
         Returns:
@@ -106,24 +121,27 @@ class Classifier(nn.Module):
           InputError: The images have another number of channels or of dimensions.
         """
         c = self.config
-        if z_BYXC.ndim != 4 or z_BYXC.shape[-1] != c.channels:
-            raise InputError(f"images have shape {z_BYXC.shape}, expected [B, Y, X, {c.channels}]")
-        z_BYXC = as_unit(z_BYXC)
-        h_BYXC = _convolve(z_BYXC, c.widths[0], "stem")
+        what, axes = ("clips", "T, Y, X") if c.temporal else ("images", "Y, X")
+        if z.ndim != 4 + c.temporal or z.shape[-1] != c.channels:
+            raise InputError(f"{what} have shape {z.shape}, expected [B, {axes}, {c.channels}]")
+        h = _convolve(as_unit(z), c.widths[0], "stem", stride=1 + c.temporal)
+        h = _compare_frames(h, "stem_time") if c.temporal else h
         for i, width in enumerate(c.widths[1:]):
-            h_BYXC = _convolve(h_BYXC, width, f"down_{i}", stride=2)
-            h_BYXC = _convolve(h_BYXC, width, f"same_{i}")
-        features_BD = jnp.mean(h_BYXC, axis=(1, 2))
+            h = _convolve(h, width, f"down_{i}", stride=2)
+            h = _convolve(h, width, f"same_{i}")
+            h = _compare_frames(h, f"time_{i}") if c.temporal else h
+        features_BD = jnp.mean(h, axis=tuple(range(1, h.ndim - 1)))
         kept_BD = nn.Dropout(c.dropout)(features_BD, deterministic=not train)
         return features_BD, Dense((c.num_classes,), ("embed", "classes"), name="logits")(kept_BD)
 
 
 def _convolve(
-    x_BYXC: Float[Array, "B Y X C"], width: int, name: str, stride: int = 1
-) -> Float[Array, "B Y2 X2 F"]:
+    x: Float[Array, "*B Y X C"], width: int, name: str, stride: int = 1
+) -> Float[Array, "*B Y2 X2 F"]:
     """Convolution, group norm, rectifier; to be called from a compact method."""
     named = nn.with_logical_partitioning
-    inputs = "embed" if x_BYXC.shape[-1] % GROUPS == 0 else None  # an image's channels are few
+    inputs = "embed" if x.shape[-1] % GROUPS == 0 else None  # an image's channels are few
+    x_BYXC = x.reshape(-1, *x.shape[-3:])
     x_BYXC = nn.Conv(
         width,
         (3, 3),
@@ -132,13 +150,35 @@ def _convolve(
         kernel_init=named(nn.initializers.he_normal(), (None, None, inputs, "mlp")),
         name=name,
     )(x_BYXC)
-    norm = nn.GroupNorm(
+    y_BYXC = nn.relu(_norm(f"{name}_norm")(x_BYXC))
+    return y_BYXC.reshape(*x.shape[:-3], *y_BYXC.shape[1:])
+
+
+def _norm(name: str) -> nn.GroupNorm:
+    """The norm of a frame's groups of channels."""
+    named = nn.with_logical_partitioning
+    return nn.GroupNorm(
         GROUPS,
         scale_init=named(nn.initializers.ones, ("mlp",)),
         bias_init=named(nn.initializers.zeros, ("mlp",)),
-        name=f"{name}_norm",
+        name=name,
     )
-    return nn.relu(norm(x_BYXC))
+
+
+def _compare_frames(x_BTYXC: Float[Array, "B T Y X C"], name: str) -> Float[Array, "B T Y X C"]:
+    """A frame beside the one before and the one after it; called from a compact method."""
+    frames, width = x_BTYXC.shape[1], x_BTYXC.shape[-1]
+    padded = jnp.pad(x_BTYXC, [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)])
+    near = jnp.concatenate([padded[:, i : i + frames] for i in range(3)], axis=-1)
+    h = Dense(
+        (width,),
+        ("embed", "mlp"),
+        kernel_init=nn.initializers.he_normal(),
+        bias=False,
+        name=name,
+    )(near)
+    h = _norm(f"{name}_norm")(h.reshape(-1, *h.shape[2:])).reshape(h.shape)
+    return nn.relu(x_BTYXC + h)
 
 
 def classifier_loss(config: ClassifierConfig) -> Loss:
@@ -149,7 +189,7 @@ def classifier_loss(config: ClassifierConfig) -> Loss:
 
     Returns:
       ``loss_fn(params, batch, key) -> (mean loss, {"accuracy"})`` for batches of ``"image"``
-      [B, Y, X, C] in [-1, 1] and ``"label"`` [B]; the key is for dropout.
+      [B, Y, X, C] (clips: [B, T, Y, X, C]) in [-1, 1] and ``"label"`` [B]; the key is for dropout.
     """
     model = config.make_model()
 
@@ -169,7 +209,7 @@ def classifier_loss(config: ClassifierConfig) -> Loss:
 def apply_classifier(
     config: ClassifierConfig,
     params: Tree,
-    images: Shaped[np.ndarray, "N Y X C"],
+    images: Shaped[np.ndarray, "N *T Y X C"],
     batch_size: int = 256,
 ) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N V"]]:
     """Features and class probabilities of images, batch by batch over the current mesh.
@@ -177,8 +217,8 @@ def apply_classifier(
     Args:
       config: The classifier.
       params: Its parameters.
-      images: Images in [-1, 1], or bytes (uint8).
-      batch_size: Images at a time.
+      images: Images, or clips where it is temporal, in [-1, 1], or bytes (uint8).
+      batch_size: Images or clips at a time.
 
     Returns:
       Features [N, D] and probabilities [N, V], float32 in the memory of every process.
@@ -195,8 +235,8 @@ def _forward(config: ClassifierConfig) -> Forward:
     """One function object per configuration, so that it is compiled once."""
     model = config.make_model()
 
-    def forward(params: Tree, z_BYXC: Float[Array, "B Y X C"]) -> Tree:
-        features_BD, logits_BV = model.apply({"params": params}, z_BYXC)
+    def forward(params: Tree, z: Float[Array, "B *T Y X C"]) -> Tree:
+        features_BD, logits_BV = model.apply({"params": params}, z)
         return features_BD, jax.nn.softmax(logits_BV)
 
     return forward

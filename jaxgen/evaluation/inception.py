@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxgen.errors import InputError
 from jaxgen.evaluation.features import apply_in_batches
+from jaxgen.evaluation.torch_layers import NORM, checked_tensors, fold_batch_norm
 from jaxgen.typing import Tree
 
 SIDE = 299
@@ -34,7 +35,6 @@ SMALLEST_SIDE = 75
 FEATURES = 2048
 BATCH_NORM_EPSILON = 1e-3
 
-_NORM = ("weight", "bias", "running_mean", "running_var")
 _IGNORED = ("fc.", "AuxLogits.")
 """Tensors of the classifiers, which have no part in the features."""
 
@@ -163,7 +163,7 @@ def inception_shapes() -> dict[str, tuple[int, ...]]:
     for name, layer in boxed.items():
         height, width, inputs, outputs = layer["kernel"].value.shape
         shapes[f"{name}.conv.weight"] = (outputs, inputs, height, width)
-        shapes |= {f"{name}.bn.{kind}": (outputs,) for kind in _NORM}
+        shapes |= {f"{name}.bn.{kind}": (outputs,) for kind in NORM}
     return shapes
 
 
@@ -173,57 +173,25 @@ def inception_params(
     """The parameters of `Inception` from tensors under PyTorch's names.
 
     Args:
-      tensors: Name -> array. Classifiers (``fc``, ``AuxLogits``) and counters of batches are
-        ignored.
+      tensors: Name -> array, those of pytorch-fid or torchvision. Classifiers (``fc``,
+        ``AuxLogits``) and counters of batches are ignored.
       source: What the tensors are called in an error, say their file.
 
     Raises:
       InputError: A tensor is missing, not expected, has another shape, is complex or not
         finite, or a variance is negative; the message names it and `source`.
     """
-    shapes = inception_shapes()
-    given = {
-        name
-        for name in tensors
-        if not name.startswith(_IGNORED) and not name.endswith(".num_batches_tracked")
-    }
-    for name in [*sorted(shapes.keys() - given), *sorted(given - shapes.keys())]:
-        fault = "missing" if name in shapes else "not part of Inception-v3"
-        raise InputError(
-            f"{source}: {name} is {fault}, expected the {len(shapes)} tensors of"
-            " pytorch-fid's or torchvision's inception_v3"
-        )
-    arrays = {name: _checked(source, name, tensors[name], shape) for name, shape in shapes.items()}
-    names = [name.removesuffix(".conv.weight") for name in shapes if name.endswith(".conv.weight")]
-    return {name: _fold(name, arrays) for name in names}
-
-
-def _checked(
-    source: str, name: str, tensor: Float[np.ndarray, "..."], shape: tuple[int, ...]
-) -> Float[np.ndarray, "..."]:
-    if not isinstance(tensor, np.ndarray | jax.Array):
-        kind = f"{type(tensor).__module__.split('.')[0]}.{type(tensor).__name__}"
-        raise InputError(
-            f"{source}: {name} is a {kind}, expected a numpy array, x.numpy() of torch"
-        )
-    if np.iscomplexobj(tensor):
-        raise InputError(f"{source}: {name} holds complex numbers, expected real ones")
-    array = np.asarray(tensor, np.float64)
-    if array.shape != shape:
-        raise InputError(f"{source}: {name} has shape {list(array.shape)}, expected {list(shape)}")
-    if not np.isfinite(array).all() or (name.endswith("running_var") and array.min() < 0):
-        raise InputError(f"{source}: {name} holds numbers that are NaN or out of range")
-    return array
-
-
-def _fold(name: str, arrays: Mapping[str, Float[np.ndarray, "..."]]) -> dict[str, np.ndarray]:
-    """Kernel [Y, X, C, F] and bias [F] of a convolution with its batch norm."""
-    weight, bias, mean, variance = (arrays[f"{name}.bn.{kind}"] for kind in _NORM)
-    scale = weight / np.sqrt(variance + BATCH_NORM_EPSILON)
-    kernel = arrays[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * scale
+    kept = {name: x for name, x in tensors.items() if not name.startswith(_IGNORED)}
+    arrays = checked_tensors(kept, inception_shapes(), "Inception-v3", source)
+    names = [name.removesuffix(".conv.weight") for name in arrays if name.endswith(".conv.weight")]
     return {
-        "kernel": kernel.astype(np.float32),
-        "bias": (bias - mean * scale).astype(np.float32),
+        name: fold_batch_norm(
+            arrays[f"{name}.conv.weight"].transpose(2, 3, 1, 0),
+            f"{name}.bn",
+            arrays,
+            BATCH_NORM_EPSILON,
+        )
+        for name in names
     }
 
 

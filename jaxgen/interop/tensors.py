@@ -66,24 +66,39 @@ def linear(name: str, inputs: int = 1) -> Rule:
 
 
 def convolution(name: str) -> Rule:
-    """The kernel of a convolution over images: (out, in, Y, X) there, (Y, X, in, out) here."""
+    """The kernel of a convolution of any rank: (out, in, sides) there, (sides, in, out) here."""
     return Rule(
         (name,),
-        lambda x: [x.transpose(3, 2, 0, 1)],
-        lambda tensors, shape: tensors[0].transpose(2, 3, 1, 0),
+        lambda x: [np.moveaxis(x, (-1, -2), (0, 1))],
+        lambda tensors, shape: np.moveaxis(tensors[0], (0, 1), (-1, -2)),
     )
 
 
-def patches(name: str, patch: int) -> Rule:
-    """A linear layer on patches here, (P P C, out), that is a convolution there, (out, C, P, P)."""
+def patches(name: str, patch: int | Sequence[int]) -> Rule:
+    """A linear layer on patches here, (P P C, out), that is a convolution there, (out, C, P, P).
+
+    Args:
+      name: The tensor.
+      patch: P, or a side for each axis of the convolution.
+    """
+    sides = (patch, patch) if isinstance(patch, int) else tuple(patch)
 
     def split(x: np.ndarray) -> Arrays:
-        return [x.reshape(patch, patch, -1, x.shape[-1]).transpose(3, 2, 0, 1)]
+        return [np.moveaxis(x.reshape(*sides, -1, x.shape[-1]), (-1, -2), (0, 1))]
 
     def join(tensors: Arrays, shape: tuple[int, ...]) -> np.ndarray:
-        return tensors[0].transpose(2, 3, 1, 0).reshape(shape)
+        return np.moveaxis(tensors[0], (0, 1), (-1, -2)).reshape(shape)
 
     return Rule((name,), split, join)
+
+
+def with_ones(name: str, before: int = 0, behind: int = 0) -> Rule:
+    """A tensor with the parameter's axes, and so many of size 1 before and behind them."""
+    return Rule(
+        (name,),
+        lambda x: [x.reshape(*(1,) * before, *x.shape, *(1,) * behind)],
+        lambda tensors, shape: tensors[0].reshape(shape),
+    )
 
 
 def stacked(rules: Sequence[Rule], axis: int) -> Rule:
@@ -287,7 +302,7 @@ def _prefix(name: str, ends: tuple[str, ...]) -> str:
 
 
 def check_array(where: str, name: str, value: Any) -> None:
-    """Refuses what is no array of numpy or JAX, tensors of PyTorch among them.
+    """Refuses values other than arrays of numpy or JAX, tensors of PyTorch among them.
 
     Raises:
       InputError: Saying what it is.

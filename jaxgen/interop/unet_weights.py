@@ -31,6 +31,7 @@ import numpy as np
 
 from jaxgen.errors import InputError
 from jaxgen.interop.model_configs import check_class
+from jaxgen.interop.model_folders import present_attention_name
 from jaxgen.interop.safetensors import TensorFile
 from jaxgen.interop.tensors import (
     Renamed,
@@ -70,9 +71,6 @@ INNER_LAYERS = {
     "conv": "conv",
 }
 PLACES = {"block": "resnets", "attention": "attentions"}
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""How diffusers called the layers of attention before version 0.15."""
-
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu", "mish": "mish"}
@@ -191,7 +189,9 @@ def unet_params(
       InputError: For the first tensor that does not fit the model.
     """
     tensors = without_prefix(tensors, ["conv_in.weight"], prefix, name)
-    return params_from_tensors(Renamed(tensors, _present), like, _rule, dtype=dtype, name=name)
+    return params_from_tensors(
+        Renamed(tensors, present_attention_name), like, _rule, dtype=dtype, name=name
+    )
 
 
 def unet_tensors(params: Tree, dtype: str | None = None) -> dict[str, np.ndarray]:
@@ -246,14 +246,6 @@ def _labels(given: Mapping[str, Any], null_class: bool) -> dict[str, Any]:
         "num_classes": rows - (null_class and rows > 0),
         "null_class": null_class,
     }
-
-
-def _present(name: str) -> str:
-    """diffusers' present name of a tensor."""
-    match = re.fullmatch(r"(.*\.attentions\.\d+\.)(\w+)(\.weight|\.bias)", name)
-    if match and match[2] in OLD_NAMES:
-        return match[1] + OLD_NAMES[match[2]] + match[3]
-    return name
 
 
 def _rule(path: str) -> Rule | None:

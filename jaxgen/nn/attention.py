@@ -2,35 +2,53 @@
 
 ``softmax(q k^T / sqrt(K) + bias) v`` per head. Which tokens may see each other is said by *segment
 ids*: a query sees the keys of its own segment (packed sequences put several examples in one row;
-padding is a segment of its own). Logits and softmax are float32 in every implementation.
+padding is a segment of its own); and by a *reach* along an axis (`jaxgen.nn.visibility`). Logits
+and softmax are float32 in every implementation.
 
 ==========  ==================================================================================
 plain       einsums, any backend; what the others are tested against
+blocks      skips blocks of keys that share no segment with the queries (`block_attention`);
+            no bias, no forward-mode derivatives
 cudnn       `jax.nn.dot_product_attention` with cuDNN's fused kernel: GPU, 16-bit types
 pallas      the flash-attention kernel that JAX ships for TPU
-auto        the fused one of the backend where it applies, otherwise plain
+auto        the fused one of the backend where it applies; on CPU "blocks" where there are segment
+            ids, no bias and 512 keys or more; otherwise plain
 ==========  ==================================================================================
+
+**Isolation.** Where keys are hidden, a number that is not finite stays among those who see it, in
+every implementation. A weight of 0 is not enough: 0 times nan is nan. So tokens whose q, k or v is
+not finite are zeros in the products, and nan is written to the queries that see one afterwards: a
+pass over q, k and v and one over the booleans [B, L, N], without heads.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import InputError
 from jaxgen.nn import attention_kernels
-from jaxgen.nn.dense import Dense, Dtype
+from jaxgen.nn.block_attention import block_attention
+from jaxgen.nn.dense import Dense, Dtype, xavier
 from jaxgen.nn.norms import RMSNorm
 from jaxgen.nn.rotary import rotate
+from jaxgen.nn.sequence_attention import over_sequence, to_context
+from jaxgen.nn.visibility import Reach, Segments, View, check_reach, visible
 
-Implementation = Literal["auto", "plain", "cudnn", "pallas"]
-
-Segments = tuple[Int[Array, "B L"], Int[Array, "B N"]]
-"""Segment ids of the queries and of the keys."""
+Implementation = Literal["auto", "plain", "blocks", "cudnn", "pallas"]
 
 Bias = Float[Array, "H L N"] | Float[Array, "B H L N"]
+
+Angle = Float[Any, "#B L K2"] | Float[Any, "L K2"] | Float[Any, "#B L H K2"]
+
+QKNorm = bool | Literal["all_heads"]
+
+FAR = -1e9
+"""What is added to logits that are beyond reach, where there is no mask."""
 
 
 def attention(
@@ -41,6 +59,7 @@ def attention(
     segments: Segments | None = None,
     bias: Bias | None = None,
     implementation: Implementation = "auto",
+    reach: Reach | None = None,
 ) -> Float[Array, "B L H K"]:
     """``softmax(q k^T / sqrt(K) + bias) v`` for each head (Vaswani et al. 2017, equation 1).
 
@@ -49,9 +68,10 @@ def attention(
       k_BNHK: keys.
       v_BNHK: values.
       segments: ids [B, L] of the queries and [B, N] of the keys; a query sees the keys with its own
-        id. None: all keys. A query without any key gets the mean of all values.
+        id. None: all keys. A query without any key gets 0.
       bias: added to the logits: [H, L, N] for every example, or [B, H, L, N].
       implementation: see the table above.
+      reach: how far before and behind itself on an axis a query sees; None without limit.
 
     Returns:
       [B, L, H, K] in the type of the values.
@@ -61,14 +81,67 @@ def attention(
         type lacks.
     """
     _check_shapes(q_BLHK, k_BNHK, v_BNHK, segments, bias)
+    check_reach(reach, len(q_BLHK), q_BLHK.shape[1], k_BNHK.shape[1])
     if bias is not None and bias.ndim == 3:
         bias = bias[None]
-    chosen = attention_kernels.choose(implementation, q_BLHK, k_BNHK)
+    hides = segments is not None
+    chosen = attention_kernels.choose(implementation, q_BLHK, k_BNHK, hides, bias is not None)
+    run = functools.partial(_run, chosen, segments=segments, bias_BHLN=bias, reach=reach)
+    seen_BLN = visible(segments, reach)
+    if seen_BLN is None:
+        return run(q_BLHK, k_BNHK, v_BNHK)
+    return _isolated(run, q_BLHK, k_BNHK, v_BNHK, seen_BLN)
+
+
+def _run(
+    chosen: str,
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Segments | None,
+    bias_BHLN: Array | None,
+    reach: Reach | None,
+) -> Float[Array, "B L H K"]:
+    """Attention of finite numbers by one of the implementations."""
+    if chosen == "plain":
+        return plain_attention(q, k, v, segments, bias_BHLN, reach)
     if chosen == "cudnn":
-        return attention_kernels.cudnn(q_BLHK, k_BNHK, v_BNHK, segments, bias)
+        return attention_kernels.cudnn(q, k, v, visible(segments, reach), bias_BHLN)
     if chosen == "pallas":
-        return attention_kernels.pallas(q_BLHK, k_BNHK, v_BNHK, segments, bias)
-    return plain_attention(q_BLHK, k_BNHK, v_BNHK, segments, bias)
+        bias_BHLN = _with_reach(bias_BHLN, reach, q.shape[2])
+        return attention_kernels.pallas(q, k, v, segments, bias_BHLN)
+    if segments is None:
+        batch = len(q)
+        segments = jnp.zeros((batch, q.shape[1]), int), jnp.zeros((batch, k.shape[1]), int)
+    return block_attention(q, k, v, segments, reach)
+
+
+def _with_reach(bias_BHLN: Array | None, reach: Reach | None, heads: int) -> Array | None:
+    """A bias that hides what is beyond reach, for the kernel that knows no masks."""
+    seen_BLN = visible(None, reach)
+    if seen_BLN is None:
+        return bias_BHLN
+    far_BHLN = jnp.repeat(jnp.where(seen_BLN, 0.0, FAR)[:, None], heads, axis=1)
+    return far_BHLN if bias_BHLN is None else far_BHLN + bias_BHLN
+
+
+def _isolated(
+    run: Callable[..., Array], q: Array, k: Array, v: Array, seen_BLN: Bool[Array, "#B L N"]
+) -> Float[Array, "B L H K"]:
+    """Attention in which what is not finite reaches those alone who see it."""
+    sound_BL, sound_BN = _is_sound(q), _is_sound(k) & _is_sound(v)
+    q = jnp.where(sound_BL[..., None, None], q, 0)
+    k, v = (jnp.where(sound_BN[..., None, None], x, 0) for x in (k, v))
+    result_BLHK = run(q, k, v)
+    spoiled_BL = ~sound_BL | jnp.any(seen_BLN & ~sound_BN[:, None], axis=-1)
+    keyless_BL = ~jnp.any(seen_BLN, axis=-1)
+    result_BLHK = jnp.where(keyless_BL[..., None, None], 0, result_BLHK)
+    return jnp.where(spoiled_BL[..., None, None], jnp.nan, result_BLHK)
+
+
+def _is_sound(x_BLHK: Float[Array, "B L H K"]) -> Bool[Array, "B L"]:
+    """Whether all numbers of a token are finite."""
+    return jnp.isfinite(x_BLHK).all(axis=(2, 3))
 
 
 def plain_attention(
@@ -77,11 +150,13 @@ def plain_attention(
     v_BNHK: Float[Array, "B N H K"],
     segments: Segments | None = None,
     bias_BHLN: Float[Array, "#B H L N"] | None = None,
+    reach: Reach | None = None,
 ) -> Float[Array, "B L H K"]:
-    """`attention` by einsums; arguments as there.
+    """`attention` by einsums, of finite numbers; arguments as there.
 
     The weights are divided by their sum after they have met the values: K divisions for a query,
-    not N, and a pass less over [B, H, L, N] numbers, the slowest part of attention on CPU.
+    not N, and a pass less over [B, H, L, N] numbers, the slowest part of attention on CPU. A query
+    without any key gets the mean of all values.
     """
     scale = q_BLHK.shape[-1] ** -0.5
     q_BHLK, k_BHNK, v_BHNK = (x.swapaxes(1, 2) for x in (q_BLHK * scale, k_BNHK, v_BNHK))
@@ -89,20 +164,15 @@ def plain_attention(
     logits_BHLN = jnp.einsum("BHLK,BHNK->BHLN", q_BHLK, k_BHNK, **f32)
     if bias_BHLN is not None:
         logits_BHLN = logits_BHLN + bias_BHLN.astype(jnp.float32)
-    if segments is not None:
-        seen_BHLN = same_segment(*segments)[:, None]
-        logits_BHLN = jnp.where(seen_BHLN, logits_BHLN, jnp.finfo(jnp.float32).min)
+    seen_BLN = visible(segments, reach)
+    if seen_BLN is not None:
+        logits_BHLN = jnp.where(seen_BLN[:, None], logits_BHLN, jnp.finfo(jnp.float32).min)
     highest_BHL1 = jax.lax.stop_gradient(jnp.max(logits_BHLN, axis=-1, keepdims=True))
     weights_BHLN = jnp.exp(logits_BHLN - highest_BHL1)
     sums_BHL1 = jnp.sum(weights_BHLN, axis=-1, keepdims=True)
     weights_BHLN = weights_BHLN.astype(v_BNHK.dtype)
     seen_BHLK = jnp.einsum("BHLN,BHNK->BHLK", weights_BHLN, v_BHNK, **f32) / sums_BHL1
     return seen_BHLK.astype(v_BNHK.dtype).swapaxes(1, 2)
-
-
-def same_segment(of_queries_BL: Int[Array, "B L"], of_keys_BN: Int[Array, "B N"]) -> "Array":
-    """Whether a query and a key are of one segment: booleans [B, L, N]."""
-    return of_queries_BL[:, :, None] == of_keys_BN[:, None, :]
 
 
 def _check_shapes(
@@ -131,20 +201,65 @@ def _check_shapes(
             )
 
 
+def attention_of_views(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BLHK: Float[Array, "B L H K"],
+    v_BLHK: Float[Array, "B L H K"],
+    views: Sequence[View],
+    implementation: Implementation = "auto",
+) -> Float[Array, "B L H K"]:
+    """Attention of tokens to each other, in which the heads are shared out among views.
+
+    Args:
+      q_BLHK: queries.
+      k_BLHK: keys.
+      v_BLHK: values.
+      views: what each share of the heads attends over.
+      implementation: see `attention`.
+
+    Raises:
+      InputError: for views that do not divide the heads.
+    """
+    heads, count = q_BLHK.shape[2], len(views)
+    if not count or heads % count:
+        raise InputError(f"heads are {heads} for {count} views, expected a multiple of {count}")
+    seen = []
+    for i, view in enumerate(views):
+        share = slice(i * heads // count, (i + 1) * heads // count)
+        q, k, v = (x[:, :, share] for x in (q_BLHK, k_BLHK, v_BLHK))
+        attend = functools.partial(_of_view, implementation=implementation)
+        seen.append(over_sequence(attend, q, k, v, view))
+    return seen[0] if count == 1 else jnp.concatenate(seen, axis=2)
+
+
+def _of_view(
+    q: Array, k: Array, v: Array, view: View, implementation: Implementation
+) -> Float[Array, "B L H K"]:
+    """Attention over one view."""
+    q, k, v = (view.fold(x) for x in (q, k, v))
+    ids = view.segments_BL
+    segments = None if ids is None else (ids, ids)
+    seen = attention(q, k, v, segments=segments, reach=view.reach, implementation=implementation)
+    return view.unfold(seen)
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention of tokens to each other; heads are sharded over the mesh axis ``model``.
+
+    Tokens may be spread over ``sequence`` (`jaxgen.nn.sequence_attention`), unless there is a bias.
 
     Attributes:
       heads: H; the head size is width / H.
       dtype: the compute dtype of products.
-      qk_norm: whether queries and keys are normalised (`RMSNorm`).
+      qk_norm: whether queries and keys are normalised (`RMSNorm`): head by head, or with
+        "all_heads" over the whole width (Wan).
       implementation: see `attention`.
       qkv_bias: whether q, k and v have biases.
     """
 
     heads: int
     dtype: Dtype = "float32"
-    qk_norm: bool = False
+    qk_norm: QKNorm = False
     implementation: Implementation = "auto"
     qkv_bias: bool = True
 
@@ -156,7 +271,8 @@ class SelfAttention(nn.Module):
         segments_BL: Int[Array, "B L"] | None = None,
         bias: Bias | None = None,
         added_BH3K: Float[Array, "B H 3 K"] | None = None,
-        angle: Float[Any, "#B L K2"] | Float[Any, "L K2"] | None = None,
+        angle: Angle | None = None,
+        views: Sequence[View] | None = None,
     ) -> Float[Array, "B L D"]:
         """[B, L, D] to [B, L, D] in ``dtype``.
 
@@ -166,6 +282,11 @@ class SelfAttention(nn.Module):
           bias: added to the logits, see `attention`.
           added_BH3K: added to q, k and v of every token: what depends on the example alone.
           angle: rotary positions, by which queries and keys are turned (`jaxgen.nn.rotary`).
+          views: what the heads attend over, in place of ``segments_BL``: of n views the first H / n
+            heads have the first, and so on.
+
+        Raises:
+          InputError: for views that do not divide the heads, or come with a bias.
         """
         width = x_BLD.shape[-1]
         shape = self.heads, 3, width // self.heads
@@ -175,27 +296,35 @@ class SelfAttention(nn.Module):
             qkv = qkv + added_BH3K[:, None].astype(self.dtype)
         q, k, v = split_parts(qkv)
         if self.qk_norm:
-            q = RMSNorm(name="query_norm")(q).astype(self.dtype)
-            k = RMSNorm(name="key_norm")(k).astype(self.dtype)
+            norm = functools.partial(RMSNorm, 2 if self.qk_norm == "all_heads" else 1)
+            q = norm(name="query_norm")(q).astype(self.dtype)
+            k = norm(name="key_norm")(k).astype(self.dtype)
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
-        segments = None if segments_BL is None else (segments_BL, segments_BL)
-        seen_BLHK = attention(
-            q, k, v, segments=segments, bias=bias, implementation=self.implementation
-        )
+        if views is not None and (bias is not None or segments_BL is not None):
+            raise InputError("views are given with a bias or segment ids, expected either")
+        if bias is None:
+            views = [View(segments_BL=segments_BL)] if views is None else views
+            seen_BLHK = attention_of_views(q, k, v, views, self.implementation)
+        else:
+            segments = None if segments_BL is None else (segments_BL, segments_BL)
+            how = self.implementation
+            seen_BLHK = attention(q, k, v, segments=segments, bias=bias, implementation=how)
         return output_projection(width, self.dtype)(seen_BLHK)
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention of tokens to those of another sequence.
 
-    Attributes: as those of `SelfAttention`.
+    Attributes: as those of `SelfAttention`, and
+      output_init: the initial output projection.
     """
 
     heads: int
     dtype: Dtype = "float32"
-    qk_norm: bool = False
+    qk_norm: QKNorm = False
     implementation: Implementation = "auto"
+    output_init: Callable[..., Any] = xavier
 
     @nn.compact
     def __call__(
@@ -219,10 +348,15 @@ class CrossAttention(nn.Module):
         kv = Dense((head[0], 2, head[1]), axes, self.dtype, name="key_value")(context_BNC)
         k, v = split_parts(kv)
         if self.qk_norm:
-            q = RMSNorm(name="query_norm")(q).astype(self.dtype)
-            k = RMSNorm(name="key_norm")(k).astype(self.dtype)
-        seen_BLHK = attention(q, k, v, segments=segments, implementation=self.implementation)
-        return output_projection(width, self.dtype)(seen_BLHK)
+            norm = functools.partial(RMSNorm, 2 if self.qk_norm == "all_heads" else 1)
+            q = norm(name="query_norm")(q).astype(self.dtype)
+            k = norm(name="key_norm")(k).astype(self.dtype)
+
+        def attend(q: Array, k: Array, v: Array, segments: Segments | None) -> Array:
+            return attention(q, k, v, segments=segments, implementation=self.implementation)
+
+        seen_BLHK = to_context(attend, q, k, v, segments)
+        return output_projection(width, self.dtype, kernel_init=self.output_init)(seen_BLHK)
 
 
 def split_parts(parts_BLHPK: Float[Array, "B L H P K"]) -> list[Float[Array, "B L H K"]]:
@@ -236,6 +370,9 @@ def split_parts(parts_BLHPK: Float[Array, "B L H P K"]) -> list[Float[Array, "B 
     return [part[..., 0, :] for part in jax.lax.split(parts_BLHPK, (1,) * count, axis=-2)]
 
 
-def output_projection(width: int, dtype: Dtype, name: str = "output") -> Dense:
+def output_projection(
+    width: int, dtype: Dtype, name: str = "output", kernel_init: Callable[..., Any] = xavier
+) -> Dense:
     """The layer from heads [..., H, K] back to the width D."""
-    return Dense((width,), ("heads", "kv", "embed"), dtype, name=name)
+    axes = "heads", "kv", "embed"
+    return Dense((width,), axes, dtype, name=name, kernel_init=kernel_init)

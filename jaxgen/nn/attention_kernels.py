@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxgen.axes import BATCH_MESH_AXES, MODEL
 from jaxgen.errors import InputError
+from jaxgen.nn.token_sharding import auto_axes
 
 CUDNN_HEAD_SIZES = range(8, 129, 8)
 """What every GPU since Ampere takes."""
@@ -24,23 +25,37 @@ PALLAS_LENGTH = 512
 """Keys from which `auto` takes the kernel: below, one fused softmax fits the memory beside it."""
 
 
-def choose(implementation: str, q_BLHK: Array, k_BNHK: Array) -> str:
-    """The implementation to use: "plain", "cudnn" or "pallas".
+BLOCKS_LENGTH = 512
+"""Keys from which `auto` skips blocks on CPU."""
+
+
+def choose(
+    implementation: str,
+    q_BLHK: Array,
+    k_BNHK: Array,
+    has_segments: bool = False,
+    has_bias: bool = False,
+) -> str:
+    """The implementation to use: "plain", "blocks", "cudnn" or "pallas".
 
     Args:
       implementation: one of these, which is then checked, or "auto".
       q_BLHK: queries; their shape and type decide.
       k_BNHK: keys.
+      has_segments: whether there are segment ids.
+      has_bias: whether logits have a bias.
 
     Raises:
-      InputError: if a fused implementation was asked for where it cannot run.
+      InputError: if an implementation was asked for where it cannot run.
     """
-    if implementation == "plain":
-        return "plain"
+    if implementation == "blocks" and has_bias:
+        raise InputError("attention implementation is 'blocks' with a bias, expected another")
+    if implementation in ("plain", "blocks"):
+        return implementation
     if implementation not in ("auto", "cudnn", "pallas"):
         raise InputError(
             f"attention implementation is {implementation!r}, "
-            "expected 'auto', 'plain', 'cudnn' or 'pallas'"
+            "expected 'auto', 'plain', 'blocks', 'cudnn' or 'pallas'"
         )
     backend = jax.default_backend()
     obstacles = {
@@ -58,6 +73,8 @@ def choose(implementation: str, q_BLHK: Array, k_BNHK: Array) -> str:
         return "cudnn"
     if obstacles["pallas"] is None and k_BNHK.shape[1] >= PALLAS_LENGTH:
         return "pallas"
+    if backend == "cpu" and has_segments and not has_bias and k_BNHK.shape[1] >= BLOCKS_LENGTH:
+        return "blocks"
     return "plain"
 
 
@@ -88,13 +105,20 @@ def cudnn(
     q_BLHK: Float[Array, "B L H K"],
     k_BNHK: Float[Array, "B N H K"],
     v_BNHK: Float[Array, "B N H K"],
-    segments: Any,
+    seen_BLN: Bool[Array, "#B L N"] | None,
     bias_BHLN: Float[Array, "#B H L N"] | None,
 ) -> Float[Array, "B L H K"]:
-    """cuDNN's fused attention; arguments as those of `jaxgen.nn.attention.attention`."""
-    mask = bias = None
-    if segments is not None:
-        mask = (segments[0][:, :, None] == segments[1][:, None, :])[:, None]
+    """cuDNN's fused attention; arguments as those of `jaxgen.nn.attention.attention`.
+
+    Args:
+      q_BLHK: queries.
+      k_BNHK: keys.
+      v_BNHK: values.
+      seen_BLN: whether a query sees a key; None where all see all.
+      bias_BHLN: added to the logits.
+    """
+    bias = None
+    mask = None if seen_BLN is None else seen_BLN[:, None]
     if bias_BHLN is not None:
         bias = bias_BHLN.astype(q_BLHK.dtype)
     return jax.nn.dot_product_attention(q_BLHK, k_BNHK, v_BNHK, bias, mask, implementation="cudnn")
@@ -133,7 +157,7 @@ def pallas(
 
 def _shards(batch: int, heads: int) -> tuple[tuple[str, ...] | None, str | None]:
     """The axes of the current mesh that examples and heads can be cut along."""
-    sizes = jax.sharding.get_abstract_mesh().shape
+    sizes = auto_axes()
     parts = 1
     for axis in BATCH_MESH_AXES:
         parts *= sizes.get(axis, 1)

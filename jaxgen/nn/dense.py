@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.axes import DEFAULT_RULES
+from jaxgen.axes import DEFAULT_RULES, SEQUENCE
 from jaxgen.errors import InputError
+from jaxgen.nn.token_sharding import auto_axes
 
 Dtype = Literal["float32", "bfloat16"]
 """Compute dtype of matrix products; parameters are float32 whatever it is."""
@@ -68,8 +69,10 @@ class Dense(nn.Module):
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
         leading = x.shape[: x.ndim - contracted]
         # A plain product of matrices: with more axes XLA on CPU transposes W, and the gradient of
-        # y, in memory in the backward pass, which takes longer than the products.
-        y = x.reshape(-1, flat[0]) @ kernel.reshape(flat)
+        # y, in memory in the backward pass, which takes longer than the products. Examples and
+        # tokens stay apart where tokens are cut too: joined, the cut would be lost.
+        joined_axes = leading if auto_axes().get(SEQUENCE, 1) > 1 else (-1,)
+        y = x.reshape(*joined_axes, flat[0]) @ kernel.reshape(flat)
         y = y.reshape(*leading, *self.features)
         if self.bias:
             bias = self.param("bias", named(zeros, self.axes[contracted:]), self.features)

@@ -87,16 +87,25 @@ class RMSNorm(nn.Module):
 
     For queries and keys (Dehghani et al. 2023; Esser et al. 2024): it bounds the logits of
     attention, which otherwise grow in long bfloat16 runs.
+
+    Attributes:
+      axes: 1 for one head at a time; 2 for all heads together, with a scale [H, K].
     """
+
+    axes: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B K"]) -> Float[Array, "*B K"]:
-        """Normalises the last axis."""
-        scale_K = self.param(
-            "scale", nn.with_logical_partitioning(nn.initializers.ones, ("kv",)), x.shape[-1:]
+        """Normalises the last axis, or the last two."""
+        names = ("heads", "kv")[-self.axes :]
+        scale = self.param(
+            "scale",
+            nn.with_logical_partitioning(nn.initializers.ones, names),
+            x.shape[-self.axes :],
         )
         x = x.astype(jnp.float32)
-        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + EPSILON) * scale_K
+        over = tuple(range(-self.axes, 0))
+        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), over, keepdims=True) + EPSILON) * scale
 
 
 def modulation(parts: int, width: int, dtype: Dtype = "float32") -> Dense:
@@ -126,8 +135,43 @@ def modulation_parts(
       Vectors [B, D]; of packs [B, L, D], those of the example that a token is of (zeros where it is
       of none).
     """
-    parts = layer(nn.silu(condition)).astype(jnp.float32)
+    return spread_parts(layer(nn.silu(condition)).astype(jnp.float32), example_BLE)
+
+
+def spread_parts(
+    parts: Float[Array, "*B P D"], example_BLE: Float[Array, "B L E"] | None = None
+) -> tuple[PerExample, ...]:
+    """The vectors of examples, or of rows of examples, handed to their tokens.
+
+    Args:
+      parts: P vectors of each example [B, P, D], of each token [B, L, P, D], or of each row of a
+        pack [B, E, P, D].
+      example_BLE: of packs, 1 where a token is of a row, else 0.
+
+    Returns:
+      P vectors, as those of `modulation_parts`.
+    """
     if example_BLE is not None:
         # A product rather than a look-up, whose gradient would be a scatter.
         parts = jnp.einsum("BLE,BEPD->BLPD", example_BLE, parts, precision="highest")
     return tuple(parts[..., i, :] for i in range(parts.shape[-2]))
+
+
+class ModulationTable(nn.Module):
+    """Vectors of a block that are added to those that all blocks share (Wan; Chen et al. 2023).
+
+    Attributes:
+      parts: how many vectors.
+      width: D.
+    """
+
+    parts: int
+    width: int
+
+    @nn.compact
+    def __call__(self, shared: Float[Array, "*B P D"]) -> Float[Array, "*B P2 D"]:
+        """The first ``parts`` of the shared vectors plus the table, in float32."""
+        initial = nn.initializers.normal(self.width**-0.5)
+        named = nn.with_logical_partitioning(initial, (None, "modulation"))
+        table_PD = self.param("table", named, (self.parts, self.width))
+        return shared.astype(jnp.float32)[..., : self.parts, :] + table_PD

@@ -2,6 +2,12 @@
 
 Shaw et al. 2018; on a grid as in Liu et al. 2021 (Swin), section 3.2: the offset of places a and b
 is ``a - b`` along each axis, between ``-(n - 1)`` and ``n - 1``; a table has one row for each.
+
+Along a sequence of any length, offsets share rows, called *buckets* (Raffel et al. 2020, "T5",
+section 2.1). With N buckets, half of them for n = query - key < 0 and e = N / 4::
+
+    |n| < e    a bucket each
+    else       e + floor(e log(|n| / e) / log(largest / e)), at most N / 2 - 1
 """
 
 import math
@@ -10,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
+
+from jaxgen.errors import InputError
 
 
 def relative_index(sizes: tuple[int, ...]) -> Int[np.ndarray, "L L"]:
@@ -57,3 +65,66 @@ class RelativeBias(nn.Module):
             return table_NH[index].transpose(2, 0, 1)
         index_BLL = jnp.asarray(index)[places_BL[:, :, None], places_BL[:, None, :]]
         return table_NH[index_BLL].transpose(0, 3, 1, 2)
+
+
+def bucket_index(
+    offset: Int[np.ndarray, "*N"], buckets: int = 32, largest: int = 32
+) -> Int[np.ndarray, "*N"]:
+    """The bucket of each offset, see above.
+
+    Args:
+      offset: place of the query minus place of the key.
+      buckets: N, a multiple of 4.
+      largest: distance from which on all offsets of one sign share a bucket, above N / 4.
+
+    Raises:
+      InputError: for numbers that make no buckets.
+    """
+    check_buckets(buckets, largest)
+    half, exact = buckets // 2, buckets // 4
+    distance = np.abs(offset)
+    # Base 2 keeps powers of two, where buckets meet, free of rounding.
+    share = np.log2(np.maximum(distance, exact) / exact) / np.log2(largest / exact)
+    far = np.minimum(exact + np.floor(exact * share), half - 1)
+    return (np.where(distance < exact, distance, far) + half * (offset < 0)).astype(np.int32)
+
+
+def check_buckets(buckets: int, largest: int) -> None:
+    """Refuses numbers that make no buckets.
+
+    Raises:
+      InputError: for a number of buckets that is no multiple of 4, or a largest distance whose
+        neighbours have buckets of their own.
+    """
+    if buckets < 4 or buckets % 4:
+        raise InputError(f"buckets is {buckets}, expected a positive multiple of 4")
+    if largest <= buckets // 4:
+        raise InputError(f"largest distance is {largest}, expected more than {buckets // 4}")
+
+
+class BucketBias(nn.Module):
+    """What is added to the logits of attention along a sequence, by buckets of offsets.
+
+    Attributes:
+      heads: H.
+      buckets: N, a multiple of 4.
+      largest: distance from which on all offsets of one sign share a bucket.
+    """
+
+    heads: int
+    buckets: int = 32
+    largest: int = 32
+
+    @nn.compact
+    def __call__(self, length: int) -> Float[Array, "H L L"]:
+        """The bias between the places 0 to ``length`` - 1."""
+        table_NH = self.param(
+            "table",
+            nn.with_logical_partitioning(
+                nn.initializers.truncated_normal(0.02), ("positions", "heads")
+            ),
+            (self.buckets, self.heads),
+        )
+        place_L = np.arange(length)
+        index_LL = bucket_index(place_L[:, None] - place_L, self.buckets, self.largest)
+        return jnp.asarray(table_NH)[index_LL].transpose(2, 0, 1)

@@ -66,17 +66,19 @@ def rotary_angles(
 
 
 def rotate(
-    x_BLHK: Float[Array, "B L H K"], angle: Float[Any, "#B L K2"] | Float[Any, "L K2"]
+    x_BLHK: Float[Array, "B L H K"],
+    angle: Float[Any, "#B L K2"] | Float[Any, "L K2"] | Float[Any, "#B L H K2"],
 ) -> Float[Array, "B L H K"]:
     """Turns the pairs of each head, in float32; the result has the type of x.
 
     Args:
       x_BLHK: queries or keys.
-      angle: [B, L, K / 2], or [L, K / 2] of every example.
+      angle: [B, L, K / 2], or [L, K / 2] of every example; [B, L, H, K / 2] where heads differ.
     """
     _, xp = as_places(angle)
     cos, sin = (jnp.asarray(wave(angle), jnp.float32) for wave in (xp.cos, xp.sin))
-    cos, sin = (wave[..., :, None, :] for wave in (cos, sin))
+    if cos.ndim < 4:
+        cos, sin = (wave[..., :, None, :] for wave in (cos, sin))
     pairs = x_BLHK.astype(jnp.float32).reshape(*x_BLHK.shape[:-1], -1, 2)
     first, second = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis=-1)

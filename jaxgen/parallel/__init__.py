@@ -35,9 +35,16 @@ from jaxgen.parallel.distributed import (
     stop,
 )
 from jaxgen.parallel.host_memory import keep_freed_memory
-from jaxgen.parallel.mesh import current_mesh, make_mesh, parse_mesh
+from jaxgen.parallel.mesh import (
+    abstract_mesh,
+    current_mesh,
+    make_mesh,
+    on_abstract_mesh,
+    parse_mesh,
+)
 from jaxgen.parallel.sharding import (
     Layout,
+    bytes_per_device,
     gather_fsdp,
     init_optimizer,
     init_sharded,
@@ -53,9 +60,11 @@ __all__ = [
     "Communication",
     "Layout",
     "Operand",
+    "abstract_mesh",
     "all_succeed",
     "barrier",
     "batch_sharding",
+    "bytes_per_device",
     "check_batch_size",
     "communication",
     "communication_of_text",
@@ -68,6 +77,7 @@ __all__ = [
     "keep_freed_memory",
     "make_mesh",
     "num_batch_shards",
+    "on_abstract_mesh",
     "on_main_process",
     "optimizer_layout",
     "parse_mesh",

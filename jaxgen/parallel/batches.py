@@ -1,9 +1,10 @@
 """Batches of examples, laid over the devices of any number of processes.
 
 The rows of a batch are spread over the mesh axes ``data`` and ``fsdp`` and repeated along
-``model``. A pipeline either makes the whole batch in every process (`put_batch`: simple, and right
-for text that fits in memory) or just the rows that the process's own devices hold (`process_rows`
-says which, `put_local_batch` takes them). Both give the same global arrays.
+``sequence`` and ``model`` (networks spread their tokens over ``sequence`` themselves). A pipeline
+either makes the whole batch in every process (`put_batch`: simple, and right for text that fits in
+memory) or just the rows that the process's own devices hold (`process_rows` says which,
+`put_local_batch` takes them). Both give the same global arrays.
 """
 
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
 def process_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "rows"]:
     """Which rows of a global batch this process has to supply, in rising order.
 
-    Processes whose devices differ along ``model`` alone supply the same rows.
+    Processes whose devices differ along ``sequence`` and ``model`` alone supply the same rows.
 
     Args:
       mesh: The mesh.

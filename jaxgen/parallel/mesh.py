@@ -1,20 +1,21 @@
 """Meshes of devices, made in one place.
 
-Every mesh of this library has the three axes of `jaxgen.axes.MESH_AXES` in the same order,
-``data``, ``fsdp``, ``model``; an axis that nobody asked for has size one. So one device in a
-notebook and a pod run the same code, and a rule or a `PartitionSpec` may always name any of the
-three.
+Every mesh of this library has the four axes of `jaxgen.axes.MESH_AXES` in the same order,
+``data``, ``fsdp``, ``sequence``, ``model``; an axis that nobody asked for has size one. So one
+device in a notebook and a pod run the same code, and a rule or a `PartitionSpec` may always name
+any of the four.
 
 The axes have type *Auto*: the compiler spreads what is not written down. `jax.make_mesh` alone
 would give *Explicit* axes, on which Linen's Dense, Embed and Dropout fail.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from jaxgen.axes import MESH_AXES
 from jaxgen.errors import InputError
@@ -26,13 +27,13 @@ def parse_mesh(description: str, num_devices: int) -> dict[str, int]:
     """Sizes of all mesh axes from a short description.
 
     Args:
-      description: Comma-separated ``axis=size``; the axes are ``data``, ``fsdp`` and ``model``
-        in any order. At most one size may be -1: it takes all devices that the others leave.
-        An axis that is not named has size 1.
+      description: Comma-separated ``axis=size``; the axes are ``data``, ``fsdp``, ``sequence`` and
+        ``model`` in any order. At most one size may be -1: it takes all devices that the others
+        leave. An axis that is not named has size 1.
       num_devices: How many devices the mesh is made of; the sizes multiply to it.
 
     Returns:
-      Axis -> size, for all three axes in the order of `MESH_AXES`.
+      Axis -> size, for all four axes in the order of `MESH_AXES`.
 
     Raises:
       InputError: For anything else, naming the part of the description that is wrong.
@@ -84,7 +85,7 @@ def _written_sizes(description: str) -> dict[str, int]:
 
 
 def make_mesh(description: str = "data=-1", devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes ``data``, ``fsdp``, ``model``, all of type Auto.
+    """A mesh with the axes ``data``, ``fsdp``, ``sequence``, ``model``, all of type Auto.
 
     All devices of all processes are used. A smaller mesh has to be asked for, by passing `devices`:
     a mesh that leaves devices idle is far more often a typo. On TPU, JAX places the axes
@@ -111,6 +112,28 @@ def make_mesh(description: str = "data=-1", devices: Sequence[jax.Device] | None
         axis_types=(AxisType.Auto,) * len(sizes),
         devices=devices,
     )
+
+
+def abstract_mesh(description: str, num_devices: int) -> AbstractMesh:
+    """A mesh without devices: for shapes, shardings and sizes of programs too large to run here.
+
+    Args:
+      description: See `parse_mesh`.
+      num_devices: How many devices it stands for.
+
+    Raises:
+      InputError: As `parse_mesh`.
+    """
+    sizes = parse_mesh(description, num_devices)
+    axis_types = (AxisType.Auto,) * len(sizes)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=axis_types)
+
+
+@contextlib.contextmanager
+def on_abstract_mesh(mesh: AbstractMesh) -> Iterator[None]:
+    """Programs are followed (`jax.eval_shape`) as on a mesh, in place of the one that is set."""
+    with jax.set_mesh(None), jax.sharding.use_abstract_mesh(mesh):
+        yield
 
 
 def current_mesh() -> Mesh:

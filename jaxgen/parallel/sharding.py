@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.axes import DEFAULT_RULES, FSDP, Rules
 from jaxgen.errors import InputError
@@ -32,20 +32,20 @@ class Layout:
     one.
 
     Attributes:
-      mesh: The mesh.
+      mesh: The mesh; an abstract one where nothing is to be computed.
       abstract: `jax.ShapeDtypeStruct` leaves that carry their sharding: what restoring a
         checkpoint or lowering a step ahead of time needs.
       shardings: `NamedSharding` leaves.
       axes: Logical axis names, a tuple per leaf; ``()`` for a leaf without names.
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     abstract: Tree
     shardings: Tree
     axes: Tree
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The sharding of a value that every device of the mesh holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -53,7 +53,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def partition_spec(
     names: Sequence[str | None],
     shape: Sequence[int],
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     rules: Rules = DEFAULT_RULES,
     path: str = "array",
 ) -> PartitionSpec:
@@ -96,7 +96,9 @@ def partition_spec(
     return PartitionSpec(*(_entry(axes) for axes in entries))
 
 
-def _mesh_axes(name: str | None, mesh: Mesh, rules: Rules, what: str) -> tuple[str, ...]:
+def _mesh_axes(
+    name: str | None, mesh: Mesh | AbstractMesh, rules: Rules, what: str
+) -> tuple[str, ...]:
     """The mesh axes of one dimension, none for a replicated one."""
     if name is None:
         return ()
@@ -121,7 +123,10 @@ def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
 
 
 def plan_layout(
-    init_fn: Callable[..., Tree], *args: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
+    init_fn: Callable[..., Tree],
+    *args: Any,
+    mesh: Mesh | AbstractMesh,
+    rules: Rules = DEFAULT_RULES,
 ) -> Layout:
     """How the tree that ``init_fn(*args)`` would return is sharded over the mesh; nothing is
     computed.
@@ -130,7 +135,7 @@ def plan_layout(
       init_fn: Returns a tree whose arrays are boxed by `nn.with_logical_partitioning`. An array
         without a box has no names and is replicated.
       *args: Its arguments; only their shapes matter.
-      mesh: The mesh.
+      mesh: The mesh, or an abstract one (`jaxgen.parallel.abstract_mesh`).
       rules: Logical axis -> mesh axes.
 
     Raises:
@@ -262,6 +267,18 @@ def init_optimizer(tx: optax.GradientTransformation, params: Tree, layout: Layou
 def shardings_of(tree: Tree) -> Tree:
     """The sharding of every leaf, for a tree of arrays or of abstract values that carry one."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def bytes_per_device(tree: Tree) -> int:
+    """Bytes that a device holds of a tree of arrays, or of abstract values, with shardings.
+
+    Args:
+      tree: leaves with a shape, a type and a sharding, such as `Layout.abstract`.
+    """
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -2,6 +2,7 @@
 
 from jaxgen.spacetime.diffit import DiffiT, DiffiTConfig
 from jaxgen.spacetime.dit import DiT, DiTConfig
+from jaxgen.spacetime.image_start import video_from_image_params
 from jaxgen.spacetime.mdt import MDT, MDTConfig
 from jaxgen.spacetime.patches import patchify, unpatchify
 from jaxgen.spacetime.transformer_config import GridConfig, TransformerConfig
@@ -23,4 +24,5 @@ __all__ = [
     "VideoDiTConfig",
     "patchify",
     "unpatchify",
+    "video_from_image_params",
 ]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args
 from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import InputError
-from jaxgen.nn.attention import Implementation
+from jaxgen.nn.attention import Implementation, QKNorm
 from jaxgen.nn.dense import Dtype, check_dtype
 from jaxgen.nn.embeddings import check_condition
 from jaxgen.spacetime.patches import patch_grid, patch_sides
@@ -31,7 +31,8 @@ class TransformerConfig:
       class_dropout: probability that a label becomes the null class in training.
       dtype: the compute dtype of matrix products; parameters, the stream of tokens between blocks,
         norms, softmax and the output stay float32.
-      qk_norm: whether attention normalises queries and keys.
+      qk_norm: whether attention normalises queries and keys, head by head; "all_heads" over the
+        whole width.
       remat: whether a block's activations are computed again in the backward pass, not stored.
       attention: implementation of attention, see `jaxgen.nn.attention`.
     """
@@ -47,7 +48,7 @@ class TransformerConfig:
     null_class: bool = True
     class_dropout: float = 0.1
     dtype: Dtype = "float32"
-    qk_norm: bool = False
+    qk_norm: QKNorm = False
     remat: bool = False
     attention: Implementation = "auto"
 
@@ -80,6 +81,8 @@ class TransformerConfig:
                 "expected null_class=True or class_dropout=0"
             )
         check_dtype(self.dtype)
+        if self.qk_norm not in (True, False, "all_heads"):
+            raise InputError(f"qk_norm is {self.qk_norm!r}, expected True, False or 'all_heads'")
         if self.attention not in get_args(Implementation):
             raise InputError(
                 f"attention is {self.attention!r}, expected one of {get_args(Implementation)}"

@@ -18,6 +18,7 @@ from jaxgen.training.checkpoint import (
     load_config,
     load_model,
     load_params,
+    load_variables,
 )
 from jaxgen.training.local_steps import make_local_steps
 from jaxgen.training.loop import FitResult, LoopConfig, NonFiniteError, fit
@@ -63,6 +64,7 @@ __all__ = [
     "load_config",
     "load_model",
     "load_params",
+    "load_variables",
     "make_local_steps",
     "make_optimizer",
     "make_schedule",

@@ -67,12 +67,15 @@ class LoadedModel:
       params: the parameters: the moving average where one was kept.
       files: the small files, name -> text.
       step: the step at which it was saved.
+      variables: the state's variables, or None where it had none; with Flax
+        ``apply({"params": params, **variables}, ...)``.
     """
 
     config: Any
     params: Tree
     files: Mapping[str, str]
     step: int
+    variables: Tree | None = None
 
 
 class Checkpoints:
@@ -241,6 +244,7 @@ def load_model(
             params=_read_params(folder, None, averaged, None, mesh),
             files=read_run(folder)["files"],
             step=int(folder.name),
+            variables=_read_variables(folder, mesh),
         ),
     )
 
@@ -285,6 +289,14 @@ def load_params(
     )
 
 
+def load_variables(path: Path, which: Which = "latest", *, mesh: Mesh | None = None) -> Tree | None:
+    """The state's variables, as `LoadedModel` has them: for parameters that `load_params` lays out.
+
+    Arguments and errors as for `load_model`.
+    """
+    return _read(_find(path, which), lambda folder: _read_variables(folder, mesh))
+
+
 def _read_params(
     folder: pathlib.Path,
     abstract: Tree | None,
@@ -292,18 +304,29 @@ def _read_params(
     padding: Padding | None,
     mesh: Mesh | None,
 ) -> Tree:
-    saved = saved_arrays(folder)
-    part = "ema" if averaged and any(names[0] == "ema" for names in saved) else "params"
+    part = (
+        "ema" if averaged and any(names[0] == "ema" for names in saved_arrays(folder)) else "params"
+    )
     if abstract is None:
-        whole = replicated(mesh or current_mesh())
-        abstract = nested(
-            {
-                names[1:]: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
-                for names, array in saved.items()
-                if names[0] == part
-            }
-        )
+        abstract = _as_it_was_saved(folder, part, mesh)
     return read_tree(folder, abstract, (part,), padding)
+
+
+def _read_variables(folder: pathlib.Path, mesh: Mesh | None) -> Tree | None:
+    abstract = _as_it_was_saved(folder, "variables", mesh)
+    return read_tree(folder, abstract, ("variables",), None) if abstract else None
+
+
+def _as_it_was_saved(folder: pathlib.Path, part: str, mesh: Mesh | None) -> Tree:
+    """Shapes and dtypes of a part of the state, whole on every device; {} where there is none."""
+    whole = replicated(mesh or current_mesh())
+    return nested(
+        {
+            names[1:]: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
+            for names, array in saved_arrays(folder).items()
+            if names[0] == part
+        }
+    )
 
 
 def _read(folder: pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:

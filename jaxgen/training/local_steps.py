@@ -17,7 +17,8 @@ With k = 1 and plain SGD this is the synchronous step: the mean of ``theta - e g
 
 **What is averaged**: parameters, their moving average, and the optimizer's state (moments and
 accumulators; of counters, the largest). So after a round all replicas are equal, and the state is
-an ordinary `TrainState` that can be saved, evaluated or trained on synchronously.
+an ordinary `TrainState` that can be saved, evaluated or trained on synchronously. Losses are not
+stateful: variables of the state stay as they are.
 """
 
 import dataclasses
@@ -62,7 +63,8 @@ def make_local_steps(
         own_key = jax.random.fold_in(key, jax.lax.axis_index(DATA))
         new, metrics = steps(own, batches, own_key)
         skipped = state.skipped + jax.lax.psum(new.skipped - own.skipped, DATA)
-        average = dataclasses.replace(jax.tree.map(_average, new), skipped=skipped)
+        average = jax.tree.map(_average, dataclasses.replace(new, variables=None))
+        average = dataclasses.replace(average, skipped=skipped, variables=state.variables)
         return average, _average_metrics(metrics)
 
     def round_(state: TrainState, batches: Batch, key: Array) -> tuple[TrainState, Metrics]:

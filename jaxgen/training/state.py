@@ -34,6 +34,8 @@ class TrainState:
       ema: moving average of the parameters in float32 (`jaxgen.training.ema`), or None.
       skipped: how many steps were skipped because the loss or its gradient was not finite.
       skipped_in_a_row: how many of them came last, without a good step between.
+      variables: what a step updates without gradients (averages of a codebook, an occupancy grid),
+        or None: arrays that every device holds whole, in nested dicts as Flax's collections are.
     """
 
     step: Int[Array, ""]
@@ -42,6 +44,7 @@ class TrainState:
     ema: Tree | None
     skipped: Int[Array, ""]
     skipped_in_a_row: Int[Array, ""]
+    variables: Tree | None = None
 
 
 def averaged_params(state: TrainState) -> Tree:
@@ -54,6 +57,7 @@ def create_state(
     *args: Any,
     tx: optax.GradientTransformation,
     ema: bool = False,
+    variables: Tree | None = None,
     rules: Rules = DEFAULT_RULES,
 ) -> tuple[TrainState, Layout]:
     """A state at step 0, initialised with its sharding over the current mesh (`jax.set_mesh`; else
@@ -64,6 +68,7 @@ def create_state(
       *args: its arguments, for example a key and a batch.
       tx: the optimizer.
       ema: whether a moving average of the parameters is kept.
+      variables: initial values of the state's variables; None where the loss has none.
       rules: logical axis -> mesh axes.
 
     Returns:
@@ -74,14 +79,20 @@ def create_state(
     """
     mesh = current_mesh()
     params, layout = init_sharded(init_fn, *args, mesh=mesh, rules=rules)
-    return state_from_params(params, layout, tx=tx, ema=ema), layout
+    return state_from_params(params, layout, tx=tx, ema=ema, variables=variables), layout
 
 
 def state_from_params(
-    params: Tree, layout: Layout, *, tx: optax.GradientTransformation, ema: bool = False
+    params: Tree,
+    layout: Layout,
+    *,
+    tx: optax.GradientTransformation,
+    ema: bool = False,
+    variables: Tree | None = None,
 ) -> TrainState:
     """A state at step 0 around parameters that exist already, say from a checkpoint."""
-    zero = jax.device_put(jnp.zeros((), jnp.int32), replicated(layout.mesh))
+    whole = replicated(layout.mesh)
+    zero = jax.device_put(jnp.zeros((), jnp.int32), whole)
     average = jax.jit(start_average, out_shardings=layout.shardings)
     return TrainState(
         step=zero,
@@ -90,14 +101,28 @@ def state_from_params(
         ema=average(params) if ema else None,
         skipped=zero.copy(),
         skipped_in_a_row=zero.copy(),
+        # Copies, since what is donated to a step must not share memory.
+        variables=jax.tree.map(lambda x: jax.device_put(x, whole).copy(), variables),
     )
 
 
 def abstract_state(
-    layout: Layout, tx: optax.GradientTransformation, *, ema: bool = False
+    layout: Layout,
+    tx: optax.GradientTransformation,
+    *,
+    ema: bool = False,
+    variables: Tree | None = None,
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without computing anything: what loading needs."""
-    scalar: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(layout.mesh))
+    """Shapes, dtypes and shardings of the state, without computing anything: what loading needs.
+
+    Args:
+      layout: of the parameters.
+      tx: the optimizer.
+      ema: whether the state holds an average.
+      variables: its variables, arrays or their shapes (`jax.eval_shape`); None where it has none.
+    """
+    whole = replicated(layout.mesh)
+    scalar: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     average = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, average_dtype(x), sharding=x.sharding),
         layout.abstract,
@@ -109,16 +134,23 @@ def abstract_state(
         ema=average if ema else None,
         skipped=scalar,
         skipped_in_a_row=scalar,
+        variables=jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), variables
+        ),
     )
 
 
 def state_axes(
-    layout: Layout, tx: optax.GradientTransformation, *, ema: bool = False
+    layout: Layout,
+    tx: optax.GradientTransformation,
+    *,
+    ema: bool = False,
+    variables: Tree | None = None,
 ) -> TrainState:
     """Logical axis names of every array of the state, a tuple per leaf.
 
     Whatever the optimizer keeps per parameter and in its shape has the parameter's names; all else
-    has none.
+    has none. Arguments are those of `abstract_state`.
     """
 
     def like_parameter(leaf: Any, parameter: jax.ShapeDtypeStruct, names: tuple[Any, ...]) -> Any:
@@ -143,4 +175,5 @@ def state_axes(
         ema=layout.axes if ema else None,
         skipped=none,
         skipped_in_a_row=none,
+        variables=jax.tree.map(lambda _: none, variables),
     )

@@ -12,6 +12,12 @@ state and average stay as they were; the step is counted and the next batch come
 function says how much its mean stands for in the metric ``weight`` (tokens, examples): microbatches
 and logged averages are then combined in that proportion. The mean of nothing, weight 0, counts
 nowhere, be it NaN; a whole batch of weight 0 is skipped as a gradient is that is not finite.
+
+**Variables.** What is learned without gradients (moving averages of a codebook, an occupancy grid)
+is in the state's ``variables``. A loss that uses it is *stateful*: it takes the variables and
+returns their new values. Microbatches follow each other: each takes those that the one before left.
+A skipped step leaves them as they were, and so does a microbatch of weight 0. Every device holds
+them whole; inside a step arrays are those of the whole batch, so sums over examples are too.
 """
 
 import math
@@ -38,6 +44,11 @@ Metrics = dict[str, Array]
 LossFn = Callable[[Tree, Batch, Array], tuple[Array, Mapping[str, Array]]]
 """``(params, batch, key) -> (mean loss in nats, metrics)``."""
 
+StatefulLossFn = Callable[
+    [Tree, Batch, Array, Tree], tuple[Array, tuple[Mapping[str, Array], Tree]]
+]
+"""``(params, batch, key, variables) -> (mean loss in nats, (metrics, new variables))``."""
+
 StepFn = Callable[..., tuple[TrainState, Metrics]]
 """``(state, batch, key, resident=None) -> (state, metrics)``."""
 
@@ -46,11 +57,12 @@ WEIGHT = "weight"
 
 
 def make_train_step(
-    loss_fn: LossFn,
+    loss_fn: LossFn | StatefulLossFn,
     tx: optax.GradientTransformation,
     *,
     accumulate: int = 1,
     ema_decay: float | None = None,
+    stateful: bool = False,
 ) -> StepFn:
     """The training step of a loss and an optimizer.
 
@@ -58,12 +70,15 @@ def make_train_step(
     and a resumed run repeats the same draws.
 
     Args:
-      loss_fn: ``(params, batch, key) -> (mean loss, metrics)``; see "Weights" above.
+      loss_fn: ``(params, batch, key) -> (mean loss, metrics)``; see "Weights" above. Where it is
+        stateful, ``(params, batch, key, variables) -> (mean loss, (metrics, new variables))``.
       tx: the optimizer; clipping and weight decay belong to it (`jaxgen.training.optimizers`).
       accumulate: microbatches per step, to fit a large batch into memory: the update equals that
         of the whole batch to rounding. B must be divisible by it, and B / accumulate by the number
         of devices that share a batch.
       ema_decay: d in [0, 1), or None where the state holds no average.
+      stateful: whether the loss takes and returns the state's variables; see "Variables" above. A
+        loss that does not leaves them as they are.
 
     Returns:
       ``step(state, batch, key, resident=None) -> (state, metrics)``, pure. Metrics are those of
@@ -71,7 +86,8 @@ def make_train_step(
       ``skipped_in_a_row``, scalars in float32.
 
     Raises:
-      InputError: for values out of range; when traced, for a batch that does not divide.
+      InputError: for values out of range; when traced, for a batch that does not divide, and for
+        variables that are missing or whose new values have other shapes.
     """
     if accumulate < 1:
         raise InputError(f"accumulate is {accumulate}, expected at least 1 microbatch")
@@ -80,13 +96,22 @@ def make_train_step(
     def step(
         state: TrainState, batch: Batch, key: Array, resident: Batch | None = None
     ) -> tuple[TrainState, Metrics]:
+        if stateful and state.variables is None:
+            raise InputError("variables is None in the state, expected those of a stateful loss")
         step_key = jax.random.fold_in(key, state.step)
         loss = loss_fn if resident is None else with_resident(loss_fn, resident)
-        gradients, metrics = mean_gradient(loss, state.params, batch, step_key, accumulate)
+        gradients, metrics, variables = _gradient_and_variables(
+            loss if stateful else _stateful(loss),
+            state.params,
+            batch,
+            step_key,
+            accumulate,
+            state.variables,
+        )
         norm = optax.tree.norm(gradients)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         good &= jnp.asarray(metrics.get(WEIGHT, 1)) != 0
-        state = _update(tx, state, gradients, good, ema_decay)
+        state = _update(tx, state, gradients, variables, good, ema_decay)
         metrics |= {
             "gradient_norm": norm,
             "skipped": ~good,
@@ -97,17 +122,17 @@ def make_train_step(
     return step
 
 
-def with_resident(loss_fn: LossFn, resident: Batch) -> LossFn:
+def with_resident(loss_fn: Callable[..., Any], resident: Batch) -> Callable[..., Any]:
     """A loss whose batches hold the resident arrays too.
 
     Raises:
       InputError: when called, for a name that both have.
     """
 
-    def loss(params: Tree, batch: Batch, key: Array) -> tuple[Array, Mapping[str, Array]]:
+    def loss(params: Tree, batch: Batch, *rest: Any) -> tuple[Array, Any]:
         if both := sorted(set(batch) & set(resident)):
             raise InputError(f"resident is {both}, expected other names than those of the batch")
-        return loss_fn(params, {**batch, **resident}, key)
+        return loss_fn(params, {**batch, **resident}, *rest)
 
     return loss
 
@@ -152,34 +177,79 @@ def mean_gradient(
     those with w_a other than 0, and the same for the loss and every metric but ``weight``, which is
     summed. Microbatch a draws its randomness from ``fold_in(key, a)``.
     """
+    loss = _stateful(loss_fn)
+    return _gradient_and_variables(loss, params, batch, key, accumulate, None)[:2]
+
+
+def _stateful(loss_fn: Callable[..., Any]) -> StatefulLossFn:
+    """A loss in the form of a stateful one, which leaves the variables as they are."""
+
+    def loss(
+        params: Tree, batch: Batch, key: Array, variables: Tree
+    ) -> tuple[Array, tuple[Mapping[str, Array], Tree]]:
+        value, metrics = loss_fn(params, batch, key)
+        return value, (metrics, variables)
+
+    return loss
+
+
+def _gradient_and_variables(
+    loss_fn: Callable[..., Any],
+    params: Tree,
+    batch: Batch,
+    key: Array,
+    accumulate: int,
+    variables: Tree,
+) -> tuple[Tree, Metrics, Tree]:
+    """As `mean_gradient`, of a stateful loss: with the variables that the last microbatch left."""
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def gradient(batch: Batch, key: Array) -> tuple[Tree, Metrics]:
-        (loss, metrics), gradients = value_and_grad(params, batch, key)
-        return gradients, {**metrics, "loss": loss}
+    def gradient(batch: Batch, key: Array, variables: Tree) -> tuple[Tree, Metrics, Tree]:
+        (loss, (metrics, new)), gradients = value_and_grad(params, batch, key, variables)
+        _check_variables(variables, new)
+        return gradients, {**metrics, "loss": loss}, new
 
     if accumulate == 1:
-        return gradient(batch, key)
+        return gradient(batch, key, variables)
 
-    def add(totals: Tree, item: tuple[Array, Batch]) -> tuple[Tree, None]:
+    def add(carry: Tree, item: tuple[Array, Batch]) -> tuple[Tree, None]:
+        *totals, total_weight, old = carry
         index, microbatch = item
-        gradients, metrics = gradient(microbatch, jax.random.fold_in(key, index))
+        gradients, metrics, new = gradient(microbatch, jax.random.fold_in(key, index), old)
         weight = jnp.asarray(metrics.pop(WEIGHT, 1.0), jnp.float32)
         # The mean of an empty microbatch may be NaN, which no factor of 0 would take away.
         summed = jax.tree.map(
-            lambda t, x: jnp.where(weight == 0, t, t + weight * x), totals[:2], (gradients, metrics)
+            lambda t, x: jnp.where(weight == 0, t, t + weight * x), totals, [gradients, metrics]
         )
-        return (*summed, totals[2] + weight), None
+        kept = jax.tree.map(lambda before, after: jnp.where(weight == 0, before, after), old, new)
+        return (*summed, total_weight + weight, kept), None
 
     microbatches = split_batch(batch, accumulate)
-    gradients, metrics = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], microbatches), key)
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    gradients, metrics, _ = jax.eval_shape(gradient, first, key, variables)
     weighted = metrics.pop(WEIGHT, None) is not None
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (gradients, metrics))
     items = (jnp.arange(accumulate), microbatches)
-    (*summed, weight), _ = jax.lax.scan(add, (*zeros, jnp.zeros(())), items)
+    carry, _ = jax.lax.scan(add, (*zeros, jnp.zeros(()), variables), items)
+    *summed, weight, variables = carry
     totals, metrics = jax.tree.map(lambda total: total / weight, summed)
     gradients = jax.tree.map(lambda total, g: total.astype(g.dtype), totals, gradients)
-    return gradients, metrics | ({WEIGHT: weight} if weighted else {})
+    return gradients, metrics | ({WEIGHT: weight} if weighted else {}), variables
+
+
+def _check_variables(old: Tree, new: Tree) -> None:
+    """Refuses variables that would have other shapes or dtypes after a step."""
+    found, expected = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (new, old)
+    )
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            after, before = found.get(name, "gone"), expected.get(name, "no such variable")
+            raise InputError(f"variables[{name}] is {after} after a loss, expected {before}")
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
@@ -216,24 +286,24 @@ def _update(
     tx: optax.GradientTransformation,
     state: TrainState,
     gradients: Tree,
+    variables: Tree,
     good: Bool[Array, ""],
     ema_decay: float | None,
 ) -> TrainState:
     """The state after a step: updated where the gradient is good, else only counted."""
 
-    def updated(params: Tree, opt_state: Tree, ema: Tree) -> tuple[Tree, Tree, Tree]:
+    def updated(params: Tree, opt_state: Tree, ema: Tree, _: Tree) -> tuple[Tree, ...]:
         updates, opt_state = tx.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
         if ema_decay is not None:
             good_updates = state.step + 1 - state.skipped
             ema = update_average(ema, params, ema_decay, good_updates.astype(jnp.float32))
-        return params, opt_state, ema
+        return params, opt_state, ema, variables
 
     # A branch, not a choice between old and new numbers: it updates in place, where choosing keeps
     # a copy of both (on CPU four times as slow as the update itself).
-    params, opt_state, ema = jax.lax.cond(
-        good, updated, lambda *old: old, state.params, state.opt_state, state.ema
-    )
+    old = state.params, state.opt_state, state.ema, state.variables
+    params, opt_state, ema, variables = jax.lax.cond(good, updated, lambda *old: old, *old)
     bad = (~good).astype(jnp.int32)
     return TrainState(
         step=state.step + 1,
@@ -242,4 +312,5 @@ def _update(
         ema=ema,
         skipped=state.skipped + bad,
         skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
+        variables=variables,
     )

@@ -26,14 +26,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.nn.attention import Implementation, attention
+from jaxgen.nn.convolutions import average_pixels, conv, group_norm, repeat_pixels, uniform
 from jaxgen.nn.dense import Dense, Dtype, zeros
 from jaxgen.nn.embeddings import time_frequencies
 
 Activation = Literal["silu", "gelu", "relu", "mish"]
 Resample = Literal["", "up", "down"]
-
-uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform within ``+- 1 / sqrt(inputs)``, what the paper's networks started from."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nn.silu,
@@ -41,8 +39,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "mish": jax.nn.mish,
 }
-
-Axes = tuple[str | None, str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,74 +73,6 @@ class BlockOptions:
             return self.heads
         assert self.head_size is not None  # `UNetConfig` has checked it
         return channels // self.head_size
-
-
-def conv(
-    features: int,
-    axes: Axes,
-    dtype: Dtype,
-    *,
-    name: str,
-    size: int = 3,
-    stride: int = 1,
-    padding: tuple[int, int] | None = None,
-    init: Callable[..., Array] = uniform,
-) -> nn.Conv:
-    """A square convolution that keeps the resolution, or divides it by its stride.
-
-    Args:
-      features: output channels.
-      axes: logical names of the input and the output channels.
-      dtype: compute dtype.
-      name: of its parameters.
-      size: side of the kernel in pixels.
-      stride: pixels from one output to the next.
-      padding: zeros before and after, along both sides; None: (size // 2, size // 2).
-      init: initial kernel.
-    """
-    named = nn.with_logical_partitioning
-    pads = padding or (size // 2, size // 2)
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=(pads, pads),
-        dtype=dtype,
-        kernel_init=named(init, (None, None, *axes)),
-        bias_init=named(zeros, axes[1:]),
-        name=name,
-    )
-
-
-def group_norm(groups: int, epsilon: float, *, name: str, axis: str = "embed") -> nn.Module:
-    """A group norm computed in float32, with learnt scale and bias.
-
-    Args:
-      groups: channel groups.
-      epsilon: added to variances.
-      name: of its parameters.
-      axis: logical name of the channels.
-    """
-    named = nn.with_logical_partitioning
-    return nn.GroupNorm(
-        groups,
-        epsilon=epsilon,
-        dtype=jnp.float32,
-        use_fast_variance=False,
-        scale_init=named(nn.initializers.ones, (axis,)),
-        bias_init=named(zeros, (axis,)),
-        name=name,
-    )
-
-
-def repeat_pixels(x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B 2*Y 2*X C"]:
-    """Twice the resolution: every pixel becomes 2 x 2 equal ones."""
-    return jnp.repeat(jnp.repeat(x_BYXC, 2, axis=1), 2, axis=2)
-
-
-def average_pixels(x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B Y//2 X//2 C"]:
-    """Half the resolution: the mean of every 2 x 2 pixels."""
-    return nn.avg_pool(x_BYXC, (2, 2), (2, 2))
 
 
 RESAMPLE: dict[str, Callable[[Array], Array]] = {

@@ -13,20 +13,26 @@ again, where every block also reads what its counterpart on the way down handed 
 
 The condition is the sum of the embeddings of time and label. The network of the DDPM paper (Ho et
 al. 2020) and the U-Nets of diffusers' ``UNet2DModel`` are other settings of the same options;
-`jaxgen.interop.unet_weights` reads and writes their weights.
+`jaxgen.interop.unet_weights` reads and writes their weights. So is the 3-D U-Net of videos (Ho et
+al. 2022): the same network on all frames, with attention over frames after each attention over
+pixels (`jaxgen.unet.frame_attention`).
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import InputError
 from jaxgen.nn.attention import Implementation
+from jaxgen.nn.convolutions import conv, group_norm
 from jaxgen.nn.dense import Dtype, check_dtype, zeros
 from jaxgen.nn.embeddings import LabelEmbedding, check_condition
+from jaxgen.nn.relative import check_buckets
+from jaxgen.unet.frame_attention import FrameAttention, FrameRows, rows_of_frames
+from jaxgen.unet.published_sizes import ADM, VIDEO_DIFFUSION
 from jaxgen.unet.residual_blocks import (
     Activation,
     BlockOptions,
@@ -35,30 +41,11 @@ from jaxgen.unet.residual_blocks import (
     Resampling,
     ResidualBlock,
     WaveEmbedding,
-    conv,
-    group_norm,
 )
 
 Labels = Literal["classes", "numbers"]
 Down = Literal["residual", "conv", "conv_end"]
 Up = Literal["residual", "conv"]
-
-ADM: dict[int, dict[str, Any]] = {
-    64: {
-        "channels": (192, 384, 576, 768),
-        "blocks": 3,
-        "attention_levels": (1, 2, 3),
-        "dropout": 0.1,
-    },
-    128: {
-        "channels": (256, 256, 512, 768, 1024),
-        "attention_levels": (2, 3, 4),
-        "heads": 4,
-        "head_size": None,
-    },
-    256: {"channels": (256, 256, 512, 512, 1024, 1024), "attention_levels": (3, 4, 5)},
-}
-"""What the class-conditional ImageNet networks differ in, by the side of the image in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +95,11 @@ class UNetConfig:
       remat: whether the activations of residual blocks and attention are computed again in the
         backward pass, not stored.
       attention: implementation of attention, see `jaxgen.nn.attention`.
+      temporal: whether data are videos [B, T, Y, X, C], whose frames meet in attention over frames
+        after each attention over pixels. It adds parameters and changes none; all else is of
+        frames, norms included.
+      temporal_buckets: buckets of offsets in time, each a learnt number in that attention.
+      temporal_distance: frames from which on offsets of one sign share a bucket.
     """
 
     in_channels: int = 3
@@ -139,6 +131,9 @@ class UNetConfig:
     dtype: Dtype = "float32"
     remat: bool = False
     attention: Implementation = "auto"
+    temporal: bool = False
+    temporal_buckets: int = 32
+    temporal_distance: int = 32
 
     training_method: ClassVar[str | None] = None
     """As in `jaxgen.spacetime.transformer_config.TransformerConfig`."""
@@ -168,6 +163,8 @@ class UNetConfig:
         self._check_labels()
         self._check_attention()
         self._check_groups()
+        if self.temporal:
+            check_buckets(self.temporal_buckets, self.temporal_distance)
 
     def _check_choices(self) -> None:
         check_dtype(self.dtype)
@@ -259,6 +256,22 @@ class UNetConfig:
         shared = {"out_channels": 6, "num_classes": 1000, "null_class": False}
         return cls(**{**shared, **ADM[image_size], **changes})
 
+    @classmethod
+    def video_diffusion(cls, data: str, **changes: Any) -> "UNetConfig":
+        """A published network of videos of 16 x 64 x 64 (Ho et al. 2022).
+
+        Args:
+          data: what it is trained on: "ucf101", "bair", "kinetics", or "text" (the small network
+            of captioned videos, here without what reads captions).
+          **changes: fields that differ from it.
+
+        Raises:
+          InputError: for any other data.
+        """
+        if data not in VIDEO_DIFFUSION:
+            raise InputError(f"data is {data!r}, expected one of {', '.join(VIDEO_DIFFUSION)}")
+        return cls(**{**VIDEO_DIFFUSION[data], **changes})
+
     @property
     def levels(self) -> int:
         """How many resolutions there are."""
@@ -302,41 +315,63 @@ class UNetConfig:
 
     def check_input(
         self,
-        z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, "B"],
-        label_B: Int[Array, "B"] | Float[Array, "B"] | None,
-    ) -> None:
+        z: Float[Array, "B Y X C"] | Float[Array, "B T Y X C"],
+        time: Float[Array, "B"] | Float[Array, "B T"],
+        label: Int[Array, "B *P"] | Float[Array, "B *P"] | None,
+        image_frames: int = 0,
+        alone_B: Bool[Array, "B"] | None = None,
+    ) -> FrameRows:
         """Refuses input that does not fit the network.
+
+        Returns:
+          Which frames belong together; images are videos of one frame.
 
         Raises:
           InputError: naming the array, its shape and what was expected.
         """
-        shape = z_BYXC.shape
+        shape = z.shape
         factor = 2 ** (self.levels - 1)
-        if len(shape) != 4 or shape[-1] != self.in_channels:
-            raise InputError(f"images have shape {shape}, expected [B, Y, X, {self.in_channels}]")
-        if not shape[1] or not shape[2] or shape[1] % factor or shape[2] % factor:
+        data, axes = ("videos", "B, T, Y, X") if self.temporal else ("images", "B, Y, X")
+        if len(shape) != 4 + self.temporal or shape[-1] != self.in_channels:
+            raise InputError(f"{data} have shape {shape}, expected [{axes}, {self.in_channels}]")
+        if not all(side and side % factor == 0 for side in shape[-3:-1]):
             raise InputError(
-                f"images have shape {shape}, expected height and width divisible by {factor}: "
+                f"{data} have shape {shape}, expected height and width divisible by {factor}: "
                 f"the network has {self.levels} levels"
             )
+        rows = FrameRows()
+        if self.temporal:
+            rows = rows_of_frames(shape, image_frames, alone_B)
+            time = _first_of("time has", time, shape[:2])
+            label = _first_of("labels have", label, (shape[0], 1 + image_frames))
+        elif image_frames or alone_B is not None:
+            raise InputError("image_frames or alone_B are given for images, expected videos")
         if self.labels == "classes":
-            check_condition(shape[0], time_B, label_B, self.num_classes)
-            return
-        check_condition(shape[0], time_B, None, 0)
-        if label_B is None or label_B.shape != shape[:1]:
-            given = "None" if label_B is None else f"of shape {label_B.shape}"
+            check_condition(shape[0], time, label, self.num_classes)
+            return rows
+        check_condition(shape[0], time, None, 0)
+        if label is None or label.shape != shape[:1]:
+            given = "None" if label is None else f"of shape {label.shape}"
             raise InputError(
                 f"labels are {given}, expected [{shape[0]}]: one number for each example"
             )
+        return rows
 
     def make_model(self) -> "UNet":
         """The network."""
         return UNet(self)
 
 
+class _Given(NamedTuple):
+    """What layers read beside features: conditions of rows, the mode, and whose rows they are."""
+
+    condition: Float[Array, "N D"]
+    train: bool
+    rows: FrameRows
+
+
 class UNet(nn.Module):
-    """A denoiser: noisy images, times and labels to predictions.
+    """A denoiser: noisy images or videos, times and labels to predictions.
 
     Attributes:
       config: the options.
@@ -347,86 +382,104 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        z_BYXC: Float[Array, "B Y X C"],
-        time_B: Float[Array, "B"],
-        label_B: Int[Array, "B"] | Float[Array, "B"] | None = None,
+        z: Float[Array, "B Y X C"] | Float[Array, "B T Y X C"],
+        time: Float[Array, "B"] | Float[Array, "B T"],
+        label: Int[Array, "B *P"] | Float[Array, "B *P"] | None = None,
         *,
         train: bool = False,
-    ) -> Float[Array, "B Y X C_out"]:
-        """The per-pixel prediction, [B, Y, X, out_channels] in float32.
+        image_frames: int = 0,
+        alone_B: Bool[Array, "B"] | None = None,
+    ) -> Float[Array, "B Y X C_out"] | Float[Array, "B T Y X C_out"]:
+        """The per-pixel prediction, [B, Y, X, out_channels] or [B, T, ...], in float32.
 
         Args:
-          z_BYXC: [B, Y, X, in_channels] noisy images; 2^(levels - 1) divides height and width.
-          time_B: [B] times; the frequencies are made for 0 to 1000.
-          label_B: [B] class ids, ``num_classes`` for the null class; or numbers, where the config
-            says that labels are; None for a network without labels.
+          z: [B, Y, X, in_channels] noisy images, or [B, T, Y, X, in_channels] videos where the
+            network is temporal; 2^(levels - 1) divides height and width.
+          time: [B] times, or [B, T] of frames; the frequencies are made for 0 to 1000.
+          label: [B] class ids, ``num_classes`` for the null class; or numbers, where the config
+            says that labels are; None for a network without labels. Of a clip with images: [B], or
+            [B, 1 + image_frames], that of the clip and those of the images.
           train: whether dropout is on and labels are dropped; needs the random stream "dropout".
+          image_frames: how many of the T frames, the last ones, are independent images.
+          alone_B: [B], whether each frame of a video is denoised alone; None: none.
 
         Raises:
           InputError: for shapes that do not fit the network.
         """
         c = self.config
-        c.check_input(z_BYXC, time_B, label_B)
-        c_BD = self._condition(time_B, label_B, train)
-        x = conv(c.channels[0], (None, "embed"), c.dtype, name="conv_in")(z_BYXC).astype(
+        rows = c.check_input(z, time, label, image_frames, alone_B)
+        given = _Given(self._condition(time, label, train, rows), train, rows)
+        z_NYXC = z.reshape(-1, *z.shape[-3:])
+        x = conv(c.channels[0], (None, "embed"), c.dtype, name="conv_in")(z_NYXC).astype(
             jnp.float32
         )
-        x, stack = self._down(x, c_BD, train)
-        x = self._middle(x, c_BD, train)
-        x = self._up(x, stack, c_BD, train)
+        x, stack = self._down(x, given)
+        x = self._middle(x, given)
+        x = self._up(x, stack, given)
         x = nn.silu(group_norm(c.groups, c.norm_epsilon, name="norm_out")(x))
         output = conv(c.out_channels, ("embed", None), c.dtype, name="conv_out", init=zeros)
-        return output(x).astype(jnp.float32)
+        return output(x).astype(jnp.float32).reshape(*z.shape[:-1], c.out_channels)
 
-    def _condition(self, time_B: Array, label_B: Array | None, train: bool) -> Float[Array, "B D"]:
-        """The embedding of the time, plus that of the label where there is one."""
+    def _condition(
+        self, time: Array, label: Any, train: bool, rows: FrameRows
+    ) -> Float[Array, "N D"]:
+        """The embedding of the time of each row, plus that of the label where there is one."""
         c = self.config
         waves = c.channels[0], c.embedding_width, c.frequency_shift, c.cosine_first
-        c_BD = WaveEmbedding(*waves, name="time")(time_B)
+        c_ND = WaveEmbedding(*waves, name="time")(self._of_rows(time, time.ndim, rows))
         if c.labels == "numbers":
-            return c_BD + WaveEmbedding(*waves, name="label")(label_B)
+            number_N = self._of_rows(label, label.ndim, rows)
+            return c_ND + WaveEmbedding(*waves, name="label")(number_N)
         if not c.num_classes:
-            return c_BD
-        label = LabelEmbedding(
+            return c_ND
+        embedding = LabelEmbedding(
             c.num_classes, c.embedding_width, c.null_class, c.class_dropout, name="label"
         )
-        return c_BD + label(label_B, train=train)
+        # Looked up before they are spread, so that a label is dropped of all frames or of none.
+        label_D = embedding(label.reshape(-1), train=train).reshape(*label.shape, -1)
+        return c_ND + self._of_rows(label_D, label.ndim, rows)
 
-    def _down(self, x: Array, c_BD: Array, train: bool) -> tuple[Array, list[Array]]:
+    def _of_rows(self, value: Array, axes: int, rows: FrameRows) -> Array:
+        """Values of examples (with one leading axis), or of their parts (two), as those of rows."""
+        if not self.config.temporal:
+            return value
+        return rows.spread(value if axes == 2 else value[:, None])
+
+    def _down(self, x: Array, given: _Given) -> tuple[Array, list[Array]]:
         """Through the levels to the lowest; what the way up will read, last first to be read."""
         c = self.config
         stack = [x]
         for level, features in enumerate(c.channels):
             for i in range(c.blocks):
-                x = self._block(features, f"down_{level}_block_{i}")(x, c_BD, train)
+                x = self._block(features, f"down_{level}_block_{i}")(x, *given[:2])
                 if level in c.attention_levels:
-                    x = self._attention(f"down_{level}_attention_{i}", c.groups)(x)
+                    x = self._attend(x, given, f"down_{level}", i, c.groups)
                 stack.append(x)
             if level < c.levels - 1:
-                x = self._resample(x, c_BD, train, f"down_{level}", c.down_kinds[level], "down")
+                x = self._resample(x, given, f"down_{level}", c.down_kinds[level], "down")
                 stack.append(x)
         return x, stack
 
-    def _middle(self, x: Array, c_BD: Array, train: bool) -> Array:
+    def _middle(self, x: Array, given: _Given) -> Array:
         c = self.config
         divisor = c.middle_skip_divisor
-        x = self._block(c.channels[-1], "middle_block_0", divisor)(x, c_BD, train)
+        x = self._block(c.channels[-1], "middle_block_0", divisor)(x, *given[:2])
         if c.middle_attention:
             groups = c.groups if c.middle_groups is None else c.middle_groups
-            x = self._attention("middle_attention_0", groups, divisor)(x)
-        return self._block(c.channels[-1], "middle_block_1", divisor)(x, c_BD, train)
+            x = self._attend(x, given, "middle", 0, groups, divisor)
+        return self._block(c.channels[-1], "middle_block_1", divisor)(x, *given[:2])
 
-    def _up(self, x: Array, stack: list[Array], c_BD: Array, train: bool) -> Array:
+    def _up(self, x: Array, stack: list[Array], given: _Given) -> Array:
         """Back to the full resolution; step 0 is the lowest level."""
         c = self.config
         for step, features in enumerate(reversed(c.channels)):
             for i in range(c.blocks + 1):
                 x = jnp.concatenate([x, stack.pop()], axis=-1)
-                x = self._block(features, f"up_{step}_block_{i}")(x, c_BD, train)
+                x = self._block(features, f"up_{step}_block_{i}")(x, *given[:2])
                 if c.levels - 1 - step in c.attention_levels_up:
-                    x = self._attention(f"up_{step}_attention_{i}", c.groups)(x)
+                    x = self._attend(x, given, f"up_{step}", i, c.groups)
             if step < c.levels - 1:
-                x = self._resample(x, c_BD, train, f"up_{step}", c.up_kinds[step], "up")
+                x = self._resample(x, given, f"up_{step}", c.up_kinds[step], "up")
         return x
 
     def _block(
@@ -437,16 +490,45 @@ class UNet(nn.Module):
         make = nn.remat(ResidualBlock, static_argnums=(3,)) if c.remat else ResidualBlock
         return make(c.block_options, features, resample, divisor or c.skip_divisor, name=name)
 
-    def _attention(self, name: str, groups: int, divisor: float | None = None) -> nn.Module:
+    def _attend(
+        self,
+        x: Array,
+        given: _Given,
+        place: str,
+        i: int,
+        groups: int,
+        divisor: float | None = None,
+    ) -> Array:
+        """Attention over the pixels of each frame, and over the frames of videos."""
         c = self.config
-        make = nn.remat(PixelAttention) if c.remat else PixelAttention
-        return make(c.block_options, groups, divisor or c.skip_divisor, name=name)
+        pixels, frames = PixelAttention, FrameAttention
+        if c.remat:
+            pixels, frames = nn.remat(pixels), nn.remat(frames)
+        name = f"{place}_attention_{i}"
+        x = pixels(c.block_options, groups, divisor or c.skip_divisor, name=name)(x)
+        if not c.temporal:
+            return x
+        options = c.block_options, given.rows.frames, c.temporal_buckets, c.temporal_distance
+        return frames(*options, name=f"{place}_temporal_{i}")(x, given.rows.segment_BT)
 
     def _resample(
-        self, x: Array, c_BD: Array, train: bool, place: str, kind: str, direction: Resample
+        self, x: Array, given: _Given, place: str, kind: str, direction: Resample
     ) -> Array:
         """Half or twice the resolution, as the config says for the place."""
         name = f"{place}_resample"
         if kind == "residual":
-            return self._block(x.shape[-1], name, resample=direction)(x, c_BD, train)
+            return self._block(x.shape[-1], name, resample=direction)(x, *given[:2])
         return Resampling(kind, direction, self.config.dtype, name=name)(x)
+
+
+def _first_of(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Those of examples: themselves, or the first of each of so many parts.
+
+    Raises:
+      InputError: for another number of parts.
+    """
+    if value is None or value.ndim != 2:
+        return value
+    if value.shape != shape:
+        raise InputError(f"{name} shape {value.shape}, expected [{shape[0]}] or {list(shape)}")
+    return value[:, 0]

@@ -3,13 +3,12 @@
 Run as a script by `test_images_tfds`, so that the modules it imports are its own.
 """
 
-import io
 import json
 import sys
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from tfds_builders import Numbered, png
 
 from jaxgen.data import load_images
 from jaxgen.data.images.tfds_images import read_tfds_images
@@ -22,35 +21,13 @@ def pixels(i: int, height: int = 5) -> np.ndarray:
     return np.random.default_rng(i).integers(256, size=(height, 6, 3), dtype=np.uint8)
 
 
-def png(array: np.ndarray) -> io.BytesIO:
-    """A file: tfds stores the bytes of one as they are, which needs no TensorFlow."""
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "png")
-    stream.seek(0)
-    return stream
+PARTS = {"train": 20, "test": 4}
 
 
-class _Numbered(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Tensors(Numbered):
     """Record i is ``pixels(i)`` with label i % 3."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    PARTS = {"train": 20, "test": 4}  # noqa: RUF012
-    FEATURES: dict
-
-    def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(self.FEATURES)
-        )
-
-    def _split_generators(self, _):
-        return {part: self._generate_examples(size) for part, size in self.PARTS.items()}
-
-    def _generate_examples(self, size):
-        for i in range(size):
-            yield i, self.record(i)
-
-
-class Tensors(_Numbered):
+    PARTS = PARTS
     FEATURES = {  # noqa: RUF012
         "picture": tfds.features.Tensor(shape=(5, 6, 3), dtype=np.uint8),
         "kind": tfds.features.ClassLabel(names=CLASSES),
@@ -60,7 +37,7 @@ class Tensors(_Numbered):
         return {"picture": pixels(i), "kind": i % 3}
 
 
-class Images(_Numbered):
+class Images(Numbered):
     PARTS = {"train": 7, "validation": 3}  # noqa: RUF012
     FEATURES = {  # noqa: RUF012
         "image": tfds.features.Image(shape=(None, None, 3)),
@@ -76,7 +53,8 @@ class Uneven(Images):
         return {"image": png(pixels(i, height=6 - i % 2)), "id": i}
 
 
-class TwoPictures(_Numbered):
+class TwoPictures(Numbered):
+    PARTS = PARTS
     FEATURES = {  # noqa: RUF012
         name: tfds.features.Tensor(shape=(5, 6, 3), dtype=np.uint8) for name in ("left", "right")
     }

@@ -93,6 +93,42 @@ def test_diffusion_as_committed():
     assert distance[0] < distance[4]
 
 
+SPACETIME_PICTURES = 7
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_spacetime(run_notebook):
+    text = run_notebook("spacetime", pictures=SPACETIME_PICTURES, epochs=1)
+    check_videos(text)
+    first, last = map(float, re.search(r"loss (\S+) at first, (\S+) at last", text).groups())
+    assert last < 0.7 * first
+
+
+def test_spacetime_as_committed():
+    """What the prose says of the trained networks is what the outputs beside it show."""
+    notebook = read_notebook("spacetime")
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "executed once, from top to bottom"
+    text = printed(notebook, pictures=SPACETIME_PICTURES)
+    check_videos(text)
+    transform, trained = (
+        numbers_after(text, name)[0] for name in ("linear transform", "trained network")
+    )
+    assert trained > transform + 1
+
+
+def check_videos(text: str) -> None:
+    """What holds before training too: causal coding, packs, known frames."""
+    differences = list(map(float, re.findall(r"by +(\d\S+)$", text, re.MULTILINE)))
+    assert len(differences) == 6
+    assert max(differences) < 1e-5
+    assert "put together again, the same: True" in text
+    packed, padded = map(float, re.findall(r"([\d.]+)%", text))
+    assert packed < 12 < 30 < padded
+    assert numbers_after(text, "rms error of known frames")[0] < 1e-3
+
+
 def check_formulas(text: str) -> None:
     """The part without a network: orders, predictions, guidance."""
     for name, order in {"DDIM": 1, "Euler": 1, "Heun": 2, "DPM-Solver++ 2M": 2}.items():
@@ -130,4 +166,4 @@ def check_devices(text: str) -> None:
 
 
 def test_every_notebook_is_tested():
-    assert [path.stem for path in NOTEBOOKS] == ["diffusion", "neural_language_model"]
+    assert [path.stem for path in NOTEBOOKS] == ["diffusion", "neural_language_model", "spacetime"]

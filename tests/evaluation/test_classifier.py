@@ -67,6 +67,91 @@ def test_forward_pass_against_numpy(side, channels):
         np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=2e-5)
 
 
+CLIPS = ClassifierConfig(5, widths=(8, 16), dropout=0.0, temporal=True)
+
+
+def start_clips():
+    """Parameters of a network of clips, none of them at a special value."""
+    clip = jnp.zeros((1, 3, 8, 8, 1))
+    params, _ = init_sharded(
+        lambda key: CLIPS.make_model().init(key, clip)["params"],
+        jax.random.key(0),
+        mesh=make_mesh("data=1", devices=jax.devices()[:1]),
+    )
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda p: p + rng.normal(0, 0.1, p.shape).astype("f4"), params)
+
+
+def random_clips(count, frames, side=9):
+    return images(count * frames, side).reshape(count, frames, side, side, 1)
+
+
+def test_comparison_of_frames_against_numpy():
+    """Frames of a network without convolutions in space: kernels with the middle entry alone."""
+    params = jax.tree.map(np.asarray, start_clips())
+    for name in ("stem", "down_0", "same_0"):
+        kernel = np.zeros_like(params[name]["kernel"])
+        kernel[1, 1] = params[name]["kernel"][1, 1]
+        params[name] = {"kernel": kernel}
+    clips = random_clips(2, 4, 1)  # one pixel, so that strides do nothing
+
+    def normed(x, name):
+        groups = x.reshape(*x.shape[:2], 8, -1)
+        groups = groups - groups.mean(-1, keepdims=True)
+        groups = groups / np.sqrt(groups.var(-1, keepdims=True) + 1e-6)
+        norm = params[f"{name}_norm"]
+        return groups.reshape(x.shape) * norm["scale"] + norm["bias"]
+
+    x_BTC = clips[:, :, 0, 0].astype(np.float64)
+    for *layers, time in (("stem", "stem_time"), ("down_0", "same_0", "time_0")):
+        for name in layers:
+            x_BTC = np.maximum(normed(x_BTC @ params[name]["kernel"][1, 1], name), 0)
+        kernel_3CF = params[time]["kernel"].reshape(3, x_BTC.shape[-1], -1)
+        total = np.zeros_like(x_BTC)
+        for t in range(4):
+            for i, near in enumerate((t - 1, t, t + 1)):
+                if 0 <= near < 4:
+                    total[:, t] += x_BTC[:, near] @ kernel_3CF[i]
+        x_BTC = np.maximum(x_BTC + normed(total, time), 0)
+    features, _ = apply_classifier(CLIPS, params, clips)
+    np.testing.assert_allclose(features, x_BTC.mean(axis=1), rtol=2e-4, atol=2e-5)
+
+
+def test_clips_of_any_length_and_their_order():
+    """Frames too far apart to meet in the kernels: features add up; other orders differ."""
+    params = start_clips()
+    answer = jax.jit(lambda clips: CLIPS.make_model().apply({"params": params}, clips)[0])
+    for frames in (1, 2, 7):
+        found = answer(random_clips(3, frames))
+        assert found.shape == (3, 16)
+        assert np.isfinite(found).all()
+    clip = random_clips(1, 7)
+    turned = clip[:, np.array([0, 4, 2, 6, 1, 3, 5])]
+    assert np.abs(answer(clip) - answer(turned)).max() > 1e-3
+    rounded = np.round((clip + 1) * 127.5).astype(np.uint8)
+    np.testing.assert_allclose(answer(rounded), answer(to_unit(rounded)), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_clips():
+    """All parameters, those of the comparison in time too, have one; it is finite."""
+    batch = {"image": random_clips(4, 3), "label": np.array([0, 1, 2, 4], np.int32)}
+    loss_fn = classifier_loss(CLIPS)
+    gradient = jax.jit(jax.grad(lambda p: loss_fn(p, batch, KEY)[0]))(start_clips())
+    for leaf in jax.tree.leaves(gradient):
+        assert np.isfinite(leaf).all()
+        assert np.abs(leaf).max() > 0
+
+
+def test_clips_are_no_images():
+    params = start_clips()
+    with pytest.raises(InputError, match=r"clips have shape \(2, 8, 8, 1\), expected \[B, T, Y, X"):
+        apply_classifier(CLIPS, params, images(2))
+    with pytest.raises(InputError, match=r"images have shape \(2, 3, 8, 8, 1\), expected \[B, Y"):
+        apply_classifier(SMALL, start(SMALL)[0], random_clips(2, 3, 8))
+    expected = ClassifierConfig(7, 3, (32, 64), temporal=True)
+    assert ClassifierConfig.for_images((8, 16, 20, 3), 7) == expected
+
+
 @pytest.mark.parametrize(("side", "channels"), [(8, 1), (28, 1), (64, 3), (1, 3)])
 def test_one_configuration_for_all_sizes(side, channels):
     model = ClassifierConfig(10, channels, widths=(32, 64, 128)).make_model()

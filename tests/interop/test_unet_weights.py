@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from random_weights import assert_same_bits, randomly
 
 from jaxgen.errors import InputError
 from jaxgen.interop.safetensors import TensorFile, write_safetensors
@@ -46,15 +47,7 @@ def like(config=SMALL, size=4):
 
 
 def random_params(seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), like())
-
-
-def assert_equal(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert one.dtype == other.dtype
-        assert one.tobytes() == other.tobytes()
+    return randomly(like(), seed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -64,9 +57,9 @@ def test_round_trips_are_bit_exact(dtype, tmp_path):
     tensors = unet_tensors(params, dtype)
     write_safetensors(tmp_path / "m.safetensors", tensors, max_bytes=10_000)
     file = TensorFile(tmp_path)
-    assert_equal(unet_params(file, like()), params)
-    assert_equal(unet_params(file, like(), None), rounded)
-    assert_equal(unet_tensors(unet_params(file, like(), None)), tensors)
+    assert_same_bits(unet_params(file, like()), params)
+    assert_same_bits(unet_params(file, like(), None), rounded)
+    assert_same_bits(unet_tensors(unet_params(file, like(), None)), tensors)
 
 
 def test_names_and_axes():
@@ -107,7 +100,7 @@ def test_names_of_older_files():
             name = name.replace(f".{new}.", f".{old}.")
         renamed[name.replace(".to_out.0.", ".proj_attn.")] = value
     assert set(renamed) != set(tensors)
-    assert_equal(unet_params(renamed, like()), random_params())
+    assert_same_bits(unet_params(renamed, like()), random_params())
 
 
 def test_a_published_network_by_its_configuration():

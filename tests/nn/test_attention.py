@@ -59,8 +59,8 @@ def test_attention_is_the_equation(segments, bias):
     bias = None if bias is None else arrays(bias, seed=1)[0]
     found = attention(q, k, v, segments=segments, bias=bias)
     if segments is not None:
-        # Query 5 of example 0 has no key: it gets the mean of all values, and nothing infinite.
-        np.testing.assert_allclose(found[0, 5], v[0].mean(0), rtol=1e-5)
+        # Query 5 of example 0 has no key.
+        np.testing.assert_array_equal(found[0, 5], 0)
     expected = reference(q, k, v, segments, bias)
     rows = np.ones((B, L), bool)
     rows[0, 5] = segments is None
@@ -158,13 +158,21 @@ def test_gradients_of_the_tpu_kernel():
 
 
 def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
-    def chosen(backend, length=1024, size=64, dtype=jnp.bfloat16, asked="auto", gpu="9.0"):
+    def chosen(
+        backend, length=1024, size=64, dtype=jnp.bfloat16, asked="auto", gpu="9.0", **options
+    ):
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
         monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=gpu)])
         q = jax.ShapeDtypeStruct((2, length, 4, size), dtype)
-        return attention_kernels.choose(asked, q, q)
+        return attention_kernels.choose(asked, q, q, **options)
 
     assert chosen("cpu") == "plain"
+    assert chosen("cpu", has_segments=True) == "blocks"
+    assert chosen("cpu", has_segments=True, length=500) == "plain"
+    assert chosen("cpu", has_segments=True, has_bias=True) == "plain"
+    assert chosen("gpu", has_segments=True, dtype=jnp.float32) == "plain"
+    with pytest.raises(InputError, match="implementation is 'blocks' with a bias, expected ano"):
+        chosen("cpu", has_bias=True, asked="blocks")
     assert chosen("gpu") == "cudnn"
     assert chosen("gpu", gpu="8.0") == "cudnn"
     assert chosen("gpu", gpu="7.5") == "plain"
@@ -193,7 +201,7 @@ def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
     [
         ("cudnn", "implementation 'cudnn' needs a GPU, and this process runs on cpu"),
         ("pallas", "implementation 'pallas' needs a TPU, and this process runs on cpu"),
-        ("flash", "implementation is 'flash', expected 'auto', 'plain', 'cudnn' or 'pallas'"),
+        ("flash", "implementation is 'flash', expected 'auto', 'plain', 'blocks', 'cudnn'"),
     ],
 )
 def test_an_implementation_that_is_not_here_is_refused(implementation, fault):

@@ -1,5 +1,7 @@
 """Rotary positions against complex numbers; what they leave alone."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from jaxgen.nn import (
     sincos_grid,
     sincos_places,
 )
+from jaxgen.nn.video_rotary import clip_spacing, rotary_form, video_angles
 
 
 @pytest.mark.parametrize(
@@ -87,3 +90,60 @@ def test_known_and_traced_places_have_the_same_waves():
 def test_splits_that_do_not_fit_the_places_are_refused(split):
     with pytest.raises(InputError, match=r"expected an even number for each of 3 axes"):
         rotary_angles(np.zeros((5, 3)), split)
+
+
+def test_heads_can_have_angles_of_their_own():
+    x_BLHK = np.random.default_rng(0).normal(size=(2, 3, 2, 4)).astype(np.float32)
+    angle_BLHK = np.random.default_rng(1).normal(size=(1, 3, 2, 2))
+    found = np.asarray(rotate(x_BLHK, angle_BLHK))
+    for h in range(2):
+        own = rotate(x_BLHK[:, :, h : h + 1], angle_BLHK[0, :, h])
+        np.testing.assert_allclose(found[:, :, h : h + 1], own, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("form", "head", "split", "theta"),
+    [
+        ("wan", 128, (44, 42, 42), 1e4),
+        ("hunyuan", 128, (16, 56, 56), 256.0),
+        ("cogvideox", 64, (16, 24, 24), 1e4),
+    ],
+)
+def test_published_splits(form, head, split, theta):
+    assert rotary_form(form, head) == (split, theta)
+
+
+def test_ltx_turns_a_sixth_of_the_width_for_each_axis():
+    """Formula by formula in float64, the numbers that are left over first."""
+    place = np.array([[3.0, 100.0, 640.0], [0.0, 0.0, 2048.0]])
+    found = np.asarray(video_angles(place, "ltx", 2, 10)).reshape(2, -1)  # 20 = 6 * 3 + 2
+    assert not found[:, 0].any()
+    for n, (row, at) in enumerate(zip(found, place, strict=True)):
+        for i in range(3):
+            for axis, extent in enumerate((20, 2048, 2048)):
+                angle = math.pi / 2 * 1e4 ** (i / 2) * (2 * at[axis] / extent - 1)
+                assert row[1 + 3 * i + axis] == pytest.approx(angle, rel=1e-5, abs=1e-5), n
+
+
+def test_spacing_counts_frames_at_the_reference_rate():
+    np.testing.assert_allclose(clip_spacing(24.0), [1, 1, 1])
+    np.testing.assert_allclose(
+        clip_spacing(np.array([12.0, 48.0]), scale=np.array([1.0, 0.5])),
+        [[2, 1, 1], [0.5, 0.5, 0.5]],
+    )
+    np.testing.assert_allclose(clip_spacing(25.0, 1.0, patch=(8, 32, 32)), [0.32, 32, 32])
+    np.testing.assert_allclose(jax.jit(clip_spacing)(jnp.array([12.0])), [[2, 1, 1]])
+    with pytest.raises(InputError, match=r"fps is 0\.0, expected a positive number"):
+        clip_spacing(0.0)
+
+
+def test_heads_that_no_form_splits_are_refused():
+    for form, head, message in (
+        ("hunyuan", 24, "head size is 24, expected a multiple of 32 for the split of hunyuan"),
+        ("cogvideox", 24, "head size is 24, expected a multiple of 16 for the split of cogvideox"),
+        ("rope", 24, "rotary is 'rope', expected one of wan, hunyuan, cogvideox, ltx"),
+    ):
+        with pytest.raises(InputError, match=message):
+            rotary_form(form, head)
+    with pytest.raises(InputError, match="width is 4, expected an even number of 6 or more"):
+        video_angles(np.zeros((2, 3)), "ltx", 2, 2)

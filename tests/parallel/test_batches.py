@@ -23,7 +23,13 @@ def batch_of(size: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("description", "shards"),
-    [("data=2,fsdp=2,model=2", 4), ("data=-1", 8), ("model=8", 1), ("fsdp=4,model=2", 4)],
+    [
+        ("data=2,fsdp=2,model=2", 4),
+        ("data=-1", 8),
+        ("model=8", 1),
+        ("fsdp=4,model=2", 4),
+        ("fsdp=2,sequence=4", 2),
+    ],
 )
 def test_rows_are_divided_among_data_and_fsdp(description: str, shards: int) -> None:
     mesh = make_mesh(description)

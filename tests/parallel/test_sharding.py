@@ -187,7 +187,7 @@ def test_a_dimension_that_does_not_divide_is_refused_or_replicated_by_a_rule() -
 
 def test_a_rule_that_names_an_axis_the_mesh_has_not() -> None:
     with pytest.raises(
-        InputError, match="names mesh axis 'expert'; the mesh has data, fsdp, model"
+        InputError, match="names mesh axis 'expert'; the mesh has data, fsdp, sequence, model"
     ):
         layout_of(("mlp",), (8,), rules={"mlp": "expert"})
 

@@ -79,7 +79,7 @@ def same(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y), a, b)
 
 
-@pytest.mark.parametrize("mesh", ["data=1", "data=2", "data=2,fsdp=2,model=2", "data=4,fsdp=2"])
+@pytest.mark.parametrize("mesh", ["data=1", "data=2", "data=2,fsdp=2,model=2", "fsdp=2,sequence=4"])
 def test_a_state_opens_on_another_mesh(saved, state_and_layout, mesh):
     devices = jax.devices()[: {"data=1": 1, "data=2": 2}.get(mesh, 8)]
     abstract, _ = abstract_on(mesh, devices=devices)

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from networks import randomised
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import gather_fsdp, make_mesh, plan_layout, put_batch
 from jaxgen.unet.residual_blocks import PixelAttention, ResidualBlock
 from jaxgen.unet.unet import UNet, UNetConfig
+from tests.unet.small_unets import assert_same, shapes
 
 SMALL = UNetConfig(
     channels=(8, 16),
@@ -38,25 +40,6 @@ def example(config=SMALL, seed=0, size=(4, 6)):
         return z_BYXC, time_B, rng.uniform(0, 1000, B).astype(np.float32)
     label_B = rng.integers(0, 4, B).astype(np.int32)
     return z_BYXC, time_B, label_B if config.num_classes else None
-
-
-def randomised(tree, seed=0):
-    """Parameters with every number random: none is zero, so every path counts."""
-    rng = np.random.default_rng(seed)
-
-    def draw(x):
-        size = max(math.prod(x.shape[:-1]), 4) ** -0.5
-        return rng.normal(0, size, x.shape).astype(np.float32)
-
-    return jax.tree.map(draw, tree)
-
-
-def shapes(init, *inputs):
-    """The abstract parameters of ``init(key, *inputs)``."""
-    boxed = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
-    return jax.tree.map(
-        lambda x: x.value, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata)
-    )
 
 
 @functools.cache
@@ -212,14 +195,6 @@ def loss_fn(config, params, z, time, label, key):
 
 
 loss_and_gradients = jax.jit(jax.value_and_grad(loss_fn, argnums=1), static_argnums=0)
-
-
-def assert_same(found, expected, tolerance):
-    """Two trees, each leaf relative to the largest number in it."""
-    paths = jax.tree_util.tree_flatten_with_path(expected)[0]
-    for (path, want), value in zip(paths, jax.tree.leaves(found), strict=True):
-        error = np.abs(np.asarray(value) - want).max() / np.abs(want).max()
-        assert error < tolerance, (jax.tree_util.keystr(path), error)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 from jaxtyping import Array
 
+from experiments.shared.unet_sizes import HEAD_SIZE, unet_of_size
 from jaxgen.diffusion import CosineSchedule, Schedule
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.objectives.losses import diffusion_loss, loss_by_level
@@ -19,7 +20,6 @@ from jaxgen.spacetime import DiffiTConfig, DiTConfig, MDTConfig, UViTConfig
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
-from jaxgen.unet import UNetConfig
 
 NetworkName = Literal["dit", "uvit", "mdt", "diffit", "unet"]
 Shape = tuple[int, int, int]
@@ -27,8 +27,6 @@ Shape = tuple[int, int, int]
 
 MOST_TOKENS = 64
 """Patches of an image, at most, where the patch size is not given."""
-
-HEAD_SIZE = 32
 
 
 @register_config("images.network", first_format=["experiments.image_networks:NetworkFlags"])
@@ -76,7 +74,11 @@ class NetworkFlags:
             "dtype": self.dtype,
         }
         if self.network == "unet":
-            return _unet(self, shape, common)
+            if self.patch is not None:
+                raise InputError(
+                    f"patch is {self.patch}, but the network is a U-Net, which has none"
+                )
+            return unet_of_size(self.width, self.depth, shape[:2], common)
         patch = default_patch(shape) if self.patch is None else self.patch
         if patch < 1 or shape[0] % patch or shape[1] % patch:
             raise InputError(
@@ -111,26 +113,6 @@ def default_patch(shape: Shape) -> int:
     raise InputError(
         f"images of {shape[0]} x {shape[1]}: no patch divides them into {MOST_TOKENS} at most; "
         "choose one, or --network unet"
-    )
-
-
-def _unet(flags: NetworkFlags, shape: Shape, common: dict[str, Any]) -> UNetConfig:
-    """Levels down to images of 4 to 8 pixels, with attention at the lowest two."""
-    if flags.patch is not None:
-        raise InputError(f"patch is {flags.patch}, but the network is a U-Net, which has none")
-    levels, side = 1, min(shape[:2])
-    while side % 2 == 0 and side > 4 and levels < 4:
-        levels, side = levels + 1, side // 2
-    if flags.width % (2 * HEAD_SIZE):
-        raise InputError(f"width is {flags.width}, expected a multiple of {2 * HEAD_SIZE}")
-    channels = tuple(flags.width if i else flags.width // 2 for i in range(levels))
-    return UNetConfig(
-        **common,
-        channels=channels,
-        blocks=flags.depth,
-        attention_levels=tuple(range(max(1, levels - 2), levels)),
-        head_size=HEAD_SIZE,
-        groups=16,
     )
 
 

@@ -31,6 +31,7 @@ from jaxgen.training import TrainState, averaged_params
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
+from jaxgen.unet import UNetConfig
 
 VALIDATION_IMAGES = 512
 
@@ -93,6 +94,7 @@ def train_denoiser(
         tensorboard=tensorboard,
         progress=progress,
         start=start,
+        single_steps=isinstance(config.network, UNetConfig),
     )
 
 

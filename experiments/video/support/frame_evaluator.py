@@ -104,13 +104,3 @@ def laid_in_square(
     top, left = (side - height) // 2, (side - width) // 2
     square[:, top : top + height, left : left + width] = images
     return square
-
-
-def real_clips(
-    digits: ImageSet, size: Size, count: int
-) -> tuple[UInt8[np.ndarray, "N T Y X C"], Int[np.ndarray, "N"]]:
-    """Real videos of a size, of digits that nothing was trained on, and their classes."""
-    stream = MovingDigits(digits.part("test"), (size,), seed=2)
-    examples = [stream[index] for index in range(count)]
-    videos = np.stack([example["video"] for example in examples])
-    return videos, np.array([example["label"] for example in examples], np.int32)

@@ -6,7 +6,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from jaxgen.data.images.image_set import (
     ImageSet,
     check_labels,
     check_parts,
-    consecutive_parts,
     make_example,
-    part_span,
+    one_part,
+    parts_by_name,
     shuffled_parts,
 )
 from jaxgen.data.images.resizing import (
@@ -30,7 +30,7 @@ from jaxgen.data.images.resizing import (
     to_array,
     to_grey_or_rgb,
 )
-from jaxgen.data.text.corpus import PARTS, Spans
+from jaxgen.data.text.corpus import Spans
 from jaxgen.data.text.token_files import PART_NAMES
 from jaxgen.errors import InputError
 from jaxgen.text_rules import has_suffix
@@ -192,10 +192,7 @@ class ImageFolder:
         Raises:
           InputError: There is no part of this name.
         """
-        start, stop = part_span(self.name, self.parts, name)
-        labels = None if self.labels is None else self.labels[start:stop]
-        parts = {name: (0, stop - start)}
-        return replace(self, files=self.files[start:stop], labels=labels, parts=parts)
+        return one_part(self, name, "files")
 
     def read_all(self) -> ImageSet:
         """All images in memory.
@@ -263,7 +260,7 @@ def open_image_folder(
     tops = [file.relative_to(root).parts[0] for file in files]
     if {top.lower() for top in tops} <= set(PART_NAMES):
         names = [_class_name(root / top, file) for top, file in zip(tops, files, strict=True)]
-        order, parts = _parts_by_name([PART_NAMES[top.lower()] for top in tops])
+        order, parts = parts_by_name([PART_NAMES[top.lower()] for top in tops])
     else:
         names = [_class_name(root, file) for file in files]
         order, parts = shuffled_parts(len(files))
@@ -277,20 +274,6 @@ def open_image_folder(
 def _is_grey(path: pathlib.Path) -> bool:
     with _opened(path) as image:
         return image.mode in GREY_MODES
-
-
-def _parts_by_name(part_of: Sequence[str]) -> tuple[np.ndarray, Spans]:
-    """The order of images that lie in folders of parts, and the parts as spans of it.
-
-    Images stand class by class, so a validation part is taken out of training at random.
-    """
-    places = {part: np.flatnonzero(np.array(part_of) == part) for part in PARTS}
-    train = places["train"]
-    if not places["validation"].size and train.size:
-        order, parts = shuffled_parts(len(train), ["validation"])
-        places |= {part: train[order[slice(*span)]] for part, span in parts.items()}
-    sizes = {part: len(found) for part, found in places.items()}
-    return np.concatenate(list(places.values())), consecutive_parts(sizes)
 
 
 def _image_files(root: pathlib.Path) -> tuple[tuple[pathlib.Path, ...], tuple[str, ...]]:

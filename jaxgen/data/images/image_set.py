@@ -12,7 +12,7 @@ size, nor on how many processes share the batch.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int, Int32, Integer, Shaped, UInt8
@@ -23,6 +23,8 @@ from jaxgen.data.text.corpus import PARTS, Spans
 from jaxgen.data.text.tfds_text import VALIDATION_SHARE
 from jaxgen.errors import InputError
 from jaxgen.pixels import to_unit
+
+RecordsT = TypeVar("RecordsT", bound=Any)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +70,7 @@ class ImageSet:
         Raises:
           InputError: There is no part of this name.
         """
-        start, stop = part_span(self.name, self.parts, name)
-        labels = None if self.labels is None else self.labels[start:stop]
-        parts = {name: (0, stop - start)}
-        return replace(self, images=self.images[start:stop], labels=labels, parts=parts)
+        return one_part(self, name, "images")
 
     def describe(self) -> str:
         """Name, sizes, shape and files left out on one line, for a log."""
@@ -200,6 +199,40 @@ def consecutive_parts(sizes: Mapping[str, int]) -> Spans:
             parts[part] = (start, start + size)
         start += size
     return parts
+
+
+def one_part(records: RecordsT, name: str, field: str) -> RecordsT:
+    """One part of a set as a set of its own, with that part alone.
+
+    Args:
+      records: A dataclass with `name`, `parts`, and `labels` or None.
+      name: The part.
+      field: Which of its fields, beside labels, has an entry for each record.
+
+    Raises:
+      InputError: There is no part of this name.
+    """
+    start, stop = part_span(records.name, records.parts, name)
+    labels = None if records.labels is None else records.labels[start:stop]
+    kept = {field: getattr(records, field)[start:stop]}
+    return replace(records, **kept, labels=labels, parts={name: (0, stop - start)})
+
+
+def parts_by_name(part_of: Sequence[str]) -> tuple[np.ndarray, Spans]:
+    """The order of files that lie in folders of parts, and the parts as spans of it.
+
+    Files stand class by class, so a validation part is taken out of training at random.
+
+    Args:
+      part_of: The part of each file.
+    """
+    places = {part: np.flatnonzero(np.array(part_of) == part) for part in PARTS}
+    train = places["train"]
+    if not places["validation"].size and train.size:
+        order, parts = shuffled_parts(len(train), ["validation"])
+        places |= {part: train[order[slice(*span)]] for part, span in parts.items()}
+    sizes = {part: len(found) for part, found in places.items()}
+    return np.concatenate(list(places.values())), consecutive_parts(sizes)
 
 
 def part_span(name: str, parts: Spans, part: str) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Image sets of TensorFlow Datasets, read without TensorFlow (see `jaxgen.data.text.tfds_text`)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,13 @@ from jaxgen.data.archives import Path
 from jaxgen.data.images.image_files import check_same_shape
 from jaxgen.data.images.image_set import ImageSet, published_parts
 from jaxgen.data.images.resizing import fit_array
-from jaxgen.data.text.tfds_text import open_builder, open_split, splits_of_parts
+from jaxgen.data.text.tfds_text import (
+    label_feature,
+    open_builder,
+    open_split,
+    single_feature,
+    splits_of_parts,
+)
 from jaxgen.errors import InputError
 
 
@@ -43,8 +48,8 @@ def read_tfds_images(
         has no training part or no single image feature, or its images differ in shape.
     """
     builder = open_builder(name, data_dir)
-    feature = _image_feature(name, builder.info.features, feature)
-    label = _label_feature(builder.info.features)
+    feature = single_feature(name, builder.info.features, feature, "image", _is_image)
+    label = label_feature(builder.info.features)
     images: list[np.ndarray] = []
     labels: list[int] = []
     sources: list[str] = []
@@ -67,28 +72,11 @@ def read_tfds_images(
     )
 
 
-def _image_feature(name: str, features: Mapping[str, Any], wanted: str | None) -> str:
-    found = [key for key, value in features.items() if _is_image(value)]
-    if wanted in found:
-        return wanted
-    if wanted is None and len(found) == 1:
-        return found[0]
-    raise InputError(
-        f"tfds:{name}: {'no single image feature' if wanted is None else f'no image {wanted!r}'};"
-        f" its image features are: {', '.join(found) or 'none'}"
-    )
-
-
 def _is_image(feature: Any) -> bool:
     if type(feature).__name__ == "Image":
         return True
     is_bytes = type(feature).__name__ == "Tensor" and feature.np_dtype == np.uint8
     return bool(is_bytes and len(feature.shape) == 3 and feature.shape[-1] in (1, 3))
-
-
-def _label_feature(features: Mapping[str, Any]) -> str | None:
-    found = [key for key, value in features.items() if type(value).__name__ == "ClassLabel"]
-    return found[0] if len(found) == 1 else None
 
 
 def _as_image(source: str, value: Any) -> UInt8[np.ndarray, "Y X C"]:

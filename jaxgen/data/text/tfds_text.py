@@ -7,7 +7,7 @@ Image sets are read by `jaxgen.data.images.tfds_images`.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxgen.data.archives import Path, decode_text
@@ -49,7 +49,7 @@ def read_tfds(
         or has no training part or no single text feature.
     """
     builder = open_builder(name, data_dir)
-    feature = _text_feature(name, builder.info.features, feature)
+    feature = single_feature(name, builder.info.features, feature, "text", _is_text)
     tokens: list[str] = []
     ends: dict[str, int] = {}
     for part, split in splits_of_parts(name, builder.info.splits).items():
@@ -94,16 +94,42 @@ def open_builder(name: str, data_dir: Path | None) -> Any:
     return builder
 
 
-def _text_feature(name: str, features: Mapping[str, Any], wanted: str | None) -> str:
-    texts = [key for key, value in features.items() if type(value).__name__ == "Text"]
-    if wanted in texts:
+def single_feature(
+    name: str,
+    features: Mapping[str, Any],
+    wanted: str | None,
+    kind: str,
+    fits: Callable[[Any], bool],
+) -> str:
+    """Which feature of a record holds what is read.
+
+    Args:
+      name: The set.
+      features: Its features.
+      wanted: The one asked for; None: the only one there is.
+      kind: What it holds, for an error: "image".
+      fits: Whether a feature holds that.
+
+    Raises:
+      InputError: The feature does not fit, or none or several do.
+    """
+    found = [key for key, value in features.items() if fits(value)]
+    if wanted in found:
         return wanted
-    if wanted is None and len(texts) == 1:
-        return texts[0]
-    raise InputError(
-        f"tfds:{name}: {'no single text feature' if wanted is None else f'no text {wanted!r}'};"
-        f" its text features are: {', '.join(texts) or 'none'}"
-    )
+    if wanted is None and len(found) == 1:
+        return found[0]
+    fault = f"no single {kind} feature" if wanted is None else f"no {kind} {wanted!r}"
+    raise InputError(f"tfds:{name}: {fault}; its {kind} features are: {', '.join(found) or 'none'}")
+
+
+def label_feature(features: Mapping[str, Any]) -> str | None:
+    """The only ClassLabel feature of a set, or None."""
+    found = [key for key, value in features.items() if type(value).__name__ == "ClassLabel"]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_text(feature: Any) -> bool:
+    return type(feature).__name__ == "Text"
 
 
 def splits_of_parts(name: str, available: Iterable[str]) -> dict[str, str]:

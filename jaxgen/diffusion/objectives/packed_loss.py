@@ -24,6 +24,7 @@ from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import TargetName, make_target
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.errors import InputError
+from jaxgen.nn.packs import of_tokens, own_tokens
 from jaxgen.pixels import as_data
 
 PackedNetwork = Callable[[Array, Array], Array]
@@ -60,6 +61,7 @@ def packed_loss(
     weighting: Weighting = V_LOSS,
     times: Times = UNIFORM,
     time_input: TimeInput = thousandths,
+    known_BL: Bool[Array, "B L"] | None = None,
 ) -> PackedLoss:
     """The loss of a network at a random level for each example of each pack.
 
@@ -74,6 +76,8 @@ def packed_loss(
       weighting: the weight of |x - x^|^2.
       times: how times are drawn; `LowDiscrepancy` would make an example's time depend on its pack.
       time_input: the network's conditioning on the level.
+      known_BL: tokens that the network is given without noise as well, whose errors count zero
+        (see `jaxgen.diffusion.conditioning.frame_masks`).
 
     Returns:
       Losses, means over the numbers of an example as those of
@@ -95,7 +99,7 @@ def packed_loss(
     time_key, noise_key = jax.random.split(key)
     level_N = draw_level(time_key, index_BE.reshape(-1), schedule, times)
     level_BE: Level = jax.tree.map(lambda value: value.reshape(index_BE.shape), level_N)
-    example_BLE = segment_BL[..., None] == jnp.arange(1, index_BE.shape[1] + 1)
+    example_BLE = own_tokens(segment_BL, index_BE.shape[1])
     level_BL = jax.tree.map(lambda value: of_tokens(value, segment_BL), level_BE)
     e_BLF = token_noise(
         noise_key,
@@ -110,20 +114,14 @@ def packed_loss(
         )
     error_BLF = make_target(target, x_BLF, e_BLF, level_BL) - prediction_BLF.astype(jnp.float32)
     square_BL = jnp.square(error_BLF).mean(axis=-1)
+    made_BLE = example_BLE if known_BL is None else example_BLE & ~known_BL[..., None]
     # Chosen rather than multiplied, where 0 times an infinite error would be nan.
-    sum_BE = jnp.where(example_BLE, square_BL[..., None], 0.0).sum(axis=1)
+    sum_BE = jnp.where(made_BLE, square_BL[..., None], 0.0).sum(axis=1)
     count_BE = example_BLE.sum(axis=1)
     weight_BE = weighting.weight(level_BE, target)
     present_BE = count_BE > 0
     loss_BE = jnp.where(present_BE, weight_BE * sum_BE / jnp.maximum(count_BE, 1), 0.0)
     return PackedLoss(loss_BE, level_BE, present_BE)
-
-
-def of_tokens(
-    value_BE: Shaped[Array, "B E"], segment_BL: Int[Array, "B L"]
-) -> Shaped[Array, "B L"]:
-    """A value of each example as one of each of its tokens; padding has that of the first."""
-    return jnp.take_along_axis(value_BE, jnp.maximum(segment_BL - 1, 0), axis=1)
 
 
 def token_numbers(example_BLE: Bool[Array, "B L E"]) -> Int[Array, "B L"]:

@@ -1,12 +1,7 @@
 """tfds text sets in the array_record format, built and read in a process of their own."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
+from tfds_scripts import answer_of
 
 from jaxgen.data import load_corpus, load_images
 from jaxgen.errors import InputError
@@ -14,21 +9,10 @@ from jaxgen.errors import InputError
 pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: jaxgen[data]")
 pytest.importorskip("array_record", reason="needs array_record: jaxgen[data]")
 
-HERE = pathlib.Path(__file__).parents[1]
-
 
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory) -> dict:
-    process = subprocess.run(
-        [sys.executable, str(HERE / "tfds_sets.py"), str(tmp_path_factory.mktemp("tfds"))],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+    return answer_of("tfds_sets.py", tmp_path_factory.mktemp("tfds"))
 
 
 def test_parts_follow_each_other_with_their_spans(answer):

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from jaxgen.data.images.load_images import read_digits
-from jaxgen.data.video.moving_digits import MovingDigits, number_of_tokens, reflected
+from jaxgen.data.video.moving_digits import (
+    MovingDigits,
+    number_of_tokens,
+    placed,
+    reflected,
+)
 from jaxgen.errors import InputError
 
 SIZES = ((8, 16, 20), (1, 12, 8), (5, 8, 8))
@@ -29,10 +34,23 @@ def test_every_frame_holds_the_digit_at_its_corner(digits):
         assert video.dtype == np.uint8
         image = digits.images[stream._digit(index)]
         assert digits.labels[stream._digit(index)] == label
-        corners = np.rint(stream.corners(index)).astype(int)
-        for frame, (row, column) in zip(video, corners, strict=True):
-            np.testing.assert_array_equal(frame[row : row + 8, column : column + 8], image)
-            assert frame.sum() == image.sum()
+        for frame, corner_2 in zip(video[..., 0], stream.corners(index), strict=True):
+            near, at = np.zeros(frame.shape), np.floor(corner_2).astype(int)
+            for below in np.ndindex(2, 2):  # the pixels around, each by how near it is
+                row, column = at + below
+                weight = np.prod(1 - np.abs(corner_2 - at - below))
+                if weight > 0:
+                    near[row : row + 8, column : column + 8] += weight * image[..., 0]
+            np.testing.assert_allclose(frame, near, atol=0.5 + 1e-6)
+
+
+def test_an_image_at_a_whole_pixel_is_itself(digits):
+    image, corners = digits.images[0], [(0, 4), (3, 0)]
+    for frame, (row, column) in zip(
+        placed(image, np.array(corners, np.float64), (11, 12)), corners, strict=True
+    ):
+        np.testing.assert_array_equal(frame[row : row + 8, column : column + 8], image)
+        assert frame.sum() == image.sum()
 
 
 def test_motion_is_straight_between_reflections(digits):
@@ -73,3 +91,9 @@ def test_what_cannot_move_is_refused(digits):
         MovingDigits(digits, ((4, 6, 16),))
     with pytest.raises(InputError, match="sizes are empty"):
         MovingDigits(digits, ())
+
+
+def test_indices_of_numpy_are_indices(digits):
+    stream = MovingDigits(digits, ((2, 10, 12),), seed=3)
+    for index in (5, 4000):
+        np.testing.assert_array_equal(stream[np.int64(index)]["video"], stream[index]["video"])

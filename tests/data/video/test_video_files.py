@@ -1,6 +1,9 @@
 """Video files: what is written is read back, and what is odd about real ones."""
 
 import builtins
+import json
+import shutil
+import zipfile
 from fractions import Fraction
 
 import av
@@ -8,7 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.data.video.video_files import decode_frames, read_video, write_video
+from jaxgen.data.video.video_encoders import ENCODINGS
+from jaxgen.data.video.video_files import read_clip, read_video, write_video
+from jaxgen.data.video.video_sources import (
+    content_digest,
+    decode_frames,
+    index_frames,
+    index_of_decoded,
+)
 from jaxgen.errors import InputError
 
 RATES = (10, 24, 29.97, Fraction(30000, 1001), 30)
@@ -40,17 +50,20 @@ def write_with_av(path, frames, *, codec="mpeg4", rotation=None, pixels="yuv420p
     return path
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi", ".gif", ""])
 def test_count_and_rate_are_read_back(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     still = np.full((31, 6, 8, 3), 90, np.uint8)  # all frames are the same
     for fps in RATES:
         for count in (1, 2, 31):
+            if not suffix and path.exists():
+                shutil.rmtree(path)
             write_video(path, still[:count], fps)
             video = read_video(path)
             assert video.frames.shape == (count, 6, 8, 3)
             assert video.name == str(path)
-            if suffix == ".mp4":
+            assert len(read_video(path, fps=fps).frames) == count  # none twice, none left out
+            if suffix != ".gif":
                 assert video.fps == float(fps)
             else:
                 assert abs(count / video.fps - count / fps) <= 0.005 + 1e-9  # half a tick
@@ -86,6 +99,98 @@ def test_mp4_is_close_and_keeps_colours(tmp_path):
         write_video(tmp_path / "a.mp4", np.full((2, 16, 16, 3), color, np.uint8), 24)
         read = read_video(tmp_path / "a.mp4").frames
         np.testing.assert_allclose(read.astype(int) - np.array(color), 0, atol=1)
+
+
+def test_webm_avi_and_pictures_are_close_and_keep_colours(tmp_path):
+    frames = moving_waves(12, 64, 80)
+    for name, least in (("a.webm", 38), ("a.avi", 38), ("pictures", 999)):
+        write_video(tmp_path / name, frames, 24)
+        read = read_video(tmp_path / name).frames
+        assert np.array_equal(read, frames) or psnr(read, frames) > least
+        color = np.array([200, 100, 50])
+        flat = np.full((2, 15, 17, 3), color, np.uint8)
+        path = tmp_path / f"flat_{name}"
+        write_video(path, flat, 24)
+        read = read_video(path).frames
+        assert read.shape == (flat.shape if name == "pictures" else (2, 16, 18, 3))
+        np.testing.assert_allclose(read.astype(int) - color, 0, atol=2)
+    with av.open(str(tmp_path / "a.webm")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt, context.colorspace) == ("vp9", "yuv420p", 1)
+
+
+def test_folders_of_pictures(tmp_path):
+    frames = moving_waves(12, 8, 6)
+    write_video(tmp_path / "a", frames, Fraction(30000, 1001))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir())[-2:] == ["00011.png", "fps.txt"]
+    with pytest.raises(InputError, match="a: is there already, expected a new folder"):
+        write_video(tmp_path / "a", frames, 10)
+    # Numbers count, not letters; grey and colour, transparent pixels over white.
+    other = tmp_path / "b"
+    other.mkdir()
+    for t in (9, 10, 8):
+        Image.fromarray(frames[t]).save(other / f"frame {t}.png")
+    with pytest.raises(InputError, match="b: the time of its frames is missing"):
+        read_video(other)
+    (other / "fps.txt").write_text("25/2\n")
+    video = read_video(other)
+    np.testing.assert_array_equal(video.frames, frames[8:11])
+    assert video.fps == 12.5
+    np.testing.assert_array_equal(read_video(other, fps=25).frames, frames[8:11].repeat(2, 0))
+    np.testing.assert_array_equal(read_clip(other, 1, 2).frames, frames[9:11])
+    (other / "fps.txt").write_text("quick")
+    with pytest.raises(InputError, match=r"fps\.txt: is 'quick', expected a rate as 30000/1001"):
+        read_video(other)
+    (other / "fps.txt").write_text("0")
+    with pytest.raises(InputError, match=r"fps\.txt: is '0', expected a rate as 30000/1001"):
+        read_video(other)
+    (other / "cover.png").write_bytes((other / "frame 8.png").read_bytes())
+    with pytest.raises(InputError, match=r"b: pictures are cover\.png, frame 10\.png, "):
+        read_video(other)
+
+
+def test_videos_in_zip_archives(tmp_path):
+    frames = moving_waves(5, 16, 16)
+    for name in ("a.mp4", "a.webm", "a.gif", "pictures"):
+        write_video(tmp_path / name, frames, 10)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for path in sorted(tmp_path.rglob("*")):
+            if path.is_file() and path.suffix != ".zip":
+                archive.write(path, path.relative_to(tmp_path).as_posix())
+    for name in ("a.mp4", "a.webm", "a.gif", "pictures"):
+        plain, packed = (read_video(tmp_path / place / name) for place in (".", "z.zip"))
+        np.testing.assert_array_equal(plain.frames, packed.frames)
+        assert plain.fps == packed.fps
+        assert content_digest(tmp_path / "z.zip" / name) == content_digest(tmp_path / name)
+        clip = read_clip(tmp_path / "z.zip" / name, 2, 2)
+        np.testing.assert_array_equal(clip.frames, plain.frames[2:4])
+    with pytest.raises(FileNotFoundError, match=r"z\.zip/b\.mp4: no such file"):
+        read_video(tmp_path / "z.zip/b.mp4")
+
+
+def test_titles_in_other_encodings_do_no_harm(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        container.metadata["title"] = "a title"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height = stream.width = 16
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    content = (tmp_path / "a.avi").read_bytes()
+    assert b"a title" in content
+    (tmp_path / "a.avi").write_bytes(content.replace(b"a title", b"\xfa title"))
+    assert read_video(tmp_path / "a.avi").frames.shape == (3, 16, 16, 3)
+
+
+def test_missing_frames_are_damage(tmp_path):
+    path = write_with_av(tmp_path / "a.mp4", moving_waves(12, 32, 32))
+    index = index_frames(path)
+    assert index.complete
+    times = [(frame.start, frame.duration) for frame in decode_frames(path)]
+    with pytest.raises(InputError, match=r"a\.mp4: a damaged video, 11 of its 12 frames can be"):
+        index_of_decoded(path, times[:5] + times[6:])
+    assert len(index_of_decoded(path, times)) == 12
 
 
 def test_mp4_is_what_browsers_play(tmp_path):
@@ -247,21 +352,30 @@ def test_a_file_without_video_or_with_an_unknown_codec(tmp_path):
     (tmp_path / "b.mp4").write_bytes(content)
     with pytest.raises(InputError, match=r"b\.mp4: codec zzz1 is not available in this FFmpeg"):
         read_video(tmp_path / "b.mp4")
+    (tmp_path / "c.mp4").write_bytes(content[: content.index(b"stsd")])
+    with pytest.raises(InputError, match=r"c\.mp4: a damaged or truncated video \(its header"):
+        read_video(tmp_path / "c.mp4")
 
 
 def test_bad_arguments_of_writing_leave_nothing(tmp_path, monkeypatch):
     good = np.zeros((2, 4, 4, 3), np.uint8)
-    for fps in (0, -1, float("nan"), float("inf"), 51):
-        with pytest.raises(InputError, match=rf"fps is {fps}, expected 0\.01 to 50"):
+    for fps in (0, -1, float("nan"), float("inf"), 51, "25", None):
+        with pytest.raises(InputError, match=rf"fps is {fps!r}, expected 0\.01 to 50"):
             write_video(tmp_path / "a.gif", good, fps)
     for bad in (good[:0], good.astype(np.float32), good[0], good[..., :2], good[:, :0]):
         with pytest.raises(InputError, match=r"frames are \w+ \[.*\], expected uint8 \[T, Y, X, C"):
             write_video(tmp_path / "a.mp4", bad, 10)
-    with pytest.raises(InputError, match=r"a\.webm: suffix is '\.webm', expected \.mp4 or \.gif"):
-        write_video(tmp_path / "a.webm", good, 10)
+    with pytest.raises(InputError, match=r"a\.ogv: suffix is '\.ogv', expected \.mp4, \.webm, "):
+        write_video(tmp_path / "a.ogv", good, 10)
     with pytest.raises(InputError, match=r"scale is 0, expected 1 to 16383 for"):
         write_video(tmp_path / "a.gif", good, 10, scale=0)
-    monkeypatch.setattr("jaxgen.data.video.video_files.ENCODER", "h264_absent")
+    for name in ("none/a.mp4", "none/a"):
+        with pytest.raises(FileNotFoundError, match=r"/none: no such folder"):
+            write_video(tmp_path / name, good, 10)
+    with pytest.raises(InputError, match=r"a\.mp4: cannot be written by libx264 \("):
+        write_video(tmp_path / "a.mp4", np.zeros((1, 1, 20000, 3), np.uint8), 10)
+    absent = ENCODINGS[".mp4"]._replace(codec="h264_absent")
+    monkeypatch.setitem(ENCODINGS, ".mp4", absent)
     with pytest.raises(InputError, match=r"a\.mp4: codec h264_absent is not available"):
         write_video(tmp_path / "a.mp4", good, 10)
     assert not list(tmp_path.iterdir())
@@ -329,6 +443,23 @@ def test_real_files_give_what_their_table_says(data_folder):
     for name, reason in REFUSED.items():
         with pytest.raises(InputError, match=f"{name}: .*{reason}"):
             read_video(data_folder / "video_odd" / name)
+
+
+def test_real_time_stamps_are_those_of_the_reference(data_folder):
+    found = json.loads(
+        (data_folder / "video_odd/torchcodec_nasa_13013.stream3.all_frames_info.json").read_text()
+    )
+    index = index_frames(data_folder / "video_odd/torchcodec_nasa_13013.mp4")
+    seconds = [float(start * index.tick) for start in index.starts.tolist()]
+    np.testing.assert_allclose(seconds, [float(f["pts_time"]) for f in found], atol=1e-6)
+    gif = index_frames(data_folder / "video_odd/imageio_newtonscradle.gif")
+    steps = set(np.diff([*gif.starts, gif.end]) * float(gif.tick))
+    assert {round(step, 3) for step in steps} == {0.02, 0.04, 0.05}
+    slow = index_frames(data_folder / "video_odd/media3_sample_android_slow_motion.mp4")
+    steps = np.diff(slow.starts) * float(slow.tick)
+    assert steps.max() == pytest.approx(0.325, abs=0.02)
+    assert steps.min() == pytest.approx(1 / 30, abs=0.005)
+    assert len(slow.frames_at(30, "slow")) == round(30 * float(slow.seconds("slow")))
 
 
 def test_real_frames_are_those_of_the_reference(data_folder):

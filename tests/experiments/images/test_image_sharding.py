@@ -12,12 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.images.support.image_programs import (
-    published_model,
-    sampling_program,
-    training_program,
-)
+from experiments.images.support.image_programs import published_model, training_program
 from experiments.images.support.image_training import TrainingFlags
+from experiments.shared.denoiser_programs import sampling_program
 from experiments.shared.denoiser_sampling import SamplingFlags, put_samples
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.schedules import CosineSchedule

@@ -274,7 +274,7 @@ def test_an_unreadable_image_is_named(pictures, tmp_path, monkeypatch, capfd):
         (b"", "not a safetensors file"),
         (b"PK\x03\x04 as torch writes", "not a safetensors file"),
         (b"\x40\0\0\0\0\0\0\0{", "truncated in its header"),
-        (None, "Conv2d_1a_3x3.bn.bias is missing, expected the 470 tensors of pytorch-fid's"),
+        (None, "Conv2d_1a_3x3.bn.bias is missing, expected the 470 tensors of Inception-v3"),
     ],
     ids=["empty", "torch", "cut", "another network"],
 )

@@ -11,12 +11,18 @@ from picture_folder import run_here
 from processes import run_processes
 from run_records import assert_same_losses, losses
 
-from experiments.shared import training_runs
-from experiments.video.support import frame_evaluator
+from experiments.shared import classifiers, training_runs
+from experiments.video.support import clip_evaluator, frame_evaluator, video_streams
+from experiments.video.support.completed_clips import KNOWN_ERROR
 from experiments.video.support.frame_evaluator import laid_in_square, make_frame_evaluator
-from experiments.video.support.video_streams import make_pack_batches, open_videos, parse_sizes
+from experiments.video.support.video_streams import (
+    make_pack_batches,
+    open_videos,
+    parse_sizes,
+)
 from jaxgen.data import read_video, write_video
 from jaxgen.data.images.load_images import read_digits
+from jaxgen.data.video.sprite_sheets import CLASSES, FRAMES, LAYERS, SIDE, SpriteSheets
 from jaxgen.errors import InputError
 from jaxgen.training import load_model
 
@@ -24,7 +30,7 @@ STEPS = 16
 FLAGS = [
     *("--training-steps", STEPS, "--width", "32", "--depth", "1", "--packs", "4"),
     *("--pack-length", "24", "--pack-examples", "6", "--steps", "2", "--evaluate", "0"),
-    *("--sizes", "2x8x8", "1x8x12", "3x8x8", "--sample-sizes", "2x8x8", "4x12x8"),
+    *("--sizes", "2x8x8", "1x8x12", "3x8x8", "--sample-sizes", "2x8x8", "4x12x8", "--tasks"),
 ]
 
 
@@ -89,6 +95,20 @@ def test_other_sizes_are_sampled_without_training_again(reference, tmp_path, mon
     assert (tmp_path / "run" / "samples_1x8x8.png").exists()
 
 
+def test_real_clips_are_completed_by_what_was_trained(reference, tmp_path, monkeypatch):
+    shutil.copytree(reference, tmp_path / "run")
+    arguments = ["--sample-sizes", "5x8x8", "--tasks", "extend", "loop"]
+    assert run(["--workdir", tmp_path / "run", *arguments], monkeypatch) == 0
+    assert losses(tmp_path / "run") == losses(reference)
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert found["extend"]["known frames"] == 2
+    assert found["loop"]["known frames"] == 3
+    for task, frames in (("extend", 5), ("loop", 4)):
+        assert found[task][KNOWN_ERROR] < 1e-4
+        assert read_video(tmp_path / "run" / f"{task}.mp4").frames.shape[0] == frames
+        assert imread(tmp_path / "run" / f"{task}.png").std() > 0.05
+
+
 def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
     assert run(["--workdir", tmp_path], monkeypatch, "data=2,fsdp=2", 4) == 0
     assert_same_losses(tmp_path, reference)
@@ -114,6 +134,9 @@ def test_nor_do_two_processes(reference, tmp_path):
         (["--pack-length", "10"], "has 12 tokens, expected 1 to 10, the length of a pack"),
         (["--pack-examples", "0"], "max_examples is 0, expected 1 or more"),
         (["--packs", "0"], "packs is 0, expected a multiple of 1"),
+        (["--shift", "0"], "shift is 0.0, expected"),
+        (["--data", "sprites:nowhere"], "nowhere/body"),
+        (["--data", "sprites:.", "--fps", "8"], "fps is 8.0, expected none of sprites:."),
         (["--width", "20"], "width is 20, expected a multiple of 32"),
         (["--positions", "learnt"], "invalid choice 'learnt' for argument '--positions'"),
         (["--data", "nowhere"], "nowhere: no such folder"),
@@ -130,14 +153,14 @@ def test_bad_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, mon
     assert not workdir.exists()
 
 
-def write_clips(folder: pathlib.Path, frames: int = 7) -> None:
-    """Two classes of four videos each: bars that rise, and bars that fall."""
+def write_clips(folder: pathlib.Path, frames: int = 7, count: int = 4) -> None:
+    """Two classes of some videos each: bars that rise, and bars that fall."""
     for label, step in (("up", -1), ("down", 1)):
         (folder / label).mkdir(parents=True)
-        for i in range(4):
+        for i in range(count):
             video = np.zeros((frames, 16, 16, 3), np.uint8)
             for t in range(frames):
-                video[t, (8 + i + step * t) % 16] = (200, 40 * i, 90)
+                video[t, (8 + i + step * t) % 16] = (200, 40 * i % 256, 90)
             write_video(folder / label / f"{i}.mp4", video, 10)
 
 
@@ -152,6 +175,54 @@ def test_a_folder_of_video_files(tmp_path, monkeypatch, capfd):
     stream = open_videos(str(tmp_path / "clips"), ((3, 8, 8), (1, 8, 12)), 0).train
     assert stream[0]["video"].shape == (3, 8, 8, 3)
     assert stream[1]["video"].shape == (1, 8, 12, 3)
+
+
+def test_samples_of_a_folder_are_evaluated_by_a_classifier_of_clips(tmp_path, monkeypatch, capfd):
+    write_clips(tmp_path / "clips", count=10)
+    monkeypatch.setattr(clip_evaluator, "TRAINING_CLIPS", 32)
+    monkeypatch.setattr(clip_evaluator, "TEST_CLIPS", 8)
+    monkeypatch.setattr(classifiers, "FEWEST_STEPS", 3)
+    monkeypatch.setattr(classifiers, "MOST_STEPS", 3)
+    workdir = tmp_path / "run"
+    sizes = ["--sizes", "3x8x8", "1x8x12", "--sample-sizes", "3x8x8", "3x16x8", "--evaluate", "6"]
+    assert run([*sizes, "--data", tmp_path / "clips", "--workdir", workdir], monkeypatch) == 0
+    found = json.loads((workdir / "metrics.json").read_text())
+    rows = ["3x8x8, real", "3x8x8, samples, trained size"]  # there are no real clips of 3x16x8
+    assert [name for name in found if name.startswith("3x")] == rows
+    for name in rows:
+        shares = clip_evaluator.OF_CLASS, clip_evaluator.IN_ORDER
+        assert set(found[name]) == {*shares, clip_evaluator.CLIP_DISTANCE}
+        assert all(0 <= found[name][share] <= 1 for share in shares)
+        assert found[name][clip_evaluator.CLIP_DISTANCE] >= 0
+        assert name in (workdir / "table.md").read_text()
+    assert (workdir / "samples_3x16x8.mp4").exists()
+
+
+def test_a_folder_may_be_called_as_the_digits_are(tmp_path, monkeypatch):
+    write_clips(tmp_path / "digits_of_mine")
+    monkeypatch.chdir(tmp_path)
+    data = open_videos("digits_of_mine", ((3, 8, 8),), 0)
+    assert data.classes == ("down", "up")
+    assert data.digits is None
+
+
+def test_sizes_that_sprites_do_not_have_are_refused_before_training(tmp_path, monkeypatch, capfd):
+    layer = np.zeros((10, len(CLASSES), FRAMES, SIDE, SIDE, 4), np.uint8)
+    sheets = SpriteSheets("sheets", (layer,) * len(LAYERS))
+    monkeypatch.setattr(video_streams, "open_sprite_sheets", lambda folder: sheets)
+    arguments = ["--data", "sprites:here", "--sizes", "2x32x32", "--pack-length", "128"]
+    arguments += ["--sample-sizes", "2x32x16", "--workdir", tmp_path / "run"]
+    assert run(arguments, monkeypatch) == 2
+    assert "size is 2x32x16, expected up to 6 square frames" in capfd.readouterr()[1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_i3d_that_are_none_are_named(tmp_path, monkeypatch, capfd):
+    file = tmp_path / "i3d.safetensors"
+    file.write_bytes(b"")
+    assert run(["--i3d", file, "--workdir", tmp_path / "run"], monkeypatch) == 2
+    assert capfd.readouterr()[1].startswith(f"error: {file}: not a safetensors file")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_without_videos_is_named(tmp_path, monkeypatch, capfd):
@@ -187,7 +258,7 @@ def test_the_evaluator_of_frames_is_right_on_95_percent_of_real_ones(tmp_path):
     sizes = parse_sizes(["8x16x16", "8x20x20"], (1, 4, 4), "sizes")
     evaluator = make_frame_evaluator(read_digits(), sizes, tmp_path)
     assert evaluator.accuracy > 0.95
-    videos, labels = frame_evaluator.real_clips(read_digits(), sizes[0], 60)
+    videos, labels = open_videos("digits", sizes, 0).unseen_clips(sizes[0], 60)
     figures = evaluator.figures(videos, labels)
     assert figures[frame_evaluator.RIGHT_FRAMES] > 0.93
     # Frames in another order are of the same digit; frames of two clips are not.

@@ -1,0 +1,1 @@
+"""Compressors: autoencoders of images and videos, and the bottlenecks of their latents."""

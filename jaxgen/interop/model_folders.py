@@ -1,0 +1,76 @@
+"""Folders of diffusers: one model's ``config.json`` and its weights, and names in older ones."""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxgen.errors import InputError
+from jaxgen.files import replacing
+from jaxgen.interop.model_configs import CONFIG
+from jaxgen.interop.safetensors import Path, TensorFile, write_safetensors
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""What diffusers calls the file."""
+
+
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""How diffusers called the layers of attention before version 0.15."""
+
+
+def present_attention_name(name: str) -> str:
+    """diffusers' present name of a tensor, which may have that of a layer of attention before."""
+    match = re.fullmatch(r"(.*\.attentions\.\d+\.)(\w+)(\.weight|\.bias)", name)
+    if match and match[2] in OLD_NAMES:
+        return match[1] + OLD_NAMES[match[2]] + match[3]
+    return name
+
+
+def config_fields(
+    config: Mapping[str, Any] | TensorFile, model: str
+) -> tuple[str, Mapping[str, Any]]:
+    """What errors call a configuration, and its fields.
+
+    Args:
+      config: The fields, or a `TensorFile` that has a ``config.json`` beside it.
+      model: What errors call the model, such as "autoencoder".
+
+    Raises:
+      InputError: For a `TensorFile` without a ``config.json``.
+    """
+    if not isinstance(config, TensorFile):
+        return f"the {model}'s configuration", config
+    if config.config is None:
+        raise InputError(
+            f"{config.path}: no {CONFIG} beside it, which says what no shape tells, expected one, "
+            "or its content"
+        )
+    return f"{CONFIG} of {config.path}", config.config
+
+
+def write_model_folder(
+    folder: Path,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    max_bytes: int | None = None,
+) -> list[pathlib.Path]:
+    """Writes the folder that diffusers opens, whole or not at all.
+
+    Args:
+      folder: It must exist.
+      fields: The content of ``config.json``.
+      tensors: The weights by name.
+      max_bytes: The size above which they are cut into shards; None: one file.
+
+    Returns:
+      The files written.
+    """
+    target = pathlib.Path(folder)
+    # The configuration appears when the block ends well: with the weights or not at all.
+    with replacing(target / CONFIG) as handle:
+        handle.write(json.dumps(fields, indent=2).encode() + b"\n")
+        files = write_safetensors(target / WEIGHTS, tensors, {"format": "pt"}, max_bytes)
+    return [target / CONFIG, *files]
