@@ -134,6 +134,7 @@ def test_what_each_task_knows():
         np.testing.assert_array_equal(np.asarray(given.x)[:, known_T], clips[:, places])
 
 
+@pytest.mark.slow
 def test_every_task_by_a_network_that_takes_known_frames_on_any_mesh():
     """Samples hold what is known, whatever the devices; and depend on their own index alone."""
     network = VideoDiTConfig(

@@ -109,6 +109,7 @@ def test_real_clips_are_completed_by_what_was_trained(reference, tmp_path, monke
         assert imread(tmp_path / "run" / f"{task}.png").std() > 0.05
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
     assert run(["--workdir", tmp_path], monkeypatch, "data=2,fsdp=2", 4) == 0
     assert_same_losses(tmp_path, reference)
@@ -177,6 +178,7 @@ def test_a_folder_of_video_files(tmp_path, monkeypatch, capfd):
     assert stream[1]["video"].shape == (1, 8, 12, 3)
 
 
+@pytest.mark.slow
 def test_samples_of_a_folder_are_evaluated_by_a_classifier_of_clips(tmp_path, monkeypatch, capfd):
     write_clips(tmp_path / "clips", count=10)
     monkeypatch.setattr(clip_evaluator, "TRAINING_CLIPS", 32)
