@@ -169,7 +169,11 @@ def scene_digest(scene: Scene) -> str:
     """A digest of all views of a scene."""
     return digest_of(
         [
-            (part, list(views.names), views.images, views.camera_to_world, list(views.focal))
+            (
+                *(part, list(views.names), views.images, views.camera_to_world),
+                *(views.intrinsics.model, views.intrinsics.focal, views.intrinsics.centre),
+                *(views.intrinsics.distortion, views.masks),
+            )
             for part, views in scene.parts.items()
         ]
     )

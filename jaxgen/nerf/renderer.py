@@ -172,7 +172,7 @@ class RadianceConfig:
             key: Key[Array, ""] | None = None,
             background: Float[Array, "3"] | None = None,
         ) -> Rendering:
-            rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras))
+            rays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(cameras))
             count = rays.origin.shape[0]
             size = _chunk_size(self.chunk, count)
 
@@ -314,14 +314,14 @@ def _place(
 
 
 def _ends(config: RadianceConfig, rays: Rays) -> tuple[Array, Array]:
-    """Where rays begin and end; one that misses the box ends where it begins."""
-    near, far = config.near, config.far
-    if config.box is None:
-        like = rays.origin[..., 0]
-        return jnp.full_like(like, near), jnp.full_like(like, far)
-    entry, exit = ray_box(rays, *config.box)
-    begin = jnp.clip(entry, near, far)
-    return begin, jnp.clip(exit, begin, far)
+    """Where rays begin and end; one that is none, or misses the box, ends where it begins."""
+    begin = jnp.full_like(rays.origin[..., 0], config.near)
+    end = jnp.full_like(begin, config.far)
+    if config.box is not None:
+        entry, exit = ray_box(rays, *config.box)
+        begin = jnp.clip(entry, begin, end)
+        end = jnp.clip(exit, begin, end)
+    return begin, end if rays.valid is None else jnp.where(rays.valid, end, begin)
 
 
 def _jitters(

@@ -146,7 +146,7 @@ def write_orbit(
         ORBIT_FRAMES,
         radius=float(distance),
         elevation=ORBIT_ELEVATION,
-        focal=views.focal[0] * side / views.images.shape[2],
+        focal=views.intrinsics.focal[0, 0] * side / views.images.shape[2],
         height=side,
         width=side,
         target=tuple(middle_3.tolist()),

@@ -179,20 +179,23 @@ class FieldTrainingFlags(OptimizationFlags):
 def cameras_of(views: Views) -> Cameras:
     """The cameras of posed photographs."""
     _, height, width, _ = views.images.shape
+    lens = views.intrinsics
     return make_cameras(
-        views.camera_to_world, views.focal, views.centre, height=height, width=width
+        views.camera_to_world,
+        lens.focal,
+        lens.centre,
+        height=height,
+        width=width,
+        model=lens.model,
+        distortion=lens.distortion,
     )
 
 
 def resident_views(views: Views) -> Batch:
-    """Pixels and cameras, on every device."""
-    cameras = cameras_of(views)
-    arrays = {
-        "images": views.images,
-        "camera_to_world": cameras.camera_to_world,
-        "focal": cameras.focal,
-        "centre": cameras.centre,
-    }
+    """Pixels, masks where there are any, and cameras, on every device."""
+    arrays = {"images": views.images, "cameras": cameras_of(views)}
+    if views.masks is not None:
+        arrays["masks"] = views.masks
     return jax.device_put(arrays, replicated(current_mesh()))
 
 
@@ -201,7 +204,8 @@ def make_pixel_loss(config: RadianceConfig, layout: Layout) -> LossFn:
 
     Ray r of update t is drawn from the update's key and r alone. Where views have an alpha, both
     the field and the view are laid over one random colour for each ray: over a fixed one, a field
-    could paint the background instead of leaving it empty.
+    could paint the background instead of leaving it empty. Pixels that a mask leaves out, or where
+    a distorted camera sees nothing, do not count.
 
     Args:
       config: the radiance field.
@@ -210,25 +214,31 @@ def make_pixel_loss(config: RadianceConfig, layout: Layout) -> LossFn:
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         images, number_R = batch["images"], batch["number"]
-        _, height, width, channels = images.shape
         place_R3, background_R3 = random_pixels(key, number_R, images.shape[:3])
-        cameras = Cameras(batch["camera_to_world"], batch["focal"], batch["centre"], height, width)
+        rays = pixel_rays(batch["cameras"], *place_R3.T)
         camera_R, row_R, column_R = place_R3.T
-        if channels == 3:
+        counts_R = jnp.ones(len(number_R)) if rays.valid is None else rays.valid.astype(float)
+        if "masks" in batch:
+            counts_R *= batch["masks"][camera_R, row_R, column_R]
+        if images.shape[-1] == 3:
             background_R3 = jnp.broadcast_to(jnp.asarray(config.background), background_R3.shape)
         truth_R3 = _over(images[camera_R, row_R, column_R], background_R3)
         rendering, coarse_R3 = render_rays(
             config,
             gather_fsdp(params, layout),
-            pixel_rays(cameras, camera_R, row_R, column_R),
+            rays,
             jax.random.fold_in(key, 1),
             background_R3,
             numbers=number_R,
         )
-        error = jnp.mean(jnp.square(rendering.colour - truth_R3))
-        loss = error
+
+        def error_of(colour_R3: Array) -> Array:
+            error_R = jnp.square(colour_R3 - truth_R3).mean(axis=-1)
+            return (error_R * counts_R).sum() / jnp.maximum(counts_R.sum(), 1)
+
+        error = loss = error_of(rendering.colour)
         if coarse_R3 is not None:
-            loss = error + jnp.mean(jnp.square(coarse_R3 - truth_R3))
+            loss = error + error_of(coarse_R3)
         return loss, {"mean_squared_error": error}
 
     return loss_fn
@@ -314,6 +324,8 @@ def make_ray_evaluation(
     place_3R = generator.integers(
         np.array(views.images.shape[:3])[:, None], size=(3, VALIDATION_RAYS)
     )
+    if views.masks is not None:
+        place_3R = place_3R[:, views.masks[tuple(place_3R)]]
     truth_R3 = over_background(views.images[tuple(place_3R)], np.array(config.background))
     rays = pixel_rays(cameras_of(views), *map(jnp.asarray, place_3R))
 
