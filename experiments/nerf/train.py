@@ -121,7 +121,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     check_large_enough(scene)
     field = config.field.config(scene)
-    training = config.training.for_field(config.field.field)
+    training = config.training.for_field(config.field.chosen(scene))
     check_rays(training)
     check_layout(field)
     steps = config.training.training_steps

@@ -107,7 +107,7 @@ def recentred_capture(scene: Scene) -> Scene:
     moved = recentred(scene, scene.near, scene.far, 1.0)
     near, far = (distance / moved.to_files.scale for distance in (scene.near, scene.far))
     box = seen_box(moved.parts.values(), near, far)
-    return dataclasses.replace(moved, near=near, far=far, box=box)
+    return dataclasses.replace(moved, near=near, far=far, box=box, bounded=True)
 
 
 def _read_rows(

@@ -16,7 +16,7 @@ ACCEPTED = (
     f" (nerfstudio, instant-ngp), {llff.FILE} (LLFF), or a model of COLMAP"
 )
 SHAPES_SIZE = 100
-NEAR, FAR, HALF = 0.05, 8.0, 2.0
+NEAR, FAR, HALF = 0.05, 100.0, 1.0
 """Of captures whose files do not say, where the farthest camera is at distance 1."""
 
 

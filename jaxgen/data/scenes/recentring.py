@@ -70,14 +70,16 @@ def recentred(scene: Scene, near: float, far: float, half: float) -> Scene:
       scene: In the world of its files.
       near: Where rays begin, in the new units, in which the farthest camera is at distance 1.
       far: Where they end.
-      half: Half the side of the box that is modelled.
+      half: Half the side of the box around the middle, beyond which there is more to be seen.
     """
     poses = np.concatenate([views.camera_to_world for views in scene.parts.values()])
     move = recentring_of(poses)
     parts = {part: moved_views(views, move) for part, views in scene.parts.items()}
     back = scene.to_files.after(move.inverse())
     box = (-half,) * 3, (half,) * 3
-    return dataclasses.replace(scene, parts=parts, near=near, far=far, box=box, to_files=back)
+    return dataclasses.replace(
+        scene, parts=parts, near=near, far=far, box=box, to_files=back, bounded=False
+    )
 
 
 def moved_views(views: Views, move: Similarity) -> Views:

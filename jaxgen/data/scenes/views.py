@@ -91,6 +91,7 @@ class Scene:
       far: The distance at which they end.
       box: The low and the high corner of what is to be modelled, in world units.
       to_files: From this world to that of the files that the scene comes from.
+      bounded: Whether all that is seen is in the box; else the box holds the middle of it.
 
     Raises:
       InputError: Of the parts, arrays or numbers one cannot be used; the message names the scene,
@@ -103,6 +104,7 @@ class Scene:
     far: float
     box: tuple[Corner, Corner]
     to_files: Similarity = IDENTITY
+    bounded: bool = True
 
     def __post_init__(self):
         if not 0 <= self.near < self.far < math.inf:
