@@ -116,7 +116,7 @@ def _read_rows(
     if not file.is_file():
         raise InputError(f"{file.parent}: no {FILE}, expected one")
     try:
-        rows = np.load(io.BytesIO(read_bytes(file)), allow_pickle=False)
+        rows = np.lib.format.read_array(io.BytesIO(read_bytes(file)), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{file}: not a file of numpy ({error})") from error
     if rows.ndim != 2 or rows.shape[1] != 17 or not len(rows) or rows.dtype.kind != "f":
