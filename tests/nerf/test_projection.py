@@ -54,7 +54,7 @@ def some_points(model: str) -> np.ndarray:
     """At any distance; the first one on the axis, and of wide cameras some behind them."""
     rng = np.random.default_rng(0)
     around, length = rng.uniform(0, 2 * np.pi, POINTS), rng.uniform(0.5, 4, (POINTS, 1))
-    theta = rng.uniform(0, 1.9 if model in WIDE else 0.7, POINTS)
+    theta = rng.uniform(0, 1.7 if model in WIDE else 0.7, POINTS)
     theta[0] = 0
     across = np.sin(theta)
     return length * np.stack(
@@ -120,7 +120,7 @@ def float64_results(model):
 
 def numpy_gradient(function, x: np.ndarray) -> np.ndarray:
     """Central differences of sums, to each of which one row of x contributes."""
-    columns, step = [], 1e-6
+    columns, step = [], 2e-7
     for column in step * np.eye(x.shape[1]):
         columns.append((np.asarray(function(x + column)) - function(x - column)) / (2 * step))
     return np.stack(columns, axis=-1) if columns else np.zeros_like(x)
@@ -211,7 +211,7 @@ def test_gradients_are_differences():
     for model in MODELS:
         *_, gradients, differences = float64_results(model)
         for gradient, expected in zip(gradients, differences, strict=True):
-            np.testing.assert_allclose(gradient, expected, atol=1e-7, rtol=1e-4, err_msg=model)
+            np.testing.assert_allclose(gradient, expected, atol=2e-7, rtol=1e-6, err_msg=model)
 
 
 def test_points_and_places_beyond_the_fold_are_not_valid():
@@ -297,7 +297,7 @@ def test_rays_that_are_not_valid_render_as_the_background():
     grid = HashGridConfig(2, 2, log2_table_size=6, base_resolution=2, finest_resolution=4)
     fields = [
         HashFieldConfig(grid, width=8, geometry_features=4),
-        NeRFFieldConfig(depth=1, width=8, skip=0, position_octaves=1, direction_octaves=1),
+        NeRFFieldConfig(depth=2, width=8, skip=0, position_octaves=1, direction_octaves=1),
     ]
     cameras = make_cameras(
         nerf.look_at([[4.0, 0, 0]]), 6.0, height=10, width=10, model="SIMPLE_RADIAL",
