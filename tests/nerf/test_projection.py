@@ -211,7 +211,7 @@ def test_gradients_are_differences():
     for model in MODELS:
         *_, gradients, differences = float64_results(model)
         for gradient, expected in zip(gradients, differences, strict=True):
-            np.testing.assert_allclose(gradient, expected, atol=2e-7, rtol=1e-6, err_msg=model)
+            np.testing.assert_allclose(gradient, expected, atol=2e-7, rtol=3e-5, err_msg=model)
 
 
 def test_points_and_places_beyond_the_fold_are_not_valid():
@@ -296,7 +296,7 @@ def test_rays_of_an_orthographic_camera_are_parallel():
 def test_rays_that_are_not_valid_render_as_the_background():
     grid = HashGridConfig(2, 2, log2_table_size=6, base_resolution=2, finest_resolution=4)
     fields = [
-        HashFieldConfig(grid, width=8, geometry_features=4),
+        HashFieldConfig(grid, ((-9.0,) * 3, (9.0,) * 3), width=8, geometry_features=4),
         NeRFFieldConfig(depth=2, width=8, skip=0, position_octaves=1, direction_octaves=1),
     ]
     cameras = make_cameras(

@@ -351,6 +351,8 @@ def _points_txt(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
                 raise InputError(f"{where}: {len(words)} words, expected a point's 8 or more")
             points.append(_numbers(where, words[1:4]))
             colors.append(_numbers(where, words[4:7], int))
+            if not all(0 <= value <= 255 for value in colors[-1]):
+                raise InputError(f"{where}: the colour {colors[-1]}, expected bytes")
     return _as_points(points, colors)
 
 
@@ -395,7 +397,8 @@ def write_colmap(folder: Path, scene: Scene) -> None:
         model.mkdir(parents=True)
         lines = [f"{number} {camera}\n" for camera, number in cameras.items()]
         for name, content in (("cameras", lines), ("images", images), ("points3D", [])):
-            (model / f"{name}.txt").write_text("".join(content), encoding="utf-8")
+            text = "".join([f"# {name}: {len(content)}\n", *content])
+            (model / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
 def _quaternion(rotation: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "4"]:

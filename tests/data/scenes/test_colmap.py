@@ -97,7 +97,6 @@ def test_cameras_images_and_points(tmp_path, write):
     assert [image[:2] for image in model.images] == [("a.png", 1), ("b.png", 2), ("deep/c.png", 1)]
     a, b, c = (image.camera_to_world for image in model.images)
     np.testing.assert_allclose(b, [[1, 0, 0, -1], [0, -1, 0, -2], [0, 0, -1, -3]])
-    # (1/2, -1/2, 1/2, 1/2) turns by 120 degrees about (-1, 1, 1): x -> -z ... -> of the world.
     w, x, y, z = IMAGES[1][1]
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     rotation = np.eye(3) + 2 * w * cross + 2 * cross @ cross
@@ -194,7 +193,7 @@ def test_faults_of_what_is_in_files(tmp_path, write):
         ({"images": []}, rf"images\.{suffix}: no images, expected 1 or more"),
         (
             camera(values=[0.0, 8, 6, 0]),
-            at_camera + r"focal is \[0\.0, 0\.0\], expected numbers > ",
+            at_camera + r"focal is \[0\.0, 0\.0\], expected numbers >",
         ),
         (camera(values=[np.nan, 8, 6, 0]), at_camera + r"focal is \[nan, nan\], expected finite"),
         (camera(width=0), at_camera + r"images of 12 x 0 pixels, expected 1 or more"),
@@ -232,9 +231,11 @@ def test_binary_files_that_end_early(tmp_path):
     write_binary(tmp_path)
     for name in ("cameras", "images", "points3D"):
         whole = (tmp_path / f"{name}.bin").read_bytes()
-        for size in (0, 3, 7, 8, 9, 20, len(whole) // 2, len(whole) - 25, len(whole) - 1):
+        for size in (3, 7, 8, 9, 20, len(whole) // 2, len(whole) - 25, len(whole) - 1):
             (tmp_path / f"{name}.bin").write_bytes(whole[:size])
             refuse(tmp_path, rf"{name}\.bin: ends after {size} bytes, expected more \(truncated")
+        (tmp_path / f"{name}.bin").write_bytes(b"")
+        refuse(tmp_path, rf"{name}\.bin: the file is empty")
         (tmp_path / f"{name}.bin").write_bytes(whole)
     (tmp_path / "cameras.bin").write_bytes(b"\xff" * 400)  # more cameras than there are bytes
     refuse(tmp_path, r"cameras\.bin: camera -1 is of model -1, expected a number from")
@@ -251,7 +252,11 @@ def test_lines_that_are_none(tmp_path):
         ("images", "1 x 0 0 0 0 0 0 1 a.png", r"txt: line 1: 'x 0 0 0 0 0 0', expected numbers"),
         ("points3D", "1 2 3", r"txt: line 1: 3 words, expected a point's 8 or more"),
         ("points3D", "1 2 3 x 1 2 3 0.5", r"txt: line 1: '2 3 x', expected numbers"),
-        ("points3D", "1 2 3 4 1 2 900 0.5", r"txt: line 1: .*900.*, expected"),
+        (
+            "points3D",
+            "1 2 3 4 1 2 900 0.5",
+            r"txt: line 1: the colour \[1, 2, 900\], exp",
+        ),
     ):
         write_text(tmp_path)
         (tmp_path / f"{file}.txt").write_text(line + "\n")
@@ -297,7 +302,7 @@ def test_faults_of_what_is_to_be_written(tmp_path):
     for changes, message in (
         (
             {"intrinsics": random_lens("ORTHOGRAPHIC", 7)},
-            r"^random, train: ORTHOGRAPHIC cameras, e",
+            r"^random, train: ORTHOGRAPHIC cameras, ",
         ),
         ({"names": ("../a", *train.names[1:])}, r"^random: a view is named '\.\./a', expected a p"),
     ):
@@ -325,9 +330,9 @@ def test_fern_as_binary_and_as_text(data_folder):
         left.intrinsics.parameters(0), [416.717, 252, 189, 0.01799], rtol=1e-3
     )
     photos = data_folder / "llff_fern/images_8"
-    scene = read_colmap(folder, images=photos, size=126)
+    scene = read_colmap(folder, images=photos, size=252)
     assert {part: len(views) for part, views in scene.parts.items()} == {"train": 17, "test": 3}
-    np.testing.assert_allclose(scene.parts["train"].intrinsics.focal, 416.717 / 4, rtol=1e-3)
+    np.testing.assert_allclose(scene.parts["train"].intrinsics.focal, 416.717 / 2, rtol=1e-3)
     # What is reconstructed is in front of the cameras, mostly within their images.
     for image in binary.images:
         pose = image.camera_to_world
