@@ -221,7 +221,7 @@ def _turned(turn: Array, own: Array) -> Array:
     return turned if own.shape[-1] == 2 else turned - back * own[..., 2:]
 
 
-class Projection(NamedTuple):
+class ProjectedPoints(NamedTuple):
     """Where cameras see points.
 
     Attributes:
@@ -237,7 +237,7 @@ class Projection(NamedTuple):
     valid: Bool[Array, "N P"]
 
 
-def project(cameras: Cameras, points: Float[Array, "P 3"]) -> Projection:
+def project(cameras: Cameras, points: Float[Array, "P 3"]) -> ProjectedPoints:
     """Where every camera sees points: the inverse of `camera_rays`.
 
     Args:
@@ -249,7 +249,7 @@ def project(cameras: Cameras, points: Float[Array, "P 3"]) -> Projection:
     own_NP3 = jnp.einsum("nij,npi->npj", pose[:, :, :3], offset_NP3) * jnp.array([1, -1, -1])
     plane_NP2, valid_NP = to_plane(cameras.model, own_NP3, cameras.distortion[:, None])
     place_NP2 = plane_NP2 * cameras.focal[:, None] + cameras.centre[:, None]
-    return Projection(place_NP2, own_NP3[..., 2], valid_NP)
+    return ProjectedPoints(place_NP2, own_NP3[..., 2], valid_NP)
 
 
 def look_at(

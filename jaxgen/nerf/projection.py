@@ -33,7 +33,7 @@ Valid = Bool[Array, "*B"]
 Distort = Callable[[Array, Array], Array]
 
 NEWTON_STEPS = 20
-FOLD_POINTS = 16
+FOLD_POINTS = 24
 """Between the centre and a place, where a distortion must not turn back."""
 SLACK = 1e-6
 """By which a place at the border of a sphere may lie beyond it."""
@@ -216,12 +216,20 @@ def _undistort(distort: Distort, place: Place, k: Array) -> tuple[Place, Valid]:
 
 
 def _before_fold(distort: Distort, a: Place, k: Array) -> Valid:
-    """Whether the distortion turns back nowhere between the centre and ``a``."""
+    """Whether the distortion turns back nowhere between the centre and ``a``.
+
+    Points are even in atan |a|: of a place far out, too, some are near the centre. Beyond a fold a
+    determinant may be above 0 again, where both axes point back; the trace then is not.
+    """
     share_P11 = jnp.linspace(0, 1, FOLD_POINTS + 1, dtype=a.dtype)[1:].reshape(-1, *(1,) * a.ndim)
+    r2 = jax.lax.stop_gradient(_dot(a))
+    r = jnp.sqrt(jnp.where(r2 > 0, r2, 1))
+    on_the_way = a * jnp.tan(jnp.arctan(r) * share_P11) / r
     _, by_x, by_y = _jacobian(
-        distort, share_P11 * a, jnp.broadcast_to(k, (*a.shape[:-1], k.shape[-1]))
+        distort, on_the_way, jnp.broadcast_to(k, (*a.shape[:-1], k.shape[-1]))
     )
-    return jnp.all(_determinant(by_x, by_y) > 0, axis=0)
+    ahead = by_x[..., 0] + by_y[..., 1] > 0
+    return jnp.all((_determinant(by_x, by_y) > 0) & ahead, axis=0)
 
 
 def _fov_scale(k: Array) -> tuple[Array, Array]:

@@ -51,6 +51,11 @@ def cameras_of(count=2, elevation=20.0):
     return orbit_cameras(count, radius=4, elevation=elevation, focal=8.0, height=5, width=7)
 
 
+def rays_of(cameras):
+    """Of all pixels in one row."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(cameras))
+
+
 @functools.cache
 def params_of(config):
     params = nn.meta.unbox(jax.jit(config.make_init())(jax.random.key(0)))
@@ -69,7 +74,7 @@ def test_images_are_the_rays_of_all_pixels(name):
     """70 rays, in chunks of 16 with the last one filled up, with each ray's own jitter."""
     config, cameras, key = CONFIGS[name], cameras_of(), jax.random.key(3)
     params = params_of(config)
-    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras))
+    rays = rays_of(cameras)
     found = renderer(config)(params, cameras, key=key)
     seen = jax.jit(functools.partial(render_rays, config))(params, rays, key)
     expected = seen.rendering
@@ -102,7 +107,7 @@ def test_the_background_fills_what_the_field_leaves():
     np.testing.assert_allclose(white.colour - black.colour, remainder + np.zeros(3), atol=1e-5)
     np.testing.assert_allclose(own.colour - black.colour, 0.25 * remainder + np.zeros(3), atol=1e-5)
     np.testing.assert_allclose(renderer(config)(*given).colour, white.colour, atol=1e-6)
-    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(given[1]))
+    rays = rays_of(given[1])
     each = np.random.default_rng(0).uniform(size=(70, 3)).astype(np.float32)
     of_rays = jax.jit(functools.partial(render_rays, config))
     found = of_rays(given[0], rays, background=each).rendering
@@ -236,7 +241,7 @@ def test_rays_that_miss_the_box_see_the_background():
 @every_config
 def test_the_gradient_reaches_every_network(name):
     config = CONFIGS[name]
-    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras_of()))
+    rays = rays_of(cameras_of())
 
     @jax.jit
     @jax.grad

@@ -110,7 +110,7 @@ def _read_part(root: pathlib.Path, file_name: str, size: int | None) -> Views:
         name, image = image_of(root, where[-1], plain)
         names.append(name)
         photographs.append(Photograph(number, image))
-    refuse_same_images(where, names)
+    refuse_same_images(where, names, range(len(names)))
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     full_width = round(width / pixels.scale[0])

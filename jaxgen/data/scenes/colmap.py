@@ -28,9 +28,11 @@ from jaxgen.data.scenes.intrinsics import (
     from_parameters,
     intrinsics_fault,
     join_intrinsics,
+    with_own_focals,
 )
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
 from jaxgen.data.scenes.photographs import Photograph, read_photographs
+from jaxgen.data.scenes.transforms_file import path_of
 from jaxgen.data.scenes.views import Corner, Scene, Views
 from jaxgen.data.scenes.written_images import check_view_names, write_images
 from jaxgen.errors import InputError
@@ -163,6 +165,8 @@ def read_colmap(
     photos = root / "images" if images is None else pathlib.Path(images)
     if not photos.is_dir():
         raise InputError(f"{photos}: no such folder, expected the one of the photographs")
+    for image in model.images:
+        path_of(f"{place}: image", {"name": image.name}, "name")
     chosen = [image for image in model.images if (photos / image.name).is_file()]
     missing = [image.name for image in model.images if not (photos / image.name).is_file()]
     if missing and not (skip_missing and chosen):
@@ -182,7 +186,9 @@ def read_colmap(
         tuple(str(pathlib.PurePosixPath(image.name).with_suffix("")) for image in chosen),
         pixels.images,
         np.stack([image.camera_to_world for image in chosen]).astype(np.float32),
-        join_intrinsics([camera.intrinsics for camera in cameras]).scaled(*pixels.scale),
+        join_intrinsics([camera.intrinsics for camera in cameras], str(place)).scaled(
+            *pixels.scale
+        ),
     )
     return Scene(str(folder), held_out_parts(views, every), near, far, box)
 
@@ -345,6 +351,8 @@ def _points_txt(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
                 raise InputError(f"{where}: {len(words)} words, expected a point's 8 or more")
             points.append(_numbers(where, words[1:4]))
             colors.append(_numbers(where, words[4:7], int))
+            if not all(0 <= value <= 255 for value in colors[-1]):
+                raise InputError(f"{where}: the colour {colors[-1]}, expected bytes")
     return _as_points(points, colors)
 
 
@@ -375,10 +383,11 @@ def write_colmap(folder: Path, scene: Scene) -> None:
         for views in scene.parts.values():
             paths = write_images(temporary / "images", views)
             height, width = views.images.shape[1:3]
+            lens = with_own_focals(views.intrinsics)
             poses = scene.to_files.poses(views.camera_to_world.astype(np.float64))
             for i, path in enumerate(paths):
-                values = " ".join(map(repr, map(float, views.intrinsics.parameters(i))))
-                camera = f"{views.intrinsics.model} {width} {height} {values}"
+                values = " ".join(map(repr, map(float, lens.parameters(i))))
+                camera = f"{lens.model} {width} {height} {values}"
                 number = cameras.setdefault(camera, len(cameras) + 1)
                 axes = poses[i, :, :3] * (1, -1, -1)
                 quaternion, translation = _quaternion(axes.T), -axes.T @ poses[i, :, 3]
@@ -388,7 +397,8 @@ def write_colmap(folder: Path, scene: Scene) -> None:
         model.mkdir(parents=True)
         lines = [f"{number} {camera}\n" for camera, number in cameras.items()]
         for name, content in (("cameras", lines), ("images", images), ("points3D", [])):
-            (model / f"{name}.txt").write_text("".join(content), encoding="utf-8")
+            text = "".join([f"# {name}: {len(content)}\n", *content])
+            (model / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
 def _quaternion(rotation: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "4"]:

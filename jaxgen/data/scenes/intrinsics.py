@@ -99,14 +99,18 @@ def from_parameters(model: str, parameters: Sequence[float]) -> Intrinsics:
     return Intrinsics(pair[None], centre[None], distortion[None], model)
 
 
-def join_intrinsics(cameras: Sequence[Intrinsics]) -> Intrinsics:
+def join_intrinsics(cameras: Sequence[Intrinsics], where: str) -> Intrinsics:
     """Those of several cameras as one, of a model that says what each of theirs does.
+
+    Args:
+      cameras: 1 or more.
+      where: What an error begins with.
 
     Raises:
       InputError: There is no such model.
     """
     models = [camera.model for camera in cameras]
-    model = _widest(list(dict.fromkeys(models)))
+    model = _widest(list(dict.fromkeys(models)), where)
     parts = [_widened(camera, model) for camera in cameras]
     focal, centre, distortion = (
         np.concatenate([getattr(part, name) for part in parts])
@@ -115,23 +119,30 @@ def join_intrinsics(cameras: Sequence[Intrinsics]) -> Intrinsics:
     return Intrinsics(focal, centre, distortion, model)
 
 
-def _widest(models: list[str]) -> str:
+def _widest(models: list[str], where: str) -> str:
     if len(models) == 1:
         return models[0]
     for family in WIDER:
         if set(models) <= set(family):
             return max(models, key=family.index)
     raise InputError(
-        f"cameras are of the models {' and '.join(models)}, expected models of which one says what"
-        f" the others do: {'; or '.join(', '.join(family) for family in WIDER)}"
+        f"{where}: cameras are of the models {' and '.join(models)}, expected models of which one"
+        f" says what the others do: {'; or '.join(', '.join(family) for family in WIDER)}"
     )
+
+
+def with_own_focals(camera: Intrinsics) -> Intrinsics:
+    """The same cameras, of a model with two focal lengths where fx and fy differ."""
+    if CAMERA_MODELS[camera.model].focals != 1 or (camera.focal[:, 0] == camera.focal[:, 1]).all():
+        return camera
+    family = next(family for family in WIDER if camera.model in family)
+    wider = family[family.index(camera.model) :]
+    return _widened(camera, next(model for model in wider if CAMERA_MODELS[model].focals == 2))
 
 
 def _widened(camera: Intrinsics, model: str) -> Intrinsics:
     names = ["k1" if name == "k" else name for name in CAMERA_MODELS[camera.model].distortion]
-    wide = CAMERA_MODELS[model].distortion
-    if wide == ("k",):
-        wide = ("k1",)
+    wide = ["k1" if name == "k" else name for name in CAMERA_MODELS[model].distortion]
     distortion = np.zeros((len(camera), len(wide)))
     distortion[:, [wide.index(name) for name in names]] = camera.distortion
     return Intrinsics(camera.focal, camera.centre, distortion, model)

@@ -82,10 +82,11 @@ def read_llff(
         if fault:
             raise InputError(f"{where[i]}: {fault}")
     shares = height / full_height, width / full_width
-    if abs(shares[0] / shares[1] - 1) > SIDE_TOLERANCE:
+    files_height, files_width = round(height / pixels.scale[1]), round(width / pixels.scale[0])
+    if abs(files_height / full_height / (files_width / full_width) - 1) > SIDE_TOLERANCE:
         raise InputError(
             f"{root / FILE}: full images have {full_height:g} x {full_width:g} pixels, expected the"
-            f" proportions of those in {chosen}, which shrink to {height} x {width}"
+            f" proportions of those in {chosen}, {files_height} x {files_width}"
         )
     lens = pinholes(len(files), (focal * shares[1], focal * shares[0]), (width / 2, height / 2))
     if fault := intrinsics_fault(lens, 0):
@@ -116,7 +117,7 @@ def _read_rows(
     if not file.is_file():
         raise InputError(f"{file.parent}: no {FILE}, expected one")
     try:
-        rows = np.load(io.BytesIO(read_bytes(file)), allow_pickle=False)
+        rows = np.lib.format.read_array(io.BytesIO(read_bytes(file)), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{file}: not a file of numpy ({error})") from error
     if rows.ndim != 2 or rows.shape[1] != 17 or not len(rows) or rows.dtype.kind != "f":

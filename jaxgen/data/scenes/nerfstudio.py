@@ -98,7 +98,8 @@ def read_nerfstudio(
             f" all of them, or the option to skip those that are: {listed}"
         )
     views = _read_views(file, content, frames, size)
-    return Scene(str(folder), _parts(file, content, views, frames, every), near, far, box)
+    parts = _parts(file, content, views, frames, missing, every)
+    return Scene(str(folder), parts, near, far, box)
 
 
 _Frames = list[tuple[int, dict[str, Any], str, pathlib.Path]]
@@ -142,11 +143,11 @@ def _read_views(
             for key in ("mask_path", "depth_file_path")
         ]
         photographs.append(Photograph(where, image, shape, *beside))
-    refuse_same_images(places, names)
+    refuse_same_images(places, names, [i for i, *_ in frames])
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     full = round(height / pixels.scale[1]), round(width / pixels.scale[0])
-    intrinsics = join_intrinsics([_camera(*camera[:2], full) for camera in cameras])
+    intrinsics = join_intrinsics([_camera(*camera[:2], full) for camera in cameras], str(file))
     unit = number_of(str(file), content, "depth_unit_scale_factor")
     depth = pixels.depth
     return Views(
@@ -180,7 +181,7 @@ def _camera(where: str, told: dict[str, Any], shape: tuple[int, int]) -> Intrins
         focal = width / (2 * np.pi), height / np.pi
         centre = np.array([[width / 2, height / 2]])
         return Intrinsics(np.array([focal]), centre, np.zeros((1, 0)), model)
-    if model not in PERSPECTIVE | FISHEYE:
+    if not isinstance(model, str) or model not in PERSPECTIVE | FISHEYE:
         raise InputError(
             f"{where}: camera_model is {model!r}, expected one of"
             f" {', '.join(sorted(PERSPECTIVE | FISHEYE | OTHERS))}"
@@ -227,24 +228,28 @@ def _focal(where: str, told: dict[str, Any], shape: tuple[int, int]) -> tuple[fl
 
 
 def _parts(
-    file: pathlib.Path, content: dict[str, Any], views: Views, frames: _Frames, every: int
+    file: pathlib.Path,
+    content: dict[str, Any],
+    views: Views,
+    frames: _Frames,
+    missing: list[str],
+    every: int,
 ) -> dict[str, Views]:
     """The parts that the file names, or every n-th view held out."""
     if not any(key in content for key in PART_KEYS.values()):
         return held_out_parts(views, every)
-    number = {str(frame["file_path"]): i for i, (_, frame, _, _) in enumerate(frames)}
+    number = {path_of(str(file), frame): i for i, (_, frame, _, _) in enumerate(frames)}
     parts = {}
     for part, key in PART_KEYS.items():
         listed = content.get(key, [])
         if not isinstance(listed, list):
             raise InputError(f"{file}: {key} is no list, expected one of paths")
-        unknown = [path for path in listed if path not in number]
+        plain = [path_of(f"{file}: {key}", {"file_path": path}) for path in listed]
+        unknown = [path for path in plain if path not in number and path not in missing]
         if unknown:
-            raise InputError(
-                f"{file}: {key} has {unknown[0]!r}, expected file_paths of frames that have images"
-            )
-        if listed:
-            parts[part] = views.take([number[path] for path in listed])
+            raise InputError(f"{file}: {key} has {unknown[0]!r}, expected file_paths of frames")
+        if found := [number[path] for path in plain if path in number]:
+            parts[part] = views.take(found)
     return parts
 
 

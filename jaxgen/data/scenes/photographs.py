@@ -146,7 +146,7 @@ def _read_plane(
     with naming_damage(where), pil.Image.open(io.BytesIO(content)) as image:
         values = np.asarray(image.convert("L") if image.mode in ("1", "P") else image)
     if values.ndim == 3:
-        values = values[..., :3].mean(axis=-1)
+        values = values[..., : 3 if values.shape[-1] > 2 else 1].mean(axis=-1)  # not alpha
     if values.shape != shape[:2]:
         raise InputError(
             f"{where}: a {kind} of {' x '.join(map(str, values.shape))} pixels, expected"

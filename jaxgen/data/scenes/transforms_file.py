@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import posixpath
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,18 +93,21 @@ def image_of(root: pathlib.Path, where: str, plain: str) -> tuple[str, pathlib.P
     return plain, file
 
 
-def refuse_same_images(where: list[str], names: list[str]) -> None:
+def refuse_same_images(where: Sequence[str], names: Sequence[str], numbers: Sequence[int]) -> None:
     """Raises InputError if two frames have one image.
 
     Args:
       where: What an error about each frame begins with.
       names: Of their images.
+      numbers: Of the frames in the file.
     """
     seen: dict[str, int] = {}
     for i, name in enumerate(names):
         first = seen.setdefault(name, i)
         if first != i:
-            raise InputError(f"{where[i]}: has the image of frame {first}, expected another")
+            raise InputError(
+                f"{where[i]}: has the image of frame {numbers[first]}, expected another"
+            )
 
 
 def matrix_of(where: str, matrix: object, *, rotation: bool = True) -> Float64[np.ndarray, "3 4"]:

@@ -21,7 +21,9 @@ def test_by_name_and_by_folder(tmp_path):
     for part, views in made.parts.items():
         np.testing.assert_array_equal(read.parts[part].images, views.images)
         np.testing.assert_array_equal(read.parts[part].camera_to_world, views.camera_to_world)
-        np.testing.assert_allclose(read.parts[part].focal, views.focal, rtol=1e-14)
+        np.testing.assert_allclose(
+            read.parts[part].intrinsics.focal, views.intrinsics.focal, rtol=1e-14
+        )
     assert load_scene(str(tmp_path / "s"), size=6).parts["test"].images.shape == (1, 6, 6, 4)
 
 
@@ -31,7 +33,9 @@ def test_what_is_no_scene(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileNotFoundError, match="file: not a folder; scenes are 'shapes', or a"):
         load_scene(tmp_path / "file")
-    with pytest.raises(InputError, match=r": no transforms_train\.json in it; scenes are 'shapes'"):
+    with pytest.raises(
+        InputError, match=r": none of transforms_train\.json, transforms\.json, poses_b"
+    ):
         load_scene(tmp_path)
     with pytest.raises(InputError, match="size is 0"):
         load_scene(size=0)
