@@ -160,8 +160,16 @@ BROKEN = np.where(np.arange(3)[:, None, None] == 1, np.nan, POSES)
         ({"focal": [[1, 1], [1, 1], [1, 0]]}, r"focal\[2\] is \[1.0, 0.0\], expected numbers > 0"),
         ({"centre": (np.inf, 0)}, r"centre\[0\] is \[inf, 0.0\], expected finite numbers"),
         ({"height": 0}, "height is 0, expected 1 or more"),
+        ({"model": "PIN"}, "model is 'PIN', expected one of SIMPLE_PINHOLE, PINHOLE"),
+        ({"focal": None}, "focal is None with the model PINHOLE, expected numbers > 0"),
+        ({"distortion": [0.1]}, r"distortion has shape \[1\], expected \[0\] or \[3, 0\]"),
+        ({"model": "RADIAL"}, r"distortion has shape \[0\], expected \[2\] or \[3, 2\]"),
+        (
+            {"model": "FOV", "distortion": [[1.0], [np.nan], [1.0]]},
+            r"distortion\[1\] is \[nan\], expected finite numbers",
+        ),
     ],
-    ids=range(8),
+    ids=range(13),
 )
 def test_what_is_no_camera(change, fault):
     given = {"camera_to_world": POSES, "focal": 10.0, "height": 4, "width": 5, **change}

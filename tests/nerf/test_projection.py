@@ -47,6 +47,11 @@ PARAMETERS = {
 """Distortions without a fold where points are taken."""
 MODELS = list(PARAMETERS)
 WIDE = [name for name in MODELS if "FISHEYE" in name or name == "EQUIRECTANGULAR"]
+SAME_FORMULAS = {
+    *("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "SIMPLE_DIVISION"),
+    *("SIMPLE_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"),
+}
+"""As another model's, with fewer numbers; in float64 they are tested all the same."""
 POINTS = 40
 
 
@@ -138,6 +143,8 @@ def test_a_direction_comes_back_from_its_place():
         _, direction, valid, *_ = float64_results(model)
         assert np.all(valid), model
         np.testing.assert_allclose(direction, unit(points), atol=1e-9, err_msg=model)
+        if model in SAME_FORMULAS:
+            continue
         single = points.astype(np.float32), spread(model).astype(np.float32)
         direction, valid = there_and_back(model, *single)
         assert direction.dtype == np.float32
@@ -296,7 +303,7 @@ def test_rays_of_an_orthographic_camera_are_parallel():
 def test_rays_that_are_not_valid_render_as_the_background():
     grid = HashGridConfig(2, 2, log2_table_size=6, base_resolution=2, finest_resolution=4)
     fields = [
-        HashFieldConfig(grid, ((-9.0,) * 3, (9.0,) * 3), width=8, geometry_features=4),
+        HashFieldConfig(grid, width=8, geometry_features=4, box=((-9.0,) * 3, (9.0,) * 3)),
         NeRFFieldConfig(depth=2, width=8, skip=0, position_octaves=1, direction_octaves=1),
     ]
     cameras = make_cameras(

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from captures import random_scene
 
 from jaxgen.data.scenes.analytic_scene import make_analytic_scene
 from jaxgen.data.scenes.blender import write_blender
+from jaxgen.data.scenes.colmap import write_colmap
 from jaxgen.data.scenes.load_scene import load_scene
+from jaxgen.data.scenes.nerfstudio import write_nerfstudio
 from jaxgen.errors import InputError
 
 
@@ -25,6 +28,30 @@ def test_by_name_and_by_folder(tmp_path):
             read.parts[part].intrinsics.focal, views.intrinsics.focal, rtol=1e-14
         )
     assert load_scene(str(tmp_path / "s"), size=6).parts["test"].images.shape == (1, 6, 6, 4)
+
+
+def test_captures_are_recentred(tmp_path):
+    """By what is in the folder, and by the path of a file."""
+    scene = random_scene()
+    write_nerfstudio(tmp_path / "nerfstudio", scene)
+    write_colmap(tmp_path / "colmap", scene)
+    found = [load_scene(tmp_path / name, size=8) for name in ("nerfstudio", "colmap")]
+    found.append(load_scene(tmp_path / "nerfstudio" / "transforms.json", size=8))
+    for read in found:
+        assert (read.near, read.far, read.box) == (0.05, 8.0, ((-2.0,) * 3, (2.0,) * 3))
+        places = np.concatenate([v.camera_to_world[:, :, 3] for v in read.parts.values()])
+        assert np.linalg.norm(places, axis=1).max() == pytest.approx(1, abs=1e-6)
+        for part, views in scene.parts.items():
+            assert read.parts[part].names == views.names
+            assert read.parts[part].images.shape[1:] == (6, 8, 3)
+            back = read.to_files.poses(read.parts[part].camera_to_world.astype(float))
+            np.testing.assert_allclose(back, views.camera_to_world, atol=2e-6)
+    # Parts that a file names stay; every eighth of those that are left is another one.
+    for name, file, left in (("nerfstudio", ".", 6), ("colmap", "images", 7)):
+        (tmp_path / name / file / "photos/003.png").unlink()
+        with pytest.raises(InputError, match=r"1 of 9 images are missing.*photos/003\.png$"):
+            load_scene(tmp_path / name)
+        assert len(load_scene(tmp_path / name, skip_missing=True).parts["train"]) == left
 
 
 def test_what_is_no_scene(tmp_path):
