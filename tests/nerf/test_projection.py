@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from jaxgen import nerf
@@ -51,7 +52,11 @@ SAME_FORMULAS = {
     *("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "SIMPLE_DIVISION"),
     *("SIMPLE_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"),
 }
-"""As another model's, with fewer numbers; in float64 they are tested all the same."""
+"""As another model's, with fewer numbers."""
+DISTINCT = [name for name in MODELS if name not in SAME_FORMULAS]
+every_model = pytest.mark.parametrize(
+    "models", [DISTINCT, pytest.param(sorted(SAME_FORMULAS), marks=pytest.mark.slow)], ids=range(2)
+)
 POINTS = 40
 
 
@@ -137,14 +142,13 @@ def test_every_model_has_parameters_here():
         assert len(values) == len(CAMERA_MODELS[model].distortion)
 
 
-def test_a_direction_comes_back_from_its_place():
-    for model in MODELS:
+@every_model
+def test_a_direction_comes_back_from_its_place(models):
+    for model in models:
         points = some_points(model)
         _, direction, valid, *_ = float64_results(model)
         assert np.all(valid), model
         np.testing.assert_allclose(direction, unit(points), atol=1e-9, err_msg=model)
-        if model in SAME_FORMULAS:
-            continue
         single = points.astype(np.float32), spread(model).astype(np.float32)
         direction, valid = there_and_back(model, *single)
         assert direction.dtype == np.float32
@@ -187,20 +191,19 @@ def test_places_are_those_of_the_closed_forms():
 
 def test_division_is_undone_by_a_division():
     """Fitzgibbon's model is defined the other way: ``x_u = x_d / (1 + k |x_d|^2)``."""
-    for model in ("SIMPLE_DIVISION", "DIVISION"):
-        points, (k,), place = some_points(model), PARAMETERS[model], float64_results(model)[0]
-        plain = place / (1 + k * (place**2).sum(axis=1, keepdims=True))
-        np.testing.assert_allclose(plain, points[:, :2] / points[:, 2:], atol=1e-9)
+    points, (k,) = some_points("DIVISION"), PARAMETERS["DIVISION"]
+    place = float64_results("DIVISION")[0]
+    plain = place / (1 + k * (place**2).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(plain, points[:, :2] / points[:, 2:], atol=1e-9)
 
 
-def test_without_distortion_all_are_a_pinhole_or_a_fisheye():
-    for model in MODELS:
-        if model in ("EQUIRECTANGULAR", "SIMPLE_PINHOLE", "SIMPLE_FISHEYE"):
-            continue
+@every_model
+def test_without_distortion_all_are_a_pinhole_or_a_fisheye(models):
+    for model in set(models) - {"EQUIRECTANGULAR", "PINHOLE", "FISHEYE"}:
         points, k = some_points(model), np.zeros_like(spread(model))
         if model == "EUCM":
             k[:, 1] = 1
-        plain = "SIMPLE_FISHEYE" if "FISHEYE" in model else "SIMPLE_PINHOLE"
+        plain = "FISHEYE" if "FISHEYE" in model else "PINHOLE"
         with jax.enable_x64(True):
             expected = float64_results(plain)[0]
             (place, _, seen), (direction, _, valid), gradients = weighted(
@@ -213,9 +216,10 @@ def test_without_distortion_all_are_a_pinhole_or_a_fisheye():
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradients)), model
 
 
-def test_gradients_are_differences():
+@every_model
+def test_gradients_are_differences(models):
     """Those of the inverse go through Newton's last step alone; the first point is on the axis."""
-    for model in MODELS:
+    for model in models:
         *_, gradients, differences = float64_results(model)
         for gradient, expected in zip(gradients, differences, strict=True):
             np.testing.assert_allclose(gradient, expected, atol=2e-7, rtol=3e-5, err_msg=model)
@@ -322,7 +326,7 @@ def test_rays_that_are_not_valid_render_as_the_background():
         @jax.jit
         def render(params, rays, config=config):
             def total(params):
-                rendering, _ = render_rays(config, params, rays, None, background)
+                rendering = render_rays(config, params, rays, None, background).rendering
                 return rendering.colour.sum(), rendering
 
             return jax.grad(total, has_aux=True)(params)

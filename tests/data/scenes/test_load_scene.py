@@ -38,7 +38,8 @@ def test_captures_are_recentred(tmp_path):
     found = [load_scene(tmp_path / name, size=8) for name in ("nerfstudio", "colmap")]
     found.append(load_scene(tmp_path / "nerfstudio" / "transforms.json", size=8))
     for read in found:
-        assert (read.near, read.far, read.box) == (0.05, 8.0, ((-2.0,) * 3, (2.0,) * 3))
+        assert (read.near, read.far, read.box) == (0.05, 100.0, ((-1.0,) * 3, (1.0,) * 3))
+        assert not read.bounded
         places = np.concatenate([v.camera_to_world[:, :, 3] for v in read.parts.values()])
         assert np.linalg.norm(places, axis=1).max() == pytest.approx(1, abs=1e-6)
         for part, views in scene.parts.items():
