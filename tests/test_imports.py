@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "jaxgen").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"axes", "errors", "files", "ids", "pixels", "text_rules", "typing"}
+BASE = {"axes", "camera_models", "errors", "files", "ids", "pixels", "text_rules", "typing"}
 FAMILIES = {
     *("lm", "diffusion", "spacetime", "unet", "compressors"),
     *("nerf", "encoders", "tokens", "shapes", "completion"),
@@ -29,6 +29,7 @@ FAMILIES = {
 """Those there are and those to come; none imports another."""
 PACKAGES: dict[str, set[str]] = {
     "axes": set(),
+    "camera_models": set(),
     "errors": set(),
     "typing": set(),
     "files": {"errors"},

@@ -12,13 +12,16 @@ download, and renders the test views, which it has not seen. In the working fold
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
   metrics.json      the same and more, by name
+  scene.json        how to get from the field's world to that of the scene's files
   checkpoints/      the field (jaxgen.training.load_model opens it)
 
-Started again with the same working folder it resumes. With ``--data FOLDER`` it trains on a folder
-in the format of NeRF's Blender scenes.
+Started again with the same working folder it resumes. With ``--data FOLDER`` it trains on a scene
+of NeRF's Blender format, or on photographs with the cameras of nerfstudio, instant-ngp, LLFF or
+COLMAP, every eighth of them held out. Those are recentred; ``scene.json`` says how to get back.
 """
 
 import io
+import json
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -89,9 +92,13 @@ class Config(ExperimentConfig):
     Attributes:
       launch: where to run and on what.
       seed: all randomness follows from it.
-      data: "shapes" (traced, no download), or a folder with transforms_train.json and
-        transforms_test.json.
-      size: shrink images to so many pixels; None keeps them as they are (shapes: 100).
+      data: "shapes" (traced, no download), or a folder: with transforms_train.json and
+        transforms_test.json (Blender), transforms.json (nerfstudio, instant-ngp), poses_bounds.npy
+        (LLFF), or a model of COLMAP.
+      size: shrink images to so many pixels on their longer side; None keeps them as they are
+        (shapes: 100).
+      images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
+      skip_missing: leave out frames whose image is missing (nerfstudio, COLMAP).
       field: the field.
       training: how it is trained.
       results: what is made of it.
@@ -100,6 +107,8 @@ class Config(ExperimentConfig):
     launch: LaunchConfig = LaunchConfig(workdir="runs/nerf_train")
     data: str = "shapes"
     size: int | None = None
+    images: str | None = None
+    skip_missing: bool = False
     field: FieldFlags = FieldFlags()
     training: FieldTrainingFlags = FieldTrainingFlags()
     results: ResultFlags = ResultFlags()
@@ -107,10 +116,12 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, renders, evaluates, shows."""
-    scene = load_scene(config.data, size=config.size)
+    scene = load_scene(
+        config.data, size=config.size, images=config.images, skip_missing=config.skip_missing
+    )
     check_large_enough(scene)
     field = config.field.config(scene)
-    training = config.training.for_field(config.field.field)
+    training = config.training.for_field(config.field.chosen(scene))
     check_rays(training)
     check_layout(field)
     steps = config.training.training_steps
@@ -122,6 +133,7 @@ def main(config: Config) -> dict[str, Any]:
         check=lambda folder: check_checkpoints(folder, field),
     )
     report(scene.describe())
+    write_place(folder / "scene.json", scene)
     trained = train_field(
         field,
         scene,
@@ -144,7 +156,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
-        mesh = extract_mesh(trained, config.results.mesh_resolution)
+        mesh = extract_mesh(trained, config.results.mesh_resolution, scene.to_files)
         write_meshes(folder, mesh)
         figures |= {"mesh vertices": len(mesh.vertices_V3), "mesh faces": len(mesh.faces_F3)}
     report(f"comparison, orbit, mesh and figures are in {folder}")
@@ -165,11 +177,32 @@ def check_large_enough(scene: Scene) -> None:
         )
 
 
+def write_place(path: pathlib.Path, scene: Scene) -> None:
+    """Where the field's world is in that of the scene's files: x -> scale rotation x + translation.
+
+    The mesh is written in the units of the files; depths of ``views/`` times the scale are too.
+    """
+    move = scene.to_files
+    place = {
+        "scale": float(move.scale),
+        "rotation": move.rotation.tolist(),
+        "translation": move.translation.tolist(),
+        "near": scene.near,
+        "far": scene.far,
+        "box": scene.box,
+    }
+    write_text(path, json.dumps(place, indent=1))
+
+
 def scene_digest(scene: Scene) -> str:
     """A digest of all views of a scene."""
     return digest_of(
         [
-            (part, list(views.names), views.images, views.camera_to_world, list(views.focal))
+            (
+                *(part, list(views.names), views.images, views.camera_to_world),
+                *(views.intrinsics.model, views.intrinsics.focal, views.intrinsics.centre),
+                *(views.intrinsics.distortion, views.masks),
+            )
             for part, views in scene.parts.items()
         ]
     )

@@ -14,8 +14,16 @@ from jaxgen.nerf.cameras import (
     ray_box,
 )
 from jaxgen.nerf.encodings import encode_position, spherical_harmonics
-from jaxgen.nerf.fields import FieldOutput, HashField, HashFieldConfig, NeRFField, NeRFFieldConfig
+from jaxgen.nerf.fields import (
+    FieldOutput,
+    HashField,
+    HashFieldConfig,
+    NeRFField,
+    NeRFFieldConfig,
+    contract,
+)
 from jaxgen.nerf.hash_grid import HashGrid, HashGridConfig
+from jaxgen.nerf.ray_losses import distortion_loss, interlevel_loss
 from jaxgen.nerf.ray_samples import (
     even_edges,
     inverse_cdf,
@@ -23,7 +31,15 @@ from jaxgen.nerf.ray_samples import (
     resampled_edges,
     stratified_distances,
 )
-from jaxgen.nerf.renderer import RadianceConfig, Render, Rendering, render_rays, shard_rays
+from jaxgen.nerf.renderer import (
+    ProposalConfig,
+    RadianceConfig,
+    Render,
+    RenderedRays,
+    Rendering,
+    render_rays,
+    shard_rays,
+)
 from jaxgen.nerf.volume_rendering import composite, expected_depth, render_weights
 
 __all__ = [
@@ -36,16 +52,21 @@ __all__ = [
     "HashGridConfig",
     "NeRFField",
     "NeRFFieldConfig",
+    "ProposalConfig",
     "RadianceConfig",
     "Rays",
     "Render",
+    "RenderedRays",
     "Rendering",
     "camera_rays",
     "check_box",
     "composite",
+    "contract",
+    "distortion_loss",
     "encode_position",
     "even_edges",
     "expected_depth",
+    "interlevel_loss",
     "inverse_cdf",
     "look_at",
     "make_cameras",

@@ -1,26 +1,30 @@
-"""Pinhole cameras and their rays.
+"""Cameras and their rays.
 
 Axes of a camera are OpenGL's: x to the right, y up, z backwards, so it looks along -z. Pixel (i, j)
 is column i of row j, counted from the upper left corner of the image, with its centre at
-(i + 1/2, j + 1/2)::
+(i + 1/2, j + 1/2). A pinhole camera sees there::
 
     direction = R ((i + 1/2 - cx) / fx, -(j + 1/2 - cy) / fy, -1), scaled to length 1
 
-with R the rotation of ``camera_to_world``. So t of a point ``origin + t direction`` is its distance
-from the camera along the ray, not its depth along the camera's axis.
+with R the rotation of ``camera_to_world``; what the other models see is in
+`jaxgen.nerf.projection`. So t of a point ``origin + t direction`` is its distance from the camera
+along the ray, not its depth along the camera's axis. The rays of an orthographic camera have one
+direction, and begin at the pixels.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import typing
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.camera_models import CAMERA_MODELS
 from jaxgen.errors import InputError, can_be_checked
+from jaxgen.nerf.projection import from_plane, to_plane
 
 ArrayLike = typing.ArrayLike | Sequence[Any]
 """What becomes an array: one, a number, or numbers in tuples or lists."""
@@ -37,10 +41,13 @@ class Rays:
     Attributes:
       origin: [..., 3], in world coordinates.
       direction: [..., 3], of length 1.
+      valid: [...], whether the camera sees anything there: a distorted image has places that belong
+        to no direction. None: all of them.
     """
 
     origin: Float[Array, "*B 3"]
     direction: Float[Array, "*B 3"]
+    valid: Bool[Array, "*B"] | None = None
 
     def points(self, distances: Float[Array, "*B S"]) -> Float[Array, "*B S 3"]:
         """``origin + t direction`` at S distances of each ray."""
@@ -50,21 +57,27 @@ class Rays:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cameras:
-    """N pinhole cameras with images of one size; `make_cameras` validates.
+    """N cameras of one model with images of one size; `make_cameras` validates.
 
     Attributes:
       camera_to_world: [N, 3, 4], rotation and position.
-      focal: [N, 2], fx and fy in pixels.
+      focal: [N, 2], fx and fy in pixels; of an equirectangular camera pixels per radian, of an
+        orthographic one pixels per unit of length.
       centre: [N, 2], cx and cy of the principal point in pixels.
+      distortion: [N, K], the further parameters of the model, in the order of
+        `jaxgen.camera_models`.
       height: of an image, in pixels.
       width: of an image, in pixels.
+      model: COLMAP's name of the model.
     """
 
     camera_to_world: Float[Array, "N 3 4"]
     focal: Float[Array, "N 2"]
     centre: Float[Array, "N 2"]
+    distortion: Float[Array, "N K"]
     height: int = field(metadata={"static": True})
     width: int = field(metadata={"static": True})
+    model: str = field(default="PINHOLE", metadata={"static": True})
 
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
@@ -76,40 +89,60 @@ class Cameras:
 
 def make_cameras(
     camera_to_world: ArrayLike,
-    focal: ArrayLike,
+    focal: ArrayLike | None,
     centre: ArrayLike | None = None,
     *,
     height: int,
     width: int,
+    model: str = "PINHOLE",
+    distortion: ArrayLike | None = None,
 ) -> Cameras:
     """Cameras from poses and intrinsics, validated.
 
     Args:
       camera_to_world: [N, 3, 4], or [N, 4, 4] with a last row (0, 0, 0, 1).
-      focal: in pixels; a number, (fx, fy), or [N, 2].
+      focal: in pixels; a number, (fx, fy), or [N, 2]. None for the model "EQUIRECTANGULAR", whose
+        images show the whole sphere.
       centre: cx and cy in pixels, (2,) or [N, 2]; None: the middle of the image.
       height: of the images, in pixels.
       width: of the images, in pixels.
+      model: one of `jaxgen.camera_models.CAMERA_MODELS`.
+      distortion: the model's further parameters, (K,) or [N, K]; None: it has none.
 
     Raises:
-      InputError: for a wrong shape or size, numbers that are not finite, a rotation that is not
-        orthonormal with determinant 1 (to 1e-3), a focal length that is not positive; the message
-        names the camera's index.
+      InputError: for a wrong shape or size, a model that is not known, numbers that are not finite,
+        a rotation that is not orthonormal with determinant 1 (to 1e-3), a focal length that is not
+        positive; the message names the camera's index.
     """
     for name, size in (("height", height), ("width", width)):
         if size < 1:
             raise InputError(f"{name} is {size}, expected 1 or more")
+    if model not in CAMERA_MODELS:
+        raise InputError(f"model is {model!r}, expected one of {', '.join(CAMERA_MODELS)}")
     pose_N34 = _check_pose(camera_to_world)
+    if model == "EQUIRECTANGULAR" and focal is None:
+        focal = width / (2 * np.pi), height / np.pi
+    if focal is None:
+        raise InputError(f"focal is None with the model {model}, expected numbers > 0")
     middle = (width / 2, height / 2) if centre is None else centre
-    focal_N2 = _spread_pairs("focal", focal, len(pose_N34))
-    centre_N2 = _spread_pairs("centre", middle, len(pose_N34))
-    if can_be_checked(pose_N34, focal_N2, centre_N2):
-        _check_numbers(np.asarray(pose_N34), np.asarray(focal_N2), np.asarray(centre_N2))
-    return Cameras(pose_N34, focal_N2, centre_N2, height, width)
+    count = len(pose_N34)
+    numbers = {
+        "focal": _spread("focal", focal, count, 2),
+        "centre": _spread("centre", middle, count, 2),
+        "distortion": _spread(
+            "distortion",
+            () if distortion is None else distortion,
+            count,
+            len(CAMERA_MODELS[model].distortion),
+        ),
+    }
+    if can_be_checked(pose_N34, *numbers.values()):
+        _check_numbers(np.asarray(pose_N34), {name: np.asarray(x) for name, x in numbers.items()})
+    return Cameras(pose_N34, **numbers, height=height, width=width, model=model)
 
 
 def _check_pose(camera_to_world: ArrayLike) -> Float[Array, "N 3 4"]:
-    pose = jnp.asarray(camera_to_world, jnp.float32)
+    pose = jnp.asarray(camera_to_world, float)
     if pose.ndim != 3 or pose.shape[1:] not in ((3, 4), (4, 4)):
         raise InputError(
             f"camera_to_world has shape {list(pose.shape)}, expected [N, 3, 4] or [N, 4, 4]"
@@ -117,19 +150,22 @@ def _check_pose(camera_to_world: ArrayLike) -> Float[Array, "N 3 4"]:
     return pose[:, :3]
 
 
-def _spread_pairs(name: str, value: ArrayLike, cameras: int) -> Float[Array, "N 2"]:
-    array = jnp.asarray(value, jnp.float32)
-    if array.shape not in ((), (2,), (cameras, 2)):
-        raise InputError(f"{name} has shape {list(array.shape)}, expected [2] or [{cameras}, 2]")
-    return jnp.broadcast_to(array, (cameras, 2))
+def _spread(name: str, value: ArrayLike, cameras: int, size: int) -> Float[Array, "N K"]:
+    array = jnp.asarray(value, float)
+    alone = () if name == "focal" else (size,)
+    if array.shape not in (alone, (size,), (cameras, size)):
+        raise InputError(
+            f"{name} has shape {list(array.shape)}, expected [{size}] or [{cameras}, {size}]"
+        )
+    return jnp.broadcast_to(array, (cameras, size))
 
 
-def _check_numbers(pose_N34: np.ndarray, focal_N2: np.ndarray, centre_N2: np.ndarray) -> None:
-    for name, array in (("camera_to_world", pose_N34), ("focal", focal_N2), ("centre", centre_N2)):
+def _check_numbers(pose_N34: np.ndarray, numbers: dict[str, np.ndarray]) -> None:
+    for name, array in {"camera_to_world": pose_N34, **numbers}.items():
         for i in np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[:1]:
             raise InputError(f"{name}[{i}] is {array[i].tolist()}, expected finite numbers")
-    for i in np.flatnonzero((focal_N2 <= 0).any(axis=1))[:1]:
-        raise InputError(f"focal[{i}] is {focal_N2[i].tolist()}, expected numbers > 0")
+    for i in np.flatnonzero((numbers["focal"] <= 0).any(axis=1))[:1]:
+        raise InputError(f"focal[{i}] is {numbers['focal'][i].tolist()}, expected numbers > 0")
     turn_N33 = pose_N34[:, :, :3].astype(np.float64)
     excess_N33 = turn_N33 @ turn_N33.swapaxes(1, 2) - np.eye(3)
     wrong_N = (np.abs(excess_N33) > 1e-3).any(axis=(1, 2)) | (np.linalg.det(turn_N33) < 0)
@@ -165,35 +201,55 @@ def pixel_rays(
 def _rays_through(cameras: Cameras, row: Array, column: Array) -> Rays:
     """Rays of pixels; the cameras' leading axes and those of the pixels broadcast."""
     x = (column + 0.5 - cameras.centre[..., 0]) / cameras.focal[..., 0]
-    y = -(row + 0.5 - cameras.centre[..., 1]) / cameras.focal[..., 1]
-    turn = cameras.camera_to_world[..., :3]
-    direction = turn[..., 0] * x[..., None] + turn[..., 1] * y[..., None] - turn[..., 2]
+    y = (row + 0.5 - cameras.centre[..., 1]) / cameras.focal[..., 1]
+    place = jnp.stack(jnp.broadcast_arrays(x, y), axis=-1)
+    turn, position = cameras.camera_to_world[..., :3], cameras.camera_to_world[..., 3]
+    if cameras.model == "ORTHOGRAPHIC":
+        direction = jnp.broadcast_to(-turn[..., 2], (*place.shape[:-1], 3))
+        return Rays(_turned(turn, place) + position, direction)
+    own, valid = from_plane(cameras.model, place, cameras.distortion)
     # The length without the rotation, so that an error of it is not hidden in gradients.
-    direction = direction / jnp.sqrt(x**2 + y**2 + 1)[..., None]
-    origin = jnp.broadcast_to(cameras.camera_to_world[..., 3], direction.shape)
-    return Rays(origin, direction)
+    own = own / jnp.linalg.norm(own, axis=-1, keepdims=True)
+    direction = _turned(turn, own)
+    return Rays(jnp.broadcast_to(position, direction.shape), direction, valid)
 
 
-def project(
-    cameras: Cameras, points: Float[Array, "P 3"]
-) -> tuple[Float[Array, "N P 2"], Float[Array, "N P"]]:
+def _turned(turn: Array, own: Array) -> Array:
+    """Vectors in axes of OpenCV (z may be left out), in axes of the world."""
+    right, up, back = turn[..., 0], turn[..., 1], turn[..., 2]
+    turned = right * own[..., :1] - up * own[..., 1:2]
+    return turned if own.shape[-1] == 2 else turned - back * own[..., 2:]
+
+
+class ProjectedPoints(NamedTuple):
+    """Where cameras see points.
+
+    Attributes:
+      place: in pixels from the upper left corner, (x, y): pixel (i, j) has its centre at
+        (i + 1/2, j + 1/2).
+      depth: along the axes of the cameras, negative behind them.
+      valid: whether there is a place: see `jaxgen.nerf.projection.to_plane`. It may be outside of
+        the image.
+    """
+
+    place: Float[Array, "N P 2"]
+    depth: Float[Array, "N P"]
+    valid: Bool[Array, "N P"]
+
+
+def project(cameras: Cameras, points: Float[Array, "P 3"]) -> ProjectedPoints:
     """Where every camera sees points: the inverse of `camera_rays`.
 
     Args:
       cameras: the cameras.
       points: in world coordinates.
-
-    Returns:
-      Places in pixels from the upper left corner, (x, y): pixel (i, j) has its centre at
-      (i + 1/2, j + 1/2). And depths along the axes of the cameras, negative behind them, where a
-      place has no meaning.
     """
     pose = cameras.camera_to_world
     offset_NP3 = points[None] - pose[:, None, :, 3]
-    own_NP3 = jnp.einsum("nij,npi->npj", pose[:, :, :3], offset_NP3)
-    depth_NP = -own_NP3[..., 2]
-    plane_NP2 = own_NP3[..., :2] * jnp.array([1, -1]) / depth_NP[..., None]
-    return plane_NP2 * cameras.focal[:, None] + cameras.centre[:, None], depth_NP
+    own_NP3 = jnp.einsum("nij,npi->npj", pose[:, :, :3], offset_NP3) * jnp.array([1, -1, -1])
+    plane_NP2, valid_NP = to_plane(cameras.model, own_NP3, cameras.distortion[:, None])
+    place_NP2 = plane_NP2 * cameras.focal[:, None] + cameras.centre[:, None]
+    return ProjectedPoints(place_NP2, own_NP3[..., 2], valid_NP)
 
 
 def look_at(

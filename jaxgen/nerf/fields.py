@@ -77,6 +77,11 @@ class NeRFFieldConfig:
         if self.box is not None:
             check_box("box", self.box)
 
+    @property
+    def bounds(self) -> Box | None:
+        """Where there is density."""
+        return self.box
+
     def make_model(self) -> "NeRFField":
         """The network as a Flax module."""
         return NeRFField(self)
@@ -140,6 +145,8 @@ class HashFieldConfig:
       geometry_features: outputs of the density's MLP; the first is the density's logarithm.
       colour_layers: hidden layers of the colour's MLP.
       box: where there is density, lower and upper corner; becomes the grid's unit cube.
+      contracted: whether there is density everywhere: the box becomes the middle of the unit cube,
+        half as wide, and all space around it the rest (`contract`).
 
     Raises:
       InputError: for options that make no network.
@@ -150,10 +157,16 @@ class HashFieldConfig:
     geometry_features: int = 16
     colour_layers: int = 2
     box: Box = ((-1.5, -1.5, -1.5), (1.5, 1.5, 1.5))
+    contracted: bool = False
 
     def __post_init__(self) -> None:
         _check_sizes(self, "width", "geometry_features", "colour_layers")
         check_box("box", self.box)
+
+    @property
+    def bounds(self) -> Box | None:
+        """Where there is density; None: everywhere."""
+        return None if self.contracted else self.box
 
     def make_model(self) -> "HashField":
         """The network as a Flax module."""
@@ -195,12 +208,25 @@ class HashField(nn.Module):
 
     def _geometry(self, x: Array) -> Array:
         low, high = (jnp.asarray(corner) for corner in self.config.box)
-        features = self.grid((x - low) / (high - low))
+        x = (x - low) / (high - low)
+        features = self.grid((contract(2 * x - 1) + 2) / 4 if self.config.contracted else x)
         return self.density_output(nn.relu(self.density_hidden(features)))
 
     def _density(self, x: Array, geometry: Array) -> Array:
         density = jnp.exp(jnp.minimum(geometry[..., 0], MAX_LOG_DENSITY))
-        return _within(self.config.box, x, density)
+        return _within(self.config.bounds, x, density)
+
+
+def contract(x: Float[Array, "*B 3"]) -> Float[Array, "*B 3"]:
+    """All of space in [-2, 2]^3: ``x`` where |x| <= 1, ``(2 - 1 / |x|) x / |x|`` beyond.
+
+    Barron et al. 2022, equation 10, with the largest coordinate as the norm |x|, which fills a
+    cube, as in nerfacto (Tancik et al. 2023).
+    """
+    size = jnp.abs(x).max(axis=-1, keepdims=True)
+    beyond = size > 1
+    size = jnp.where(beyond, size, 1)
+    return jnp.where(beyond, (2 - 1 / size) / size * x, x)
 
 
 def _layer(units: int, inputs: str | None, bias: bool = True) -> Dense:

@@ -5,22 +5,31 @@ With it and parameters a field is rendered::
     render = jax.jit(config.make_render())
     rendering = render(params, cameras)
 
-Rays are sampled in one of three ways. With ``two_networks`` as in the original (Mildenhall et al.
+Rays are sampled in one of four ways. With ``two_networks`` as in the original (Mildenhall et al.
 2020, section 5.2): a coarse network at even intervals, and a fine one at these and at intervals
-placed by the weights of the coarse one. Without, one field twice: its density at even intervals,
-without gradient, then density and colour at the intervals so placed. Or, with no fine samples, the
-field at even intervals.
+placed by the weights of the coarse one. With ``proposals`` (Barron et al. 2022, section 3): small
+densities with networks of their own, each at intervals placed by the one before, and the field at
+those placed by the last. Without either, one field twice: its density at even intervals, without
+gradient, then density and colour at the intervals so placed. Or, with no fine samples, the field at
+even intervals.
 
-Every sample is the midpoint of its interval, or with a key a uniform point of it.
+Every sample is the midpoint of its interval, or with a key a uniform point of it. Intervals are
+even in s from 0 to 1, ``s = (g(t) - g(near)) / (g(far) - g(near))``, with ``spacing``
+
+    linear       g(t) = t
+    inverse      g(t) = -1 / t: even in disparity (Barron et al. 2022, equation 11)
+    piecewise    g(t) = t / 2 to distance 1, 1 - 1 / (2 t) beyond: for scenes around the unit ball
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Key
 
@@ -34,6 +43,7 @@ from jaxgen.nerf.ray_samples import (
     resampled_edges,
     stratified_distances,
 )
+from jaxgen.nerf.spacing import Spacing, spaced_distances
 from jaxgen.nerf.volume_rendering import composite, expected_depth, render_weights
 from jaxgen.typing import Tree
 
@@ -62,6 +72,48 @@ class Rendering:
     depth: Float[Array, "*B"]
     weights: Float[Array, "*B S"]
     normals: Float[Array, "*B 3"] | None
+
+
+class RayWeights(NamedTuple):
+    """How much of R rays is absorbed in their intervals.
+
+    Attributes:
+      edges: [R, S + 1], in s, from 0 to 1.
+      weights: [R, S].
+      colour: [R, 3] of a coarse network; None of a proposal, which has none.
+    """
+
+    edges: Float[Array, "R S1"]
+    weights: Float[Array, "R S"]
+    colour: Float[Array, "R 3"] | None = None
+
+
+class RenderedRays(NamedTuple):
+    """What rays see, and what losses on their samples need.
+
+    Attributes:
+      rendering: of the field, [R, ...].
+      final: weights of the field.
+      earlier: weights by which its intervals were placed and which have gradients: of the coarse
+        network, or of all proposals.
+    """
+
+    rendering: Rendering
+    final: RayWeights
+    earlier: tuple[RayWeights, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """A density that places intervals.
+
+    Attributes:
+      field: of which the density alone is used.
+      samples: intervals at which it is evaluated.
+    """
+
+    field: Any
+    samples: int
 
 
 class Render(Protocol):
@@ -101,6 +153,9 @@ class RadianceConfig:
       padding: added to weights before intervals are placed by them.
       background: the colour behind the field, in [0, 1].
       chunk: rays that are rendered at a time; bounds memory.
+      spacing: of even intervals, see the module.
+      proposals: densities that place intervals, in place of ``coarse_samples``; the field has
+        ``fine_samples``.
 
     Raises:
       InputError: for numbers that sample nothing.
@@ -115,8 +170,17 @@ class RadianceConfig:
     padding: float = 0.003
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
     chunk: int = 4096
+    spacing: Spacing = "linear"
+    proposals: tuple[ProposalConfig, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.spacing == "inverse" and not self.near > 0:
+            raise InputError(f"near is {self.near} with spacing 'inverse', expected near > 0")
+        if self.proposals and (self.two_networks or not self.fine_samples):
+            raise InputError(
+                "proposals are given with two_networks or without fine_samples, expected one field "
+                "and fine_samples of 1 or more"
+            )
         if not 0 <= self.near < self.far:
             raise InputError(f"near is {self.near} with far={self.far}, expected 0 <= near < far")
         for name, least in (("coarse_samples", 1), ("fine_samples", 0), ("chunk", 1)):
@@ -130,18 +194,26 @@ class RadianceConfig:
 
     @property
     def box(self) -> Box | None:
-        """The field's box; None: rays are sampled from near to far."""
-        return self.field.box
+        """Where the field has density; None: rays are sampled from near to far."""
+        return self.field.bounds
 
     def make_init(self) -> Callable[[Array], Tree]:
-        """``key -> parameters``, with logical axes; "fine", and "coarse" for two networks."""
-        model = self.field.make_model()
+        """``key -> parameters``, with logical axes.
+
+        "fine" of the field, "coarse" of two networks, "proposal_0", ... of proposals.
+        """
         names = (FINE, COARSE) if self.two_networks else (FINE,)
+        proposed = [proposal_name(i) for i in range(len(self.proposals))]
 
         def init(key: Array) -> Tree:
-            keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-            point = jnp.zeros((1, 3))
-            return {name: model.init(keys[name], point, point)["params"] for name in names}
+            every = (*names, *proposed)
+            keys = dict(zip(every, jax.random.split(key, len(every)), strict=True))
+            point, model = jnp.zeros((1, 3)), self.field.make_model()
+            params = {name: model.init(keys[name], point, point)["params"] for name in names}
+            for name, proposal in zip(proposed, self.proposals, strict=True):
+                model = proposal.field.make_model()
+                params[name] = model.init(keys[name], point, method="density")["params"]
+            return params
 
         return init
 
@@ -172,16 +244,16 @@ class RadianceConfig:
             key: Key[Array, ""] | None = None,
             background: Float[Array, "3"] | None = None,
         ) -> Rendering:
-            rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras))
+            rays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(cameras))
             count = rays.origin.shape[0]
             size = _chunk_size(self.chunk, count)
 
             def render_chunk(part: tuple[Rays, Array]) -> Rendering:
                 rays, number_R = shard_rays(part)
-                found, _ = render_rays(
+                found = render_rays(
                     self, params, rays, key, background, numbers=number_R, normals=normals
                 )
-                return shard_rays(found)
+                return shard_rays(found.rendering)
 
             numbered = rays, jnp.arange(count)
             chunks = jax.tree.map(lambda x: _in_chunks(x, size), numbered)
@@ -228,7 +300,8 @@ def render_rays(
     *,
     numbers: Array | None = None,
     normals: bool = False,
-) -> tuple[Rendering, Float[Array, "R 3"] | None]:
+    anneal: Float[Array, "R"] | float = 1.0,
+) -> RenderedRays:
     """What R rays see: the renderer without images, for training on random pixels.
 
     Args:
@@ -239,27 +312,44 @@ def render_rays(
       background: a colour, or one for each ray; None: the configuration's.
       numbers: [R], with which the key is folded; None: 0, 1, ...
       normals: whether normals are computed.
-
-    Returns:
-      The rendering; and the colour by the coarse network, for the original's loss on both, None
-      without one.
+      anneal: power of the weights by which proposals place intervals, rising from 0 to 1 early in
+        training (Barron et al. 2022, equation 18).
     """
     if background is None:
         background = jnp.asarray(config.background)
-    fine, coarse_colour = _Field(config.field, params[FINE]), None
-    jitters = _jitters(config, rays, key, numbers)
-    edges = even_edges(*_ends(config, rays), config.coarse_samples)
+    along, fine = _Along(config, rays), _Field(config.field, params[FINE])
+    counts = _sample_counts(config)
+    jitters = _jitters(counts, rays, key, numbers)
+    even = config.proposals[0].samples if config.proposals else config.coarse_samples
+    edges = even_edges(along.zero, along.zero + 1, even)
+    earlier: list[RayWeights] = []
     if config.two_networks:
         coarse = _Field(config.field, params[COARSE])
-        first = _shade(coarse, rays, edges, jitters[0], background)
-        coarse_colour = first.colour
+        first = _shade(coarse, along, edges, jitters[0], background)
+        earlier.append(RayWeights(edges, first.weights, first.colour))
         placed = _place(config, edges, first.weights, jitters[1], config.fine_samples + 1)
         edges = jnp.sort(jnp.concatenate([edges, placed[..., 1:-1]], axis=-1), axis=-1)
+    elif config.proposals:
+        for i, proposal in enumerate(config.proposals):
+            field = _Field(proposal.field, params[proposal_name(i)])
+            weights = _density_weights(field, along, edges, jitters[2 * i])
+            earlier.append(RayWeights(edges, weights))
+            power = jnp.broadcast_to(anneal, along.zero.shape)[..., None]
+            annealed = jax.lax.stop_gradient(weights) ** power
+            following = [*(p.samples for p in config.proposals[1:]), config.fine_samples][i]
+            edges = _place(config, edges, annealed, jitters[2 * i + 1], following)
     elif config.fine_samples:
         frozen = _Field(config.field, jax.lax.stop_gradient(params[FINE]))
-        weights = _density_weights(frozen, jax.lax.stop_gradient(rays), edges, jitters[0])
+        weights = _density_weights(frozen, along, edges, jitters[0])
+        weights = jax.lax.stop_gradient(weights)
         edges = _place(config, edges, weights, jitters[1], config.fine_samples)
-    return _shade(fine, rays, edges, jitters[2], background, normals), coarse_colour
+    rendering = _shade(fine, along, edges, jitters[-1], background, normals)
+    return RenderedRays(rendering, RayWeights(edges, rendering.weights), tuple(earlier))
+
+
+def proposal_name(i: int) -> str:
+    """Of the parameters of a proposal."""
+    return f"proposal_{i}"
 
 
 class _Field:
@@ -281,19 +371,40 @@ class _Field:
         return -slope * jax.lax.rsqrt(jnp.maximum((slope**2).sum(-1, keepdims=True), 1e-20))
 
 
+class _Along:
+    """Rays between the distances where they begin and end; one that is none, or misses the box,
+    ends where it begins.
+    """
+
+    def __init__(self, config: RadianceConfig, rays: Rays) -> None:
+        self.rays, self.spacing = rays, config.spacing
+        self.zero = jnp.zeros_like(rays.origin[..., 0])
+        begin, end = self.zero + config.near, self.zero + config.far
+        if config.box is not None:
+            entry, exit = ray_box(rays, *config.box)
+            begin = jnp.clip(entry, begin, end)
+            end = jnp.clip(exit, begin, end)
+        self.begin = begin
+        self.end = end if rays.valid is None else jnp.where(rays.valid, end, begin)
+
+    def distances(self, s: Array) -> Array:
+        """t of s."""
+        return spaced_distances(self.spacing, self.begin, self.end, s)
+
+
 def _shade(
     field: _Field,
-    rays: Rays,
+    along: _Along,
     edges: Array,
     jitter: Array | None,
     background: Array,
     normals: bool = False,
 ) -> Rendering:
     """Density and colour at one point of each interval, and the sum."""
-    distances = stratified_distances(edges, jitter)
-    points = rays.points(distances)
-    output = field(points, jnp.broadcast_to(rays.direction[..., None, :], points.shape))
-    weights = render_weights(output.density, edges)
+    distances = along.distances(stratified_distances(edges, jitter))
+    points = along.rays.points(distances)
+    output = field(points, jnp.broadcast_to(along.rays.direction[..., None, :], points.shape))
+    weights = render_weights(output.density, along.distances(edges))
     return Rendering(
         colour=composite(weights, output.colour, background),
         opacity=weights.sum(axis=-1),
@@ -303,8 +414,11 @@ def _shade(
     )
 
 
-def _density_weights(field: _Field, rays: Rays, edges: Array, jitter: Array | None) -> Array:
-    return render_weights(field.density(rays.points(stratified_distances(edges, jitter))), edges)
+def _density_weights(field: _Field, along: _Along, edges: Array, jitter: Array | None) -> Array:
+    """Weights of a density alone; samples are where they are, so cameras get no gradient here."""
+    distances = jax.lax.stop_gradient(along.distances(stratified_distances(edges, jitter)))
+    points = jax.lax.stop_gradient(along.rays.points(distances))
+    return render_weights(field.density(points), jax.lax.stop_gradient(along.distances(edges)))
 
 
 def _place(
@@ -313,27 +427,24 @@ def _place(
     return resampled_edges(edges, weights, samples, jitter, config.padding)
 
 
-def _ends(config: RadianceConfig, rays: Rays) -> tuple[Array, Array]:
-    """Where rays begin and end; one that misses the box ends where it begins."""
-    near, far = config.near, config.far
-    if config.box is None:
-        like = rays.origin[..., 0]
-        return jnp.full_like(like, near), jnp.full_like(like, far)
-    entry, exit = ray_box(rays, *config.box)
-    begin = jnp.clip(entry, near, far)
-    return begin, jnp.clip(exit, begin, far)
+def _sample_counts(config: RadianceConfig) -> list[int]:
+    """Random numbers of a ray: for points of intervals, for placing edges, ..., for last points."""
+    coarse, fine = config.coarse_samples, config.fine_samples
+    if config.two_networks:
+        return [coarse, fine, coarse + fine]
+    if config.proposals:
+        samples = [*(proposal.samples for proposal in config.proposals), fine]
+        both = itertools.pairwise(samples)
+        return [*(count for own, following in both for count in (own, following - 1)), fine]
+    return [coarse, fine - 1, fine] if fine else [0, 0, coarse]
 
 
 def _jitters(
-    config: RadianceConfig, rays: Rays, key: Array | None, numbers: Array | None
+    counts: list[int], rays: Rays, key: Array | None, numbers: Array | None
 ) -> list[Array] | list[None]:
-    """Uniform numbers for the first points, for placing edges, and for the last points."""
+    """Uniform numbers, as many of each kind as are counted."""
     if key is None:
-        return [None, None, None]
-    coarse, fine = config.coarse_samples, config.fine_samples
-    both = config.two_networks
-    first = coarse if fine else 0
-    counts = [first, fine if both else max(fine - 1, 0), coarse + fine if both else fine or coarse]
+        return [None] * len(counts)
     numbers = jnp.arange(len(rays.origin)) if numbers is None else numbers
     uniform = ray_jitter(key, numbers, sum(counts))
-    return jnp.split(uniform, [counts[0], counts[0] + counts[1]], axis=-1)
+    return jnp.split(uniform, np.cumsum(counts)[:-1].tolist(), axis=-1)

@@ -64,7 +64,7 @@ def test_projection_is_the_inverse_of_rays():
     distance = np.random.default_rng(0).uniform(1, 5, size=(3, 7, 12, 1)).astype(np.float32)
     points = np.asarray(rays.points(distance))[..., 0, :]
     for n in range(3):
-        place, depth = map(np.asarray, project(cameras, points[n].reshape(-1, 3)))
+        place, depth, _ = map(np.asarray, project(cameras, points[n].reshape(-1, 3)))
         place = place[n].reshape(7, 12, 2)
         np.testing.assert_allclose(place[..., 0], np.tile(np.arange(12) + 0.5, (7, 1)), atol=1e-3)
         np.testing.assert_allclose(place[..., 1].T, np.tile(np.arange(7) + 0.5, (12, 1)), atol=1e-3)
@@ -78,12 +78,12 @@ def test_a_camera_at_its_target():
     position, target = rng.normal(size=(2, 5, 3)).astype(np.float32)
     pose = look_at(position, target, (0, 1, 0))
     cameras = make_cameras(pose, 20.0, height=10, width=20)
-    place, depth = map(np.asarray, project(cameras, target))
+    place, depth, _ = map(np.asarray, project(cameras, target))
     for n in range(5):
         np.testing.assert_allclose(place[n, n], (10, 5), atol=1e-3)
         assert depth[n, n] == pytest.approx(np.linalg.norm(position[n] - target[n]), rel=1e-5)
     # Upright: a point above the target is straight above it in the image.
-    above, _ = map(np.asarray, project(cameras, target + np.array([0, 0.1, 0])))
+    above = np.asarray(project(cameras, target + np.array([0, 0.1, 0])).place)
     for n in range(5):
         assert above[n, n, 0] == pytest.approx(10, abs=1e-3)
         assert above[n, n, 1] < 5
@@ -99,7 +99,7 @@ def test_an_orbit():
     np.testing.assert_allclose(offset[:, 2], 2, rtol=1e-5)
     around = np.unwrap(np.arctan2(offset[:, 1], offset[:, 0]))
     np.testing.assert_allclose(around, np.arange(8) * np.pi / 4, atol=1e-5)
-    place, _ = project(cameras, jnp.array([target]))
+    place = project(cameras, jnp.array([target])).place
     np.testing.assert_allclose(place[:, 0], [[15, 10]] * 8, atol=1e-3)
     assert len(cameras) == 8
     assert len(cameras.take(np.array([1, 5]))) == 2
@@ -160,8 +160,16 @@ BROKEN = np.where(np.arange(3)[:, None, None] == 1, np.nan, POSES)
         ({"focal": [[1, 1], [1, 1], [1, 0]]}, r"focal\[2\] is \[1.0, 0.0\], expected numbers > 0"),
         ({"centre": (np.inf, 0)}, r"centre\[0\] is \[inf, 0.0\], expected finite numbers"),
         ({"height": 0}, "height is 0, expected 1 or more"),
+        ({"model": "PIN"}, "model is 'PIN', expected one of SIMPLE_PINHOLE, PINHOLE"),
+        ({"focal": None}, "focal is None with the model PINHOLE, expected numbers > 0"),
+        ({"distortion": [0.1]}, r"distortion has shape \[1\], expected \[0\] or \[3, 0\]"),
+        ({"model": "RADIAL"}, r"distortion has shape \[0\], expected \[2\] or \[3, 2\]"),
+        (
+            {"model": "FOV", "distortion": [[1.0], [np.nan], [1.0]]},
+            r"distortion\[1\] is \[nan\], expected finite numbers",
+        ),
     ],
-    ids=range(8),
+    ids=range(13),
 )
 def test_what_is_no_camera(change, fault):
     given = {"camera_to_world": POSES, "focal": 10.0, "height": 4, "width": 5, **change}

@@ -15,6 +15,7 @@ from jaxgen.nerf import (
     HashFieldConfig,
     HashGridConfig,
     NeRFFieldConfig,
+    ProposalConfig,
     RadianceConfig,
     camera_rays,
     orbit_cameras,
@@ -34,13 +35,25 @@ CONFIGS = {
         NETWORK, coarse_samples=8, fine_samples=6, two_networks=True, chunk=16
     ),
     "even": RadianceConfig(NETWORK, coarse_samples=8, fine_samples=0),  # all rays at once
+    "proposals": RadianceConfig(
+        dataclasses.replace(HASH, contracted=True),
+        fine_samples=6,
+        spacing="piecewise",
+        proposals=(ProposalConfig(HASH, 8), ProposalConfig(HASH, 7)),
+        chunk=16,
+    ),
 }
-SAMPLES = {"one field": 6, "two networks": 14, "even": 8}
+SAMPLES = {"one field": 6, "two networks": 14, "even": 8, "proposals": 6}
 every_config = pytest.mark.parametrize("name", CONFIGS)
 
 
 def cameras_of(count=2, elevation=20.0):
     return orbit_cameras(count, radius=4, elevation=elevation, focal=8.0, height=5, width=7)
+
+
+def rays_of(cameras):
+    """Of all pixels in one row."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(cameras))
 
 
 @functools.cache
@@ -61,20 +74,25 @@ def test_images_are_the_rays_of_all_pixels(name):
     """70 rays, in chunks of 16 with the last one filled up, with each ray's own jitter."""
     config, cameras, key = CONFIGS[name], cameras_of(), jax.random.key(3)
     params = params_of(config)
-    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras))
+    rays = rays_of(cameras)
     found = renderer(config)(params, cameras, key=key)
-    expected, coarse = jax.jit(functools.partial(render_rays, config))(params, rays, key)
+    seen = jax.jit(functools.partial(render_rays, config))(params, rays, key)
+    expected = seen.rendering
     assert found.weights.shape == (2, 5, 7, SAMPLES[name])
     assert found.normals is None
     for part in ("colour", "opacity", "depth", "weights"):
         image, row = (np.asarray(getattr(x, part)) for x in (found, expected))
         np.testing.assert_allclose(image.reshape(row.shape), row, atol=1e-5)
-    assert (coarse is None) == (name != "two networks")
+    assert len(seen.earlier) == {"two networks": 1, "proposals": 2}.get(name, 0)
+    assert [x.colour is None for x in seen.earlier] == [name == "proposals"] * len(seen.earlier)
+    for part in (seen.final, *seen.earlier):
+        assert part.edges.shape[-1] == part.weights.shape[-1] + 1
+        assert np.all(np.diff(part.edges, axis=-1) >= 0)
+        np.testing.assert_array_equal(part.edges[:, [0, -1]], np.tile([0, 1], (70, 1)))
     opacity = np.asarray(found.opacity)
     assert 0.01 < opacity.max() <= 1 + 1e-6
     np.testing.assert_allclose(found.weights.sum(-1), opacity, atol=1e-6)
-    seen = opacity > 0
-    depth = np.asarray(found.depth)[seen]
+    depth = np.asarray(found.depth)[opacity > 0]
     assert np.all((depth > config.near - 1e-3) & (depth < config.far + 1e-3))
 
 
@@ -89,9 +107,10 @@ def test_the_background_fills_what_the_field_leaves():
     np.testing.assert_allclose(white.colour - black.colour, remainder + np.zeros(3), atol=1e-5)
     np.testing.assert_allclose(own.colour - black.colour, 0.25 * remainder + np.zeros(3), atol=1e-5)
     np.testing.assert_allclose(renderer(config)(*given).colour, white.colour, atol=1e-6)
-    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(given[1]))
+    rays = rays_of(given[1])
     each = np.random.default_rng(0).uniform(size=(70, 3)).astype(np.float32)
-    found, _ = jax.jit(functools.partial(render_rays, config))(given[0], rays, background=each)
+    of_rays = jax.jit(functools.partial(render_rays, config))
+    found = of_rays(given[0], rays, background=each).rendering
     expected = black.colour.reshape(-1, 3) + remainder.reshape(-1, 1) * each
     np.testing.assert_allclose(found.colour, expected, atol=1e-5)
 
@@ -222,13 +241,17 @@ def test_rays_that_miss_the_box_see_the_background():
 @every_config
 def test_the_gradient_reaches_every_network(name):
     config = CONFIGS[name]
-    rays = jax.tree.map(lambda x: x.reshape(-1, 3), camera_rays(cameras_of()))
+    rays = rays_of(cameras_of())
 
     @jax.jit
     @jax.grad
     def gradient(params):
-        rendering, coarse = render_rays(config, params, rays, jax.random.key(0))
-        return (rendering.colour**2).sum() + (0 if coarse is None else (coarse**2).sum())
+        found = render_rays(config, params, rays, jax.random.key(0))
+        total = (found.rendering.colour**2).sum()
+        for earlier in found.earlier:
+            own = earlier.weights if earlier.colour is None else earlier.colour
+            total += (own**2).sum()
+        return total
 
     for leaf in jax.tree.leaves(gradient(params_of(config))):
         assert np.all(np.isfinite(leaf))
@@ -243,9 +266,14 @@ def test_the_gradient_reaches_every_network(name):
         ({"chunk": 0}, "chunk is 0, expected 1 or more"),
         ({"fine_samples": 0, "two_networks": True}, "fine_samples is 0 with two_networks"),
         ({"padding": -1.0}, "padding is -1.0, expected a finite number >= 0"),
+        ({"near": 0.0, "spacing": "inverse"}, "near is 0.0 with spacing 'inverse', expected near"),
+        (
+            {"fine_samples": 0, "proposals": (ProposalConfig(HASH, 8),)},
+            "proposals are given with two_networks or without fine_samples, expected one field",
+        ),
         ({"background": (0.0, 0.0, 2.0)}, r"background is \(.*\), expected 3 numbers in"),
     ],
-    ids=range(6),
+    ids=range(8),
 )
 def test_what_is_no_radiance_field(change, fault):
     with pytest.raises(InputError, match=fault):

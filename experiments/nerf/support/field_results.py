@@ -14,6 +14,7 @@ from experiments.shared.image_plots import plot_images
 from experiments.shared.output import progress_bar
 from experiments.shared.training_runs import TrainedModel
 from jaxgen.data import Scene, Views, write_video
+from jaxgen.data.scenes.similarity import IDENTITY, Similarity
 from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation import psnr, ssim
 from jaxgen.interop.marching_cubes import marching_cubes
@@ -38,6 +39,7 @@ class RenderedView:
       opacity: [Y, X].
       depth: [Y, X], along the ray.
       normals: [Y, X, 3].
+      mask: [Y, X], which pixels count; None: all.
     """
 
     truth: Float[np.ndarray, "Y X 3"]
@@ -45,6 +47,7 @@ class RenderedView:
     opacity: Float[np.ndarray, "Y X"]
     depth: Float[np.ndarray, "Y X"]
     normals: Float[np.ndarray, "Y X 3"]
+    mask: Bool[np.ndarray, "Y X"] | None = None
 
 
 def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
@@ -70,14 +73,23 @@ def render_views(trained: TrainedModel, views: Views) -> Iterator[RenderedView]:
     with progress_bar("rendering test views", "view", len(views)) as advance:
         for i in range(len(views)):
             found = render(cameras, i)
-            yield RenderedView(truth[i], **{k: np.asarray(v) for k, v in found.items()})
+            mask = None if views.masks is None else views.masks[i]
+            yield RenderedView(truth[i], **{k: np.asarray(v) for k, v in found.items()}, mask=mask)
             advance(1)
 
 
 def view_figures(view: RenderedView) -> dict[str, float]:
-    """PSNR and SSIM of a view."""
-    pair = np.clip(view.colour, 0, 1), view.truth
-    return {"PSNR": float(psnr(*pair)), "SSIM": float(ssim(*pair))}
+    """PSNR and SSIM of a view.
+
+    Of one with a mask the PSNR of the pixels that count, and the SSIM with the photograph's pixels
+    in place of all others, for which it has no definition.
+    """
+    colour, share = np.clip(view.colour, 0, 1), 1.0
+    if view.mask is not None:
+        colour, share = np.where(view.mask[..., None], colour, view.truth), view.mask.mean()
+    # The mean over the pixels that count is that over all of them, divided by their share.
+    counted = float(psnr(colour, view.truth)) + 10 * float(np.log10(share))
+    return {"PSNR": counted, "SSIM": float(ssim(colour, view.truth))}
 
 
 def geometry_figures(
@@ -146,7 +158,7 @@ def write_orbit(
         ORBIT_FRAMES,
         radius=float(distance),
         elevation=ORBIT_ELEVATION,
-        focal=views.focal[0] * side / views.images.shape[2],
+        focal=views.intrinsics.focal[0, 0] * side / views.images.shape[2],
         height=side,
         width=side,
         target=tuple(middle_3.tolist()),
@@ -165,12 +177,13 @@ def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
     return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
 
 
-def extract_mesh(trained: TrainedModel, resolution: int) -> Mesh:
+def extract_mesh(trained: TrainedModel, resolution: int, to_files: Similarity = IDENTITY) -> Mesh:
     """The surface of the field, with the colour seen from in front of it.
 
     Args:
       trained: the field.
       resolution: points of the grid along each axis of the box.
+      to_files: where the mesh goes from the field's world.
 
     Raises:
       InputError: where no surface separates solid from empty space.
@@ -193,7 +206,12 @@ def extract_mesh(trained: TrainedModel, resolution: int) -> Mesh:
         mesh.vertices_V3,
         -mesh.normals_V3,
     )
-    return Mesh(mesh.vertices_V3, mesh.faces_F3, mesh.normals_V3, as_bytes(colours_V3))
+    return Mesh(
+        to_files.points(mesh.vertices_V3).astype(np.float32),
+        mesh.faces_F3,
+        to_files.directions(mesh.normals_V3).astype(np.float32),
+        as_bytes(colours_V3),
+    )
 
 
 def _in_parts(trained: TrainedModel, function: Any, name: str, *arrays: np.ndarray) -> np.ndarray:

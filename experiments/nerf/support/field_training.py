@@ -28,7 +28,10 @@ from jaxgen.nerf import (
     HashFieldConfig,
     HashGridConfig,
     NeRFFieldConfig,
+    ProposalConfig,
     RadianceConfig,
+    distortion_loss,
+    interlevel_loss,
     make_cameras,
     pixel_rays,
     render_rays,
@@ -41,8 +44,13 @@ from jaxgen.typing import Batch, Tree
 
 VALIDATION_RAYS = 4096
 PSNR = "validation/psnr"
+ANNEALED, SLOPE = 1000, 10
+"""In so many updates at most, and how fast, proposals come to count in full."""
+DISTORTION, INTERLEVEL = 2e-3, 1.0
+"""Weights of the losses on the samples of "nerfacto"."""
 OF_OTHER_FIELD = {
     "ngp": ("width", "depth"),
+    "nerfacto": ("width", "depth", "coarse_samples"),
     "nerf": ("levels", "features", "log2_table_size", "finest_resolution"),
 }
 """Flags that have no meaning for a field."""
@@ -54,12 +62,16 @@ class FieldFlags:
     """The field, and how rays are sampled.
 
     Attributes:
-      field: "ngp", a hash grid with small MLPs (Müller et al. 2022), or "nerf", the original
-        network (Mildenhall et al. 2020), coarse and fine.
+      field: "ngp", a hash grid with small MLPs in a box (Müller et al. 2022); "nerfacto", a hash
+        grid over all of space, contracted, with proposals (Tancik et al. 2023); or "nerf", the
+        original network (Mildenhall et al. 2020), coarse and fine. None: "ngp", and "nerfacto" of
+        captures, whose surroundings have no end.
       coarse_samples: even intervals of a ray; None: 64 of "ngp", 32 of "nerf".
-      fine_samples: intervals that follow the weights of the even ones; None: 20 of "ngp", 32 of
-        "nerf".
-      box: half the side of the cube around the origin that is modelled; None: the scene's box.
+      fine_samples: intervals that follow the weights of the even ones, or of the last proposal;
+        None: 20 of "ngp", 24 of "nerfacto", 32 of "nerf".
+      proposal_samples: of "nerfacto", intervals of each proposal.
+      box: half the side of the cube around the origin that is modelled, or of which the field
+        is not contracted; None: the scene's box.
       near: distance from the cameras where rays begin; None: the scene's (2 for NeRF's format).
       far: where they end; None: the scene's (6 for NeRF's format).
       levels: of the hash grid.
@@ -70,9 +82,10 @@ class FieldFlags:
       depth: layers of the original network.
     """
 
-    field: Literal["ngp", "nerf"] = "ngp"
+    field: Literal["ngp", "nerfacto", "nerf"] | None = None
     coarse_samples: int | None = None
     fine_samples: int | None = None
+    proposal_samples: tuple[int, ...] = (64, 32)
     box: float | None = None
     near: float | None = None
     far: float | None = None
@@ -86,7 +99,7 @@ class FieldFlags:
     def __post_init__(self) -> None:
         if self.box is not None and self.box <= 0:
             raise InputError(f"box is {self.box}, expected a number > 0")
-        for name in OF_OTHER_FIELD[self.field]:
+        for name in OF_OTHER_FIELD.get(self.field or "", ()):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise InputError(
                     f"{name} is {getattr(self, name)} with field {self.field!r}, which has none, "
@@ -99,19 +112,38 @@ class FieldFlags:
         Raises:
           InputError: for sizes that make no field.
         """
-        original = self.field == "nerf"
-        coarse, fine = (32, 32) if original else (64, 20)
         box = scene.box
         if self.box is not None:
             box = (-self.box,) * 3, (self.box,) * 3
-        return RadianceConfig(
-            self._original(box) if original else self._hashed(box),
-            near=scene.near if self.near is None else self.near,
-            far=scene.far if self.far is None else self.far,
-            coarse_samples=coarse if self.coarse_samples is None else self.coarse_samples,
-            fine_samples=fine if self.fine_samples is None else self.fine_samples,
-            two_networks=original,
-        )
+        near = scene.near if self.near is None else self.near
+        far = scene.far if self.far is None else self.far
+
+        def samples(coarse: int, fine: int) -> dict[str, int]:
+            own = {"coarse_samples": self.coarse_samples, "fine_samples": self.fine_samples}
+            usual = {"coarse_samples": coarse, "fine_samples": fine}
+            return {k: usual[k] if value is None else value for k, value in own.items()}
+
+        match self.chosen(scene):
+            case "nerf":
+                field = self._original(box)
+                return RadianceConfig(field, near, far, **samples(32, 32), two_networks=True)
+            case "nerfacto":
+                return RadianceConfig(
+                    dataclasses.replace(self._hashed(box), contracted=True),
+                    *(near, far),
+                    **samples(1, 24),
+                    spacing="piecewise",
+                    proposals=tuple(
+                        ProposalConfig(_proposal(box, i), count)
+                        for i, count in enumerate(self.proposal_samples)
+                    ),
+                )
+            case _:
+                return RadianceConfig(self._hashed(box), near, far, **samples(64, 20))
+
+    def chosen(self, scene: Scene) -> str:
+        """The field of a scene."""
+        return self.field or ("ngp" if scene.bounded else "nerfacto")
 
     def _original(self, box: Box) -> NeRFFieldConfig:
         return NeRFFieldConfig(
@@ -139,8 +171,9 @@ class FieldTrainingFlags(OptimizationFlags):
 
     Attributes:
       training_steps: updates.
-      rays: random pixels of all training views, per update; None: 1536 of "ngp", 512 of "nerf".
-      learning_rate: the highest one; None: 1e-2 of "ngp", 1e-3 of "nerf".
+      rays: random pixels of all training views, per update; None: 1536 of hash grids, 512 of
+        "nerf".
+      learning_rate: the highest one; None: 1e-2 of hash grids, 1e-3 of "nerf".
       weight_decay: of the layers' kernels, coupled; never of the hash tables.
       ema_decay: of the moving average of the parameters, which is what is rendered.
     """
@@ -176,23 +209,32 @@ class FieldTrainingFlags(OptimizationFlags):
         )
 
 
+def _proposal(box: Box, i: int) -> HashFieldConfig:
+    """The density of proposal i: as nerfacto's, the first one coarser, with smaller tables."""
+    grid = HashGridConfig(5, 2, log2_table_size=15, finest_resolution=128 * 2 ** min(i, 1))
+    return HashFieldConfig(grid, width=16, geometry_features=1, box=box, contracted=True)
+
+
 def cameras_of(views: Views) -> Cameras:
     """The cameras of posed photographs."""
     _, height, width, _ = views.images.shape
+    lens = views.intrinsics
     return make_cameras(
-        views.camera_to_world, views.focal, views.centre, height=height, width=width
+        views.camera_to_world,
+        lens.focal,
+        lens.centre,
+        height=height,
+        width=width,
+        model=lens.model,
+        distortion=lens.distortion,
     )
 
 
 def resident_views(views: Views) -> Batch:
-    """Pixels and cameras, on every device."""
-    cameras = cameras_of(views)
-    arrays = {
-        "images": views.images,
-        "camera_to_world": cameras.camera_to_world,
-        "focal": cameras.focal,
-        "centre": cameras.centre,
-    }
+    """Pixels, masks where there are any, and cameras, on every device."""
+    arrays = {"images": views.images, "cameras": cameras_of(views)}
+    if views.masks is not None:
+        arrays["masks"] = views.masks
     return jax.device_put(arrays, replicated(current_mesh()))
 
 
@@ -201,7 +243,8 @@ def make_pixel_loss(config: RadianceConfig, layout: Layout) -> LossFn:
 
     Ray r of update t is drawn from the update's key and r alone. Where views have an alpha, both
     the field and the view are laid over one random colour for each ray: over a fixed one, a field
-    could paint the background instead of leaving it empty.
+    could paint the background instead of leaving it empty. Pixels that a mask leaves out, or where
+    a distorted camera sees nothing, do not count.
 
     Args:
       config: the radiance field.
@@ -210,28 +253,50 @@ def make_pixel_loss(config: RadianceConfig, layout: Layout) -> LossFn:
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         images, number_R = batch["images"], batch["number"]
-        _, height, width, channels = images.shape
         place_R3, background_R3 = random_pixels(key, number_R, images.shape[:3])
-        cameras = Cameras(batch["camera_to_world"], batch["focal"], batch["centre"], height, width)
+        rays = pixel_rays(batch["cameras"], *place_R3.T)
         camera_R, row_R, column_R = place_R3.T
-        if channels == 3:
+        counts_R = jnp.ones(len(number_R)) if rays.valid is None else rays.valid.astype(float)
+        if "masks" in batch:
+            counts_R *= batch["masks"][camera_R, row_R, column_R]
+        if images.shape[-1] == 3:
             background_R3 = jnp.broadcast_to(jnp.asarray(config.background), background_R3.shape)
         truth_R3 = _over(images[camera_R, row_R, column_R], background_R3)
-        rendering, coarse_R3 = render_rays(
+        found = render_rays(
             config,
             gather_fsdp(params, layout),
-            pixel_rays(cameras, camera_R, row_R, column_R),
+            rays,
             jax.random.fold_in(key, 1),
             background_R3,
             numbers=number_R,
+            anneal=batch["anneal"],
         )
-        error = jnp.mean(jnp.square(rendering.colour - truth_R3))
-        loss = error
-        if coarse_R3 is not None:
-            loss = error + jnp.mean(jnp.square(coarse_R3 - truth_R3))
+
+        def mean(value_R: Array) -> Array:
+            return (value_R * counts_R).sum() / jnp.maximum(counts_R.sum(), 1)
+
+        def error_of(colour_R3: Array) -> Array:
+            return mean(jnp.square(colour_R3 - truth_R3).mean(axis=-1))
+
+        error = loss = error_of(found.rendering.colour)
+        final = found.final.edges, found.final.weights
+        for earlier in found.earlier:
+            if earlier.colour is not None:
+                loss += error_of(earlier.colour)
+            else:
+                between = interlevel_loss(*final, earlier.edges, earlier.weights)
+                loss += INTERLEVEL * mean(between)
+        if config.proposals:
+            loss += DISTORTION * mean(distortion_loss(*final))
         return loss, {"mean_squared_error": error}
 
     return loss_fn
+
+
+def annealed(share: float) -> float:
+    """Power of the weights by which proposals place samples (Barron et al. 2022, equation 18)."""
+    share = min(share, 1.0)
+    return SLOPE * share / ((SLOPE - 1) * share + 1)
 
 
 def random_pixels(key: Array, number_R: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -276,10 +341,16 @@ def train_field(
     Raises:
       InputError: where `folder` has another run's checkpoints.
     """
+    assert flags.rays is not None
     number_R = np.arange(flags.rays, dtype=np.int32)
+
+    def batches(step: int) -> Batch:
+        anneal = annealed(step / min(ANNEALED, flags.training_steps))
+        return {"number": number_R, "anneal": np.full(flags.rays, anneal, np.float32)}
+
     return train_model(
         config,
-        lambda step: {"number": number_R},
+        batches,
         folder,
         flags,
         functools.partial(make_pixel_loss, config),
@@ -314,12 +385,14 @@ def make_ray_evaluation(
     place_3R = generator.integers(
         np.array(views.images.shape[:3])[:, None], size=(3, VALIDATION_RAYS)
     )
+    if views.masks is not None:
+        place_3R = place_3R[:, views.masks[tuple(place_3R)]]
     truth_R3 = over_background(views.images[tuple(place_3R)], np.array(config.background))
     rays = pixel_rays(cameras_of(views), *map(jnp.asarray, place_3R))
 
     @functools.partial(jax.jit, out_shardings=replicated(current_mesh()))
     def error(params: Tree, rays: Any, truth_R3: Array) -> Array:
-        rendering, _ = render_rays(config, params, rays)
+        rendering = render_rays(config, params, rays).rendering
         return jnp.mean(jnp.square(rendering.colour - truth_R3))
 
     def evaluate(state: TrainState) -> dict[str, float]:

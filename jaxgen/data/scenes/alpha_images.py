@@ -43,23 +43,42 @@ def read_with_alpha(path: Path, where: str = "") -> UInt8[np.ndarray, "Y X C"]:
         return np.array(image.convert("RGBA") if clear else to_grey_or_rgb(image, 3))
 
 
-def shrink(image_YXC: UInt8[np.ndarray, "Y X C"], size: int) -> UInt8[np.ndarray, "Y2 X2 C"]:
-    """A square image as size x size, each pixel the mean over its area of the old ones.
+def shrunk_size(height: int, width: int, size: int | None) -> tuple[int, int]:
+    """Y and X of an image whose longer side becomes `size`, the other one rounded; None: as it is.
+
+    Raises:
+      InputError: The longer side is smaller than that.
+    """
+    longer = max(height, width)
+    if size is None or size == longer:
+        return height, width
+    if size > longer:
+        raise InputError(
+            f"an image of {height} x {width} pixels, expected {size} or more on its longer side to"
+            " shrink"
+        )
+    return max(1, round(height * size / longer)), max(1, round(width * size / longer))
+
+
+def shrink(
+    image_YXC: UInt8[np.ndarray, "Y X C"], shape: tuple[int, int]
+) -> UInt8[np.ndarray, "Y2 X2 C"]:
+    """An image with fewer pixels, each the mean over its area of the old ones.
 
     Colours are weighted by their alpha, so what is transparent has no part in them; where all is,
     they are 0.
 
     Args:
-      image_YXC: Red, green, blue, and where C is 4 straight alpha; Y = X.
-      size: At most Y. Of pixels that a new one has in part, that part counts.
+      image_YXC: Red, green, blue, and where C is 4 straight alpha.
+      shape: Y2 and X2, at most Y and X. Of pixels that a new one has in part, that part counts.
     """
-    if len(image_YXC) == size:
+    if image_YXC.shape[:2] == shape:
         return image_YXC
     if image_YXC.shape[-1] == 3:
-        return _rounded(_box_means(image_YXC.astype(np.float64), size))
+        return _rounded(area_means(image_YXC.astype(np.float64), shape))
     values = image_YXC.astype(np.float64)
-    means = _box_means(
-        np.concatenate([values[..., :3] * values[..., 3:], values[..., 3:]], -1), size
+    means = area_means(
+        np.concatenate([values[..., :3] * values[..., 3:], values[..., 3:]], -1), shape
     )
     alpha = means[..., 3:]
     colors = np.divide(means[..., :3], alpha, where=alpha > 0, out=np.zeros_like(means[..., :3]))
@@ -70,12 +89,21 @@ def _rounded(values: Float[np.ndarray, "Y X C"]) -> UInt8[np.ndarray, "Y X C"]:
     return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
 
 
-def _box_means(values_YXC: Float[np.ndarray, "Y X C"], size: int) -> Float[np.ndarray, "Y2 X2 C"]:
-    y, _, channels = values_YXC.shape
-    if y % size == 0:
-        return values_YXC.reshape(size, y // size, size, y // size, channels).mean((1, 3))
-    scale, pixels_N = y / size, np.arange(y)
-    low_M1 = np.arange(size)[:, None] * scale
+def area_means(
+    values_YXC: Float[np.ndarray, "Y X C"], shape: tuple[int, int]
+) -> Float[np.ndarray, "Y2 X2 C"]:
+    """Means over the areas of Y2 x X2 pixels that together cover the image."""
+    y, x, channels = values_YXC.shape
+    if y % shape[0] == 0 and x % shape[1] == 0:
+        parts = values_YXC.reshape(shape[0], y // shape[0], shape[1], x // shape[1], channels)
+        return parts.mean((1, 3))
+    rows_Y2Y, columns_X2X = _shares(y, shape[0]), _shares(x, shape[1])
+    return np.einsum("AY,BX,YXC->ABC", rows_Y2Y, columns_X2X, values_YXC, optimize=True)
+
+
+def _shares(old: int, new: int) -> Float[np.ndarray, "M N"]:
+    """How much each of the old pixels counts in each of the new ones."""
+    scale, pixels_N = old / new, np.arange(old)
+    low_M1 = np.arange(new)[:, None] * scale
     share_MN = np.minimum(pixels_N + 1, low_M1 + scale) - np.maximum(pixels_N, low_M1)
-    share_MN = np.clip(share_MN, 0, None) / scale
-    return np.einsum("MY,NX,YXC->MNC", share_MN, share_MN, values_YXC, optimize=True)
+    return np.clip(share_MN, 0, None) / scale

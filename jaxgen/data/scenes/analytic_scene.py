@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Integer
 
 from jaxgen.data.scenes.blender import BOX, FAR, NEAR
+from jaxgen.data.scenes.intrinsics import pinholes
 from jaxgen.data.scenes.solids import Ball, Block, Drum, Solid, dot, into_axes
 from jaxgen.data.scenes.views import Scene, Views
 from jaxgen.data.text.corpus import PARTS
@@ -161,8 +162,7 @@ def _photograph(part: str, poses: Float32[np.ndarray, "N 3 4"], size: int) -> Vi
         names=tuple(f"{_FOLDERS[part]}/r_{i}" for i in range(len(poses))),
         images=np.stack(images),
         camera_to_world=poses,
-        focal=(focal, focal),
-        centre=(size / 2, size / 2),
+        intrinsics=pinholes(len(poses), focal, (size / 2, size / 2)),
         depth=np.stack(depths),
         normals=np.stack(normals),
     )

@@ -11,28 +11,30 @@ The images have straight alpha; the published scenes lie within 1.5 of the origi
 a distance of 4, which is where the distances 2 and 6 come from.
 """
 
-import contextlib
 import json
 import math
-import os
 import pathlib
-import posixpath
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 
-from jaxgen.data.archives import Path, decode_text, read_bytes
-from jaxgen.data.images.image_files import SUFFIXES
-from jaxgen.data.images.resizing import check_size_and_channels, import_pillow
-from jaxgen.data.scenes.alpha_images import read_with_alpha, shrink
-from jaxgen.data.scenes.views import Corner, Scene, Views, pose_fault
+from jaxgen.data.archives import Path
+from jaxgen.data.images.resizing import check_size_and_channels
+from jaxgen.data.scenes.intrinsics import pinholes
+from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
+from jaxgen.data.scenes.photographs import Photograph, read_photographs
+from jaxgen.data.scenes.transforms_file import (
+    angle_of,
+    frames_of,
+    image_of,
+    matrix_of,
+    path_of,
+    read_transforms,
+    refuse_same_images,
+)
+from jaxgen.data.scenes.views import Corner, Scene, Views
+from jaxgen.data.scenes.written_images import check_view_names, write_images
 from jaxgen.errors import InputError
-from jaxgen.files import as_path, is_remote
-from jaxgen.text_rules import has_suffix
 
 FILES = {
     "train": "transforms_train.json",
@@ -41,14 +43,6 @@ FILES = {
 }
 NEAR, FAR = 2.0, 6.0
 BOX: tuple[Corner, Corner] = ((-1.5, -1.5, -1.5), (1.5, 1.5, 1.5))
-MATRIX_TOLERANCE = 1e-6
-"""How far the last row of a matrix may be from 0 0 0 1."""
-
-
-class _Frame(NamedTuple):
-    name: str
-    file: pathlib.Path
-    camera_to_world: Float32[np.ndarray, "3 4"]
 
 
 def read_blender(
@@ -67,8 +61,8 @@ def read_blender(
 
     Args:
       folder: Where transforms_train.json is.
-      size: Y and X to shrink the images to, which must be square: the average over each new pixel's
-        area, of colours weighted by their alpha. None keeps their own size.
+      size: What the longer side of images shrinks to: the average over each new pixel's area, of
+        colours weighted by their alpha. None keeps their own size.
       parts: Which of "train", "validation" and "test" to read. None reads train and test, which
         must be there, and validation where it is.
       near: See `Scene`; files do not say, nor do they for `far` and `box`.
@@ -103,112 +97,31 @@ def read_blender(
 
 def _read_part(root: pathlib.Path, file_name: str, size: int | None) -> Views:
     file = root / file_name
-    content = _read_json(file)
-    angle = _read_angle(file, content.get("camera_angle_x"))
-    frames = _read_frames(root, file, content.get("frames"))
-    images, width = _read_images(file, frames, size)
-    height, shown = images.shape[1:3]
-    focal = 0.5 * width / math.tan(0.5 * angle) * (shown / width)
-    poses = np.stack([frame.camera_to_world for frame in frames])
-    names = tuple(frame.name for frame in frames)
-    return Views(names, images, poses, (focal, focal), (shown / 2, height / 2))
-
-
-def _read_angle(file: pathlib.Path, angle: object) -> float:
-    if isinstance(angle, float) and 0 < angle < math.pi:
-        return angle
-    found = "missing" if angle is None else repr(angle)
-    raise InputError(f"{file}: camera_angle_x is {found}, expected an angle in (0, pi)")
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        # Whole numbers too large for a float become inf, which is then refused where it stands.
-        content = json.loads(decode_text(read_bytes(file), str(file)), parse_int=float)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: JSON of a {type(content).__name__}, expected an object")
-    return content
-
-
-def _read_frames(root: pathlib.Path, file: pathlib.Path, frames: object) -> list[_Frame]:
-    if not isinstance(frames, list) or not frames:
-        found = "missing" if frames is None else "empty" if frames == [] else "no list"
-        raise InputError(f"{file}: frames is {found}, expected a list of 1 or more")
-    read: list[_Frame] = []
-    seen: dict[str, int] = {}
-    for i, frame in enumerate(frames):
-        read.append(_read_frame(root, f"{file}: frame {i}", frame))
-        first = seen.setdefault(read[-1].name, i)
-        if first != i:
-            raise InputError(
-                f"{file}: frame {i} ({frame['file_path']}): has the image of frame {first},"
-                " expected another"
-            )
-    return read
-
-
-def _read_frame(root: pathlib.Path, where: str, frame: object) -> _Frame:
-    if not isinstance(frame, dict):
-        raise InputError(f"{where} is a {type(frame).__name__}, expected an object")
-    path = frame.get("file_path")
-    if not isinstance(path, str) or not path:
-        found = "missing" if path is None else repr(path)
-        raise InputError(f"{where}: file_path is {found}, expected a path")
-    where = f"{where} ({path})"
-    plain = posixpath.normpath(path)
-    if posixpath.isabs(plain) or plain.split("/")[0] in ("..", ".") or "\0" in plain:
-        raise InputError(f"{where}: file_path is {path!r}, expected a path inside the folder")
-    camera_to_world = _read_matrix(where, frame.get("transform_matrix"))
-    if has_suffix(plain, *SUFFIXES) and (root / plain).is_file():
-        return _Frame(posixpath.splitext(plain)[0], root / plain, camera_to_world)
-    file = root / f"{plain}.png"
-    if not file.is_file():
-        tried = root / plain if has_suffix(plain, *SUFFIXES) else file
-        raise InputError(f"{where}: no image {tried}, expected a file")
-    return _Frame(plain, file, camera_to_world)
-
-
-def _read_matrix(where: str, matrix: object) -> Float32[np.ndarray, "3 4"]:
-    if matrix is None:
-        raise InputError(f"{where}: transform_matrix is missing, expected 4 x 4 numbers")
-    rows = matrix if isinstance(matrix, list) else []
-    if len(rows) != 4 or not all(
-        isinstance(row, list) and len(row) == 4 and all(isinstance(value, float) for value in row)
-        for row in rows
-    ):
-        raise InputError(f"{where}: transform_matrix is not 4 x 4 numbers, expected those")
-    values_44 = np.array(rows, np.float64)
-    fault = pose_fault(values_44[:3])
-    if not fault and not np.abs(values_44[3] - [0, 0, 0, 1]).max() <= MATRIX_TOLERANCE:
-        fault = f"the matrix's last row is {values_44[3].tolist()}, expected 0 0 0 1"
-    if fault:
-        raise InputError(f"{where}: {fault}")
-    return values_44[:3].astype(np.float32)
-
-
-def _read_images(
-    file: pathlib.Path, frames: Sequence[_Frame], size: int | None
-) -> tuple[UInt8[np.ndarray, "N Y X C"], int]:
-    """The images of all frames, in their new size, and the width that they had."""
-    images: list[np.ndarray] = []
-    first: tuple[int, ...] = ()
-    for i, frame in enumerate(frames):
-        image = read_with_alpha(frame.file, f"{file}: frame {i}")
-        first = first or image.shape
-        if image.shape != first:
-            raise InputError(
-                f"{file}: frame {i}: {frame.file} has shape {list(image.shape)}, expected"
-                f" {list(first)} as {frames[0].file} has"
-            )
-        if size is not None and not size <= image.shape[0] == image.shape[1]:
-            raise InputError(
-                f"{frame.file}: an image of shape {list(image.shape)}, expected a square of"
-                f" {size} x {size} or more to shrink"
-            )
-        images.append(image if size is None else shrink(image, size))
-    return np.stack(images), first[1]
+    content = read_transforms(file)
+    angle = angle_of(str(file), content, "camera_angle_x")
+    if angle is None:
+        raise InputError(f"{file}: camera_angle_x is missing, expected an angle in (0, pi)")
+    where, names, photographs, poses = [], [], [], []
+    for i, frame in enumerate(frames_of(file, content)):
+        number = f"{file}: frame {i}"
+        plain = path_of(number, frame)
+        where.append(f"{number} ({frame['file_path']})")
+        poses.append(matrix_of(where[-1], frame.get("transform_matrix")))
+        name, image = image_of(root, where[-1], plain)
+        names.append(name)
+        photographs.append(Photograph(number, image))
+    refuse_same_images(where, names, range(len(names)))
+    pixels = read_photographs(photographs, size)
+    height, width = pixels.images.shape[1:3]
+    full_width = round(width / pixels.scale[0])
+    focal = 0.5 * full_width / math.tan(0.5 * angle)
+    middle = full_width / 2, height / pixels.scale[1] / 2
+    return Views(
+        tuple(names),
+        pixels.images,
+        np.stack(poses).astype(np.float32),
+        pinholes(len(names), focal, middle).scaled(*pixels.scale),
+    )
 
 
 def write_blender(folder: Path, scene: Scene) -> None:
@@ -226,63 +139,38 @@ def write_blender(folder: Path, scene: Scene) -> None:
         have one name, or a camera is none that the format can say: with fx = fy and the centre in
         the middle of the image.
     """
-    target = as_path(folder)
-    if is_remote(target):
-        raise InputError(f"{folder}, expected a local folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{folder}: is there and not empty, expected a new folder or an empty one")
-    _check_names(scene)
+    target = check_new_folder(folder)
+    check_view_names(scene)
     for part, views in scene.parts.items():
         _check_camera(f"{scene.name}, {part}", views)
-    with _replacing_folder(target) as temporary:
+    with replacing_folder(target) as temporary:
         for part, views in scene.parts.items():
             _write_part(temporary, FILES[part], views)
 
 
-@contextlib.contextmanager
-def _replacing_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder that takes the place of `target` when the block ends well, and else vanishes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.jaxgen.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_names(scene: Scene) -> None:
-    names = [name for views in scene.parts.values() for name in views.names]
-    for i, name in enumerate(names):
-        inside = name == posixpath.normpath(name) and name.split("/")[0] not in ("", "..", ".")
-        if not inside or "\0" in name or has_suffix(name, *SUFFIXES):
-            raise InputError(
-                f"{scene.name}: a view is named {name!r}, expected a path inside the folder,"
-                " without a suffix"
-            )
-        if name in names[:i]:
-            raise InputError(f"{scene.name}: two views are named {name}, expected different names")
-
-
 def _check_camera(where: str, views: Views) -> None:
     height, width = views.images.shape[1:3]
-    if not math.isclose(*views.focal) or views.centre != (width / 2, height / 2):
+    found, middle = views.intrinsics, (width / 2, height / 2)
+    equal = np.allclose(found.focal, found.focal[0, 0], rtol=1e-9)
+    if found.model not in ("PINHOLE", "SIMPLE_PINHOLE") or not (
+        equal and np.allclose(found.centre, middle, rtol=1e-9)
+    ):
         raise InputError(
-            f"{where}: focal and centre are {views.focal} and {views.centre}, expected equal focal"
-            f" lengths and the middle {(width / 2, height / 2)}, the only camera of the format"
+            f"{where}: {found.model} cameras with focal lengths {found.focal[0].tolist()} and the"
+            f" centre {found.centre[0].tolist()} of the first, expected pinholes with one focal"
+            f" length and the centre in the middle, {middle}, the only camera of the format"
         )
 
 
 def _write_part(folder: pathlib.Path, file_name: str, views: Views) -> None:
-    pil = import_pillow("writing images")
-    frames = []
-    for name, image, pose in zip(views.names, views.images, views.camera_to_world, strict=True):
-        file = folder / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pil.Image.fromarray(image).save(file)
-        matrix = [*pose.astype(float).tolist(), [0.0, 0.0, 0.0, 1.0]]
-        frames.append({"file_path": f"./{name}", "transform_matrix": matrix})
-    angle = 2 * math.atan(0.5 * views.images.shape[2] / views.focal[0])
+    write_images(folder, views)
+    frames = [
+        {
+            "file_path": f"./{name}",
+            "transform_matrix": [*pose.astype(float).tolist(), [0.0, 0.0, 0.0, 1.0]],
+        }
+        for name, pose in zip(views.names, views.camera_to_world, strict=True)
+    ]
+    angle = 2 * math.atan(0.5 * views.images.shape[2] / views.intrinsics.focal[0, 0])
     content = {"camera_angle_x": angle, "frames": frames}
     (folder / file_name).write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -5,22 +5,39 @@ import pathlib
 
 from jaxgen.data.archives import Path
 from jaxgen.data.images.resizing import check_size_and_channels
+from jaxgen.data.scenes import blender, colmap, llff, nerfstudio
 from jaxgen.data.scenes.analytic_scene import make_analytic_scene
-from jaxgen.data.scenes.blender import FILES, read_blender
+from jaxgen.data.scenes.recentring import recentred
 from jaxgen.data.scenes.views import Scene
 from jaxgen.errors import InputError
 
-ACCEPTED = f"'shapes', or a folder with {FILES['train']}"
+ACCEPTED = (
+    f"'shapes', or a folder with {blender.FILES['train']} (Blender), {nerfstudio.FILE}"
+    f" (nerfstudio, instant-ngp), {llff.FILE} (LLFF), or a model of COLMAP"
+)
 SHAPES_SIZE = 100
+NEAR, FAR, HALF = 0.05, 100.0, 1.0
+"""Of captures whose files do not say, where the farthest camera is at distance 1."""
 
 
-def load_scene(name: Path = "shapes", *, size: int | None = None) -> Scene:
+def load_scene(
+    name: Path = "shapes",
+    *,
+    size: int | None = None,
+    images: str | None = None,
+    skip_missing: bool = False,
+) -> Scene:
     """Reads or makes a scene.
 
     Args:
-      name: "shapes" (`make_analytic_scene`, needs no download), or a folder in the format of
-        NeRF's Blender scenes (`read_blender`).
-      size: Y and X of the images. None is 100 for "shapes", and their own for images in files.
+      name: "shapes" (`make_analytic_scene`, needs no download), or a folder: NeRF's Blender scenes
+        (`read_blender`); or captures of nerfstudio and instant-ngp (`read_nerfstudio`), LLFF
+        (`read_llff`) or COLMAP (`read_colmap`), which are recentred, so that the farthest camera is
+        at distance 1, and of which every eighth image is for tests.
+      size: What the longer side of images shrinks to. None is 100 for "shapes", and their own for
+        images in files.
+      images: The folder of photographs of LLFF or COLMAP, where it is not the usual one.
+      skip_missing: Whether frames of nerfstudio and COLMAP whose image is missing are left out.
 
     Raises:
       FileNotFoundError: There is no such path.
@@ -30,9 +47,24 @@ def load_scene(name: Path = "shapes", *, size: int | None = None) -> Scene:
     check_size_and_channels(size, None)
     if name == "shapes":
         return make_analytic_scene(SHAPES_SIZE if size is None else size)
+    folder = pathlib.Path(name)
+    if folder.suffix == ".json" and folder.is_file():
+        scene = nerfstudio.read_nerfstudio(name, size=size, skip_missing=skip_missing)
+        return recentred(scene, NEAR, FAR, HALF)
     if not os.path.isdir(name):
         fault = "not a folder" if os.path.exists(name) else "no such scene or folder"
         raise FileNotFoundError(f"{name}: {fault}; scenes are {ACCEPTED}")
-    if not (pathlib.Path(name) / FILES["train"]).exists():
-        raise InputError(f"{name}: no {FILES['train']} in it; scenes are {ACCEPTED}")
-    return read_blender(name, size=size)
+    if (folder / blender.FILES["train"]).exists():
+        return blender.read_blender(name, size=size)
+    if (folder / nerfstudio.FILE).exists():
+        scene = nerfstudio.read_nerfstudio(name, size=size, skip_missing=skip_missing)
+        return recentred(scene, NEAR, FAR, HALF)
+    if (folder / llff.FILE).exists():
+        return llff.recentred_capture(llff.read_llff(name, size=size, images=images))
+    if colmap.find_model(name) is not None:
+        scene = colmap.read_colmap(name, images=images, size=size, skip_missing=skip_missing)
+        return recentred(scene, NEAR, FAR, HALF)
+    raise InputError(
+        f"{name}: none of {blender.FILES['train']}, {nerfstudio.FILE}, {llff.FILE} and a model of"
+        f" COLMAP is in it; scenes are {ACCEPTED}"
+    )

@@ -1,23 +1,29 @@
 """Photographs of one scene from known places: `Views` of one part, and a `Scene` of all parts.
 
 A camera has the axes of OpenGL: x to the right of the image, y up, z back, away from what is seen.
-Its matrix takes them to the world: a camera at o = c2w[:, 3] sees, at the point (x, y) of its
-image,
+Its matrix takes them to the world: a pinhole camera at o = c2w[:, 3] sees, at the point (x, y) of
+its image,
 
     o + t R (x' , -y', -1) / |(x', -y', -1)|,    x' = (x - cx) / fx,  y' = (y - cy) / fy,
 
-with R = c2w[:, :3] and t the distance along the ray. Points of an image are counted in pixels from
-its upper left corner, so the pixel in column i and row j has its centre at (i + .5, j + .5), and
-the middle of an image of width W is W / 2.
+with R = c2w[:, :3] and t the distance along the ray; of other models see `jaxgen.nerf.projection`.
+Points of an image are counted in pixels from its upper left corner, so the pixel in column i and
+row j has its centre at (i + .5, j + .5), and the middle of an image of width W is W / 2.
+
+A scene may be moved, turned and scaled to be modelled (`jaxgen.data.scenes.recentring`). How is
+kept beside it, so that what is made of it can leave in the units of its files.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 
+from jaxgen.data.scenes.intrinsics import Intrinsics, intrinsics_fault
+from jaxgen.data.scenes.similarity import IDENTITY, Similarity
 from jaxgen.data.text.corpus import PARTS
 from jaxgen.errors import InputError
 
@@ -29,27 +35,46 @@ Corner = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Photographs of one size by one kind of camera; checked where a `Scene` takes them.
+    """Photographs of one size by cameras of one model; checked where a `Scene` takes them.
 
     Attributes:
       names: What the views are called, [N], often paths of files without a suffix.
       images: uint8 [N, Y, X, C], C = 3 (red, green, blue) or 4 (with straight alpha).
       camera_to_world: float32 [N, 3, 4], a rotation and the camera's place, in world units.
-      focal: (fx, fy), in pixels.
-      centre: (cx, cy), where the optical axis meets the image, in pixels.
-      depth: float32 [N, Y, X], the distance along the ray through each pixel's centre, in world
-        units; inf where the ray meets nothing. Or None.
+      intrinsics: of the N cameras.
+      depth: float32 [N, Y, X], distances of what is seen at each pixel's centre, in world units;
+        inf where there is nothing, nan where it is not known. Or None.
       normals: float32 [N, Y, X, 3], the unit normal of the surface there, in axes of the world;
         zero where the ray meets nothing. Or None.
+      masks: bool [N, Y, X], whether a pixel counts. None: all do.
+      depth_along: what depth is measured along: the pixel's "ray", or the camera's "axis".
     """
 
     names: tuple[str, ...]
     images: UInt8[np.ndarray, "N Y X C"]
     camera_to_world: Float32[np.ndarray, "N 3 4"]
-    focal: tuple[float, float]
-    centre: tuple[float, float]
+    intrinsics: Intrinsics
     depth: Float32[np.ndarray, "N Y X"] | None = None
     normals: Float32[np.ndarray, "N Y X 3"] | None = None
+    masks: Bool[np.ndarray, "N Y X"] | None = None
+    depth_along: Literal["ray", "axis"] = "ray"
+
+    def take(self, index: Sequence[int]) -> "Views":
+        """Some of the views."""
+        some = list(index)
+        depth, normals, masks = (
+            None if x is None else x[some] for x in (self.depth, self.normals, self.masks)
+        )
+        return Views(
+            tuple(self.names[i] for i in some),
+            self.images[some],
+            self.camera_to_world[some],
+            self.intrinsics.take(some),
+            depth,
+            normals,
+            masks,
+            self.depth_along,
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,6 +90,8 @@ class Scene:
       near: The distance from a camera at which its rays begin, in world units.
       far: The distance at which they end.
       box: The low and the high corner of what is to be modelled, in world units.
+      to_files: From this world to that of the files that the scene comes from.
+      bounded: Whether all that is seen is in the box; else the box holds the middle of it.
 
     Raises:
       InputError: Of the parts, arrays or numbers one cannot be used; the message names the scene,
@@ -76,6 +103,8 @@ class Scene:
     near: float
     far: float
     box: tuple[Corner, Corner]
+    to_files: Similarity = IDENTITY
+    bounded: bool = True
 
     def __post_init__(self):
         if not 0 <= self.near < self.far < math.inf:
@@ -103,14 +132,15 @@ class Scene:
         return self.parts[name]
 
     def describe(self) -> str:
-        """Name, sizes, focal length, distances and box on one line, for a log."""
+        """Name, sizes, cameras, distances and box on one line, for a log."""
         parts = ", ".join(f"{name} {len(views):,}" for name, views in self.parts.items())
         train = self.parts["train"]
         shape = "x".join(map(str, train.images.shape[1:]))
         low, high = ("(" + ", ".join(f"{c:g}" for c in corner) + ")" for corner in self.box)
         return (
-            f"{self.name}: {sum(map(len, self.parts.values())):,} views of {shape} ({parts}), focal"
-            f" {train.focal[0]:.1f}, distances {self.near:g} to {self.far:g}, box {low} to {high}"
+            f"{self.name}: {sum(map(len, self.parts.values())):,} views of {shape} ({parts}),"
+            f" {train.intrinsics.model} with focal {train.intrinsics.focal[0, 0]:.1f}, distances"
+            f" {self.near:g} to {self.far:g}, box {low} to {high}"
         )
 
 
@@ -181,16 +211,30 @@ def _check_views(where: str, views: Views) -> None:
     _check_array(where, "camera_to_world", views.camera_to_world, (shape[0], 3, 4))
     _check_array(where, "depth", views.depth, shape[:3])
     _check_array(where, "normals", views.normals, (*shape[:3], 3))
-    if not all(0 < f < math.inf for f in views.focal):
-        raise InputError(f"{where}: focal is {views.focal}, expected finite numbers > 0")
-    if not all(map(math.isfinite, views.centre)):
-        raise InputError(f"{where}: centre is {views.centre}, expected finite numbers")
+    if len(views.intrinsics) != len(views):
+        raise InputError(
+            f"{where}: intrinsics of {len(views.intrinsics)} cameras, expected {len(views)}"
+        )
+    _check_masks(where, views)
     for i, name in enumerate(views.names):
-        fault = pose_fault(views.camera_to_world[i])
-        if not fault and views.depth is not None and not (views.depth[i] > 0).all():
-            fault = "depth is 0 or less, or nan, expected distances > 0, inf where nothing is"
+        fault = pose_fault(views.camera_to_world[i]) or intrinsics_fault(views.intrinsics, i)
+        if not fault and views.depth is not None and (views.depth[i] <= 0).any():
+            fault = (
+                "depth is 0 or less, expected distances > 0, inf where nothing is, nan where it is"
+                " not known"
+            )
+        if not fault and views.masks is not None and not views.masks[i].any():
+            fault = "the mask leaves no pixel, expected some that count"
         if fault:
             raise InputError(f"{where}: view {i} ({name}): {fault}")
+
+
+def _check_masks(where: str, views: Views) -> None:
+    masks, shape = views.masks, views.images.shape[:3]
+    if masks is not None and (masks.dtype != bool or masks.shape != shape):
+        raise InputError(
+            f"{where}: masks are {masks.dtype} {list(masks.shape)}, expected bool {list(shape)}"
+        )
 
 
 def _check_names(where: str, views: Views) -> None:

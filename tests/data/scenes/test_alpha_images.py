@@ -9,7 +9,7 @@ import pytest
 from image_files import random_images, write_image
 from PIL import Image
 
-from jaxgen.data.scenes.alpha_images import read_with_alpha, shrink
+from jaxgen.data.scenes.alpha_images import read_with_alpha, shrink, shrunk_size
 from jaxgen.errors import InputError
 
 COLOUR = random_images(6, 9, 4)
@@ -80,7 +80,7 @@ def test_damaged_files_are_named(tmp_path):
 def test_whole_factors_average_what_is_seen(size):
     """Composites over any background shrink as the image does, but for the rounding of bytes."""
     image = random_images(24, 24, 4)
-    small, factor = shrink(image, size), 24 // size
+    small, factor = shrink(image, (size, size)), 24 // size
     assert small.dtype == np.uint8
     means = premultiplied(image).reshape(size, factor, size, factor, 4).mean((1, 3))
     np.testing.assert_allclose(small[..., 3], means[..., 3], atol=0.5)
@@ -88,7 +88,7 @@ def test_whole_factors_average_what_is_seen(size):
     np.testing.assert_allclose(small[..., :3], colors, atol=0.5 + 1e-9)
     plain = image[..., :3]
     means = plain.astype(float).reshape(size, factor, size, factor, 3).mean((1, 3))
-    np.testing.assert_allclose(shrink(plain, size), means, atol=0.5)
+    np.testing.assert_allclose(shrink(plain, (size, size)), means, atol=0.5)
 
 
 @pytest.mark.parametrize("size", [5, 7, 16, 23])
@@ -97,7 +97,7 @@ def test_other_factors_average_areas(size):
     image = random_images(24, 24, 4)
     fine = image.repeat(size, 0).repeat(size, 1)
     means = premultiplied(fine).reshape(size, 24, size, 24, 4).mean((1, 3))
-    small = shrink(image, size)
+    small = shrink(image, (size, size))
     np.testing.assert_allclose(small[..., 3], means[..., 3], atol=0.5 + 1e-9)
     np.testing.assert_allclose(
         small[..., :3], means[..., :3] * 255 / means[..., 3:], atol=0.5 + 1e-9
@@ -108,12 +108,36 @@ def test_what_is_transparent_has_no_part_in_colours():
     image = np.zeros((6, 6, 4), np.uint8)
     image[..., :3] = 255, 0, 0
     image[::2, :, :] = 10, 200, 30, 255
-    np.testing.assert_array_equal(shrink(image, 6), image)
+    np.testing.assert_array_equal(shrink(image, (6, 6)), image)
     for size in (3, 1, 2, 4):
-        small = shrink(image, size)
+        small = shrink(image, (size, size))
         seen = small[..., 3] > 0
         np.testing.assert_array_equal(
             small[seen][:, :3], np.broadcast_to([10, 200, 30], (seen.sum(), 3))
         )
-    assert (shrink(image, 3)[..., 3] == 128).all()  # of 127.5
-    np.testing.assert_array_equal(shrink(image[1::2, :3], 1), np.zeros((1, 1, 4)))
+    assert (shrink(image, (3, 3))[..., 3] == 128).all()  # of 127.5
+    np.testing.assert_array_equal(shrink(image[1::2, :3], (1, 1)), np.zeros((1, 1, 4)))
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (4, 5), (7, 9), (9, 12)])
+def test_sides_shrink_by_their_own_factors(shape):
+    """Against whole factors, and one row and one column at a time."""
+    image = random_images(9, 12, 4)
+    image[..., 3] |= 1
+    fine = image.repeat(shape[0], 0).repeat(shape[1], 1)
+    means = premultiplied(fine).reshape(shape[0], 9, shape[1], 12, 4).mean((1, 3))
+    small = shrink(image, shape)
+    assert small.shape == (*shape, 4)
+    np.testing.assert_allclose(small[..., 3], means[..., 3], atol=0.5 + 1e-9)
+    np.testing.assert_allclose(
+        small[..., :3], means[..., :3] * 255 / means[..., 3:], atol=0.5 + 1e-9
+    )
+
+
+def test_the_longer_side_becomes_the_size():
+    sizes = [(480, 640, 320), (640, 480, 320), (3, 1000, 10), (5, 5, 5), (378, 504, 100)]
+    found = [shrunk_size(*size) for size in sizes]
+    assert found == [(240, 320), (320, 240), (1, 10), (5, 5), (75, 100)]
+    assert shrunk_size(7, 9, None) == (7, 9)
+    with pytest.raises(InputError, match=r"^an image of 7 x 9 pixels, expected 10 or more on its"):
+        shrunk_size(7, 9, 10)

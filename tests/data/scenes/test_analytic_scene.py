@@ -39,7 +39,7 @@ def nearest(points: np.ndarray) -> np.ndarray:
 def rays(views) -> tuple[np.ndarray, np.ndarray]:
     """Origins and unit directions [N, Y, X, 3] by the formula of the module `views`."""
     y, x = np.indices(views.images.shape[1:3]) + 0.5
-    (fx, fy), (cx, cy) = views.focal, views.centre
+    (fx, fy), (cx, cy) = views.intrinsics.focal[0], views.intrinsics.centre[0]
     local = np.stack([(x - cx) / fx, -(y - cy) / fy, -np.ones_like(x)], -1)
     local /= np.linalg.norm(local, axis=-1, keepdims=True)
     poses = views.camera_to_world.astype(float)
@@ -145,7 +145,7 @@ def test_alpha_is_the_share_of_rays_that_hit(scene):
 def test_pixels_are_means_of_smaller_ones():
     """Three times the size has the rays of this size, through the middles of its pixels."""
     small, large = (make_analytic_scene(s, (1, 0, 0)).parts["train"] for s in (20, 60))
-    np.testing.assert_allclose(large.focal, np.multiply(small.focal, 3), rtol=1e-14)
+    np.testing.assert_allclose(large.intrinsics.focal, 3 * small.intrinsics.focal, rtol=1e-14)
     middle = large.depth[0, 1::3, 1::3]
     np.testing.assert_allclose(small.depth[0], middle, rtol=1e-6)
     hits = np.isfinite(large.depth[0]).reshape(20, 3, 20, 3).mean((1, 3))

@@ -12,6 +12,7 @@ from image_files import random_images, write_image
 from jaxgen.data.scenes import blender
 from jaxgen.data.scenes.alpha_images import shrink
 from jaxgen.data.scenes.blender import FILES, read_blender, write_blender
+from jaxgen.data.scenes.intrinsics import pinholes
 from jaxgen.data.scenes.views import Scene, Views, over_background
 from jaxgen.errors import InputError
 
@@ -30,9 +31,8 @@ def random_scene(channels: int = 4, sizes=(3, 2, 2)) -> Scene:
         poses = np.concatenate([rotations(count, i), places], -1).astype(np.float32)
         images, names = random_images(count, 6, 8, channels, seed=i), range(count)
         focal = 0.5 * 8 / math.tan(0.5 * ANGLE)
-        parts[part] = Views(
-            tuple(f"{part}/r_{n}" for n in names), images, poses, (focal, focal), (4.0, 3.0)
-        )
+        lens = pinholes(count, focal, (4.0, 3.0))
+        parts[part] = Views(tuple(f"{part}/r_{n}" for n in names), images, poses, lens)
     return Scene("random", parts, 2.0, 6.0, blender.BOX)
 
 
@@ -40,8 +40,9 @@ def assert_same(left: Views, right: Views) -> None:
     assert left.names == right.names
     np.testing.assert_array_equal(left.images, right.images)
     np.testing.assert_array_equal(left.camera_to_world, right.camera_to_world)
-    np.testing.assert_allclose(left.focal, right.focal, rtol=1e-14)
-    assert left.centre == right.centre
+    np.testing.assert_allclose(left.intrinsics.focal, right.intrinsics.focal, rtol=1e-14)
+    np.testing.assert_array_equal(left.intrinsics.centre, right.intrinsics.centre)
+    assert left.intrinsics.model == right.intrinsics.model == "PINHOLE"
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -100,22 +101,27 @@ def test_sizes(tmp_path):
     square = replace(
         scene.parts["train"],
         images=random_images(3, 12, 12, 4),
-        centre=(6.0, 6.0),
-        focal=(15.0,) * 2,
+        intrinsics=pinholes(3, 15.0, (6.0, 6.0)),
     )
     write_blender(tmp_path / "s", replace(scene, parts={"train": square}))
     for size in (12, 4, 5):
         train = read_blender(tmp_path / "s", size=size, parts=["train"]).parts["train"]
-        np.testing.assert_array_equal(train.images, [shrink(i, size) for i in square.images])
-        np.testing.assert_allclose(train.focal, 15 * size / 12, rtol=1e-14)
-        assert train.centre == (size / 2, size / 2)
-    with pytest.raises(InputError, match=r"r_0\.png: an image of shape \[12, 12, 4\], .* 13 x 13"):
+        np.testing.assert_array_equal(
+            train.images, [shrink(i, (size, size)) for i in square.images]
+        )
+        np.testing.assert_allclose(train.intrinsics.focal, 15 * size / 12, rtol=1e-14)
+        np.testing.assert_allclose(train.intrinsics.centre, size / 2, rtol=1e-14)
+    with pytest.raises(InputError, match=r"r_0\.png: an image of 12 x 12 pixels, expected 13 or"):
         read_blender(tmp_path / "s", size=13, parts=["train"])
     with pytest.raises(InputError, match=r"size is 0"):
         read_blender(tmp_path / "s", size=0)
     write_blender(tmp_path / "wide", scene)
-    with pytest.raises(InputError, match=r"r_0\.png: .*\[6, 8, 4\], expected a square of 2 x 2"):
-        read_blender(tmp_path / "wide", size=2)
+    wide = read_blender(tmp_path / "wide", size=5, parts=["train"]).parts["train"]
+    images = scene.parts["train"].images
+    np.testing.assert_array_equal(wide.images, [shrink(image, (4, 5)) for image in images])
+    whole = scene.parts["train"].intrinsics.focal[0, 0]
+    np.testing.assert_allclose(wide.intrinsics.focal[0], (whole * 5 / 8, whole * 4 / 6), rtol=1e-14)
+    np.testing.assert_allclose(wide.intrinsics.centre, [(2.5, 2)] * 3, rtol=1e-14)
 
 
 def refuse(folder: pathlib.Path, content: object, message: str) -> None:
@@ -223,10 +229,17 @@ def test_faults_of_what_is_to_be_written(tmp_path):
     scene = random_scene()
     train = scene.parts["train"]
     cases = [
-        ({"focal": (5.0, 6.0)}, r"random, train: focal and centre are \(5\.0, 6\.0\)"),
         (
-            {"centre": (4.0, 4.0)},
-            r"random, train: focal and centre are .*the middle \(4\.0, 3\.0\)",
+            {"intrinsics": pinholes(3, (5.0, 6.0), (4.0, 3.0))},
+            r"random, train: PINHOLE cameras with focal lengths \[5\.0, 6\.0\] and the centre",
+        ),
+        (
+            {"intrinsics": pinholes(3, 5.0, (4.0, 4.0))},
+            r"random, train: PINHOLE cameras .* centre \[4\.0, 4\.0\] .*the middle, \(4\.0, 3\.0\)",
+        ),
+        (
+            {"intrinsics": replace(pinholes(3, 5.0, (4.0, 3.0)), model="SIMPLE_FISHEYE")},
+            r"random, train: SIMPLE_FISHEYE cameras .*expected pinholes with one focal length",
         ),
         ({"names": ("a", "b", "test/r_1")}, r"random: two views are named test/r_1"),
         *(
@@ -277,7 +290,7 @@ def test_lego(data_folder):
     places = train.camera_to_world[:, :, 3]
     np.testing.assert_allclose(np.linalg.norm(places, axis=1), 4.0311, atol=1e-4)
     with np.load(folder / "lego_tiny_100x100_derived.npz") as tiny:
-        np.testing.assert_allclose(train.focal, tiny["focal"], rtol=1e-12)
+        np.testing.assert_allclose(train.intrinsics.focal, tiny["focal"], rtol=1e-12)
         np.testing.assert_allclose(train.camera_to_world, tiny["poses"][:100, :3], atol=1e-6)
         # Theirs are averages over black, rounded; ours are rounded as colours and as alpha.
         error = np.abs(over_background(train.images, 0.0) - tiny["images"][:100])
@@ -288,5 +301,5 @@ def test_lego(data_folder):
 def test_lego_in_full(data_folder):
     test = read_blender(data_folder / "nerf_lego", parts=["train", "test"]).parts["test"]
     assert test.images.shape == (25, 400, 400, 4)
-    np.testing.assert_allclose(test.focal, 555.5555, atol=1e-4)
-    assert test.centre == (200.0, 200.0)
+    np.testing.assert_allclose(test.intrinsics.focal, 555.5555, atol=1e-4)
+    np.testing.assert_array_equal(test.intrinsics.centre, [(200.0, 200.0)] * 25)

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from captures import random_scene
 
 from jaxgen.data.scenes.analytic_scene import make_analytic_scene
 from jaxgen.data.scenes.blender import write_blender
+from jaxgen.data.scenes.colmap import write_colmap
 from jaxgen.data.scenes.load_scene import load_scene
+from jaxgen.data.scenes.nerfstudio import write_nerfstudio
 from jaxgen.errors import InputError
 
 
@@ -21,8 +24,35 @@ def test_by_name_and_by_folder(tmp_path):
     for part, views in made.parts.items():
         np.testing.assert_array_equal(read.parts[part].images, views.images)
         np.testing.assert_array_equal(read.parts[part].camera_to_world, views.camera_to_world)
-        np.testing.assert_allclose(read.parts[part].focal, views.focal, rtol=1e-14)
+        np.testing.assert_allclose(
+            read.parts[part].intrinsics.focal, views.intrinsics.focal, rtol=1e-14
+        )
     assert load_scene(str(tmp_path / "s"), size=6).parts["test"].images.shape == (1, 6, 6, 4)
+
+
+def test_captures_are_recentred(tmp_path):
+    """By what is in the folder, and by the path of a file."""
+    scene = random_scene()
+    write_nerfstudio(tmp_path / "nerfstudio", scene)
+    write_colmap(tmp_path / "colmap", scene)
+    found = [load_scene(tmp_path / name, size=8) for name in ("nerfstudio", "colmap")]
+    found.append(load_scene(tmp_path / "nerfstudio" / "transforms.json", size=8))
+    for read in found:
+        assert (read.near, read.far, read.box) == (0.05, 100.0, ((-1.0,) * 3, (1.0,) * 3))
+        assert not read.bounded
+        places = np.concatenate([v.camera_to_world[:, :, 3] for v in read.parts.values()])
+        assert np.linalg.norm(places, axis=1).max() == pytest.approx(1, abs=1e-6)
+        for part, views in scene.parts.items():
+            assert read.parts[part].names == views.names
+            assert read.parts[part].images.shape[1:] == (6, 8, 3)
+            back = read.to_files.poses(read.parts[part].camera_to_world.astype(float))
+            np.testing.assert_allclose(back, views.camera_to_world, atol=2e-6)
+    # Parts that a file names stay; every eighth of those that are left is another one.
+    for name, file, left in (("nerfstudio", ".", 6), ("colmap", "images", 7)):
+        (tmp_path / name / file / "photos/003.png").unlink()
+        with pytest.raises(InputError, match=r"1 of 9 images are missing.*photos/003\.png$"):
+            load_scene(tmp_path / name)
+        assert len(load_scene(tmp_path / name, skip_missing=True).parts["train"]) == left
 
 
 def test_what_is_no_scene(tmp_path):
@@ -31,7 +61,9 @@ def test_what_is_no_scene(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileNotFoundError, match="file: not a folder; scenes are 'shapes', or a"):
         load_scene(tmp_path / "file")
-    with pytest.raises(InputError, match=r": no transforms_train\.json in it; scenes are 'shapes'"):
+    with pytest.raises(
+        InputError, match=r": none of transforms_train\.json, transforms\.json, poses_b"
+    ):
         load_scene(tmp_path)
     with pytest.raises(InputError, match="size is 0"):
         load_scene(size=0)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from image_files import random_images
 
+from jaxgen.data.scenes.intrinsics import Intrinsics, pinholes
 from jaxgen.data.scenes.views import Scene, Views, over_background, pose_fault
 from jaxgen.errors import InputError
 
 BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 POSES = np.tile(np.eye(3, 4, dtype=np.float32), (2, 1, 1))
-VIEWS = Views(("a", "b"), random_images(2, 4, 5, 4), POSES, (6.0, 6.0), (2.5, 2.0))
+VIEWS = Views(("a", "b"), random_images(2, 4, 5, 4), POSES, pinholes(2, 6.0, (2.5, 2.0)))
 
 
 def test_a_scene_has_parts_and_a_line():
@@ -20,11 +21,31 @@ def test_a_scene_has_parts_and_a_line():
     assert len(scene.part("test")) == 2
     assert scene.part("test").names == ("c", "d")
     assert scene.describe() == (
-        "s: 4 views of 4x5x4 (train 2, test 2), focal 6.0, distances 2 to 6,"
+        "s: 4 views of 4x5x4 (train 2, test 2), PINHOLE with focal 6.0, distances 2 to 6,"
         " box (-1, -1, -1) to (1, 1, 1)"
     )
     with pytest.raises(InputError, match=r"^s: no part validation, only train, test$"):
         scene.part("validation")
+
+
+def lens(focal=((6.0, 6.0),) * 2, centre=((2.5, 2.0),) * 2, distortion=((), ())) -> dict:
+    if distortion != ((), ()):
+        distortion = [row or [0.0] for row in distortion]
+    arrays = (np.array(x, float).reshape(2, -1) for x in (focal, centre, distortion))
+    return {"intrinsics": Intrinsics(*arrays)}
+
+
+def test_some_of_the_views():
+    depth = np.arange(1, 41, dtype=np.float32).reshape(2, 4, 5)
+    views = replace(
+        VIEWS, depth=depth, masks=depth > 3, depth_along="axis", **lens([[5, 6], [7, 8]])
+    )
+    taken = views.take([1])
+    assert (taken.names, taken.depth_along, taken.normals) == (("b",), "axis", None)
+    np.testing.assert_array_equal(taken.intrinsics.focal, [[7, 8]])
+    np.testing.assert_array_equal(taken.depth, depth[1:])
+    np.testing.assert_array_equal(taken.masks, depth[1:] > 3)
+    assert len(views.take([1, 0]).intrinsics) == 2
 
 
 def test_faults_of_views_name_scene_part_and_view():
@@ -33,6 +54,7 @@ def test_faults_of_views_name_scene_part_and_view():
     depth, normals = np.ones((2, 4, 5), np.float32), np.zeros((2, 4, 5, 3), np.float32)
     not_positive = depth.copy()
     not_positive[1, 2, 2] = 0
+    black = np.arange(2)[:, None, None] == np.zeros((2, 4, 5))
     cases = [
         ({"camera_to_world": turned}, r"view 1 \(b\): the camera's axes are 0\.1 from orthonormal"),
         ({"camera_to_world": mirrored}, r"view 1 \(b\): .*determinant -1, expected a rotation"),
@@ -42,9 +64,20 @@ def test_faults_of_views_name_scene_part_and_view():
             r"camera_to_world is float32 \[1, 3, 4\], expected .*\[2,",
         ),
         ({"camera_to_world": POSES.astype(float)}, r"camera_to_world is float64 \[2, 3, 4\]"),
-        ({"focal": (6.0, 0.0)}, r"focal is \(6\.0, 0\.0\), expected finite numbers > 0"),
-        ({"focal": (math.nan, 6.0)}, "focal is"),
-        ({"centre": (math.inf, 6.0)}, r"centre is \(inf, 6\.0\)"),
+        (
+            lens([[6.0, 6.0], [6.0, 0.0]]),
+            r"view 1 \(b\): focal is \[6\.0, 0\.0\], expected numbers >",
+        ),
+        (lens([[math.nan, 6.0]] * 2), r"view 0 \(a\): focal is \[nan, 6\.0\], expected finite"),
+        (
+            lens(centre=[[math.inf, 6.0]] * 2),
+            r"view 0 \(a\): centre is \[inf, 6\.0\], expected fin",
+        ),
+        (lens(distortion=[[], [math.nan]]), r"view 1 \(b\): distortion is \[nan\], expected fin"),
+        ({"intrinsics": pinholes(3, 6.0, (2.5, 2.0))}, r"intrinsics of 3 cameras, expected 2"),
+        ({"masks": black}, r"view 1 \(b\): the mask leaves no pixel, expected some that count"),
+        ({"masks": black[:, 1:]}, r"masks are bool \[2, 3, 5\], expected bool \[2, 4, 5\]"),
+        ({"masks": depth}, r"masks are float32 \[2, 4, 5\], expected bool"),
         ({"images": VIEWS.images[:0]}, r"no views, expected 1 or more"),
         ({"images": VIEWS.images[..., :2]}, r"images are uint8 \[2, 4, 5, 2\], expected uint8"),
         ({"images": VIEWS.images / 255}, r"images are float64"),
@@ -53,14 +86,18 @@ def test_faults_of_views_name_scene_part_and_view():
         ({"names": ("a", "a")}, r"two views are named a, expected different names"),
         ({"depth": depth[:, 1:]}, r"depth is float32 \[2, 3, 5\], expected float32 \[2, 4, 5\]"),
         ({"depth": not_positive}, r"view 1 \(b\): depth is 0 or less"),
-        ({"depth": depth * np.nan}, r"view 0 \(a\): depth is 0 or less, or nan"),
+        ({"depth": -depth}, r"view 0 \(a\): depth is 0 or less, expected distances > 0, inf where"),
         ({"normals": normals[..., 0]}, r"normals is float32 \[2, 4, 5\]"),
     ]
     for changes, message in cases:
         with pytest.raises(InputError, match=r"^s, test: " + message) as error:
             Scene("s", {"train": VIEWS, "test": replace(VIEWS, **changes)}, 2.0, 6.0, BOX)
         assert "\n" not in str(error.value)
-    Scene("s", {"train": replace(VIEWS, depth=depth * np.inf, normals=normals)}, 0, 6.0, BOX)
+    for unknown in (np.inf, np.nan):
+        views = replace(
+            VIEWS, depth=depth * np.float32(unknown), normals=normals, masks=black | True
+        )
+        Scene("s", {"train": views}, 0, 6.0, BOX)
 
 
 def test_faults_of_a_scene():

@@ -1,0 +1,50 @@
+"""Similarities of space, ``x -> scale rotation x + translation``: what scenes are recentred by."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """A change of scale, axes and origin.
+
+    Attributes:
+      scale: > 0.
+      rotation: [3, 3].
+      translation: [3].
+    """
+
+    scale: float
+    rotation: Float[np.ndarray, "3 3"]
+    translation: Float[np.ndarray, "3"]
+
+    def points(self, x: Float[np.ndarray, "*B 3"]) -> Float[np.ndarray, "*B 3"]:
+        """Points, in the new world."""
+        return self.scale * np.asarray(x) @ self.rotation.T + self.translation
+
+    def directions(self, n: Float[np.ndarray, "*B 3"]) -> Float[np.ndarray, "*B 3"]:
+        """Directions (normals), of the same length."""
+        return np.asarray(n) @ self.rotation.T
+
+    def poses(self, camera_to_world: Float[np.ndarray, "N 3 4"]) -> Float[np.ndarray, "N 3 4"]:
+        """Cameras: turned and moved; lengths along their rays scale by ``scale``."""
+        turned = self.rotation @ camera_to_world[:, :, :3]
+        return np.concatenate([turned, self.points(camera_to_world[:, :, 3])[..., None]], axis=-1)
+
+    def inverse(self) -> "Similarity":
+        """The way back."""
+        back = self.rotation.T
+        return Similarity(1 / self.scale, back, -back @ self.translation / self.scale)
+
+    def after(self, first: "Similarity") -> "Similarity":
+        """``first``, then this one."""
+        return Similarity(
+            self.scale * first.scale,
+            self.rotation @ first.rotation,
+            self.points(first.translation),
+        )
+
+
+IDENTITY = Similarity(1.0, np.eye(3), np.zeros(3))
