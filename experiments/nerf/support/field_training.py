@@ -49,9 +49,9 @@ ANNEALED, SLOPE = 1000, 10
 DISTORTION, INTERLEVEL = 2e-3, 1.0
 """Weights of the losses on the samples of "nerfacto"."""
 OF_OTHER_FIELD = {
-    "ngp": ("width", "depth"),
+    "ngp": ("width", "depth", "proposal_samples"),
     "nerfacto": ("width", "depth", "coarse_samples"),
-    "nerf": ("levels", "features", "log2_table_size", "finest_resolution"),
+    "nerf": ("levels", "features", "log2_table_size", "finest_resolution", "proposal_samples"),
 }
 """Flags that have no meaning for a field."""
 
@@ -99,19 +99,24 @@ class FieldFlags:
     def __post_init__(self) -> None:
         if self.box is not None and self.box <= 0:
             raise InputError(f"box is {self.box}, expected a number > 0")
-        for name in OF_OTHER_FIELD.get(self.field or "", ()):
+        if self.field is not None:
+            self._check_flags(self.field)
+
+    def _check_flags(self, field: str) -> None:
+        for name in OF_OTHER_FIELD[field]:
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise InputError(
-                    f"{name} is {getattr(self, name)} with field {self.field!r}, which has none, "
-                    "expected the other field"
+                    f"{name} is {getattr(self, name)} with field {field!r}, which has none, "
+                    "expected another field"
                 )
 
     def config(self, scene: Scene) -> RadianceConfig:
         """The radiance field of a scene.
 
         Raises:
-          InputError: for sizes that make no field.
+          InputError: for sizes that make no field, or flags of another one.
         """
+        self._check_flags(self.chosen(scene))
         box = scene.box
         if self.box is not None:
             box = (-self.box,) * 3, (self.box,) * 3

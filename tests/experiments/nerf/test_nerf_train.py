@@ -85,6 +85,7 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(reference, tmp_path, mon
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
     results = ["--mesh-resolution", "0", "--orbit-side", "0"]
     assert run(["--workdir", tmp_path, *results], monkeypatch, "data=2,fsdp=2", 4) == 0
