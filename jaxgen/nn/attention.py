@@ -7,12 +7,15 @@ and softmax are float32 in every implementation.
 
 ==========  ==================================================================================
 plain       einsums, any backend; what the others are tested against
+heads       one head after the other, so that its logits stay in the cache; derivatives as plain; no
+            segment ids, bias or reach
 blocks      skips blocks of keys that share no segment with the queries (`block_attention`);
             no bias, no forward-mode derivatives
 cudnn       `jax.nn.dot_product_attention` with cuDNN's fused kernel: GPU, 16-bit types
 pallas      the flash-attention kernel that JAX ships for TPU
 auto        the fused one of the backend where it applies; on CPU "blocks" where there are segment
-            ids, no bias and 512 keys or more; otherwise plain
+            ids, no bias and 512 keys or more, "heads" where there is none of both and nothing is
+            sharded; otherwise plain
 ==========  ==================================================================================
 
 **Isolation.** Where keys are hidden, a number that is not finite stays among those who see it, in
@@ -35,11 +38,12 @@ from jaxgen.nn import attention_kernels
 from jaxgen.nn.block_attention import block_attention
 from jaxgen.nn.dense import Dense, Dtype, xavier
 from jaxgen.nn.norms import RMSNorm
+from jaxgen.nn.plain_attention import attention_by_heads, plain_attention
 from jaxgen.nn.rotary import rotate
 from jaxgen.nn.sequence_attention import over_sequence, to_context
 from jaxgen.nn.visibility import Reach, Segments, View, check_reach, visible
 
-Implementation = Literal["auto", "plain", "blocks", "cudnn", "pallas"]
+Implementation = Literal["auto", "plain", "heads", "blocks", "cudnn", "pallas"]
 
 Bias = Float[Array, "H L N"] | Float[Array, "B H L N"]
 
@@ -84,10 +88,16 @@ def attention(
     check_reach(reach, len(q_BLHK), q_BLHK.shape[1], k_BNHK.shape[1])
     if bias is not None and bias.ndim == 3:
         bias = bias[None]
-    hides = segments is not None
-    chosen = attention_kernels.choose(implementation, q_BLHK, k_BNHK, hides, bias is not None)
-    run = functools.partial(_run, chosen, segments=segments, bias_BHLN=bias, reach=reach)
     seen_BLN = visible(segments, reach)
+    chosen = attention_kernels.choose(
+        implementation,
+        q_BLHK,
+        k_BNHK,
+        has_segments=segments is not None,
+        has_bias=bias is not None,
+        hides=seen_BLN is not None,
+    )
+    run = functools.partial(_run, chosen, segments=segments, bias_BHLN=bias, reach=reach)
     if seen_BLN is None:
         return run(q_BLHK, k_BNHK, v_BNHK)
     return _isolated(run, q_BLHK, k_BNHK, v_BNHK, seen_BLN)
@@ -105,6 +115,8 @@ def _run(
     """Attention of finite numbers by one of the implementations."""
     if chosen == "plain":
         return plain_attention(q, k, v, segments, bias_BHLN, reach)
+    if chosen == "heads":
+        return attention_by_heads(q, k, v)
     if chosen == "cudnn":
         return attention_kernels.cudnn(q, k, v, visible(segments, reach), bias_BHLN)
     if chosen == "pallas":
@@ -142,37 +154,6 @@ def _isolated(
 def _is_sound(x_BLHK: Float[Array, "B L H K"]) -> Bool[Array, "B L"]:
     """Whether all numbers of a token are finite."""
     return jnp.isfinite(x_BLHK).all(axis=(2, 3))
-
-
-def plain_attention(
-    q_BLHK: Float[Array, "B L H K"],
-    k_BNHK: Float[Array, "B N H K"],
-    v_BNHK: Float[Array, "B N H K"],
-    segments: Segments | None = None,
-    bias_BHLN: Float[Array, "#B H L N"] | None = None,
-    reach: Reach | None = None,
-) -> Float[Array, "B L H K"]:
-    """`attention` by einsums, of finite numbers; arguments as there.
-
-    The weights are divided by their sum after they have met the values: K divisions for a query,
-    not N, and a pass less over [B, H, L, N] numbers, the slowest part of attention on CPU. A query
-    without any key gets the mean of all values.
-    """
-    scale = q_BLHK.shape[-1] ** -0.5
-    q_BHLK, k_BHNK, v_BHNK = (x.swapaxes(1, 2) for x in (q_BLHK * scale, k_BNHK, v_BNHK))
-    f32 = {"preferred_element_type": jnp.float32}
-    logits_BHLN = jnp.einsum("BHLK,BHNK->BHLN", q_BHLK, k_BHNK, **f32)
-    if bias_BHLN is not None:
-        logits_BHLN = logits_BHLN + bias_BHLN.astype(jnp.float32)
-    seen_BLN = visible(segments, reach)
-    if seen_BLN is not None:
-        logits_BHLN = jnp.where(seen_BLN[:, None], logits_BHLN, jnp.finfo(jnp.float32).min)
-    highest_BHL1 = jax.lax.stop_gradient(jnp.max(logits_BHLN, axis=-1, keepdims=True))
-    weights_BHLN = jnp.exp(logits_BHLN - highest_BHL1)
-    sums_BHL1 = jnp.sum(weights_BHLN, axis=-1, keepdims=True)
-    weights_BHLN = weights_BHLN.astype(v_BNHK.dtype)
-    seen_BHLK = jnp.einsum("BHLN,BHNK->BHLK", weights_BHLN, v_BHNK, **f32) / sums_BHL1
-    return seen_BHLK.astype(v_BNHK.dtype).swapaxes(1, 2)
 
 
 def _check_shapes(

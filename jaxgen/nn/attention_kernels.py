@@ -26,7 +26,7 @@ PALLAS_LENGTH = 512
 
 
 BLOCKS_LENGTH = 512
-"""Keys from which `auto` skips blocks on CPU."""
+"""Keys from which `auto` skips blocks on CPU, or takes one head after the other."""
 
 
 def choose(
@@ -35,8 +35,9 @@ def choose(
     k_BNHK: Array,
     has_segments: bool = False,
     has_bias: bool = False,
+    hides: bool = False,
 ) -> str:
-    """The implementation to use: "plain", "blocks", "cudnn" or "pallas".
+    """The implementation to use: "plain", "heads", "blocks", "cudnn" or "pallas".
 
     Args:
       implementation: one of these, which is then checked, or "auto".
@@ -44,18 +45,24 @@ def choose(
       k_BNHK: keys.
       has_segments: whether there are segment ids.
       has_bias: whether logits have a bias.
+      hides: whether any key is hidden from any query, by segment ids or otherwise.
 
     Raises:
       InputError: if an implementation was asked for where it cannot run.
     """
     if implementation == "blocks" and has_bias:
         raise InputError("attention implementation is 'blocks' with a bias, expected another")
-    if implementation in ("plain", "blocks"):
+    if implementation == "heads" and (has_bias or hides):
+        raise InputError(
+            "attention implementation is 'heads' with a bias, segment ids or a reach, expected "
+            "another"
+        )
+    if implementation in ("plain", "heads", "blocks"):
         return implementation
     if implementation not in ("auto", "cudnn", "pallas"):
         raise InputError(
             f"attention implementation is {implementation!r}, "
-            "expected 'auto', 'plain', 'blocks', 'cudnn' or 'pallas'"
+            "expected 'auto', 'plain', 'heads', 'blocks', 'cudnn' or 'pallas'"
         )
     backend = jax.default_backend()
     obstacles = {
@@ -73,9 +80,18 @@ def choose(
         return "cudnn"
     if obstacles["pallas"] is None and k_BNHK.shape[1] >= PALLAS_LENGTH:
         return "pallas"
-    if backend == "cpu" and has_segments and not has_bias and k_BNHK.shape[1] >= BLOCKS_LENGTH:
-        return "blocks"
+    if backend == "cpu" and not has_bias and k_BNHK.shape[1] >= BLOCKS_LENGTH:
+        if has_segments:
+            return "blocks"
+        if not hides and _is_alone():
+            return "heads"
     return "plain"
+
+
+def _is_alone() -> bool:
+    """Whether arrays are on one device: heads in turn would gather those of others."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
 
 
 def _cudnn_obstacle(backend: str, q: Array, k: Array) -> str | None:

@@ -11,7 +11,8 @@ from flax import linen as nn
 
 from jaxgen.errors import InputError
 from jaxgen.nn import CrossAttention, SelfAttention, attention, attention_kernels
-from jaxgen.nn.attention import plain_attention, split_parts
+from jaxgen.nn.attention import split_parts
+from jaxgen.nn.plain_attention import plain_attention
 from jaxgen.parallel import make_mesh
 
 B, L, N, H, K = 2, 6, 5, 3, 4
@@ -72,6 +73,31 @@ def test_it_agrees_with_jax():
     np.testing.assert_allclose(
         plain_attention(q, k, v), jax.nn.dot_product_attention(q, k, v), rtol=2e-5, atol=1e-6
     )
+
+
+def test_heads_in_turn_are_all_heads_at_once():
+    """Values and derivatives of both kinds; several lengths, half precision, one device alone."""
+    q, k, v = qkv()
+    heads = functools.partial(attention, implementation="heads")
+    for given in ((q, k, v), tuple(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))):
+        found, expected = heads(*given), attention(*given, implementation="plain")
+        assert found.dtype == expected.dtype
+        single = (np.asarray(x, np.float32) for x in (found, expected))
+        np.testing.assert_allclose(*single, rtol=1e-2 if found.dtype == jnp.bfloat16 else 1e-5)
+
+    def total(implementation, *given):
+        return jnp.sum(attention(*given, implementation=implementation) ** 2)
+
+    def derivatives(implementation):
+        of = functools.partial(total, implementation)
+        return jax.grad(of, (0, 1, 2))(q, k, v), jax.jvp(of, (q, k, v), (0.5 * q, v, k))
+
+    for a, b in zip(*(jax.tree.leaves(derivatives(x)) for x in ("heads", "plain")), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    long = jax.ShapeDtypeStruct((2, 512, 4, 8), jnp.float32)
+    for axes, devices, expected in (("data=8", 8, "plain"), ("data=1", 1, "heads")):
+        with jax.set_mesh(make_mesh(axes, jax.devices()[:devices])):
+            assert attention_kernels.choose("auto", long, long) == expected
 
 
 def test_packed_examples_do_not_see_each_other():
@@ -166,7 +192,13 @@ def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
         q = jax.ShapeDtypeStruct((2, length, 4, size), dtype)
         return attention_kernels.choose(asked, q, q, **options)
 
-    assert chosen("cpu") == "plain"
+    assert chosen("cpu") == "heads"
+    assert chosen("cpu", length=500) == "plain"
+    assert chosen("cpu", has_bias=True) == "plain"
+    assert chosen("cpu", hides=True) == "plain"
+    assert chosen("gpu", dtype=jnp.float32) == "plain"
+    with pytest.raises(InputError, match="'heads' with a bias, segment ids or a reach, expected"):
+        chosen("cpu", has_segments=True, hides=True, asked="heads")
     assert chosen("cpu", has_segments=True) == "blocks"
     assert chosen("cpu", has_segments=True, length=500) == "plain"
     assert chosen("cpu", has_segments=True, has_bias=True) == "plain"
@@ -184,7 +216,7 @@ def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
     assert chosen("tpu") == "pallas"
     assert chosen("tpu", length=64) == "plain"
     assert chosen("tpu", length=64, asked="pallas") == "pallas"
-    for asked in ("plain", "cudnn"):
+    for asked in ("plain", "heads", "cudnn"):
         assert chosen("gpu", asked=asked) == asked
     with pytest.raises(InputError, match="'cudnn' needs a head size that is a multiple of 8 up to"):
         chosen("gpu", size=12, asked="cudnn")
@@ -201,7 +233,7 @@ def test_auto_takes_the_fused_kernel_where_it_applies(monkeypatch):
     [
         ("cudnn", "implementation 'cudnn' needs a GPU, and this process runs on cpu"),
         ("pallas", "implementation 'pallas' needs a TPU, and this process runs on cpu"),
-        ("flash", "implementation is 'flash', expected 'auto', 'plain', 'blocks', 'cudnn'"),
+        ("flash", "implementation is 'flash', expected 'auto', 'plain', 'heads', 'blocks'"),
     ],
 )
 def test_an_implementation_that_is_not_here_is_refused(implementation, fault):
