@@ -43,8 +43,14 @@ def read_with_alpha(path: Path, where: str = "") -> UInt8[np.ndarray, "Y X C"]:
         return np.array(image.convert("RGBA") if clear else to_grey_or_rgb(image, 3))
 
 
-def shrunk_size(height: int, width: int, size: int | None) -> tuple[int, int]:
-    """Y and X of an image whose longer side becomes `size`, the other one rounded; None: as it is.
+def shrunk_size(height: int, width: int, size: int | None, where: str = "") -> tuple[int, int]:
+    """Y and X of an image whose longer side becomes `size`, the other one rounded.
+
+    Args:
+      height: Y of the image.
+      width: X of the image.
+      size: The new longer side. None: as it is.
+      where: What an error begins with.
 
     Raises:
       InputError: The longer side is smaller than that.
@@ -54,8 +60,8 @@ def shrunk_size(height: int, width: int, size: int | None) -> tuple[int, int]:
         return height, width
     if size > longer:
         raise InputError(
-            f"an image of {height} x {width} pixels, expected {size} or more on its longer side to"
-            " shrink"
+            f"{where}{': ' if where else ''}an image of {height} x {width} pixels, expected {size} or more on its longer"
+            " side to shrink"
         )
     return max(1, round(height * size / longer)), max(1, round(width * size / longer))
 

@@ -31,17 +31,15 @@ from jaxgen.data.scenes.intrinsics import (
     with_own_focals,
 )
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
-from jaxgen.data.scenes.photographs import Photograph, read_photographs
+from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_missing
 from jaxgen.data.scenes.transforms_file import path_of
-from jaxgen.data.scenes.views import Corner, Scene, Views
+from jaxgen.data.scenes.views import UNIT_BOX, WIDE_FAR, WIDE_NEAR, Corner, Scene, Views
 from jaxgen.data.scenes.written_images import check_view_names, write_images
 from jaxgen.errors import InputError
 
 BY_ID = {model.id: name for name, model in CAMERA_MODELS.items() if model.id is not None}
 PLACES = "", "sparse/0", "sparse", "colmap/sparse/0"
 """Where in a folder its model may be."""
-NEAR, FAR = 0.1, 100.0
-BOX: tuple[Corner, Corner] = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 NORM_TOLERANCE = 1e-3
 
 
@@ -132,9 +130,9 @@ def read_colmap(
     size: int | None = None,
     every: int = EVERY,
     skip_missing: bool = False,
-    near: float = NEAR,
-    far: float = FAR,
-    box: tuple[Corner, Corner] = BOX,
+    near: float = WIDE_NEAR,
+    far: float = WIDE_FAR,
+    box: tuple[Corner, Corner] = UNIT_BOX,
 ) -> Scene:
     """Reads a reconstruction and its photographs into memory, in the units of its files.
 
@@ -169,11 +167,7 @@ def read_colmap(
         path_of(f"{place}: image", {"name": image.name}, "name")
     chosen = [image for image in model.images if (photos / image.name).is_file()]
     missing = [image.name for image in model.images if not (photos / image.name).is_file()]
-    if missing and not (skip_missing and chosen):
-        raise InputError(
-            f"{place}: {len(missing)} of {len(model.images)} images are missing in {photos},"
-            " expected all of them, or the option to skip those that are: " + ", ".join(missing)
-        )
+    refuse_missing(str(place), missing, len(chosen), skip_missing, f" in {photos}")
     cameras = [model.cameras[image.camera] for image in chosen]
     pixels = read_photographs(
         [

@@ -28,7 +28,7 @@ from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes.held_out import EVERY, held_out_parts
 from jaxgen.data.scenes.intrinsics import Intrinsics, intrinsics_fault, join_intrinsics
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
-from jaxgen.data.scenes.photographs import Photograph, read_photographs
+from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_missing
 from jaxgen.data.scenes.transforms_file import (
     angle_of,
     frames_of,
@@ -39,14 +39,12 @@ from jaxgen.data.scenes.transforms_file import (
     read_transforms,
     refuse_same_images,
 )
-from jaxgen.data.scenes.views import Corner, Scene, Views
+from jaxgen.data.scenes.views import UNIT_BOX, WIDE_FAR, WIDE_NEAR, Corner, Scene, Views
 from jaxgen.data.scenes.written_images import check_view_names, write_images
 from jaxgen.errors import InputError
 
 FILE = "transforms.json"
 DEPTH_UNIT = 0.001
-NEAR, FAR = 0.1, 100.0
-BOX: tuple[Corner, Corner] = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 PART_KEYS = {"train": "train_filenames", "validation": "val_filenames", "test": "test_filenames"}
 INTRINSIC_KEYS = "fl_x", "fl_y", "camera_angle_x", "camera_angle_y"
 PERSPECTIVE = {"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"}
@@ -60,9 +58,9 @@ def read_nerfstudio(
     size: int | None = None,
     every: int = EVERY,
     skip_missing: bool = False,
-    near: float = NEAR,
-    far: float = FAR,
-    box: tuple[Corner, Corner] = BOX,
+    near: float = WIDE_NEAR,
+    far: float = WIDE_FAR,
+    box: tuple[Corner, Corner] = UNIT_BOX,
 ) -> Scene:
     """Reads a capture into memory, in the units of its file.
 
@@ -91,12 +89,7 @@ def read_nerfstudio(
         raise InputError(f"{folder}: no {FILE}, expected one")
     content = read_transforms(file)
     frames, missing = _with_images(file, frames_of(file, content))
-    if missing and not (skip_missing and frames):
-        listed = ", ".join(missing)
-        raise InputError(
-            f"{file}: {len(missing)} of {len(missing) + len(frames)} images are missing, expected"
-            f" all of them, or the option to skip those that are: {listed}"
-        )
+    refuse_missing(str(file), missing, len(frames), skip_missing)
     views = _read_views(file, content, frames, size)
     parts = _parts(file, content, views, frames, missing, every)
     return Scene(str(folder), parts, near, far, box)
@@ -136,18 +129,17 @@ def _read_views(
         names.append(name)
         poses.append(matrix_of(where, frame.get("transform_matrix")))
         told = {**content, **frame} if own[0] else content
-        shape = _stated_shape(where, told)
-        cameras.append((where, told, shape))
+        cameras.append((where, told))
         beside = [
             file.parent / path_of(where, frame, key) if frame.get(key) is not None else None
             for key in ("mask_path", "depth_file_path")
         ]
-        photographs.append(Photograph(where, image, shape, *beside))
+        photographs.append(Photograph(where, image, _stated_shape(where, told), *beside))
     refuse_same_images(places, names, [i for i, *_ in frames])
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     full = round(height / pixels.scale[1]), round(width / pixels.scale[0])
-    intrinsics = join_intrinsics([_camera(*camera[:2], full) for camera in cameras], str(file))
+    intrinsics = join_intrinsics([_camera(*camera, full) for camera in cameras], str(file))
     unit = number_of(str(file), content, "depth_unit_scale_factor")
     depth = pixels.depth
     return Views(

@@ -80,8 +80,8 @@ def read_photographs(photographs: Sequence[Photograph], size: int | None) -> Pix
         image = read_with_alpha(photograph.file, photograph.where)
         if not original:
             original = image.shape
-            with _naming(f"{photograph.where}: {photograph.file}"):
-                shape = shrunk_size(original[0], original[1], size)
+            where = f"{photograph.where}: {photograph.file}"
+            shape = shrunk_size(original[0], original[1], size, where)
         _check_shape(photograph, image.shape, original, first.file)
         images.append(shrink(image, shape))
         if photograph.mask is not None:
@@ -104,18 +104,23 @@ def read_photographs(photographs: Sequence[Photograph], size: int | None) -> Pix
     )
 
 
-class _naming:
-    """Puts where it happened before an error."""
+def refuse_missing(
+    where: str, missing: Sequence[str], found: int, skip: bool, place: str = ""
+) -> None:
+    """Raises InputError, with all their names, if images are missing and are not to be skipped.
 
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, InputError):
-            raise InputError(f"{self.where}: {error}") from error
+    Args:
+      where: What the error begins with.
+      missing: Images that are not there.
+      found: How many are; without any there is nothing left to read.
+      skip: Whether missing ones are left out.
+      place: Where they were looked for, as " in FOLDER", if that does not follow from `where`.
+    """
+    if missing and not (skip and found):
+        raise InputError(
+            f"{where}: {len(missing)} of {len(missing) + found} images are missing{place}, expected"
+            f" all of them, or the option to skip those that are: {', '.join(missing)}"
+        )
 
 
 def _check_shape(

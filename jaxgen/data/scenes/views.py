@@ -32,6 +32,10 @@ ROTATION_TOLERANCE = 1e-3
 
 Corner = tuple[float, float, float]
 
+WIDE_NEAR, WIDE_FAR = 0.1, 100.0
+UNIT_BOX: tuple[Corner, Corner] = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+"""Distances and box of captures whose files do not say."""
+
 
 @dataclass(frozen=True, eq=False)
 class Views:
