@@ -65,6 +65,11 @@ def test_neural_language_model(run_notebook):
     assert perplexity["network + Kneser-Ney"] < perplexity["interpolated trigram"]
 
 
+def check_executed_once(notebook):
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "executed once, from top to bottom"
+
+
 DIFFUSION_PICTURES = 12
 
 
@@ -81,8 +86,7 @@ def test_diffusion(run_notebook):
 def test_diffusion_as_committed():
     """What the prose says of the trained network is what the outputs beside it show."""
     notebook = read_notebook("diffusion")
-    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
-    assert counts == list(range(1, len(counts) + 1)), "executed once, from top to bottom"
+    check_executed_once(notebook)
     text = printed(notebook, pictures=DIFFUSION_PICTURES)
     check_formulas(text)
     check_devices(text)
@@ -108,8 +112,7 @@ def test_spacetime(run_notebook):
 def test_spacetime_as_committed():
     """What the prose says of the trained networks is what the outputs beside it show."""
     notebook = read_notebook("spacetime")
-    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
-    assert counts == list(range(1, len(counts) + 1)), "executed once, from top to bottom"
+    check_executed_once(notebook)
     text = printed(notebook, pictures=SPACETIME_PICTURES)
     check_videos(text)
     transform, trained = (

@@ -59,8 +59,9 @@ def shrunk_size(height: int, width: int, size: int | None, where: str = "") -> t
     if size is None or size == longer:
         return height, width
     if size > longer:
+        where = f"{where}: " if where else ""
         raise InputError(
-            f"{where}{': ' if where else ''}an image of {height} x {width} pixels, expected {size} or more on its longer"
+            f"{where}an image of {height} x {width} pixels, expected {size} or more on its longer"
             " side to shrink"
         )
     return max(1, round(height * size / longer)), max(1, round(width * size / longer))
