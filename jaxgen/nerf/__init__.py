@@ -22,6 +22,12 @@ from jaxgen.nerf.fields import (
     NeRFFieldConfig,
     contract,
 )
+from jaxgen.nerf.footprints import (
+    cylinder_moments,
+    frustum_gaussian,
+    frustum_moments,
+    lift_moments,
+)
 from jaxgen.nerf.hash_grid import HashGrid, HashGridConfig
 from jaxgen.nerf.ray_losses import distortion_loss, interlevel_loss
 from jaxgen.nerf.ray_samples import (
@@ -62,12 +68,16 @@ __all__ = [
     "check_box",
     "composite",
     "contract",
+    "cylinder_moments",
     "distortion_loss",
     "encode_position",
     "even_edges",
     "expected_depth",
+    "frustum_gaussian",
+    "frustum_moments",
     "interlevel_loss",
     "inverse_cdf",
+    "lift_moments",
     "look_at",
     "make_cameras",
     "orbit_cameras",
