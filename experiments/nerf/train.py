@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.nerf.support.field_flags import FieldFlags
 from experiments.nerf.support.field_results import (
     SHOWN,
     RenderedView,
@@ -42,7 +43,6 @@ from experiments.nerf.support.field_results import (
 )
 from experiments.nerf.support.field_training import (
     PSNR,
-    FieldFlags,
     FieldTrainingFlags,
     check_rays,
     train_field,

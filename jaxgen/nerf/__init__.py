@@ -13,22 +13,20 @@ from jaxgen.nerf.cameras import (
     project,
     ray_box,
 )
-from jaxgen.nerf.encodings import encode_position, spherical_harmonics
-from jaxgen.nerf.fields import (
-    FieldOutput,
-    HashField,
-    HashFieldConfig,
-    NeRFField,
-    NeRFFieldConfig,
-    contract,
-)
+from jaxgen.nerf.contraction import contract, contract_gaussian
+from jaxgen.nerf.dense_grids import DenseGridConfig, TriPlaneConfig
+from jaxgen.nerf.encodings import encode_position, integrated_encoding, spherical_harmonics
+from jaxgen.nerf.fields import FieldOutput, SampleContext
 from jaxgen.nerf.footprints import (
     cylinder_moments,
     frustum_gaussian,
     frustum_moments,
     lift_moments,
 )
+from jaxgen.nerf.grid_field import HashField, HashFieldConfig
 from jaxgen.nerf.hash_grid import HashGrid, HashGridConfig
+from jaxgen.nerf.network_field import NeRFField, NeRFFieldConfig
+from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells, occupied_cells, update_grid
 from jaxgen.nerf.ray_losses import distortion_loss, interlevel_loss
 from jaxgen.nerf.ray_samples import (
     even_edges,
@@ -37,20 +35,16 @@ from jaxgen.nerf.ray_samples import (
     resampled_edges,
     stratified_distances,
 )
-from jaxgen.nerf.renderer import (
-    ProposalConfig,
-    RadianceConfig,
-    Render,
-    RenderedRays,
-    Rendering,
-    render_rays,
-    shard_rays,
-)
+from jaxgen.nerf.renderer import ProposalConfig, RadianceConfig, render_rays, shard_rays
+from jaxgen.nerf.rendering import RayWeights, Render, RenderedRays, Rendering
+from jaxgen.nerf.surroundings import SurroundingsConfig
+from jaxgen.nerf.view_parameters import ViewConfig, refine_cameras
 from jaxgen.nerf.volume_rendering import composite, expected_depth, render_weights
 
 __all__ = [
     "Box",
     "Cameras",
+    "DenseGridConfig",
     "FieldOutput",
     "HashField",
     "HashFieldConfig",
@@ -58,16 +52,23 @@ __all__ = [
     "HashGridConfig",
     "NeRFField",
     "NeRFFieldConfig",
+    "OccupancyConfig",
     "ProposalConfig",
     "RadianceConfig",
+    "RayWeights",
     "Rays",
     "Render",
     "RenderedRays",
     "Rendering",
+    "SampleContext",
+    "SurroundingsConfig",
+    "TriPlaneConfig",
+    "ViewConfig",
     "camera_rays",
     "check_box",
     "composite",
     "contract",
+    "contract_gaussian",
     "cylinder_moments",
     "distortion_loss",
     "encode_position",
@@ -75,20 +76,25 @@ __all__ = [
     "expected_depth",
     "frustum_gaussian",
     "frustum_moments",
+    "integrated_encoding",
     "interlevel_loss",
     "inverse_cdf",
     "lift_moments",
     "look_at",
     "make_cameras",
+    "measure_cells",
+    "occupied_cells",
     "orbit_cameras",
     "pixel_rays",
     "project",
     "ray_box",
     "ray_jitter",
+    "refine_cameras",
     "render_rays",
     "render_weights",
     "resampled_edges",
     "shard_rays",
     "spherical_harmonics",
     "stratified_distances",
+    "update_grid",
 ]

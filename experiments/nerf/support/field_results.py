@@ -52,18 +52,21 @@ class RenderedView:
 
 def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
     """``(cameras, i) -> images by name`` of camera i, whole in every process; compiled once."""
-    render = trained.config.make_render(normals=normals)
+    config, whole = trained.config, replicated(trained.layout.mesh)
+    guided = config.occupancy is not None
+    render = config.make_render(normals=normals, to_the_end=guided)
+    cells = jax.jit(config.make_cells(), out_shardings=whole)(trained.params) if guided else None
 
-    def run(params: Tree, cameras: Cameras) -> dict[str, Array]:
-        found = render(params, cameras)
+    def run(params: Tree, cameras: Cameras, cells: Array | None) -> dict[str, Array]:
+        found = render(params, cameras, cells=cells)
         # The weights of the samples, by far the most numbers, are left out.
         kept = {"colour": found.colour, "opacity": found.opacity, "depth": found.depth}
         if normals:
             kept["normals"] = found.normals
         return {name: value[0] for name, value in kept.items()}
 
-    compiled = jax.jit(run, out_shardings=replicated(trained.layout.mesh))
-    return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)))
+    compiled = jax.jit(run, out_shardings=whole)
+    return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)), cells)
 
 
 def render_views(trained: TrainedModel, views: Views) -> Iterator[RenderedView]:
