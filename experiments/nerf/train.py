@@ -8,6 +8,7 @@ download, and renders the test views, which it has not seen. In the working fold
   comparison.png    test views: photograph, rendering, error, depth and normals
   orbit.mp4         a flight around the scene
   mesh.ply, .glb    the surface, with colours
+  viewer.html       mesh and orbit in a page to turn, for a browser without network
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
@@ -39,6 +40,7 @@ from experiments.nerf.support.field_results import (
     view_figures,
     write_meshes,
     write_orbit,
+    write_page,
 )
 from experiments.nerf.support.field_training import (
     PSNR,
@@ -151,14 +153,16 @@ def main(config: Config) -> dict[str, Any]:
         "training seconds": trained.seconds,
     }
     figures |= show_test_views(folder, trained, scene)
+    orbit = mesh = None
     if config.results.orbit_side:
-        write_orbit(folder / "orbit.mp4", trained, scene, config.results.orbit_side)
+        orbit = write_orbit(folder / "orbit.mp4", trained, scene, config.results.orbit_side)
     if config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
         mesh = extract_mesh(trained, config.results.mesh_resolution, scene.to_files)
         write_meshes(folder, mesh)
         figures |= {"mesh vertices": len(mesh.vertices_V3), "mesh faces": len(mesh.faces_F3)}
+    write_page(folder / "viewer.html", scene, mesh, orbit)
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 

@@ -1,5 +1,6 @@
 """What a trained field shows: test views with their figures, an orbit, a mesh."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation import psnr, ssim
 from jaxgen.interop.marching_cubes import marching_cubes
 from jaxgen.interop.mesh_files import Mesh, write_mesh
+from jaxgen.interop.scene_viewer import write_viewer
 from jaxgen.nerf import Cameras, RadianceConfig, orbit_cameras
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
@@ -141,8 +143,8 @@ def plot_views(path: pathlib.Path, views: list[RenderedView], names: list[str]) 
 
 def write_orbit(
     path: pathlib.Path, trained: TrainedModel, scene: Scene, side: int, progress: bool = True
-) -> None:
-    """A flight around the middle of the scene's box, as a video.
+) -> UInt8[np.ndarray, "T Y X 3"]:
+    """A flight around the middle of the scene's box, as a video; its frames.
 
     Args:
       path: the file.
@@ -170,6 +172,7 @@ def write_orbit(
             advance(1)
     if is_main_process():
         write_video(path, np.stack(frames), ORBIT_FPS, scale=max(1, 320 // side))
+    return np.stack(frames)
 
 
 def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -231,3 +234,21 @@ def write_meshes(folder: pathlib.Path, mesh: Mesh) -> None:
     if is_main_process():
         for name in ("mesh.ply", "mesh.glb"):
             write_mesh(folder / name, mesh)
+
+
+def write_page(
+    path: pathlib.Path, scene: Scene, mesh: Mesh | None, orbit: UInt8[np.ndarray, "T Y X 3"] | None
+) -> None:
+    """What there is of a mesh and an orbit, in a page for a browser without network.
+
+    Args:
+      path: the page.
+      scene: in its world, in which z is up, the mesh is shown.
+      mesh: in the world of the scene's files.
+      orbit: the frames of a flight.
+    """
+    if mesh is not None:
+        vertices_V3 = scene.to_files.inverse().points(mesh.vertices_V3).astype(np.float32)
+        mesh = dataclasses.replace(mesh, vertices_V3=vertices_V3)
+    if is_main_process() and not (mesh is None and orbit is None):
+        write_viewer(path, mesh=mesh, orbit=orbit, title=scene.name)
