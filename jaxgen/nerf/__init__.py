@@ -1,5 +1,12 @@
 """Radiance fields: cameras, fields over positional encodings and hash grids, the renderer."""
 
+from jaxgen.nerf.camera_paths import (
+    average_pose,
+    focus_depth,
+    key_pose_cameras,
+    orbit_cameras,
+    spiral_cameras,
+)
 from jaxgen.nerf.cameras import (
     Box,
     Cameras,
@@ -8,7 +15,6 @@ from jaxgen.nerf.cameras import (
     check_box,
     look_at,
     make_cameras,
-    orbit_cameras,
     pixel_rays,
     project,
     ray_box,
@@ -64,6 +70,7 @@ __all__ = [
     "Render",
     "RenderedRays",
     "Rendering",
+    "average_pose",
     "camera_rays",
     "check_box",
     "composite",
@@ -73,10 +80,12 @@ __all__ = [
     "encode_position",
     "even_edges",
     "expected_depth",
+    "focus_depth",
     "frustum_gaussian",
     "frustum_moments",
     "interlevel_loss",
     "inverse_cdf",
+    "key_pose_cameras",
     "lift_moments",
     "look_at",
     "make_cameras",
@@ -90,5 +99,6 @@ __all__ = [
     "resampled_edges",
     "shard_rays",
     "spherical_harmonics",
+    "spiral_cameras",
     "stratified_distances",
 ]

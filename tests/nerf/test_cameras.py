@@ -7,7 +7,7 @@ import pytest
 
 from jaxgen import nerf
 from jaxgen.errors import InputError
-from jaxgen.nerf import Rays, look_at, make_cameras, orbit_cameras
+from jaxgen.nerf import Rays, look_at, make_cameras
 
 camera_rays, pixel_rays, project = map(jax.jit, (nerf.camera_rays, nerf.pixel_rays, nerf.project))
 ray_box = jax.jit(nerf.ray_box)
@@ -91,20 +91,6 @@ def test_a_camera_at_its_target():
         look_at((0.0, 0.0, 2.0))
 
 
-def test_an_orbit():
-    target = (1.0, 2.0, 3.0)
-    cameras = orbit_cameras(8, radius=4, elevation=30, focal=50, height=20, width=30, target=target)
-    offset = np.asarray(cameras.camera_to_world[:, :, 3]) - target
-    np.testing.assert_allclose(np.linalg.norm(offset, axis=1), 4, rtol=1e-5)
-    np.testing.assert_allclose(offset[:, 2], 2, rtol=1e-5)
-    around = np.unwrap(np.arctan2(offset[:, 1], offset[:, 0]))
-    np.testing.assert_allclose(around, np.arange(8) * np.pi / 4, atol=1e-5)
-    place = project(cameras, jnp.array([target])).place
-    np.testing.assert_allclose(place[:, 0], [[15, 10]] * 8, atol=1e-3)
-    assert len(cameras) == 8
-    assert len(cameras.take(np.array([1, 5]))) == 2
-
-
 LOW, HIGH = (-1.0, -0.5, 0.0), (1.0, 0.5, 2.0)
 
 
@@ -175,18 +161,3 @@ def test_what_is_no_camera(change, fault):
     given = {"camera_to_world": POSES, "focal": 10.0, "height": 4, "width": 5, **change}
     with pytest.raises(InputError, match=fault):
         make_cameras(**given)
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        ({"count": 0}, "count is 0, expected 1 or more"),
-        ({"radius": -1}, "radius is -1, expected a number > 0"),
-        ({"elevation": 90}, "elevation is 90, expected -90 < elevation < 90"),
-    ],
-    ids=range(3),
-)
-def test_what_is_no_orbit(change, fault):
-    given = {"count": 2, "radius": 1, "elevation": 0, "focal": 5, "height": 4, "width": 5}
-    with pytest.raises(InputError, match=fault):
-        orbit_cameras(**{**given, **change})
