@@ -49,6 +49,7 @@ from experiments.nerf.support.field_training import (
     check_rays,
     train_field,
 )
+from experiments.nerf.support.flight_paths import FlightPath
 from experiments.shared.digests import digest_of
 from experiments.shared.image_plots import write_png
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -75,10 +76,13 @@ class ResultFlags:
     Attributes:
       mesh_resolution: points of the mesh's grid along each axis; 0 for no mesh.
       orbit_side: height and width of the orbit in pixels; 0 for no orbit.
+      path: of the orbit's cameras: "orbit", around the scene; "spiral", in front of it; "keys",
+        through training views. None: a spiral where the training views face forward, else an orbit.
     """
 
     mesh_resolution: int = 128
     orbit_side: int = 128
+    path: FlightPath | None = None
 
     def __post_init__(self) -> None:
         for name in ("mesh_resolution", "orbit_side"):
@@ -155,7 +159,8 @@ def main(config: Config) -> dict[str, Any]:
     figures |= show_test_views(folder, trained, scene)
     orbit = mesh = None
     if config.results.orbit_side:
-        orbit = write_orbit(folder / "orbit.mp4", trained, scene, config.results.orbit_side)
+        flags = config.results
+        orbit = write_orbit(folder / "orbit.mp4", trained, scene, flags.orbit_side, flags.path)
     if config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from experiments.nerf.support.field_training import cameras_of
+from experiments.nerf.support.flight_paths import FlightPath, flight_cameras
 from experiments.shared.image_plots import plot_images
 from experiments.shared.output import progress_bar
 from experiments.shared.training_runs import TrainedModel
@@ -21,11 +22,11 @@ from jaxgen.evaluation import psnr, ssim
 from jaxgen.interop.marching_cubes import marching_cubes
 from jaxgen.interop.mesh_files import Mesh, write_mesh
 from jaxgen.interop.scene_viewer import write_viewer
-from jaxgen.nerf import Cameras, RadianceConfig, orbit_cameras
+from jaxgen.nerf import Cameras, RadianceConfig
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
 
-SHOWN, ORBIT_FRAMES, ORBIT_FPS, ORBIT_ELEVATION = 4, 48, 24, 30.0
+SHOWN, ORBIT_FPS = 4, 24
 POINTS_AT_A_TIME = 2**16
 SOLID = 0.5
 """Pixels of at least this opacity are of an object."""
@@ -142,32 +143,27 @@ def plot_views(path: pathlib.Path, views: list[RenderedView], names: list[str]) 
 
 
 def write_orbit(
-    path: pathlib.Path, trained: TrainedModel, scene: Scene, side: int, progress: bool = True
+    path: pathlib.Path,
+    trained: TrainedModel,
+    scene: Scene,
+    side: int,
+    flight: FlightPath | None = None,
+    progress: bool = True,
 ) -> UInt8[np.ndarray, "T Y X 3"]:
-    """A flight around the middle of the scene's box, as a video; its frames.
+    """A flight around the scene or in front of it, as a video; its frames.
 
     Args:
       path: the file.
       trained: the field.
       scene: gives the cameras' distance and angle of view.
       side: height and width of the video.
+      flight: the cameras' path, see `flight_cameras`.
       progress: whether to show a bar.
     """
-    views = scene.part("train")
-    middle_3 = np.mean(scene.box, axis=0)
-    distance = np.linalg.norm(views.camera_to_world[:, :, 3] - middle_3, axis=-1).mean()
-    cameras = orbit_cameras(
-        ORBIT_FRAMES,
-        radius=float(distance),
-        elevation=ORBIT_ELEVATION,
-        focal=views.intrinsics.focal[0, 0] * side / views.images.shape[2],
-        height=side,
-        width=side,
-        target=tuple(middle_3.tolist()),
-    )
+    cameras = flight_cameras(scene, side, flight)
     render, frames = make_view_renderer(trained), []
-    with progress_bar("rendering the orbit", "frame", ORBIT_FRAMES) as advance:
-        for i in range(ORBIT_FRAMES):
+    with progress_bar("rendering the orbit", "frame", len(cameras)) as advance:
+        for i in range(len(cameras)):
             frames.append(as_bytes(np.asarray(render(cameras, i)["colour"])))
             advance(1)
     if is_main_process():
