@@ -18,6 +18,7 @@ from jaxgen.nerf.cameras import (
     pixel_rays,
     project,
     ray_box,
+    ray_sphere,
 )
 from jaxgen.nerf.encodings import encode_position, spherical_harmonics
 from jaxgen.nerf.fields import (
@@ -35,6 +36,7 @@ from jaxgen.nerf.footprints import (
     lift_moments,
 )
 from jaxgen.nerf.hash_grid import HashGrid, HashGridConfig
+from jaxgen.nerf.ndc import ndc_points, ndc_rays, ndc_shares
 from jaxgen.nerf.ray_losses import distortion_loss, interlevel_loss
 from jaxgen.nerf.ray_samples import (
     even_edges,
@@ -52,7 +54,12 @@ from jaxgen.nerf.renderer import (
     render_rays,
     shard_rays,
 )
-from jaxgen.nerf.volume_rendering import composite, expected_depth, render_weights
+from jaxgen.nerf.volume_rendering import (
+    composite,
+    expected_depth,
+    percentile_distance,
+    render_weights,
+)
 
 __all__ = [
     "Box",
@@ -89,11 +96,16 @@ __all__ = [
     "lift_moments",
     "look_at",
     "make_cameras",
+    "ndc_points",
+    "ndc_rays",
+    "ndc_shares",
     "orbit_cameras",
+    "percentile_distance",
     "pixel_rays",
     "project",
     "ray_box",
     "ray_jitter",
+    "ray_sphere",
     "render_rays",
     "render_weights",
     "resampled_edges",

@@ -311,6 +311,29 @@ def ray_box(
     return jnp.maximum(near.max(axis=-1), 0.0), far.min(axis=-1)
 
 
+def ray_sphere(
+    rays: Rays, centre: ArrayLike, radius: ArrayLike
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Where rays enter and leave a sphere.
+
+    Args:
+      rays: [..., 3].
+      centre: [3].
+      radius: of the sphere, above 0.
+
+    Returns:
+      Distances near and far, as those of `ray_box`: near is 0 or more, and far <= near where a ray
+      misses the sphere or has it behind it. Gradients are finite, also for rays that touch it.
+    """
+    offset = rays.origin - jnp.asarray(centre)
+    along = (offset * rays.direction).sum(axis=-1)
+    # From the point next to the centre, rather than by squares of distances from far away.
+    across = offset - along[..., None] * rays.direction
+    rest = jnp.asarray(radius) ** 2 - (across**2).sum(axis=-1)
+    half = jnp.where(rest > 0, jnp.sqrt(jnp.where(rest > 0, rest, 1.0)), 0.0)
+    return jnp.maximum(-along - half, 0.0), half - along
+
+
 def check_box(name: str, box: Box) -> None:
     """Raises InputError unless the corners are finite and the upper one is above the lower one."""
     corners = np.asarray(box, np.float64)

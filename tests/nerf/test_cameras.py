@@ -129,6 +129,44 @@ def test_rays_along_an_axis_have_finite_ends_and_gradients():
     np.testing.assert_allclose(gradients.origin[0], [-2, 0, 0])
 
 
+def test_rays_meet_a_sphere_where_points_of_them_are_inside():
+    """Against 20,001 points of each ray: from outside, from within, past it, away from it."""
+    rng = np.random.default_rng(0)
+    centre, radius = np.array([0.3, -0.2, 0.5]), 1.2
+    origin = rng.uniform(-3, 3, size=(200, 3))
+    direction = centre + rng.normal(size=(200, 3)) * 0.7 - origin
+    direction[100:150] = rng.normal(size=(50, 3))
+    origin[150:] = centre + rng.uniform(-0.6, 0.6, size=(50, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    rays = Rays(*(jnp.asarray(x, jnp.float32) for x in (origin, direction)))
+    near, far = (np.asarray(x) for x in jax.jit(nerf.ray_sphere)(rays, centre, radius))
+    t = np.linspace(0, 10, 20_001)
+    points = origin[:, None] + t[:, None] * direction[:, None]
+    inside = np.linalg.norm(points - centre, axis=-1) <= radius
+    length = inside.sum(axis=1) * (t[1] - t[0])
+    np.testing.assert_allclose(np.maximum(far - near, 0), length, atol=2e-3)
+    hit = length > 0.01
+    assert 120 < hit.sum() < 199
+    np.testing.assert_allclose(near[hit], t[inside.argmax(axis=1)][hit], atol=1e-3)
+    assert np.all(near >= 0)
+
+
+def test_rays_that_touch_or_miss_a_sphere_have_finite_gradients():
+    """Through the centre, touching, past it, behind."""
+    origin = jnp.array([[-4.0, 0, 0], [-4, 1, 0], [-4, 2, 0], [4, 0, 0]])
+    rays = Rays(origin, jnp.broadcast_to(jnp.array([1.0, 0, 0]), origin.shape))
+    near, far = map(np.asarray, nerf.ray_sphere(rays, (0.0, 0, 0), 1.0))
+    np.testing.assert_allclose([near[0], far[0]], [3, 5])
+    assert np.all(far[1:] <= near[1:])
+
+    def total(rays, centre, radius):
+        return sum(x.sum() for x in nerf.ray_sphere(rays, centre, radius))
+
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(rays, jnp.zeros(3), 1.0)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradients))
+    np.testing.assert_allclose(gradients[0].origin[0], [-2, 0, 0], atol=1e-6)
+
+
 POSES = random_poses(3)
 MIRRORED = POSES * np.array([1.0, 1, -1, 1])
 SHEARED = POSES + np.array([0, 0, 0.01, 0])
