@@ -59,6 +59,7 @@ from experiments.shared.restarts import check_not_shorter, may_train_longer
 from experiments.shared.training_runs import TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import Scene, load_scene
+from jaxgen.data.scenes.views import unit_colours
 from jaxgen.errors import InputError
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
@@ -227,7 +228,7 @@ def show_test_views(folder: pathlib.Path, trained: TrainedModel, scene: Scene) -
     for i, view in enumerate(render_views(trained, views)):
         row = view_figures(view)
         if views.depth is not None and views.normals is not None:
-            alpha = views.images[i, ..., -1] / 255
+            alpha = unit_colours(views.images[i, ..., -1])
             row |= geometry_figures(view, views.depth[i], views.normals[i], alpha)
         rows.append(row)
         write_view(folder / "views", f"test_{i:03d}", view)
