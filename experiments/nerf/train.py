@@ -8,6 +8,7 @@ download, and renders the test views, which it has not seen. In the working fold
   comparison.png    test views: photograph, rendering, error, depth and normals
   orbit.mp4         a flight around the scene
   mesh.ply, .glb    the surface, with colours
+  viewer.html       mesh and orbit in a page to turn, for a browser without network
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
@@ -40,6 +41,7 @@ from experiments.nerf.support.field_results import (
     view_figures,
     write_meshes,
     write_orbit,
+    write_page,
 )
 from experiments.nerf.support.field_training import (
     PSNR,
@@ -47,6 +49,7 @@ from experiments.nerf.support.field_training import (
     check_rays,
     train_field,
 )
+from experiments.nerf.support.flight_paths import FlightPath
 from experiments.shared.digests import digest_of
 from experiments.shared.image_plots import write_png
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -56,6 +59,7 @@ from experiments.shared.restarts import check_not_shorter, may_train_longer
 from experiments.shared.training_runs import TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import Scene, load_scene
+from jaxgen.data.scenes.views import unit_colours
 from jaxgen.errors import InputError
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
@@ -73,10 +77,13 @@ class ResultFlags:
     Attributes:
       mesh_resolution: points of the mesh's grid along each axis; 0 for no mesh.
       orbit_side: height and width of the orbit in pixels; 0 for no orbit.
+      path: of the orbit's cameras: "orbit", around the scene; "spiral", in front of it; "keys",
+        through training views. None: a spiral where the training views face forward, else an orbit.
     """
 
     mesh_resolution: int = 128
     orbit_side: int = 128
+    path: FlightPath | None = None
 
     def __post_init__(self) -> None:
         for name in ("mesh_resolution", "orbit_side"):
@@ -151,14 +158,17 @@ def main(config: Config) -> dict[str, Any]:
         "training seconds": trained.seconds,
     }
     figures |= show_test_views(folder, trained, scene)
+    orbit = mesh = None
     if config.results.orbit_side:
-        write_orbit(folder / "orbit.mp4", trained, scene, config.results.orbit_side)
+        flags = config.results
+        orbit = write_orbit(folder / "orbit.mp4", trained, scene, flags.orbit_side, flags.path)
     if config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
         mesh = extract_mesh(trained, config.results.mesh_resolution, scene.to_files)
         write_meshes(folder, mesh)
         figures |= {"mesh vertices": len(mesh.vertices_V3), "mesh faces": len(mesh.faces_F3)}
+    write_page(folder / "viewer.html", scene, mesh, orbit)
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 
@@ -218,7 +228,7 @@ def show_test_views(folder: pathlib.Path, trained: TrainedModel, scene: Scene) -
     for i, view in enumerate(render_views(trained, views)):
         row = view_figures(view)
         if views.depth is not None and views.normals is not None:
-            alpha = views.images[i, ..., -1] / 255
+            alpha = unit_colours(views.images[i, ..., -1])
             row |= geometry_figures(view, views.depth[i], views.normals[i], alpha)
         rows.append(row)
         write_view(folder / "views", f"test_{i:03d}", view)

@@ -50,6 +50,9 @@ def test_everything_is_written(reference):
         mesh = trimesh.load(reference / name, force="mesh")
         assert len(mesh.faces) > 20
         assert np.abs(mesh.vertices).max() <= 1.5
+    page = (reference / "viewer.html").read_text("utf-8")
+    assert '{"kind": "mesh", "count": ' + str(len(mesh.faces)) in page
+    assert page.count("data:image/png;base64,") == 48
     assert len(list((reference / "views").glob("*.png"))) == 12
     view = np.load(reference / "views" / "test_000.npz")
     assert view["depth"].shape == view["opacity"].shape == (16, 16)
