@@ -50,6 +50,7 @@ from experiments.nerf.support.field_training import (
     train_field,
 )
 from experiments.nerf.support.flight_paths import FlightPath
+from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
 from experiments.shared.digests import digest_of
 from experiments.shared.image_plots import write_png
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -106,6 +107,8 @@ class Config(ExperimentConfig):
         (shapes: 100).
       images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
       skip_missing: leave out frames whose image is missing (nerfstudio, COLMAP).
+      pose_noise: disturbs the poses that are trained on, to try their refinement: degrees by which
+        each camera is turned, and the share of its distance by which it is moved.
       field: the field.
       training: how it is trained.
       results: what is made of it.
@@ -116,6 +119,7 @@ class Config(ExperimentConfig):
     size: int | None = None
     images: str | None = None
     skip_missing: bool = False
+    pose_noise: tuple[float, float] | None = None
     field: FieldFlags = FieldFlags()
     training: FieldTrainingFlags = FieldTrainingFlags()
     results: ResultFlags = ResultFlags()
@@ -141,9 +145,12 @@ def main(config: Config) -> dict[str, Any]:
     )
     report(scene.describe())
     write_place(folder / "scene.json", scene)
+    given = scene
+    if config.pose_noise is not None:
+        given = disturb_poses(scene, *config.pose_noise, config.seed)
     trained = train_field(
         field,
-        scene,
+        given,
         folder,
         training,
         seed=config.seed,
@@ -157,6 +164,9 @@ def main(config: Config) -> dict[str, Any]:
         "rays": trained.steps * training.rays,
         "training seconds": trained.seconds,
     }
+    if config.field.refine_poses or config.field.refine_intrinsics:
+        scene, errors = follow_refinement(scene, given, trained)
+        figures |= errors
     figures |= show_test_views(folder, trained, scene)
     orbit = mesh = None
     if config.results.orbit_side:
