@@ -10,7 +10,7 @@ from jaxgen.errors import InputError
 from jaxgen.nerf import Rays, look_at, make_cameras
 
 camera_rays, pixel_rays, project = map(jax.jit, (nerf.camera_rays, nerf.pixel_rays, nerf.project))
-ray_box = jax.jit(nerf.ray_box)
+ray_box, ray_sphere = jax.jit(nerf.ray_box), jax.jit(nerf.ray_sphere)
 
 FOCAL, CENTRE = (30.0, 25.0), (5.5, 3.0)
 
@@ -139,7 +139,7 @@ def test_rays_meet_a_sphere_where_points_of_them_are_inside():
     origin[150:] = centre + rng.uniform(-0.6, 0.6, size=(50, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     rays = Rays(*(jnp.asarray(x, jnp.float32) for x in (origin, direction)))
-    near, far = (np.asarray(x) for x in jax.jit(nerf.ray_sphere)(rays, centre, radius))
+    near, far = (np.asarray(x) for x in ray_sphere(rays, centre, radius))
     t = np.linspace(0, 10, 20_001)
     points = origin[:, None] + t[:, None] * direction[:, None]
     inside = np.linalg.norm(points - centre, axis=-1) <= radius
@@ -155,7 +155,7 @@ def test_rays_that_touch_or_miss_a_sphere_have_finite_gradients():
     """Through the centre, touching, past it, behind."""
     origin = jnp.array([[-4.0, 0, 0], [-4, 1, 0], [-4, 2, 0], [4, 0, 0]])
     rays = Rays(origin, jnp.broadcast_to(jnp.array([1.0, 0, 0]), origin.shape))
-    near, far = map(np.asarray, nerf.ray_sphere(rays, (0.0, 0, 0), 1.0))
+    near, far = map(np.asarray, ray_sphere(rays, np.zeros(3), 1.0))
     np.testing.assert_allclose([near[0], far[0]], [3, 5])
     assert np.all(far[1:] <= near[1:])
 
