@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from jaxgen.errors import InputError
-from jaxgen.interop.mesh_files import Mesh
+from jaxgen.geometry.triangle_mesh import Mesh, unit_vectors
 
 BINS = 1024
 """Of the histogram in which a threshold is found."""
