@@ -16,7 +16,7 @@ def import_trimesh() -> Any:
         import trimesh.visual.material
     except ImportError as error:
         raise InputError(
-            "files of meshes need the package trimesh, extra jaxgen[data] or jaxgen[experiments] "
+            "files of meshes need the package trimesh, extra jaxgen[experiments] or jaxgen[data] "
             f"({error})"
         ) from error
     return trimesh

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import InputError
-from jaxgen.interop.mesh_files import Mesh, largest_component, write_mesh
+from jaxgen.geometry.mesh_cleaning import largest_component
+from jaxgen.geometry.triangle_mesh import Mesh
+from jaxgen.interop.mesh_files import write_mesh
 
 
 def tetrahedron(shift=0.0) -> Mesh:
