@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.nerf.support.field_meshes import bake_field, extract_mesh, write_meshes
+from experiments.nerf.support.field_meshes import make_meshes
 from experiments.nerf.support.field_results import (
     SHOWN,
     RenderedView,
@@ -60,7 +60,7 @@ from jaxgen.data import Scene, load_scene
 from jaxgen.errors import InputError, check_share
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
-from jaxgen.geometry.mesh_cleaning import FEWEST, count_pieces
+from jaxgen.geometry.mesh_cleaning import FEWEST
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.metrics import write_figures
@@ -107,9 +107,9 @@ class Config(ExperimentConfig):
     Attributes:
       launch: where to run and on what.
       seed: all randomness follows from it.
-      data: "shapes" (traced, no download), a mesh (.ply, .obj, .glb), or a folder: with transforms_train.json and
-        transforms_test.json (Blender), transforms.json (nerfstudio, instant-ngp), poses_bounds.npy
-        (LLFF), or a model of COLMAP.
+      data: "shapes" (traced, no download), a mesh (.ply, .obj, .glb), or a folder: with
+        transforms_train.json and transforms_test.json (Blender), transforms.json (nerfstudio,
+        instant-ngp), poses_bounds.npy (LLFF), or a model of COLMAP.
       size: shrink images to so many pixels on their longer side; None keeps them as they are
         (shapes and meshes: 100).
       images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
@@ -171,29 +171,17 @@ def main(config: Config) -> dict[str, Any]:
     if config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
-        figures |= make_meshes(folder, trained, scene, config.results)
+        figures |= make_meshes(
+            folder,
+            trained,
+            scene,
+            config.results.mesh_resolution,
+            faces=config.results.mesh_faces,
+            smallest_piece=config.results.smallest_piece,
+            texture_size=config.results.texture_size,
+        )
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
-
-
-def make_meshes(
-    folder: pathlib.Path, trained: TrainedModel, scene: Scene, flags: ResultFlags
-) -> dict[str, int]:
-    """Writes the mesh's files; its figures."""
-    mesh = extract_mesh(
-        trained,
-        scene,
-        flags.mesh_resolution,
-        faces=flags.mesh_faces,
-        smallest_piece=flags.smallest_piece,
-    )
-    size = flags.texture_size
-    write_meshes(folder, scene, mesh, bake_field(trained, mesh, size) if size else None)
-    return {
-        "mesh vertices": len(mesh.vertices_V3),
-        "mesh faces": len(mesh.faces_F3),
-        "mesh pieces": count_pieces(mesh),
-    }
 
 
 def check_large_enough(scene: Scene) -> None:

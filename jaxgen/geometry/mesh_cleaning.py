@@ -81,8 +81,8 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
 
     Args:
       mesh: The mesh.
-      faces: How many to have, about: collapses end at this number or just above. A mesh of no more
-        faces stays as it is.
+      faces: How many to have, about: collapses end at this number or just above, and keep the edges
+        of an open surface as they are. A mesh of no more faces stays as it is.
 
     Raises:
       InputError: As for `check_surface`, `faces` is less than 4, nothing would be left, or
@@ -97,7 +97,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
         return mesh
     whole = without_seams(mesh)
     places, corners = _import_simplification().simplify(
-        whole.vertices_V3.astype(np.float64), whole.faces_F3, target_count=faces
+        whole.vertices_V3.astype(np.float64), whole.faces_F3, target_count=faces, preserve_border=True
     )
     fewer = Mesh(places.astype(np.float32), _proper_faces(corners.astype(np.int32)))
     if not len(fewer.faces_F3):
@@ -125,7 +125,7 @@ def without_seams(mesh: Mesh) -> Mesh:
     return with_faces(replace(mesh, uv_V2=None, texture=None), faces_F3)
 
 
-def _proper_faces(faces_F3: Int32[np.ndarray, "F 3"]) -> Int32[np.ndarray, "F 3"]:
+def _proper_faces(faces_F3: Int32[np.ndarray, "F 3"]) -> Int32[np.ndarray, "M 3"]:
     """Faces of three different vertices."""
     return faces_F3[(faces_F3 != np.roll(faces_F3, 1, axis=1)).all(axis=1)]
 

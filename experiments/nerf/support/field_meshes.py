@@ -12,7 +12,7 @@ from experiments.shared.output import progress_bar
 from experiments.shared.training_runs import TrainedModel
 from jaxgen.data import Scene
 from jaxgen.data.scenes.mesh_scene import moved_mesh
-from jaxgen.geometry.mesh_cleaning import decimate, drop_small_pieces
+from jaxgen.geometry.mesh_cleaning import count_pieces, decimate, drop_small_pieces
 from jaxgen.geometry.texture_baking import bake_texture
 from jaxgen.geometry.triangle_mesh import Mesh
 from jaxgen.interop.marching_cubes import marching_cubes
@@ -21,6 +21,47 @@ from jaxgen.nerf import RadianceConfig
 from jaxgen.parallel import is_main_process, replicated
 
 POINTS_AT_A_TIME = 2**16
+
+
+def make_meshes(
+    folder: pathlib.Path,
+    trained: TrainedModel,
+    scene: Scene,
+    resolution: int,
+    *,
+    faces: int | None = None,
+    smallest_piece: float = 0.01,
+    texture_size: int = 0,
+) -> dict[str, int]:
+    """Writes ``mesh.ply``, and ``mesh.glb`` and ``mesh.obj`` with a texture where it has a size.
+
+    They are in the units of the scene's files.
+
+    Args:
+      folder: where they go.
+      trained: the field.
+      scene: what it was trained on.
+      resolution: as for `extract_mesh`, and so are the next two.
+      faces: see there.
+      smallest_piece: see there.
+      texture_size: texels of each side of the texture; 0 for none.
+
+    Returns:
+      Figures of the mesh, by name.
+
+    Raises:
+      InputError: where no surface separates solid from empty space.
+    """
+    mesh = extract_mesh(trained, scene, resolution, faces=faces, smallest_piece=smallest_piece)
+    shown = bake_field(trained, mesh, texture_size) if texture_size else mesh
+    if is_main_process():
+        for name, one in (("mesh.ply", mesh), ("mesh.glb", shown), ("mesh.obj", shown)):
+            write_mesh(folder / name, moved_mesh(one, scene.to_files))
+    return {
+        "mesh vertices": len(mesh.vertices_V3),
+        "mesh faces": len(mesh.faces_F3),
+        "mesh pieces": count_pieces(mesh),
+    }
 
 
 def extract_mesh(
@@ -97,14 +138,3 @@ def _in_parts(trained: TrainedModel, function: Any, name: str, *arrays: np.ndarr
             parts.append(np.asarray(compiled(trained.params, *(array[index] for array in arrays))))
             advance(min(POINTS_AT_A_TIME, count - start))
     return np.concatenate(parts)[:count]
-
-
-def write_meshes(folder: pathlib.Path, scene: Scene, mesh: Mesh, textured: Mesh | None) -> None:
-    """``mesh.ply``, and ``mesh.glb`` and ``mesh.obj`` with the texture where there is one.
-
-    They are in the units of the scene's files.
-    """
-    if is_main_process():
-        for name in ("mesh.ply", "mesh.glb", "mesh.obj"):
-            shown = mesh if textured is None or name == "mesh.ply" else textured
-            write_mesh(folder / name, moved_mesh(shown, scene.to_files))
