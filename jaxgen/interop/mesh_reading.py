@@ -132,6 +132,10 @@ def _own_colours(part: Any, uv: Any, image: Any) -> UInt8[np.ndarray, "V 3"] | N
         return np.rint(255 * sample_texture(image, uv[:, :2])).astype(np.uint8)
     if part.visual.kind in ("vertex", "face"):
         return np.asarray(part.visual.vertex_colors)[:, :3].astype(np.uint8)
+    beside = getattr(part.visual, "vertex_attributes", {}).get("color")  # glTF's, with a material
+    if beside is not None:
+        top = 1 if beside.dtype.kind == "f" else np.iinfo(beside.dtype).max
+        return np.rint(255 * np.clip(beside[:, :3] / top, 0, 1)).astype(np.uint8)
     plain = _plain_colour(getattr(part.visual, "material", None))
     return None if plain is None else np.tile(plain, (len(part.vertices), 1))
 
