@@ -97,7 +97,10 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
         return mesh
     whole = without_seams(mesh)
     places, corners = _import_simplification().simplify(
-        whole.vertices_V3.astype(np.float64), whole.faces_F3, target_count=faces, preserve_border=True
+        whole.vertices_V3.astype(np.float64),
+        whole.faces_F3,
+        target_count=faces,
+        preserve_border=True,
     )
     fewer = Mesh(places.astype(np.float32), _proper_faces(corners.astype(np.int32)))
     if not len(fewer.faces_F3):
@@ -135,7 +138,6 @@ def _import_simplification() -> Any:
         import fast_simplification
     except ImportError as error:
         raise InputError(
-            "fewer faces need the package fast-simplification, extra jaxgen[experiments] "
-            f"({error})"
+            f"fewer faces need the package fast-simplification, extra jaxgen[experiments] ({error})"
         ) from error
     return fast_simplification

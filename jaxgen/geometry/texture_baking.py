@@ -92,7 +92,7 @@ def bake_texture(mesh: Mesh, colour: ColourFunction, size: int) -> Mesh:
     check_surface(mesh)
     _check_size(size)
     flat = unwrap(mesh, size) if mesh.uv_V2 is None else mesh
-    texels = rasterise(flat.uv_V2[flat.faces_F3], size)
+    texels = rasterise(corner_uv(flat), size)
     if not len(texels.index_N):
         raise InputError(f"size is {size}, expected more texels: none is on the surface")
     normals_V3 = smooth_normals(flat) if flat.normals_V3 is None else flat.normals_V3
@@ -107,6 +107,17 @@ def bake_texture(mesh: Mesh, colour: ColourFunction, size: int) -> Mesh:
     inside[texels.index_N] = True
     dilated = _dilate(texture.reshape(size, size, 3), inside.reshape(size, size))
     return replace(flat, texture=dilated)
+
+
+def corner_uv(mesh: Mesh) -> Float64[np.ndarray, "F 3 2"]:
+    """The coordinates of the texture at each face's corners.
+
+    Raises:
+      InputError: The mesh has none.
+    """
+    if mesh.uv_V2 is None:
+        raise InputError("mesh has no texture coordinates, expected some")
+    return mesh.uv_V2.astype(np.float64)[mesh.faces_F3]
 
 
 def rasterise(uv_F32: Float[np.ndarray, "F 3 2"], size: int) -> Texels:
@@ -156,9 +167,7 @@ def _candidates(places_F32: Float64[np.ndarray, "F 3 2"], size: int) -> Iterator
             )
 
 
-def _dilate(
-    texture: UInt8[np.ndarray, "Y X 3"], inside: Any
-) -> UInt8[np.ndarray, "Y X 3"]:
+def _dilate(texture: UInt8[np.ndarray, "Y X 3"], inside: Any) -> UInt8[np.ndarray, "Y X 3"]:
     """Colours of the nearest texel inside, everywhere."""
     from scipy.ndimage import distance_transform_edt
 

@@ -53,7 +53,9 @@ def test_a_part_is_near_the_whole_but_not_the_other_way_round():
 def test_tilted_planes():
     square = square_mesh()
     angle = np.radians(30)
-    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    turn = np.array(
+        [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+    )
     tilted = dataclasses.replace(
         square, vertices_V3=(square.vertices_V3 @ turn.T).astype(np.float32)
     )

@@ -32,7 +32,7 @@ def test_specks_go_and_large_pieces_stay():
     one = drop_small_pieces(everything, 1)
     np.testing.assert_array_equal(one.vertices_V3, large.vertices_V3)
     np.testing.assert_array_equal(largest_component(everything).vertices_V3, middle.vertices_V3)
-    with pytest.raises(InputError, match="share is 1.5, expected 0 <= share <= 1"):
+    with pytest.raises(InputError, match=r"share is 1\.5, expected 0 <= share <= 1"):
         drop_small_pieces(everything, 1.5)
 
 

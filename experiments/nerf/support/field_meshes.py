@@ -106,7 +106,7 @@ def extract_mesh(
 
 
 def bake_field(trained: TrainedModel, mesh: Mesh, size: int) -> Mesh:
-    """A mesh of `extract_mesh` with a texture of the field's colours, of that many texels a side."""
+    """A mesh of `extract_mesh` with a texture of the field's colours, ``size`` texels a side."""
     return bake_texture(
         mesh,
         lambda points, normals: _colours(trained, "colours of the texture", points, normals),
