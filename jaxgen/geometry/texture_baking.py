@@ -1,5 +1,6 @@
 """Textures of meshes: surfaces cut and laid flat, and their colours. Alone in importing xatlas."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -8,10 +9,18 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Integer, UInt8
 
 from jaxgen.errors import InputError
-from jaxgen.geometry.triangle_mesh import Mesh, check_surface, smooth_normals, unit_vectors
+from jaxgen.geometry.triangle_mesh import (
+    Mesh,
+    check_surface,
+    face_areas,
+    smooth_normals,
+    unit_vectors,
+)
 
-PADDING = 3
-"""Texels between two charts."""
+PADDING = 2
+"""Texels between two charts, about."""
+FILLED = 0.6
+"""Share of a texture that is meant to be on the surface."""
 SLACK = 1e-6
 """How far outside of a triangle a texel's centre still counts, beside the triangle's sides."""
 TEXELS_AT_A_TIME = 2**19
@@ -52,7 +61,9 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices_V3, mesh.faces_F3.astype(np.uint32))
     packing = xatlas.PackOptions()
-    packing.resolution, packing.padding = size, PADDING
+    # Texels for each unit of length, rather than a resolution, to which xatlas keeps but badly.
+    area = max(float(face_areas(mesh).sum()), 1e-300)
+    packing.texels_per_unit, packing.padding = size * math.sqrt(FILLED / area), PADDING
     atlas.generate(pack_options=packing)
     source_V, faces_F3, uv_V2 = atlas.get_mesh(0)
     normals, colours = (
