@@ -42,7 +42,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError, check_not_negative
 from jaxgen.nerf.cameras import Box, Cameras, Rays, camera_rays
-from jaxgen.nerf.fields import FieldOutput
+from jaxgen.nerf.fields import FieldOutput, SampleContext
 from jaxgen.nerf.grid_field import HashFieldConfig
 from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells
 from jaxgen.nerf.packed_rays import render_packed, render_to_the_end
@@ -189,8 +189,14 @@ class RadianceConfig:
         return BoundField(self.field, params[FINE]).density
 
     def make_field(self, params: Tree) -> Callable[[Array, Array], FieldOutput]:
-        """``(points [..., 3], unit directions [..., 3]) -> density and colour`` of the same."""
-        return BoundField(self.field, params[FINE])
+        """``(points [..., 3], unit directions [..., 3]) -> density and colour`` of the same.
+
+        Of photographs with codes, with the mean of all codes.
+        """
+        field = BoundField(self.field, params[FINE])
+        code = view_codes(params[VIEWS], None) if VIEWS in params else None
+        context = SampleContext(code=None if code is None else code[0])
+        return lambda x, direction: field(x, direction, context)
 
     def make_cells(self) -> Callable[[Tree], Bool[Array, "X Y Z"]]:
         """``params -> the occupied cells`` of a field with an occupancy grid."""
