@@ -147,7 +147,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     check_large_enough(scene)
     field = config.field.config(scene)
-    training = config.training.for_field(config.field.chosen(scene))
+    training = config.training.for_field(field)
     check_rays(training)
     check_layout(field)
     steps = config.training.training_steps

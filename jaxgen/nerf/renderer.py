@@ -334,8 +334,15 @@ def render_rays(
         if code is not None:
             code = jnp.broadcast_to(code, (len(span.zero), code.shape[-1]))
         found = render_packed(
-            *(config.occupancy, fine, span, config.box, background),
-            **{"cells": cells, "jitter": jitter, "code": code, "normals": normals},
+            config.occupancy,
+            fine,
+            span,
+            config.box,
+            background,
+            cells=cells,
+            jitter=jitter,
+            code=code,
+            normals=normals,
         )
         return found._replace(rendering=_exposed(params, view, found.rendering))
     even = config.proposals[0].samples if config.proposals else config.coarse_samples
@@ -397,7 +404,11 @@ def render_rays_to_the_end(
     background = _background(config, params, rays, background)
     code = None if VIEWS not in params else view_codes(params[VIEWS], None)
     return render_to_the_end(
-        *(config.occupancy, field, span, config.box, background),
+        config.occupancy,
+        field,
+        span,
+        config.box,
+        background,
         cells=cells,
         code=code,
         normals=normals,

@@ -62,7 +62,7 @@ def test_slots_are_the_set_bits_in_order(share):
     expected_ray, expected_step = np.nonzero(bits)
     count = len(expected_ray)
     steps = jax.jit(pack_bits)(jnp.asarray(bits))
-    np.testing.assert_array_equal(steps.count, bits.sum(1))
+    np.testing.assert_array_equal(steps.total, bits.sum(1))
     slots = fill(steps, 2000)
     np.testing.assert_array_equal(slots.filled, np.arange(2000) < count)
     np.testing.assert_array_equal(slots.ray[:count], expected_ray)
