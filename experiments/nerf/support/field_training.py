@@ -252,8 +252,8 @@ def random_pixels(key: Array, number_R: Array, shape: tuple[int, ...]) -> tuple[
 
 
 def _over(pixel_RC: Array, background_R3: Array) -> Array:
-    """Bytes with straight alpha, or without any, over a background."""
-    unit_RC = pixel_RC.astype(jnp.float32) / 255
+    """Pixels of 8 or 16 bits with straight alpha, or without any, over a background."""
+    unit_RC = pixel_RC.astype(jnp.float32) / jnp.iinfo(pixel_RC.dtype).max
     if unit_RC.shape[-1] == 3:
         return unit_RC
     alpha_R1 = unit_RC[:, 3:]
