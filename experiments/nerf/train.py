@@ -7,7 +7,8 @@ download, and renders the test views, which it has not seen. In the working fold
 
   comparison.png    test views: photograph, rendering, error, depth and normals
   orbit.mp4         a flight around the scene
-  mesh.ply, .glb    the surface, with colours
+  mesh.ply          the surface, with colours
+  mesh.glb, .obj    the same, with a texture where --texture-size is not 0 (mesh.mtl, mesh.png)
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
@@ -18,6 +19,7 @@ download, and renders the test views, which it has not seen. In the working fold
 Started again with the same working folder it resumes. With ``--data FOLDER`` it trains on a scene
 of NeRF's Blender format, or on photographs with the cameras of nerfstudio, instant-ngp, LLFF or
 COLMAP, every eighth of them held out. Those are recentred; ``scene.json`` says how to get back.
+With ``--data FILE`` it trains on views of a mesh, which are rendered first.
 """
 
 import io
@@ -29,16 +31,15 @@ from typing import Any
 import numpy as np
 
 from experiments.nerf.support.field_flags import FieldFlags
+from experiments.nerf.support.field_meshes import make_meshes
 from experiments.nerf.support.field_results import (
     SHOWN,
     RenderedView,
     as_bytes,
-    extract_mesh,
     geometry_figures,
     plot_views,
     render_views,
     view_figures,
-    write_meshes,
     write_orbit,
 )
 from experiments.nerf.support.field_training import (
@@ -56,9 +57,10 @@ from experiments.shared.restarts import check_not_shorter, may_train_longer
 from experiments.shared.training_runs import TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import Scene, load_scene
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_share
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
+from jaxgen.geometry.mesh_cleaning import FEWEST
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.metrics import write_figures
@@ -72,16 +74,29 @@ class ResultFlags:
 
     Attributes:
       mesh_resolution: points of the mesh's grid along each axis; 0 for no mesh.
+      mesh_faces: how many faces the mesh is decimated to; None for as many as are found.
+      smallest_piece: pieces of less than this share of the largest one's area are left out of the
+        mesh; 0 keeps all.
+      texture_size: texels of each side of the texture of mesh.glb and mesh.obj; 0 for colours of
+        vertices alone.
       orbit_side: height and width of the orbit in pixels; 0 for no orbit.
     """
 
     mesh_resolution: int = 128
+    mesh_faces: int | None = None
+    smallest_piece: float = 0.01
+    texture_size: int = 0
     orbit_side: int = 128
 
     def __post_init__(self) -> None:
         for name in ("mesh_resolution", "orbit_side"):
             if getattr(self, name) < 0 or getattr(self, name) == 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0, or 2 or more")
+        if self.mesh_faces is not None and self.mesh_faces < FEWEST:
+            raise InputError(f"mesh_faces is {self.mesh_faces}, expected {FEWEST} or more")
+        if self.texture_size < 0:
+            raise InputError(f"texture_size is {self.texture_size}, expected 0 or more")
+        check_share("smallest_piece", self.smallest_piece)
 
 
 @register_config("nerf.train")
@@ -92,11 +107,11 @@ class Config(ExperimentConfig):
     Attributes:
       launch: where to run and on what.
       seed: all randomness follows from it.
-      data: "shapes" (traced, no download), or a folder: with transforms_train.json and
-        transforms_test.json (Blender), transforms.json (nerfstudio, instant-ngp), poses_bounds.npy
-        (LLFF), or a model of COLMAP.
+      data: "shapes" (traced, no download), a mesh (.ply, .obj, .glb), or a folder: with
+        transforms_train.json and transforms_test.json (Blender), transforms.json (nerfstudio,
+        instant-ngp), poses_bounds.npy (LLFF), or a model of COLMAP.
       size: shrink images to so many pixels on their longer side; None keeps them as they are
-        (shapes: 100).
+        (shapes and meshes: 100).
       images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
       skip_missing: leave out frames whose image is missing (nerfstudio, COLMAP).
       field: the field.
@@ -156,9 +171,15 @@ def main(config: Config) -> dict[str, Any]:
     if config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
-        mesh = extract_mesh(trained, config.results.mesh_resolution, scene.to_files)
-        write_meshes(folder, mesh)
-        figures |= {"mesh vertices": len(mesh.vertices_V3), "mesh faces": len(mesh.faces_F3)}
+        figures |= make_meshes(
+            folder,
+            trained,
+            scene,
+            config.results.mesh_resolution,
+            faces=config.results.mesh_faces,
+            smallest_piece=config.results.smallest_piece,
+            texture_size=config.results.texture_size,
+        )
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 

@@ -1,4 +1,4 @@
-"""What a trained field shows: test views with their figures, an orbit, a mesh."""
+"""What a trained field shows: test views with their figures, an orbit."""
 
 import pathlib
 from collections.abc import Iterator
@@ -14,17 +14,13 @@ from experiments.shared.image_plots import plot_images
 from experiments.shared.output import progress_bar
 from experiments.shared.training_runs import TrainedModel
 from jaxgen.data import Scene, Views, write_video
-from jaxgen.data.scenes.similarity import IDENTITY, Similarity
 from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation import psnr, ssim
-from jaxgen.interop.marching_cubes import marching_cubes
-from jaxgen.interop.mesh_files import Mesh, write_mesh
-from jaxgen.nerf import Cameras, RadianceConfig, orbit_cameras
+from jaxgen.nerf import Cameras, orbit_cameras
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
 
 SHOWN, ORBIT_FRAMES, ORBIT_FPS, ORBIT_ELEVATION = 4, 48, 24, 30.0
-POINTS_AT_A_TIME = 2**16
 SOLID = 0.5
 """Pixels of at least this opacity are of an object."""
 
@@ -178,59 +174,3 @@ def write_orbit(
 def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Colours in [0, 1] as bytes."""
     return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
-
-
-def extract_mesh(trained: TrainedModel, resolution: int, to_files: Similarity = IDENTITY) -> Mesh:
-    """The surface of the field, with the colour seen from in front of it.
-
-    Args:
-      trained: the field.
-      resolution: points of the grid along each axis of the box.
-      to_files: where the mesh goes from the field's world.
-
-    Raises:
-      InputError: where no surface separates solid from empty space.
-    """
-    config: RadianceConfig = trained.config
-    low, high = (np.asarray(corner) for corner in config.field.box)
-    axes = [np.linspace(low[i], high[i], resolution) for i in range(3)]
-    grid_XYZ3 = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
-    density_N = _in_parts(
-        trained,
-        lambda params, x: config.make_density(params)(x),
-        "density of the grid",
-        grid_XYZ3.reshape(-1, 3),
-    )
-    mesh = marching_cubes(density_N.reshape((resolution,) * 3), low, high)
-    colours_V3 = _in_parts(
-        trained,
-        lambda params, x, direction: config.make_field(params)(x, direction).colour,
-        "colours of the mesh",
-        mesh.vertices_V3,
-        -mesh.normals_V3,
-    )
-    return Mesh(
-        to_files.points(mesh.vertices_V3).astype(np.float32),
-        mesh.faces_F3,
-        to_files.directions(mesh.normals_V3).astype(np.float32),
-        as_bytes(colours_V3),
-    )
-
-
-def _in_parts(trained: TrainedModel, function: Any, name: str, *arrays: np.ndarray) -> np.ndarray:
-    """A function of parameters and points, part by part: one program, the last part filled up."""
-    compiled = jax.jit(function, out_shardings=replicated(trained.layout.mesh))
-    parts, count = [], len(arrays[0])
-    with progress_bar(name, "point", count) as advance:
-        for start in range(0, count, POINTS_AT_A_TIME):
-            index = np.minimum(np.arange(start, start + POINTS_AT_A_TIME), count - 1)
-            parts.append(np.asarray(compiled(trained.params, *(array[index] for array in arrays))))
-            advance(min(POINTS_AT_A_TIME, count - start))
-    return np.concatenate(parts)[:count]
-
-
-def write_meshes(folder: pathlib.Path, mesh: Mesh) -> None:
-    """``mesh.ply`` and ``mesh.glb``."""
-    if is_main_process():
-        for name in ("mesh.ply", "mesh.glb"):
-            write_mesh(folder / name, mesh)
