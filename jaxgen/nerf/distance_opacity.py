@@ -20,7 +20,7 @@ def interval_density(
     slope: Float[Array, "*B"],
     length: Float[Array, "*B"],
     offset: Float[Array, "*B"] | None,
-    sharpness: Float[Array, ""],
+    sharpness: Float[Array, ""] | float,
 ) -> Float[Array, "*B"]:
     """Of intervals, the constant density that absorbs what NeuS's opacity does.
 
