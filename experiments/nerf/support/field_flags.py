@@ -158,7 +158,8 @@ class FieldFlags:
             case "nerf":
                 samples = self._samples(32, 32)
                 network = self._network(box, 10)
-                return RadianceConfig(network, **common, **samples, two_networks=True)
+                hierarchy = samples["fine_samples"] > 0
+                return RadianceConfig(network, **common, **samples, two_networks=hierarchy)
             case "mipnerf":
                 samples = self._samples(32, 32)
                 network = dataclasses.replace(self._network(box, 16), integrated=True)
