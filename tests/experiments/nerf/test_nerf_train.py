@@ -62,7 +62,7 @@ def test_everything_is_written(reference):
             assert mesh.texture.shape == (32, 32, 3)
     page = (reference / "viewer.html").read_text("utf-8")
     assert '{"kind": "mesh", "count": ' + str(len(mesh.faces_F3)) in page
-    assert page.count("data:image/png;base64,") == 48
+    assert page.count("data:image/png;base64,") == 49  # frames of the orbit, and the texture
     assert len(list((reference / "views").glob("*.png"))) == 12
     view = np.load(reference / "views" / "test_000.npz")
     assert view["depth"].shape == view["opacity"].shape == (16, 16)
