@@ -9,6 +9,7 @@ download, and renders the test views, which it has not seen. In the working fold
   orbit.mp4         a flight around the scene
   mesh.ply          the surface, with colours
   mesh.glb, .obj    the same, with a texture where --texture-size is not 0 (mesh.mtl, mesh.png)
+  viewer.html       mesh and orbit in a page to turn, for a browser without network
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
@@ -41,6 +42,7 @@ from experiments.nerf.support.field_results import (
     render_views,
     view_figures,
     write_orbit,
+    write_page,
 )
 from experiments.nerf.support.field_training import (
     PSNR,
@@ -48,6 +50,8 @@ from experiments.nerf.support.field_training import (
     check_rays,
     train_field,
 )
+from experiments.nerf.support.flight_paths import FlightPath
+from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
 from experiments.shared.digests import digest_of
 from experiments.shared.image_plots import write_png
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -57,6 +61,7 @@ from experiments.shared.restarts import check_not_shorter, may_train_longer
 from experiments.shared.training_runs import TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import Scene, load_scene
+from jaxgen.data.scenes.views import unit_colours
 from jaxgen.errors import InputError, check_share
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
@@ -80,6 +85,8 @@ class ResultFlags:
       texture_size: texels of each side of the texture of mesh.glb and mesh.obj; 0 for colours of
         vertices alone.
       orbit_side: height and width of the orbit in pixels; 0 for no orbit.
+      path: of the orbit's cameras: "orbit", around the scene; "spiral", in front of it; "keys",
+        through training views. None: a spiral where the training views face forward, else an orbit.
     """
 
     mesh_resolution: int = 128
@@ -87,6 +94,7 @@ class ResultFlags:
     smallest_piece: float = 0.01
     texture_size: int = 0
     orbit_side: int = 128
+    path: FlightPath | None = None
 
     def __post_init__(self) -> None:
         for name in ("mesh_resolution", "orbit_side"):
@@ -114,6 +122,8 @@ class Config(ExperimentConfig):
         (shapes and meshes: 100).
       images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
       skip_missing: leave out frames whose image is missing (nerfstudio, COLMAP).
+      pose_noise: disturbs the poses that are trained on, to try their refinement: degrees by which
+        each camera is turned, and the share of its distance by which it is moved.
       field: the field.
       training: how it is trained.
       results: what is made of it.
@@ -124,6 +134,7 @@ class Config(ExperimentConfig):
     size: int | None = None
     images: str | None = None
     skip_missing: bool = False
+    pose_noise: tuple[float, float] | None = None
     field: FieldFlags = FieldFlags()
     training: FieldTrainingFlags = FieldTrainingFlags()
     results: ResultFlags = ResultFlags()
@@ -136,7 +147,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     check_large_enough(scene)
     field = config.field.config(scene)
-    training = config.training.for_field(config.field.chosen(scene))
+    training = config.training.for_field(field)
     check_rays(training)
     check_layout(field)
     steps = config.training.training_steps
@@ -149,9 +160,12 @@ def main(config: Config) -> dict[str, Any]:
     )
     report(scene.describe())
     write_place(folder / "scene.json", scene)
+    given = scene
+    if config.pose_noise is not None:
+        given = disturb_poses(scene, *config.pose_noise, config.seed)
     trained = train_field(
         field,
-        scene,
+        given,
         folder,
         training,
         seed=config.seed,
@@ -165,13 +179,18 @@ def main(config: Config) -> dict[str, Any]:
         "rays": trained.steps * training.rays,
         "training seconds": trained.seconds,
     }
+    if config.field.refine_poses or config.field.refine_intrinsics:
+        scene, errors = follow_refinement(scene, given, trained)
+        figures |= errors
     figures |= show_test_views(folder, trained, scene)
+    orbit = mesh = None
     if config.results.orbit_side:
-        write_orbit(folder / "orbit.mp4", trained, scene, config.results.orbit_side)
+        flags = config.results
+        orbit = write_orbit(folder / "orbit.mp4", trained, scene, flags.orbit_side, flags.path)
     if config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
-        figures |= make_meshes(
+        mesh, found = make_meshes(
             folder,
             trained,
             scene,
@@ -180,6 +199,8 @@ def main(config: Config) -> dict[str, Any]:
             smallest_piece=config.results.smallest_piece,
             texture_size=config.results.texture_size,
         )
+        figures |= found
+    write_page(folder / "viewer.html", scene, mesh, orbit)
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 
@@ -239,7 +260,7 @@ def show_test_views(folder: pathlib.Path, trained: TrainedModel, scene: Scene) -
     for i, view in enumerate(render_views(trained, views)):
         row = view_figures(view)
         if views.depth is not None and views.normals is not None:
-            alpha = views.images[i, ..., -1] / 255
+            alpha = unit_colours(views.images[i, ..., -1])
             row |= geometry_figures(view, views.depth[i], views.normals[i], alpha)
         rows.append(row)
         write_view(folder / "views", f"test_{i:03d}", view)

@@ -120,6 +120,6 @@ def _dot(left_R3: np.ndarray, right_R3: np.ndarray) -> np.ndarray:
 
 
 def mix_corners(values_F3: Float[np.ndarray, "F 3 *C"], hits: MeshHits) -> np.ndarray:
-    """Values of each face's corners, mixed at the places that rays meet: [R, ...] of those alone."""
+    """Values of each face's corners, mixed at the places that rays meet, of these rays alone."""
     met_R = hits.met_R
     return np.einsum("rk,rkc->rc", hits.weights_R3[met_R], values_F3[hits.face_R[met_R]])

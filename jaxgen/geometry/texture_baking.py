@@ -1,5 +1,6 @@
 """Textures of meshes: surfaces cut and laid flat, and their colours. Alone in importing xatlas."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -8,10 +9,18 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Integer, UInt8
 
 from jaxgen.errors import InputError
-from jaxgen.geometry.triangle_mesh import Mesh, check_surface, smooth_normals, unit_vectors
+from jaxgen.geometry.triangle_mesh import (
+    Mesh,
+    check_surface,
+    face_areas,
+    smooth_normals,
+    unit_vectors,
+)
 
-PADDING = 3
-"""Texels between two charts."""
+PADDING = 2
+"""Texels between two charts, about."""
+FILLED = 0.6
+"""Share of a texture that is meant to be on the surface."""
 SLACK = 1e-6
 """How far outside of a triangle a texel's centre still counts, beside the triangle's sides."""
 TEXELS_AT_A_TIME = 2**19
@@ -52,7 +61,9 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices_V3, mesh.faces_F3.astype(np.uint32))
     packing = xatlas.PackOptions()
-    packing.resolution, packing.padding = size, PADDING
+    # Texels for each unit of length, rather than a resolution, to which xatlas keeps but badly.
+    area = max(float(face_areas(mesh).sum()), 1e-300)
+    packing.texels_per_unit, packing.padding = size * math.sqrt(FILLED / area), PADDING
     atlas.generate(pack_options=packing)
     source_V, faces_F3, uv_V2 = atlas.get_mesh(0)
     normals, colours = (
@@ -92,7 +103,7 @@ def bake_texture(mesh: Mesh, colour: ColourFunction, size: int) -> Mesh:
     check_surface(mesh)
     _check_size(size)
     flat = unwrap(mesh, size) if mesh.uv_V2 is None else mesh
-    texels = rasterise(flat.uv_V2[flat.faces_F3], size)
+    texels = rasterise(corner_uv(flat), size)
     if not len(texels.index_N):
         raise InputError(f"size is {size}, expected more texels: none is on the surface")
     normals_V3 = smooth_normals(flat) if flat.normals_V3 is None else flat.normals_V3
@@ -107,6 +118,17 @@ def bake_texture(mesh: Mesh, colour: ColourFunction, size: int) -> Mesh:
     inside[texels.index_N] = True
     dilated = _dilate(texture.reshape(size, size, 3), inside.reshape(size, size))
     return replace(flat, texture=dilated)
+
+
+def corner_uv(mesh: Mesh) -> Float64[np.ndarray, "F 3 2"]:
+    """The coordinates of the texture at each face's corners.
+
+    Raises:
+      InputError: The mesh has none.
+    """
+    if mesh.uv_V2 is None:
+        raise InputError("mesh has no texture coordinates, expected some")
+    return mesh.uv_V2.astype(np.float64)[mesh.faces_F3]
 
 
 def rasterise(uv_F32: Float[np.ndarray, "F 3 2"], size: int) -> Texels:
@@ -156,9 +178,7 @@ def _candidates(places_F32: Float64[np.ndarray, "F 3 2"], size: int) -> Iterator
             )
 
 
-def _dilate(
-    texture: UInt8[np.ndarray, "Y X 3"], inside: Any
-) -> UInt8[np.ndarray, "Y X 3"]:
+def _dilate(texture: UInt8[np.ndarray, "Y X 3"], inside: Any) -> UInt8[np.ndarray, "Y X 3"]:
     """Colours of the nearest texel inside, everywhere."""
     from scipy.ndimage import distance_transform_edt
 

@@ -65,15 +65,15 @@ def check_surface(mesh: Mesh, name: str = "mesh") -> None:
     if mesh.uv_V2 is not None:
         _check_array(f"{name}: texture coordinates", mesh.uv_V2, np.float32, count, 2)
     if mesh.texture is not None:
-        _check_texture(name, mesh)
+        _check_texture(name, mesh.texture)
+        if mesh.uv_V2 is None:
+            raise InputError(f"{name}: texture coordinates are missing, expected some")
 
 
-def _check_texture(name: str, mesh: Mesh) -> None:
-    kind, shape = getattr(mesh.texture, "dtype", None), np.shape(mesh.texture)
+def _check_texture(name: str, texture: Any) -> None:
+    kind, shape = getattr(texture, "dtype", type(texture).__name__), np.shape(texture)
     if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or not np.prod(shape):
         raise InputError(f"{name}: texture is {kind} {list(shape)}, expected uint8 [Y, X, 3]")
-    if mesh.uv_V2 is None:
-        raise InputError(f"{name}: texture coordinates are missing, expected some for the texture")
 
 
 def _check_array(
@@ -105,6 +105,16 @@ def with_faces(mesh: Mesh, faces_F3: Int32[np.ndarray, "F 3"]) -> Mesh:
         normals_V3=normals,
         colours_V3=colours,
         uv_V2=uv,
+    )
+
+
+def turned_mesh(mesh: Mesh, rotation: Float32[np.ndarray, "3 3"]) -> Mesh:
+    """A mesh in other axes."""
+    normals = mesh.normals_V3
+    return replace(
+        mesh,
+        vertices_V3=mesh.vertices_V3 @ rotation.T,
+        normals_V3=None if normals is None else normals @ rotation.T,
     )
 
 

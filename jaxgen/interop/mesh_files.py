@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8
 
 from jaxgen.errors import InputError
 from jaxgen.files import Path, as_path, replacing
-from jaxgen.geometry.triangle_mesh import Mesh, check_surface
+from jaxgen.geometry.triangle_mesh import Mesh, check_surface, turned_mesh
 from jaxgen.interop.trimesh_package import import_trimesh
 from jaxgen.text_rules import has_suffix
 
@@ -68,12 +68,16 @@ def _ply(path: pathlib.Path, mesh: Mesh) -> dict[pathlib.Path, bytes]:
 
 def _glb(path: pathlib.Path, mesh: Mesh) -> dict[pathlib.Path, bytes]:
     add = None if mesh.texture is not None else _add_material
-    return {path: _as_trimesh(_upright(mesh)).export(file_type="glb", tree_postprocessor=add)}
+    return {
+        path: _as_trimesh(turned_mesh(mesh, Z_UP_TO_Y_UP)).export(
+            file_type="glb", tree_postprocessor=add
+        )
+    }
 
 
 def _obj(path: pathlib.Path, mesh: Mesh) -> dict[pathlib.Path, bytes]:
     """The files, the one that names the others last."""
-    turned, lines, found = _upright(mesh), [], {}
+    turned, lines, found = turned_mesh(mesh, Z_UP_TO_Y_UP), [], {}
     if mesh.texture is not None:
         materials, image = path.with_suffix(".mtl"), path.with_suffix(".png")
         found = {
@@ -112,14 +116,6 @@ _ENCODERS: Mapping[str, Callable[[pathlib.Path, Mesh], dict[pathlib.Path, bytes]
     ".obj": _obj,
     ".glb": _glb,
 }
-
-
-def _upright(mesh: Mesh) -> Mesh:
-    turned, normals = (
-        None if values is None else values @ Z_UP_TO_Y_UP.T
-        for values in (mesh.vertices_V3, mesh.normals_V3)
-    )
-    return replace(mesh, vertices_V3=turned, normals_V3=normals)
 
 
 def _add_material(tree: dict[str, Any]) -> None:

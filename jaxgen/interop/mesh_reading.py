@@ -1,6 +1,5 @@
 """Files of triangle meshes, read: PLY, Wavefront OBJ and glTF, upright and as one mesh."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from jaxtyping import UInt8
 from jaxgen.errors import InputError
 from jaxgen.files import Path, open_file
 from jaxgen.geometry.texture_baking import sample_texture
-from jaxgen.geometry.triangle_mesh import Mesh, check_surface, with_faces
+from jaxgen.geometry.triangle_mesh import Mesh, check_surface, turned_mesh, with_faces
 from jaxgen.interop.mesh_files import Z_UP_TO_Y_UP
 from jaxgen.interop.trimesh_package import import_trimesh
 from jaxgen.text_rules import has_suffix
@@ -53,7 +52,7 @@ def read_mesh(path: Path) -> Mesh:
     mesh = _join(parts)
     mesh = with_faces(mesh, mesh.faces_F3)
     if has_suffix(str(path), *Y_UP_SUFFIXES):
-        mesh = _turned(mesh)
+        mesh = turned_mesh(mesh, Z_UP_TO_Y_UP.T)
     check_surface(mesh, str(path))
     return mesh
 
@@ -82,17 +81,30 @@ def _join(parts: list[tuple[Any, Any]]) -> Mesh:
     normals = [_normals(part, matrix) for part, matrix in parts]
     uv = [getattr(part.visual, "uv", None) for part, _ in parts]
     images = [_image(part) for part, _ in parts]
-    one = all(image is not None and np.array_equal(image, images[0]) for image in images)
-    one = one and all(values is not None for values in uv)
-    colours = None if one else _colours([part for part, _ in parts], uv, images)
+    one = images[0] if _one_texture(uv, images) else None
     return Mesh(
         np.concatenate(vertices).astype(np.float32),
         np.concatenate(faces).astype(np.int32),
-        None if any(n is None for n in normals) else np.concatenate(normals).astype(np.float32),
-        colours,
-        None if any(v is None for v in uv) else np.concatenate(uv)[:, :2].astype(np.float32),
-        images[0] if one else None,
+        _joined(normals),
+        _colours([part for part, _ in parts], uv, images) if one is None else None,
+        _joined([None if values is None else values[:, :2] for values in uv]),
+        one,
     )
+
+
+def _one_texture(uv: list[Any], images: list[Any]) -> bool:
+    """Whether all parts have coordinates of one and the same image."""
+    return all(
+        image is not None and values is not None and np.array_equal(image, images[0])
+        for values, image in zip(uv, images, strict=True)
+    )
+
+
+def _joined(values: list[Any]) -> Any:
+    """Arrays of all parts as one in float32, None where a part has none."""
+    if any(part is None for part in values):
+        return None
+    return np.concatenate(values).astype(np.float32)
 
 
 def _normals(part: Any, matrix: Any) -> Any:
@@ -151,11 +163,3 @@ def _plain_colour(material: Any) -> UInt8[np.ndarray, "3"] | None:
     if diffuse is None or tuple(diffuse[:3]) == TRIMESH_GREY:
         return None
     return np.asarray(diffuse, np.uint8)[:3]
-
-
-def _turned(mesh: Mesh) -> Mesh:
-    vertices, normals = (
-        None if values is None else values @ Z_UP_TO_Y_UP
-        for values in (mesh.vertices_V3, mesh.normals_V3)
-    )
-    return replace(mesh, vertices_V3=vertices, normals_V3=normals)

@@ -307,44 +307,6 @@ def _unit(vector: Array) -> tuple[Array, Array]:
     return vector / jnp.maximum(length, 1e-12), length
 
 
-def orbit_cameras(
-    count: int,
-    *,
-    radius: float,
-    elevation: float,
-    focal: ArrayLike,
-    height: int,
-    width: int,
-    target: tuple[float, float, float] = (0.0, 0.0, 0.0),
-) -> Cameras:
-    """Cameras on a circle around a target, evenly spaced, the first one towards +x; z is up.
-
-    Args:
-      count: N.
-      radius: distance of the cameras from the target.
-      elevation: above the horizon, in degrees, between -90 and 90.
-      focal: in pixels, see `make_cameras`.
-      height: of the images, in pixels.
-      width: of the images, in pixels.
-      target: what is in the middle of the images.
-
-    Raises:
-      InputError: for no cameras, a radius that is not positive, another elevation, and as
-        `make_cameras`.
-    """
-    if count < 1:
-        raise InputError(f"count is {count}, expected 1 or more")
-    if not radius > 0:
-        raise InputError(f"radius is {radius}, expected a number > 0")
-    if not -90 < elevation < 90:
-        raise InputError(f"elevation is {elevation}, expected -90 < elevation < 90 degrees")
-    around_N = 2 * np.pi * np.arange(count) / count
-    above = np.radians(elevation)
-    circle = [np.cos(above) * np.cos(around_N), np.cos(above) * np.sin(around_N)]
-    position_N3 = np.stack([*circle, np.full(count, np.sin(above))], axis=-1) * radius + target
-    return make_cameras(look_at(position_N3, target), focal, height=height, width=width)
-
-
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 """The lower and the upper corner of a box, in world coordinates."""
 
@@ -372,6 +334,29 @@ def ray_box(
     near = jnp.where(parallel, never, jnp.minimum(*sides))
     far = jnp.where(parallel, -never, jnp.maximum(*sides))
     return jnp.maximum(near.max(axis=-1), 0.0), far.min(axis=-1)
+
+
+def ray_sphere(
+    rays: Rays, centre: ArrayLike, radius: ArrayLike
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Where rays enter and leave a sphere.
+
+    Args:
+      rays: [..., 3].
+      centre: [3].
+      radius: of the sphere, above 0.
+
+    Returns:
+      Distances near and far, as those of `ray_box`: near is 0 or more, and far <= near where a ray
+      misses the sphere or has it behind it. Gradients are finite, also for rays that touch it.
+    """
+    offset = rays.origin - jnp.asarray(centre)
+    along = (offset * rays.direction).sum(axis=-1)
+    # From the point next to the centre, rather than by squares of distances from far away.
+    across = offset - along[..., None] * rays.direction
+    rest = jnp.asarray(radius) ** 2 - (across**2).sum(axis=-1)
+    half = jnp.where(rest > 0, jnp.sqrt(jnp.where(rest > 0, rest, 1.0)), 0.0)
+    return jnp.maximum(-along - half, 0.0), half - along
 
 
 def check_box(name: str, box: Box) -> None:

@@ -34,12 +34,12 @@ class Steps(NamedTuple):
     Attributes:
       words: [R, W], bit b of word w is step 32 w + b.
       before: [R, W], how many steps the words before hold.
-      count: [R], how many steps all hold.
+      total: [R], how many steps all hold.
     """
 
     words: UInt32[Array, "R W"]
     before: Int[Array, "R W"]
-    count: Int[Array, "R"]
+    total: Int[Array, "R"]
 
 
 class Slots(NamedTuple):
@@ -78,8 +78,8 @@ def fill_slots(
       taken: how many steps of each ray have had their turn; None: none.
       most: how many steps of one ray have slots at a time; None: all of them.
     """
-    taken = jnp.zeros_like(steps.count) if taken is None else taken
-    wanted = steps.count - taken
+    taken = jnp.zeros_like(steps.total) if taken is None else taken
+    wanted = steps.total - taken
     wanted = wanted if most is None else jnp.minimum(wanted, most)
     end = jnp.cumsum(wanted)
     slot = jnp.arange(slots)
@@ -235,7 +235,7 @@ def render_to_the_end(
     """
     march = _March(config, span, box, cells, None)
     rays, width = len(march.begin), 8 if normals else 5
-    steps, everything = march.steps, march.steps.count
+    steps, everything = march.steps, march.steps.total
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         return (carry[0] < everything).any()

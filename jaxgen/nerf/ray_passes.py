@@ -103,7 +103,7 @@ def shade(
     jitter: Float[Array, "R S"] | None,
     background: Array,
     *,
-    code: Float[Array, "R C"] | None = None,
+    code: Float[Array, "#R C"] | None = None,
     normals: bool = False,
 ) -> tuple[Rendering, Array | None]:
     """Density and colour at one point of each interval, and the sum; gradients of distances."""

@@ -43,7 +43,7 @@ from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError, check_not_negative
 from jaxgen.nerf.cameras import Box, Cameras, Rays, camera_rays
 from jaxgen.nerf.distance_field import DistanceFieldConfig
-from jaxgen.nerf.fields import FieldOutput
+from jaxgen.nerf.fields import FieldOutput, SampleContext
 from jaxgen.nerf.grid_field import HashFieldConfig
 from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells
 from jaxgen.nerf.packed_rays import render_packed, render_to_the_end
@@ -196,8 +196,14 @@ class RadianceConfig:
         return BoundField(self.field, params[FINE]).distance
 
     def make_field(self, params: Tree) -> Callable[[Array, Array], FieldOutput]:
-        """``(points [..., 3], unit directions [..., 3]) -> density and colour`` of the same."""
-        return BoundField(self.field, params[FINE])
+        """``(points [..., 3], unit directions [..., 3]) -> density and colour`` of the same.
+
+        Of photographs with codes, with the mean of all codes.
+        """
+        field = BoundField(self.field, params[FINE])
+        code = view_codes(params[VIEWS], None) if VIEWS in params else None
+        context = SampleContext(code=None if code is None else code[0])
+        return lambda x, direction: field(x, direction, context)
 
     def make_cells(self) -> Callable[[Tree], Bool[Array, "X Y Z"]]:
         """``params -> the occupied cells`` of a field with an occupancy grid."""
@@ -335,8 +341,15 @@ def render_rays(
         if code is not None:
             code = jnp.broadcast_to(code, (len(span.zero), code.shape[-1]))
         found = render_packed(
-            *(config.occupancy, fine, span, config.box, background),
-            **{"cells": cells, "jitter": jitter, "code": code, "normals": normals},
+            config.occupancy,
+            fine,
+            span,
+            config.box,
+            background,
+            cells=cells,
+            jitter=jitter,
+            code=code,
+            normals=normals,
         )
         return found._replace(rendering=_exposed(params, view, found.rendering))
     even = config.proposals[0].samples if config.proposals else config.coarse_samples
@@ -398,7 +411,11 @@ def render_rays_to_the_end(
     background = _background(config, params, rays, background)
     code = None if VIEWS not in params else view_codes(params[VIEWS], None)
     return render_to_the_end(
-        *(config.occupancy, field, span, config.box, background),
+        config.occupancy,
+        field,
+        span,
+        config.box,
+        background,
         cells=cells,
         code=code,
         normals=normals,

@@ -81,7 +81,7 @@ def test_points_of_a_surface_are_uniform():
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"uv_V2": None}, "texture coordinates are missing, expected some for the texture"),
+        ({"uv_V2": None}, "texture coordinates are missing, expected some"),
         ({"uv_V2": np.zeros((4, 3), np.float32)}, r"are float32 \[4, 3\], expected .*\[4, 2\]"),
         ({"uv_V2": np.full((4, 2), np.nan, np.float32)}, "texture coordinates: number 0 is"),
         ({"texture": np.zeros((4, 4), np.uint8)}, r"texture is uint8 \[4, 4\], expected uint8"),

@@ -21,9 +21,7 @@ def coloured_ball():
     stretched = (ball.vertices_V3 * [1, 2, 3] + [5, 0, 1]).astype(np.float32)
     normals = ball.vertices_V3 / np.float32([1, 2, 3])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return dataclasses.replace(
-        ball, vertices_V3=stretched, normals_V3=normals, colours_V3=colours
-    )
+    return dataclasses.replace(ball, vertices_V3=stretched, normals_V3=normals, colours_V3=colours)
 
 
 @pytest.mark.parametrize("suffix", ["ply", "obj", "glb"])

@@ -28,7 +28,7 @@ FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus"]
 GRID = ("encoding", "levels", "features", "log2_table_size", "finest_resolution")
 NETWORK = ("width", "depth", "octaves")
 OWN: Mapping[str, tuple[str, ...]] = {
-    "ngp": (*GRID, "fine_samples", "coarse_samples", "occupancy"),
+    "ngp": (*GRID, "fine_samples", "coarse_samples", "occupancy", "candidates", "samples"),
     "nerfacto": (*GRID, "fine_samples", "proposal_samples"),
     "nerf": (*NETWORK, "coarse_samples", "fine_samples"),
     "mipnerf": (*NETWORK, "coarse_samples", "fine_samples"),
@@ -51,12 +51,15 @@ class FieldFlags:
         with proposals (Barron et al. 2022); "neus", a signed distance over a hash grid (Wang et al.
         2021; Li et al. 2023). None: "ngp", and "nerfacto" of captures, whose
         surroundings have no end.
-      coarse_samples: even intervals of a ray; None: 64 of "ngp", 48 of "neus", 32 of networks.
+      coarse_samples: even intervals of a ray; None: 64 of "ngp" without occupancy, 48 of "neus", 32
+        of networks.
       fine_samples: intervals that follow the weights of the even ones, or of the last proposal;
-        None: 20 of "ngp", 24 of fields with proposals, 32 of others. 0: none.
+        None: 20 of "ngp" without occupancy, 24 of fields with proposals, 32 of others. 0: none.
       proposal_samples: intervals of each proposal.
       occupancy: of "ngp", samples where a grid of cells is occupied, in place of even and fine
         intervals.
+      candidates: of "ngp", budget of samples for all rays of an update, of density alone.
+      samples: of "ngp", budget of samples with colour.
       box: half the side of the cube around the origin that is modelled, or of which the field
         is not contracted; None: the scene's box.
       near: distance from the cameras where rays begin; None: the scene's (2 for NeRF's format).
@@ -86,7 +89,9 @@ class FieldFlags:
     coarse_samples: int | None = None
     fine_samples: int | None = None
     proposal_samples: tuple[int, ...] = (64, 32)
-    occupancy: bool = False
+    occupancy: bool = True
+    candidates: int = 2**16
+    samples: int = 2**15
     box: float | None = None
     near: float | None = None
     far: float | None = None
@@ -120,6 +125,11 @@ class FieldFlags:
                 raise InputError(
                     f"{name} is {getattr(self, name)} with field {field!r}, which has none, "
                     "expected another field"
+                )
+        for name in ("coarse_samples", "fine_samples"):
+            if field == "ngp" and self.occupancy and getattr(self, name) is not None:
+                raise InputError(
+                    f"{name} is {getattr(self, name)} with occupancy, expected no-occupancy"
                 )
         encodings = ("hash", "waves") if field == "neus" else ("hash", "dense", "planes")
         if self.encoding not in encodings:
@@ -188,7 +198,9 @@ class FieldFlags:
             case "neus":
                 return RadianceConfig(self._signed(box), **common, **self._samples(48, 24))
             case _:
-                occupancy = OccupancyConfig() if self.occupancy else None
+                occupancy = None
+                if self.occupancy:
+                    occupancy = OccupancyConfig(candidates=self.candidates, samples=self.samples)
                 samples = self._samples(64, 20)
                 return RadianceConfig(self._gridded(box), **common, **samples, occupancy=occupancy)
 

@@ -32,7 +32,7 @@ def make_meshes(
     faces: int | None = None,
     smallest_piece: float = 0.01,
     texture_size: int = 0,
-) -> dict[str, int]:
+) -> tuple[Mesh, dict[str, int]]:
     """Writes ``mesh.ply``, and ``mesh.glb`` and ``mesh.obj`` with a texture where it has a size.
 
     They are in the units of the scene's files.
@@ -47,7 +47,7 @@ def make_meshes(
       texture_size: texels of each side of the texture; 0 for none.
 
     Returns:
-      Figures of the mesh, by name.
+      The mesh in the field's world, with its texture, and figures of it by name.
 
     Raises:
       InputError: where no surface separates solid from empty space.
@@ -57,7 +57,7 @@ def make_meshes(
     if is_main_process():
         for name, one in (("mesh.ply", mesh), ("mesh.glb", shown), ("mesh.obj", shown)):
             write_mesh(folder / name, moved_mesh(one, scene.to_files))
-    return {
+    return shown, {
         "mesh vertices": len(mesh.vertices_V3),
         "mesh faces": len(mesh.faces_F3),
         "mesh pieces": count_pieces(mesh),
@@ -107,7 +107,7 @@ def extract_mesh(
 
 
 def bake_field(trained: TrainedModel, mesh: Mesh, size: int) -> Mesh:
-    """A mesh of `extract_mesh` with a texture of the field's colours, of that many texels a side."""
+    """A mesh of `extract_mesh` with a texture of the field's colours, ``size`` texels a side."""
     return bake_texture(
         mesh,
         lambda points, normals: _colours(trained, "colours of the texture", points, normals),

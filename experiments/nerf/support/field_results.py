@@ -10,17 +10,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from experiments.nerf.support.field_training import cameras_of
+from experiments.nerf.support.flight_paths import FlightPath, flight_cameras
 from experiments.shared.image_plots import plot_images
 from experiments.shared.output import progress_bar
 from experiments.shared.training_runs import TrainedModel
 from jaxgen.data import Scene, Views, write_video
 from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation import psnr, ssim
-from jaxgen.nerf import Cameras, orbit_cameras
+from jaxgen.geometry.triangle_mesh import Mesh
+from jaxgen.interop.scene_viewer import write_viewer
+from jaxgen.nerf import Cameras
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
 
-SHOWN, ORBIT_FRAMES, ORBIT_FPS, ORBIT_ELEVATION = 4, 48, 24, 30.0
+SHOWN, ORBIT_FPS = 4, 24
 SOLID = 0.5
 """Pixels of at least this opacity are of an object."""
 
@@ -139,38 +142,49 @@ def plot_views(path: pathlib.Path, views: list[RenderedView], names: list[str]) 
 
 
 def write_orbit(
-    path: pathlib.Path, trained: TrainedModel, scene: Scene, side: int, progress: bool = True
-) -> None:
-    """A flight around the middle of the scene's box, as a video.
+    path: pathlib.Path,
+    trained: TrainedModel,
+    scene: Scene,
+    side: int,
+    flight: FlightPath | None = None,
+    progress: bool = True,
+) -> UInt8[np.ndarray, "T Y X 3"]:
+    """A flight around the scene or in front of it, as a video; its frames.
 
     Args:
       path: the file.
       trained: the field.
       scene: gives the cameras' distance and angle of view.
       side: height and width of the video.
+      flight: the cameras' path, see `flight_cameras`.
       progress: whether to show a bar.
     """
-    views = scene.part("train")
-    middle_3 = np.mean(scene.box, axis=0)
-    distance = np.linalg.norm(views.camera_to_world[:, :, 3] - middle_3, axis=-1).mean()
-    cameras = orbit_cameras(
-        ORBIT_FRAMES,
-        radius=float(distance),
-        elevation=ORBIT_ELEVATION,
-        focal=views.intrinsics.focal[0, 0] * side / views.images.shape[2],
-        height=side,
-        width=side,
-        target=tuple(middle_3.tolist()),
-    )
+    cameras = flight_cameras(scene, side, flight)
     render, frames = make_view_renderer(trained), []
-    with progress_bar("rendering the orbit", "frame", ORBIT_FRAMES) as advance:
-        for i in range(ORBIT_FRAMES):
+    with progress_bar("rendering the orbit", "frame", len(cameras)) as advance:
+        for i in range(len(cameras)):
             frames.append(as_bytes(np.asarray(render(cameras, i)["colour"])))
             advance(1)
     if is_main_process():
         write_video(path, np.stack(frames), ORBIT_FPS, scale=max(1, 320 // side))
+    return np.stack(frames)
 
 
 def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Colours in [0, 1] as bytes."""
     return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
+
+
+def write_page(
+    path: pathlib.Path, scene: Scene, mesh: Mesh | None, orbit: UInt8[np.ndarray, "T Y X 3"] | None
+) -> None:
+    """What there is of a mesh and an orbit, in a page for a browser without network.
+
+    Args:
+      path: the page.
+      scene: gives the page its title.
+      mesh: in the field's world, in which z is up.
+      orbit: the frames of a flight.
+    """
+    if is_main_process() and not (mesh is None and orbit is None):
+        write_viewer(path, mesh=mesh, orbit=orbit, title=scene.name)

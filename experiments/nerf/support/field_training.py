@@ -21,10 +21,11 @@ from experiments.shared.training_runs import (
     updates_in,
 )
 from jaxgen.data import Scene, Views
-from jaxgen.data.scenes.views import over_background
+from jaxgen.data.scenes.views import over_background, unit_colours
 from jaxgen.errors import check_not_negative, check_positive
 from jaxgen.nerf import (
     Cameras,
+    HashFieldConfig,
     RadianceConfig,
     Rays,
     RenderedRays,
@@ -53,7 +54,6 @@ INTERLEVEL = 1.0
 """Weight of the loss by which proposals learn."""
 COARSE = 0.1
 """Weight of the coarse colour of one network (Barron et al. 2021); that of two networks is 1."""
-NETWORKS = ("nerf", "mipnerf", "mipnerf360")
 GRID = "occupancy"
 """Of the occupancy grid among the variables of the training."""
 
@@ -66,8 +66,8 @@ class FieldTrainingFlags(OptimizationFlags):
     Attributes:
       training_steps: updates.
       minutes: train for about so long, with as many updates as fit, in place of `training_steps`.
-      rays: random pixels of all training views, per update; None: 1536 of grids, 512 of networks.
-        With `occupancy` the most that there are: those whose samples fit the budget count.
+      rays: random pixels of all training views, per update; None: 1536 of grids, 512 of networks,
+        4096 with occupancy, of which those count whose samples fit the budget.
       learning_rate: the highest one; None: 1e-2 of grids, 1e-3 of networks.
       distortion: weight of the loss that keeps a ray's samples together (Barron et al. 2022), of
         fields with proposals.
@@ -92,9 +92,11 @@ class FieldTrainingFlags(OptimizationFlags):
         if self.minutes is not None:
             check_positive("minutes", self.minutes)
 
-    def for_field(self, field: str) -> "FieldTrainingFlags":
+    def for_field(self, field: RadianceConfig) -> "FieldTrainingFlags":
         """The flags with what they leave to the field."""
-        rays, rate = (512, 1e-3) if field in NETWORKS else (1536, 1e-2)
+        grid = isinstance(field.field, HashFieldConfig)
+        rate = 1e-2 if grid else 1e-3
+        rays = 4096 if field.occupancy is not None else 1536 if grid else 512
         return dataclasses.replace(
             self,
             rays=rays if self.rays is None else self.rays,
@@ -260,8 +262,8 @@ def random_pixels(key: Array, number_R: Array, shape: tuple[int, ...]) -> tuple[
 
 
 def _over(pixel_RC: Array, background_R3: Array) -> Array:
-    """Bytes with straight alpha, or without any, over a background."""
-    unit_RC = pixel_RC.astype(jnp.float32) / 255
+    """Pixels with straight alpha, or without any, over a background."""
+    unit_RC = unit_colours(pixel_RC)
     if unit_RC.shape[-1] == 3:
         return unit_RC
     alpha_R1 = unit_RC[:, 3:]

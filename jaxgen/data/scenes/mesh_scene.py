@@ -32,7 +32,7 @@ from jaxgen.data.scenes.views import Corner, Scene
 from jaxgen.errors import InputError
 from jaxgen.files import Path
 from jaxgen.geometry.mesh_rays import MeshHits, RayCaster, make_ray_caster, mix_corners
-from jaxgen.geometry.texture_baking import sample_texture
+from jaxgen.geometry.texture_baking import corner_uv, sample_texture
 from jaxgen.geometry.triangle_mesh import (
     Mesh,
     check_surface,
@@ -154,7 +154,7 @@ def _shading_normals(
 def _make_albedo(mesh: Mesh) -> Callable[[MeshHits, Float[np.ndarray, "R 3"]], Any]:
     """``(hits, points) -> linear albedos`` of the rays that meet the mesh."""
     if mesh.texture is not None:
-        texture, uv_F32 = mesh.texture, mesh.uv_V2[mesh.faces_F3].astype(np.float64)
+        texture, uv_F32 = mesh.texture, corner_uv(mesh)
         return lambda hits, _: decode_srgb(sample_texture(texture, mix_corners(uv_F32, hits)))
     if mesh.colours_V3 is not None:
         colours_F33 = mesh.colours_V3[mesh.faces_F3] / 255
