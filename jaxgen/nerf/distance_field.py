@@ -11,7 +11,8 @@ a learned sharpness, S the logistic function and g the gradient of f::
 (`jaxgen.nerf.distance_opacity`). So rendered weights are largest where f is 0. g is exact for the
 MLP. A grid's trilinear features have a gradient that jumps from cell to cell, so g is a difference
 there, over a step that is a cell of the finest level in use (Li et al. 2023, "Neuralangelo",
-section 3.1).
+section 3.1). Weights of the grid's features start at 0 in f but not in the colour, which therefore
+has a texture before the surface could imitate it.
 """
 
 import functools
@@ -185,11 +186,10 @@ class DistanceField(nn.Module):
     ) -> FieldOutput:
         """Density, colour and the distance's gradient, of points seen along unit directions."""
         config = self.config
-        distance, hidden, gradient = self._with_gradient(x, context)
-        middle, half = config.cube
-        features = self.feature_output(hidden)
-        inputs = [(x - middle) / half, unit(gradient), features]
-        inputs += appearance(config, context, features)
+        distance, (entering, hidden), gradient = self._with_gradient(x, context)
+        seen = entering[..., :3] if config.grid is None else entering
+        inputs = [seen, unit(gradient), self.feature_output(hidden)]
+        inputs += appearance(config, context, hidden)
         if config.view_dependent:
             inputs.append(spherical_harmonics(direction))
         joined = jnp.concatenate(inputs, axis=-1)
@@ -232,8 +232,8 @@ class DistanceField(nn.Module):
         density = sharpness * nn.sigmoid(-sharpness * distance)
         return within(self.config.box, x, density)
 
-    def _distance(self, x: Array, context: SampleContext) -> tuple[Array, Array]:
-        """The distance, and the last hidden layer."""
+    def _distance(self, x: Array, context: SampleContext) -> tuple[Array, tuple[Array, Array]]:
+        """The distance, and of its MLP what enters it and the last hidden layer."""
         config = self.config
         middle, half = config.cube
         entering = hidden = self._encoded((x - middle) / half, context)
@@ -243,7 +243,7 @@ class DistanceField(nn.Module):
             if i == config.skip:
                 hidden = jnp.concatenate([entering, hidden], axis=-1) / math.sqrt(2)
         found = self.distance_output(hidden) + jnp.asarray(self.distance_bias)
-        return half * found[..., 0], hidden
+        return half * found[..., 0], (entering, hidden)
 
     def _encoded(self, place: Array, context: SampleContext) -> Array:
         """The place in [-1, 1]^3, and its features or waves."""
@@ -259,20 +259,20 @@ class DistanceField(nn.Module):
             features = features * jnp.repeat(weight_L, features.shape[-1] // levels)
         return jnp.concatenate([place, features], axis=-1)
 
-    def _with_gradient(self, x: Array, context: SampleContext) -> tuple[Array, Array, Array]:
-        """The distance, the last hidden layer, and the gradient of the distance."""
+    def _with_gradient(self, x: Array, context: SampleContext) -> tuple[Array, Any, Array]:
+        """What `_distance` returns, and the gradient of the distance."""
         if self.config.grid is not None:
-            distance, hidden = self._distance(x, context)
+            distance, layers = self._distance(x, context)
             step = finest_cell(self.config, context.progress)
             found = difference(lambda x: self._distance(x, context)[0], x, step, self.config.taps)
-            return distance, hidden, found
+            return distance, layers, found
 
-        def total(module: DistanceField, x: Array) -> tuple[Array, tuple[Array, Array]]:
-            distance, hidden = module._distance(x, context)
-            return distance.sum(), (distance, hidden)
+        def total(module: DistanceField, x: Array) -> tuple[Array, Any]:
+            distance, layers = module._distance(x, context)
+            return distance.sum(), (distance, layers)
 
-        (_, (distance, hidden)), (gradient,) = nn.value_and_grad(total, self, x, has_aux=True)
-        return distance, hidden, gradient
+        (_, (distance, layers)), (gradient,) = nn.value_and_grad(total, self, x, has_aux=True)
+        return distance, layers, gradient
 
 
 def finest_cell(config: DistanceFieldConfig, progress: Float[Array, ""] | None) -> Array:

@@ -64,8 +64,9 @@ class FieldTrainingFlags(OptimizationFlags):
     Attributes:
       training_steps: updates.
       minutes: train for about so long, with as many updates as fit, in place of `training_steps`.
-      rays: random pixels of all training views, per update; None: 1536 of grids, 512 of networks,
-        4096 with occupancy, of which those count whose samples fit the budget.
+      rays: random pixels of all training views, per update; None: 1536 of grids, 512 of networks
+        and of signed distances, 4096 with occupancy, of which those count whose samples fit the
+        budget.
       learning_rate: the highest one; None: 1e-2 of grids, 1e-3 of networks.
       distortion: weight of the loss that keeps a ray's samples together (Barron et al. 2022), of
         fields with proposals.
@@ -92,9 +93,9 @@ class FieldTrainingFlags(OptimizationFlags):
 
     def for_field(self, field: RadianceConfig) -> "FieldTrainingFlags":
         """The flags with what they leave to the field."""
-        grid = isinstance(field.field, HashFieldConfig)
-        rate = 1e-2 if grid else 1e-3
-        rays = 4096 if field.occupancy is not None else 1536 if grid else 512
+        rate = 1e-3 if getattr(field.field, "grid", None) is None else 1e-2
+        many = isinstance(field.field, HashFieldConfig)
+        rays = 4096 if field.occupancy is not None else 1536 if many else 512
         return dataclasses.replace(
             self,
             rays=rays if self.rays is None else self.rays,

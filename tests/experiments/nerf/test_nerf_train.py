@@ -127,6 +127,21 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "mesh.ply").exists()
 
 
+def test_a_signed_distance(tmp_path, monkeypatch):
+    """Its eikonal loss falls, and its mesh is one closed surface from the beginning."""
+    arguments = ["--field", "neus", "--orbit-side", "0", "--workdir", tmp_path]
+    assert run(arguments, monkeypatch) == 0
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    eikonal = [record["train/eikonal"] for record in records if "train/eikonal" in record]
+    assert 0 < eikonal[-1] < 0.2
+    mesh = trimesh.load(tmp_path / "mesh.ply", force="mesh")
+    assert mesh.is_watertight
+    assert mesh.volume > 0.1
+    model = load_model(tmp_path / "checkpoints")
+    distance_N = model.config.make_distance(model.params)(np.asarray(mesh.vertices, np.float32))
+    assert np.abs(distance_N).max() < 0.03
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -134,6 +149,8 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
         (["--field", "nerf"], "levels is 3 with field 'nerf', which has none"),
         (["--width", "64"], "width is 64 with field 'ngp', which has none"),
         (["--code-size", "-1"], "code_size is -1, expected 0 or more"),
+        (["--encoding", "waves"], "encoding is 'waves' with field 'ngp', expected one of 'hash',"),
+        (["--eikonal", "-1"], "eikonal is -1.0, expected a finite number >= 0"),
         (["--near", "7"], "near is 7.0 with far=6.0"),
         (["--size", "8"], "shapes: test views have 8 x 8 pixels, expected 11 or more"),
         (["--box", "0"], "box is 0.0, expected a number > 0"),
