@@ -206,11 +206,13 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def check_large_enough(scene: Scene) -> None:
-    """Refuses test views that are too small to be evaluated.
+    """Refuses a scene without test views, or with some that are too small to be evaluated.
 
     Raises:
-      InputError: naming their size.
+      InputError: naming the scene, or their size.
     """
+    if "test" not in scene.parts:
+        raise InputError(f"{scene.name}: no test views, expected 1 or more to be evaluated")
     height, width = scene.part("test").images.shape[1:3]
     if min(height, width) < WINDOW:
         raise InputError(
