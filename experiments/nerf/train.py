@@ -25,6 +25,7 @@ With ``--data FILE`` it trains on views of a mesh, which are rendered first.
 
 import io
 import json
+import math
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +139,11 @@ class Config(ExperimentConfig):
     field: FieldFlags = FieldFlags()
     training: FieldTrainingFlags = FieldTrainingFlags()
     results: ResultFlags = ResultFlags()
+
+    def __post_init__(self) -> None:
+        noise = self.pose_noise
+        if noise is not None and not all(0 <= part < math.inf for part in noise):
+            raise InputError(f"pose_noise is {noise}, expected two finite numbers >= 0")
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from experiments.nerf.support.field_training import cameras_of
 from experiments.nerf.support.flight_paths import FlightPath, flight_cameras
+from experiments.nerf.support.view_rays import cameras_of
 from experiments.shared.image_plots import plot_images
 from experiments.shared.output import progress_bar
 from experiments.shared.training_runs import TrainedModel
@@ -37,7 +37,7 @@ class RenderedView:
       colour: [Y, X, 3].
       opacity: [Y, X].
       depth: [Y, X], along the ray.
-      normals: [Y, X, 3].
+      normals: [Y, X, 3], where they are wanted.
       mask: [Y, X], which pixels count; None: all.
     """
 
@@ -45,7 +45,7 @@ class RenderedView:
     colour: Float[np.ndarray, "Y X 3"]
     opacity: Float[np.ndarray, "Y X"]
     depth: Float[np.ndarray, "Y X"]
-    normals: Float[np.ndarray, "Y X 3"]
+    normals: Float[np.ndarray, "Y X 3"] | None = None
     mask: Bool[np.ndarray, "Y X"] | None = None
 
 
@@ -68,9 +68,11 @@ def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
     return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)), cells)
 
 
-def render_views(trained: TrainedModel, views: Views) -> Iterator[RenderedView]:
-    """The views one by one, beside their renderings."""
-    cameras, render = cameras_of(views), make_view_renderer(trained, normals=True)
+def render_views(
+    trained: TrainedModel, views: Views, *, normals: bool = True
+) -> Iterator[RenderedView]:
+    """The views one by one, beside their renderings; with normals, which take as long again."""
+    cameras, render = cameras_of(views), make_view_renderer(trained, normals=normals)
     truth = over_background(views.images, np.array(trained.config.background))
     with progress_bar("rendering test views", "view", len(views)) as advance:
         for i in range(len(views)):
