@@ -13,7 +13,7 @@ download, and renders the test views, which it has not seen. In the working fold
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
-  metrics.json      the same and more, by name
+  metrics.json      means of the table, sizes and times, by name
   scene.json        how to get from the field's world to that of the scene's files
   checkpoints/      the field (jaxgen.training.load_model opens it)
 
@@ -119,15 +119,17 @@ class Config(ExperimentConfig):
       data: "shapes" (traced, no download), a mesh (.ply, .obj, .glb), or a folder: with
         transforms_train.json and transforms_test.json (Blender), transforms.json (nerfstudio,
         instant-ngp), poses_bounds.npy (LLFF), or a model of COLMAP.
-      size: shrink images to so many pixels on their longer side; None keeps them as they are
-        (shapes and meshes: 100).
-      images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
-      skip_missing: leave out frames whose image is missing (nerfstudio, COLMAP).
+      size: shrink images to so many pixels on their longer side; None keeps those of files as they
+        are, and renders "shapes" and meshes with 100.
+      images: the folder of photographs in the --data folder, where it is not "images" (LLFF: nor
+        "images_N"); of LLFF and COLMAP alone.
+      skip_missing: leave out frames whose image is missing; of nerfstudio, instant-ngp and COLMAP
+        alone.
       pose_noise: disturbs the poses that are trained on, to try their refinement: degrees by which
         each camera is turned, and the share of its distance by which it is moved.
-      field: the field.
+      field: the field, and how rays are sampled.
       training: how it is trained.
-      results: what is made of it.
+      results: orbit and mesh; may differ when a run is started again.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/nerf_train")
