@@ -79,15 +79,17 @@ class ResultFlags:
     """What is made of the trained field; may differ when a run is started again.
 
     Attributes:
-      mesh_resolution: points of the mesh's grid along each axis; 0 for no mesh.
+      mesh_resolution: points along each axis of the grid on which the surface is found (marching
+        cubes); 0 for no triangle mesh.
       mesh_faces: how many faces the mesh is decimated to; None for as many as are found.
       smallest_piece: pieces of less than this share of the largest one's area are left out of the
         mesh; 0 keeps all.
       texture_size: texels of each side of the texture of mesh.glb and mesh.obj; 0 for colours of
         vertices alone.
-      orbit_side: height and width of the orbit in pixels; 0 for no orbit.
-      path: of the orbit's cameras: "orbit", around the scene; "spiral", in front of it; "keys",
-        through training views. None: a spiral where the training views face forward, else an orbit.
+      orbit_side: height and width of the frames of orbit.mp4 in pixels; 0 for none.
+      path: of the cameras of orbit.mp4: "orbit", around the scene; "spiral", in front of it;
+        "keys", through training views. None: a spiral where the training views face forward, else
+        an orbit.
     """
 
     mesh_resolution: int = 128
