@@ -13,7 +13,7 @@ download, and renders the test views, which it has not seen. In the working fold
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
-  metrics.json      the same and more, by name
+  metrics.json      means of the table, sizes and times, by name
   scene.json        how to get from the field's world to that of the scene's files
   checkpoints/      the field (jaxgen.training.load_model opens it)
 
@@ -79,15 +79,17 @@ class ResultFlags:
     """What is made of the trained field; may differ when a run is started again.
 
     Attributes:
-      mesh_resolution: points of the mesh's grid along each axis; 0 for no mesh.
+      mesh_resolution: points along each axis of the grid on which the surface is found (marching
+        cubes); 0 for no triangle mesh.
       mesh_faces: how many faces the mesh is decimated to; None for as many as are found.
       smallest_piece: pieces of less than this share of the largest one's area are left out of the
         mesh; 0 keeps all.
       texture_size: texels of each side of the texture of mesh.glb and mesh.obj; 0 for colours of
         vertices alone.
-      orbit_side: height and width of the orbit in pixels; 0 for no orbit.
-      path: of the orbit's cameras: "orbit", around the scene; "spiral", in front of it; "keys",
-        through training views. None: a spiral where the training views face forward, else an orbit.
+      orbit_side: height and width of the frames of orbit.mp4 in pixels; 0 for none.
+      path: of the cameras of orbit.mp4: "orbit", around the scene; "spiral", in front of it;
+        "keys", through training views. None: a spiral where the training views face forward, else
+        an orbit.
     """
 
     mesh_resolution: int = 128
@@ -119,15 +121,17 @@ class Config(ExperimentConfig):
       data: "shapes" (traced, no download), a mesh (.ply, .obj, .glb), or a folder: with
         transforms_train.json and transforms_test.json (Blender), transforms.json (nerfstudio,
         instant-ngp), poses_bounds.npy (LLFF), or a model of COLMAP.
-      size: shrink images to so many pixels on their longer side; None keeps them as they are
-        (shapes and meshes: 100).
-      images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
-      skip_missing: leave out frames whose image is missing (nerfstudio, COLMAP).
+      size: shrink images to so many pixels on their longer side; None keeps those of files as they
+        are, and renders "shapes" and meshes with 100.
+      images: the folder of photographs in the --data folder, where it is not "images" (LLFF: nor
+        "images_N"); of LLFF and COLMAP alone.
+      skip_missing: leave out frames whose image is missing; of nerfstudio, instant-ngp and COLMAP
+        alone.
       pose_noise: disturbs the poses that are trained on, to try their refinement: degrees by which
         each camera is turned, and the share of its distance by which it is moved.
-      field: the field.
+      field: the field, and how rays are sampled.
       training: how it is trained.
-      results: what is made of it.
+      results: orbit and mesh; may differ when a run is started again.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/nerf_train")
@@ -212,11 +216,13 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def check_large_enough(scene: Scene) -> None:
-    """Refuses test views that are too small to be evaluated.
+    """Refuses a scene without test views, or with some that are too small to be evaluated.
 
     Raises:
-      InputError: naming their size.
+      InputError: naming the scene, or their size.
     """
+    if "test" not in scene.parts:
+        raise InputError(f"{scene.name}: no test views, expected 1 or more to be evaluated")
     height, width = scene.part("test").images.shape[1:3]
     if min(height, width) < WINDOW:
         raise InputError(

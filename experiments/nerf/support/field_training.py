@@ -64,13 +64,14 @@ class FieldTrainingFlags(OptimizationFlags):
     Attributes:
       training_steps: updates.
       minutes: train for about so long, with as many updates as fit, in place of `training_steps`.
-      rays: random pixels of all training views, per update; None: 1536 of grids, 512 of networks
-        and of signed distances, 4096 with occupancy, of which those count whose samples fit the
-        budget.
-      learning_rate: the highest one; None: 1e-2 of grids, 1e-3 of networks.
-      distortion: weight of the loss that keeps a ray's samples together (Barron et al. 2022), of
-        fields with proposals.
-      eikonal: weight of the loss that makes a signed distance one, of "neus".
+      rays: random pixels of all training views, per update; None: 4096 of "ngp" with occupancy (of
+        which those count whose samples fit into --candidates and --samples), 1536 of other fields
+        with a grid, 512 of networks and of signed distances.
+      learning_rate: the highest one, after a warm-up; None: 1e-2 of fields with a grid, 1e-3 of
+        networks.
+      distortion: weight of the distortion loss, which keeps a ray's weights together (Barron et al.
+        2022), for fields with proposals.
+      eikonal: weight of the eikonal loss, (|gradient| - 1)^2 of the signed distance, for "neus".
       weight_decay: of the layers' kernels, coupled; never of the hash tables.
       ema_decay: of the moving average of the parameters, which is what is rendered.
     """

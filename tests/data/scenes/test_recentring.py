@@ -82,8 +82,8 @@ def test_cameras_that_look_one_way_are_around_their_middle():
     turned = recentring_of(upside_down).poses(upside_down)
     np.testing.assert_allclose(turned[:, :, 1], [[0, 0, 1]] * 4, atol=1e-12)
     poses[:, :, 3] = 3
-    with pytest.raises(InputError, match=r"^all 4 cameras are in one place, expected two places"):
-        recentring_of(poses)
+    with pytest.raises(InputError, match=r"^s: all 4 cameras are in one place, expected two pl"):
+        recentring_of(poses, "s")
 
 
 def test_the_way_back_is_kept(tmp_path):
@@ -130,8 +130,8 @@ def test_every_eighth_view_is_held_out_by_name():
     for every in (1, -1):
         with pytest.raises(InputError, match=rf"^every is {every}, expected 0, or 2 or more"):
             held_out_parts(views, every)
-    with pytest.raises(InputError, match=r"^1 view, expected 2 or more to hold one out for tests"):
-        held_out_parts(views.take([0]))
+    with pytest.raises(InputError, match=r"^s: 1 view, expected 2 or more to hold one out for tes"):
+        held_out_parts(views.take([0]), where="s")
     Scene("s", held_out_parts(views.take([0, 1])), 0.1, 1.0, BOX)
 
 

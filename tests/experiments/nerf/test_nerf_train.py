@@ -1,5 +1,6 @@
 """The experiment on radiance fields from end to end: files, restarts, meshes, processes, faults."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -15,6 +16,7 @@ from run_records import assert_same_losses, losses
 from experiments.shared import training_runs
 from jaxgen.data import Scene, load_scene, read_video
 from jaxgen.data.scenes.blender import write_blender
+from jaxgen.data.scenes.nerfstudio import write_nerfstudio
 from jaxgen.geometry.triangle_mesh import is_closed
 from jaxgen.interop.mesh_reading import read_mesh
 from jaxgen.nerf import orbit_cameras
@@ -204,3 +206,6 @@ def test_faults_of_a_scene_are_named(tmp_path, monkeypatch, capfd):
     assert "rotation" in err
     (folder / "transforms_test.json").unlink()
     assert "transforms_test.json" in end_of_run(folder)
+    train = dataclasses.replace(scene, parts={"train": scene.part("train")})
+    write_nerfstudio(other := tmp_path / "other", train)
+    assert "other: no test views, expected 1 or more" in end_of_run(other)
