@@ -61,7 +61,8 @@ class Rendering:
       opacity: [...], between 0 and 1.
       depth: [...], expected distance along the ray; see
         `jaxgen.nerf.volume_rendering.expected_depth`.
-      weights: [..., S], of the samples that colour is the sum of.
+      weights: [..., S], of the samples that colour is the sum of. None of a renderer that has no
+        fixed number of them.
       normals: [..., 3], ``sum_i w_i n_i`` of the unit vectors n against the gradient of density, in
         world coordinates: shorter than 1 where opacity is, or where n disagree. None unless they
         are wanted.
@@ -70,7 +71,7 @@ class Rendering:
     colour: Float[Array, "*B 3"]
     opacity: Float[Array, "*B"]
     depth: Float[Array, "*B"]
-    weights: Float[Array, "*B S"]
+    weights: Float[Array, "*B S"] | None
     normals: Float[Array, "*B 3"] | None
 
 
