@@ -40,6 +40,8 @@ from jaxgen.nerf.renderer import (
     render_rays,
     shard_rays,
 )
+from jaxgen.nerf.splat_relocation import add_noise_to_means, relocate
+from jaxgen.nerf.splat_rendering import SplatConfig, SplatRendering, SplatStatistics
 from jaxgen.nerf.volume_rendering import composite, expected_depth, render_weights
 
 __all__ = [
@@ -58,6 +60,10 @@ __all__ = [
     "Render",
     "RenderedRays",
     "Rendering",
+    "SplatConfig",
+    "SplatRendering",
+    "SplatStatistics",
+    "add_noise_to_means",
     "camera_rays",
     "check_box",
     "composite",
@@ -75,6 +81,7 @@ __all__ = [
     "project",
     "ray_box",
     "ray_jitter",
+    "relocate",
     "render_rays",
     "render_weights",
     "resampled_edges",
