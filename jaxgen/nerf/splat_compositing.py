@@ -62,11 +62,9 @@ class _Group(NamedTuple):
     corner: Float[Array, "2 N"]
 
 
-def splat_table(splats: ProjectedSplats, features: Float[Array, "G F"]) -> Float[Array, "G F"]:
+def splat_table(splats: ProjectedSplats, features: Float[Array, "G C"]) -> Float[Array, "G F"]:
     """All that compositing reads of a Gaussian, in one row."""
-    return jnp.concatenate(
-        [splats.place, splats.conic, splats.opacity[:, None], features], axis=-1
-    )
+    return jnp.concatenate([splats.place, splats.conic, splats.opacity[:, None], features], axis=-1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -108,9 +106,7 @@ def _backward(groups: TileGroups, saved: Any, gradient: Array) -> tuple[Array, N
 
         return jax.lax.scan(add, jnp.zeros_like(table), rest)[0]
 
-    both = (
-        x.reshape(-1, groups.size, *x.shape[1:]).transpose(0, 2, 3, 1) for x in (tiles, filled)
-    )
+    both = (x.reshape(-1, groups.size, *x.shape[1:]).transpose(0, 2, 3, 1) for x in (tiles, filled))
     return _over_devices(local, (table, lists.gaussian), (group, *both), summed=True), None
 
 
@@ -184,8 +180,9 @@ def _shade(side: int, table: Array, gaussian: Array, group: _Group, k: Array) ->
     numbers = table[row].T
     x, y = _offsets(side)
     # Relative to the tile's middle, where numbers are small.
-    dx, dy = x - (numbers[0] - group.corner[0] - side / 2), y - (
-        numbers[1] - group.corner[1] - side / 2
+    dx, dy = (
+        x - (numbers[0] - group.corner[0] - side / 2),
+        y - (numbers[1] - group.corner[1] - side / 2),
     )
     a, b, c, opacity = numbers[2:SHAPE]
     raw = opacity * jnp.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)

@@ -16,8 +16,8 @@ did, with
     o_new     = 1 - (1 - o)^(1 / N)
     Sigma_new = Sigma (o / sum_(i=1..N) sum_(k<i) binom(i-1, k) (-1)^k o_new^(k+1) / sqrt(k+1))^2
 
-The first makes the middle of the N exactly as opaque; the second their integral across the image
-that of the one. By the sum of a column of Pascal's triangle the double sum is
+The first makes the middle of the N exactly as opaque as the one was; the second keeps the integral
+of alpha along a line through it. By the sum of a column of Pascal's triangle the double sum is
 ``sum_(k<N) binom(N, k+1) (-1)^k o_new^(k+1) / sqrt(k+1)``.
 """
 
@@ -26,7 +26,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.nerf.splat_projection import (
     LOG_SCALES,
@@ -73,15 +73,14 @@ def relocate(params: Tree, key: Key[Array, ""]) -> tuple[Tree, Bool[Array, "G"]]
     shared = {
         **params,
         OPACITY_LOGITS: jnp.where(changed_G, logits_G, params[OPACITY_LOGITS]),
-        LOG_SCALES: params[LOG_SCALES]
-        + jnp.where(changed_G, jnp.log(growth_G), 0)[:, None],
+        LOG_SCALES: params[LOG_SCALES] + jnp.where(changed_G, jnp.log(growth_G), 0)[:, None],
     }
     source_G = jnp.where(dead_G, onto_G, jnp.arange(len(end_G)))
     return jax.tree.map(lambda x: x[source_G], shared), dead_G | changed_G
 
 
 def share_opacity(
-    logits: Float[Array, "G"], together: Float[Array, "G"]
+    logits: Float[Array, "G"], together: Int[Array, "G"]
 ) -> tuple[Float[Array, "G"], Float[Array, "G"]]:
     """Logits of the opacities of N Gaussians in place of one, and the factor of their scales.
 

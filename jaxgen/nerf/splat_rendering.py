@@ -158,15 +158,16 @@ class SplatConfig:
         """
         if points.shape != (self.gaussians, 3):
             raise InputError(f"points have {list(points.shape)}, expected [{self.gaussians}, 3]")
-        each = jnp.full(self.gaussians, self.spacing) if spacing is None else spacing
+        each = jnp.float32(self.spacing) if spacing is None else spacing
+        each = jnp.broadcast_to(each, (self.gaussians,))
         log_scale = jnp.log(self.initial_scale * jnp.maximum(each, 1e-7))
         logit = np.log(self.initial_opacity / (1 - self.initial_opacity))
         harmonics = jnp.zeros((self.gaussians, (self.degree + 1) ** 2, 3))
         return {
             MEANS: jnp.asarray(points, jnp.float32),
             LOG_SCALES: jnp.tile(log_scale[:, None], (1, 3)),
-            QUATERNIONS: jnp.tile(jnp.asarray([1.0, 0, 0, 0]), (self.gaussians, 1)),
-            OPACITY_LOGITS: jnp.full(self.gaussians, float(logit)),
+            QUATERNIONS: jnp.tile(jnp.asarray([1, 0, 0, 0], jnp.float32), (self.gaussians, 1)),
+            OPACITY_LOGITS: jnp.full(self.gaussians, logit, jnp.float32),
             HARMONICS: harmonics.at[:, 0].set((colour - 0.5) / FIRST_HARMONIC),
         }
 
@@ -190,7 +191,7 @@ class SplatConfig:
             background: Float[Array, "3"] | None = None,
         ) -> SplatRendering:
             check_pinhole(cameras)
-            behind = jnp.asarray(self.background if background is None else background)
+            behind = jnp.asarray(self.background if background is None else background, float)
             return jax.lax.map(lambda one: self._image(params, one, behind, normals), cameras)
 
         return render
@@ -201,7 +202,11 @@ class SplatConfig:
         """What one camera sees."""
         grid = tile_grid(camera.height, camera.width, self.tile)
         splats = project_splats(params, camera, self.near)
-        features = [splats.colour, splats.distance[:, None], jnp.ones_like(splats.distance)[:, None]]
+        features = [
+            splats.colour,
+            splats.distance[:, None],
+            jnp.ones_like(splats.distance)[:, None],
+        ]
         if normals:
             features.append(splats.normal)
         table = splat_table(splats, jnp.concatenate(features, axis=-1))

@@ -106,7 +106,9 @@ def make_tile_lists(splats: ProjectedSplats, grid: TileGrid, capacity: int) -> T
     )
 
 
-def _covered(splats: ProjectedSplats, grid: TileGrid) -> tuple[Int[Array, "G 2"], Int[Array, "G 2"]]:
+def _covered(
+    splats: ProjectedSplats, grid: TileGrid
+) -> tuple[Int[Array, "G 2"], Int[Array, "G 2"]]:
     """The first tile of each box, column and row, and how many columns and rows it has."""
     tiles_2 = jnp.asarray([grid.columns, grid.rows])
     # Pixel centres are at halves; a little more than the box, for rounding.

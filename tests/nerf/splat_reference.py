@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from jaxgen.nerf.encodings import spherical_harmonics
-
 
 def harmonics_of(direction):
     """The real harmonics to degree 3, with the constants of the published code."""
@@ -44,10 +42,10 @@ def image_of(params, pose, focal, centre, height, width, background, near=0.01):
         if depths[i] <= near:
             continue
         x, y, z = p = to_camera @ (params["means"][i] - pose[:, 3])
-        u, v = np.clip(
-            p[:2] / z, (-0.15 * sides - centre) / focal, (1.15 * sides - centre) / focal
+        u, v = np.clip(p[:2] / z, (-0.15 * sides - centre) / focal, (1.15 * sides - centre) / focal)
+        jacobian = np.array(
+            [[focal[0] / z, 0, -focal[0] * u / z], [0, focal[1] / z, -focal[1] * v / z]]
         )
-        jacobian = np.array([[focal[0] / z, 0, -focal[0] * u / z], [0, focal[1] / z, -focal[1] * v / z]])
         root = rotation_of(params["quaternions"][i]) * np.exp(params["log_scales"][i])
         first = jacobian @ to_camera @ root
         inverse = np.linalg.inv(first @ first.T + 0.3 * np.eye(2))
@@ -68,6 +66,3 @@ def image_of(params, pose, focal, centre, height, width, background, near=0.01):
     opacity = 1 - left
     colour = total[..., :3] + left[..., None] * background
     return colour, opacity, total[..., 3] / np.maximum(opacity, 1e-6)
-
-
-__all__ = ["harmonics_of", "image_of", "rotation_of", "spherical_harmonics"]

@@ -28,8 +28,8 @@ from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.data import Scene, Views
 from jaxgen.data.scenes.views import over_background
 from jaxgen.errors import InputError
-from jaxgen.evaluation.similarity_loss import differentiable_ssim
 from jaxgen.evaluation.image_similarity import WINDOW
+from jaxgen.evaluation.similarity_loss import differentiable_ssim
 from jaxgen.nerf import Cameras, SplatConfig, add_noise_to_means, relocate
 from jaxgen.nerf.splat_projection import (
     HARMONICS,
@@ -155,6 +155,7 @@ def train_splats(
         resident=resident_views(views),
         tx=tx,
         after_step=make_after_step(tx, schedule, flags.training_steps),
+        single_steps=True,
     )
 
 
