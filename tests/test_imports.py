@@ -41,9 +41,9 @@ PACKAGES: dict[str, set[str]] = {
     "geometry": BASE,
     **{family: BASE | {"parallel", "nn", "geometry"} for family in FAMILIES},
     "training": BASE | {"parallel"},
-    "evaluation": BASE | {"parallel", "nn"},
-    "data": BASE,
-    "interop": BASE,
+    "evaluation": BASE | {"parallel", "nn", "geometry"},
+    "data": BASE | {"geometry", "interop"},
+    "interop": BASE | {"geometry"},
 }
 """Package -> the other packages of the library that it may import."""
 
@@ -65,7 +65,7 @@ AT_ONCE = {"jax", "flax", "numpy", "jaxtyping", "optax", "chex"}
 """Packages that may be imported with the module; all others where they are used."""
 BY_ONE_MODULE = {
     *("orbax", "grain", "tensorboardX", "tensorflow_datasets", "etils", "fsspec"),
-    *("av", "skimage", "trimesh"),
+    *("av", "skimage", "trimesh", "embreex", "xatlas", "fast_simplification"),
 }
 LAUNCHES = {"jax.distributed", "jax.config"}
 
@@ -284,7 +284,8 @@ def test_importing_any_module_touches_no_device_and_nothing_heavy() -> None:
             importlib.import_module(module)
         heavy = {{"torch", "tensorflow", "transformers", "orbax", "grain", "tensorflow_datasets",
                   "array_record", "tyro", "tqdm", "matplotlib", "tensorboardX", "scipy", "nltk",
-                  "sklearn", "PIL", "fsspec", "av", "skimage", "trimesh"}}
+                  "sklearn", "PIL", "fsspec", "av", "skimage", "trimesh", "embreex", "xatlas",
+                  "fast_simplification"}}
         print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
         import jax
         try:

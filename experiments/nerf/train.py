@@ -7,7 +7,10 @@ download, and renders the test views, which it has not seen. In the working fold
 
   comparison.png    test views: photograph, rendering, error, depth and normals
   orbit.mp4         a flight around the scene
-  mesh.ply, .glb    the surface, with colours
+  mesh.ply          the surface, with colours
+  splats.ply        in its place with --field splats: the Gaussians, for any viewer of them
+  mesh.glb, .obj    the same, with a texture where --texture-size is not 0 (mesh.mtl, mesh.png)
+  viewer.html       mesh and orbit in a page to turn, for a browser without network
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
@@ -18,6 +21,7 @@ download, and renders the test views, which it has not seen. In the working fold
 Started again with the same working folder it resumes. With ``--data FOLDER`` it trains on a scene
 of NeRF's Blender format, or on photographs with the cameras of nerfstudio, instant-ngp, LLFF or
 COLMAP, every eighth of them held out. Those are recentred; ``scene.json`` says how to get back.
+With ``--data FILE`` it trains on views of a mesh, which are rendered first.
 """
 
 import io
@@ -28,25 +32,29 @@ from typing import Any
 
 import numpy as np
 
+from experiments.nerf.support.field_flags import FieldFlags
+from experiments.nerf.support.field_meshes import make_meshes
 from experiments.nerf.support.field_results import (
     SHOWN,
     RenderedView,
     as_bytes,
-    extract_mesh,
     geometry_figures,
     plot_views,
     render_views,
     view_figures,
-    write_meshes,
     write_orbit,
+    write_page,
 )
 from experiments.nerf.support.field_training import (
     PSNR,
-    FieldFlags,
     FieldTrainingFlags,
     check_rays,
     train_field,
 )
+from experiments.nerf.support.flight_paths import FlightPath
+from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
+from experiments.nerf.support.splat_flags import SplatFlags, check_no_splats, flags_of_splats
+from experiments.nerf.support.splat_training import train_splats, write_gaussians
 from experiments.shared.digests import digest_of
 from experiments.shared.image_plots import write_png
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -56,9 +64,12 @@ from experiments.shared.restarts import check_not_shorter, may_train_longer
 from experiments.shared.training_runs import TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import Scene, load_scene
-from jaxgen.errors import InputError
+from jaxgen.data.scenes.views import unit_colours
+from jaxgen.errors import InputError, check_share
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
+from jaxgen.geometry.mesh_cleaning import FEWEST
+from jaxgen.nerf import RadianceConfig, SplatConfig
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.metrics import write_figures
@@ -72,16 +83,32 @@ class ResultFlags:
 
     Attributes:
       mesh_resolution: points of the mesh's grid along each axis; 0 for no mesh.
+      mesh_faces: how many faces the mesh is decimated to; None for as many as are found.
+      smallest_piece: pieces of less than this share of the largest one's area are left out of the
+        mesh; 0 keeps all.
+      texture_size: texels of each side of the texture of mesh.glb and mesh.obj; 0 for colours of
+        vertices alone.
       orbit_side: height and width of the orbit in pixels; 0 for no orbit.
+      path: of the orbit's cameras: "orbit", around the scene; "spiral", in front of it; "keys",
+        through training views. None: a spiral where the training views face forward, else an orbit.
     """
 
     mesh_resolution: int = 128
+    mesh_faces: int | None = None
+    smallest_piece: float = 0.01
+    texture_size: int = 0
     orbit_side: int = 128
+    path: FlightPath | None = None
 
     def __post_init__(self) -> None:
         for name in ("mesh_resolution", "orbit_side"):
             if getattr(self, name) < 0 or getattr(self, name) == 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0, or 2 or more")
+        if self.mesh_faces is not None and self.mesh_faces < FEWEST:
+            raise InputError(f"mesh_faces is {self.mesh_faces}, expected {FEWEST} or more")
+        if self.texture_size < 0:
+            raise InputError(f"texture_size is {self.texture_size}, expected 0 or more")
+        check_share("smallest_piece", self.smallest_piece)
 
 
 @register_config("nerf.train")
@@ -92,14 +119,17 @@ class Config(ExperimentConfig):
     Attributes:
       launch: where to run and on what.
       seed: all randomness follows from it.
-      data: "shapes" (traced, no download), or a folder: with transforms_train.json and
-        transforms_test.json (Blender), transforms.json (nerfstudio, instant-ngp), poses_bounds.npy
-        (LLFF), or a model of COLMAP.
+      data: "shapes" (traced, no download), a mesh (.ply, .obj, .glb), or a folder: with
+        transforms_train.json and transforms_test.json (Blender), transforms.json (nerfstudio,
+        instant-ngp), poses_bounds.npy (LLFF), or a model of COLMAP.
       size: shrink images to so many pixels on their longer side; None keeps them as they are
-        (shapes: 100).
+        (shapes and meshes: 100).
       images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
       skip_missing: leave out frames whose image is missing (nerfstudio, COLMAP).
+      pose_noise: disturbs the poses that are trained on, to try their refinement: degrees by which
+        each camera is turned, and the share of its distance by which it is moved.
       field: the field.
+      splats: the Gaussians, where they are the field.
       training: how it is trained.
       results: what is made of it.
     """
@@ -109,7 +139,9 @@ class Config(ExperimentConfig):
     size: int | None = None
     images: str | None = None
     skip_missing: bool = False
+    pose_noise: tuple[float, float] | None = None
     field: FieldFlags = FieldFlags()
+    splats: SplatFlags = SplatFlags()
     training: FieldTrainingFlags = FieldTrainingFlags()
     results: ResultFlags = ResultFlags()
 
@@ -120,9 +152,15 @@ def main(config: Config) -> dict[str, Any]:
         config.data, size=config.size, images=config.images, skip_missing=config.skip_missing
     )
     check_large_enough(scene)
-    field = config.field.config(scene)
-    training = config.training.for_field(config.field.chosen(scene))
-    check_rays(training)
+    field: RadianceConfig | SplatConfig
+    if splats := config.field.field == "splats":
+        field = config.splats.config(scene, config.field)
+        training = flags_of_splats(config.training)
+    else:
+        check_no_splats(config.splats)
+        field = config.field.config(scene)
+        training = config.training.for_field(field)
+        check_rays(training)
     check_layout(field)
     steps = config.training.training_steps
     check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
@@ -134,31 +172,47 @@ def main(config: Config) -> dict[str, Any]:
     )
     report(scene.describe())
     write_place(folder / "scene.json", scene)
-    trained = train_field(
-        field,
-        scene,
-        folder,
-        training,
-        seed=config.seed,
-        tensorboard=config.launch.tensorboard,
-    )
+    given = scene
+    if config.pose_noise is not None:
+        given = disturb_poses(scene, *config.pose_noise, config.seed)
+    options = {"seed": config.seed, "tensorboard": config.launch.tensorboard}
+    if isinstance(field, SplatConfig):
+        trained = train_splats(field, given, folder, training, config.splats, **options)
+    else:
+        trained = train_field(field, given, folder, training, **options)
     plot_error(folder / "curves.png", trained)
     figures = {
         "parameters": parameter_count(trained.params),
         "updates": trained.steps,
         "skipped updates": trained.skipped,
-        "rays": trained.steps * training.rays,
         "training seconds": trained.seconds,
     }
+    if training.rays is not None:
+        figures["rays"] = trained.steps * training.rays
+    if config.field.refine_poses or config.field.refine_intrinsics:
+        scene, errors = follow_refinement(scene, given, trained)
+        figures |= errors
     figures |= show_test_views(folder, trained, scene)
+    orbit = mesh = None
     if config.results.orbit_side:
-        write_orbit(folder / "orbit.mp4", trained, scene, config.results.orbit_side)
-    if config.results.mesh_resolution:
+        flags = config.results
+        orbit = write_orbit(folder / "orbit.mp4", trained, scene, flags.orbit_side, flags.path)
+    if splats:
+        figures |= write_gaussians(folder / "splats.ply", trained, scene)
+    elif config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
-        mesh = extract_mesh(trained, config.results.mesh_resolution, scene.to_files)
-        write_meshes(folder, mesh)
-        figures |= {"mesh vertices": len(mesh.vertices_V3), "mesh faces": len(mesh.faces_F3)}
+        mesh, found = make_meshes(
+            folder,
+            trained,
+            scene,
+            config.results.mesh_resolution,
+            faces=config.results.mesh_faces,
+            smallest_piece=config.results.smallest_piece,
+            texture_size=config.results.texture_size,
+        )
+        figures |= found
+    write_page(folder / "viewer.html", scene, mesh, orbit)
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 
@@ -218,7 +272,7 @@ def show_test_views(folder: pathlib.Path, trained: TrainedModel, scene: Scene) -
     for i, view in enumerate(render_views(trained, views)):
         row = view_figures(view)
         if views.depth is not None and views.normals is not None:
-            alpha = views.images[i, ..., -1] / 255
+            alpha = unit_colours(views.images[i, ..., -1])
             row |= geometry_figures(view, views.depth[i], views.normals[i], alpha)
         rows.append(row)
         write_view(folder / "views", f"test_{i:03d}", view)

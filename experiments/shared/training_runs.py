@@ -6,7 +6,9 @@ any mesh and any number of processes, to rounding.
 
 import dataclasses
 import functools
+import json
 import pathlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from experiments.shared.digests import params_digest
 from experiments.shared.image_plots import plot_losses
+from experiments.shared.launch import report
+from experiments.shared.output import write_text
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, current_mesh, plan_layout
+from jaxgen.parallel.batches import put_batch
 from jaxgen.training import (
     Checkpoints,
     LoopConfig,
@@ -44,6 +50,9 @@ VALIDATION_LOSS = "validation/loss"
 STEPS_PER_CALL = 8
 LEVEL_NAMES = ("log-SNR below -4", "-4 to 0", "0 to 4", "above 4")
 """Ranges of `jaxgen.diffusion.objectives.losses.loss_by_level`."""
+
+TIMED_CALLS = 6
+"""Of so many updates at once, to find out how many fit into a time; the first is not counted."""
 
 RECORDS, EVALUATIONS, CHECKPOINTS = 40, 10, 10
 """How often a run logs, evaluates and saves, roughly."""
@@ -230,6 +239,62 @@ def train_model(
         seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
         variables=result.state.variables,
     )
+
+
+def seconds_per_update(
+    config: Any,
+    data: Callable[[int], Batch],
+    flags: OptimizationFlags,
+    make_loss_fn: Callable[[Layout], LossFn],
+    resident: Batch | None = None,
+    variables: Tree | None = None,
+) -> float:
+    """How long an update takes here, without compilation; on a state that is then thrown away.
+
+    Arguments are those of `train_model`.
+    """
+    tx = make_optimizer(flags.optimizer())
+    state, layout = create_state(
+        config.make_init(), jax.random.key(0), tx=tx, ema=True, variables=variables
+    )
+    stateful = variables is not None
+    step = make_train_step(make_loss_fn(layout), tx, ema_decay=flags.ema_decay, stateful=stateful)
+    compiled = compile_step(scan_steps(step), state)
+    kept = () if resident is None else (resident,)
+    times = []
+    for call in range(TIMED_CALLS):
+        every = [data(call * STEPS_PER_CALL + i) for i in range(STEPS_PER_CALL)]
+        batch = put_batch(jax.tree.map(lambda *x: np.stack(x), *every), current_mesh(), leading=1)
+        start = time.monotonic()
+        state, metrics = compiled(state, batch, jax.random.key(0), *kept)
+        jax.block_until_ready(metrics)
+        times.append((time.monotonic() - start) / STEPS_PER_CALL)
+    return sorted(times[1:])[len(times) // 2]
+
+
+def updates_in(minutes: float, folder: pathlib.Path, seconds: Callable[[], float]) -> int:
+    """As many updates as fit into a time; found out once for a folder, so that a run resumes.
+
+    Args:
+      minutes: the time.
+      folder: of the run; ``updates.json`` is written there.
+      seconds: of an update.
+
+    Raises:
+      InputError: where the file is of another time.
+    """
+    path = folder / "updates.json"
+    if not path.exists():
+        report("timing an update ...")
+        count = max(STEPS_PER_CALL, round(60 * minutes / seconds()))
+        if jax.process_count() > 1:
+            count = int(multihost_utils.broadcast_one_to_all(np.int32(count)))
+        write_text(path, json.dumps({"minutes": minutes, "updates": count}))
+        return count
+    known = json.loads(path.read_text())
+    if known["minutes"] != minutes:
+        raise InputError(f"{path}: minutes is {minutes}, expected {known['minutes']}")
+    return known["updates"]
 
 
 def plot_training(path: pathlib.Path, trained: TrainedModel) -> None:

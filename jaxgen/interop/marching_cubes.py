@@ -1,4 +1,4 @@
-"""The surface of a density as a mesh. The one module that imports scikit-image.
+"""The surface of a density or of a signed distance as a mesh. Alone in importing scikit-image.
 
 The surface is where the density, interpolated linearly along the edges of the grid's cells, equals
 a threshold. The cells' cases are those of Lewiner et al. 2003, "Efficient implementation of
@@ -14,7 +14,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from jaxgen.errors import InputError
-from jaxgen.interop.mesh_files import Mesh
+from jaxgen.geometry.triangle_mesh import Mesh, unit_vectors
+
+OUTSIDE = -1e9
+"""Of the empty space around a box, less than any value in it: a closed surface ends at the box."""
 
 BINS = 1024
 """Of the histogram in which a threshold is found."""
@@ -28,11 +31,14 @@ def marching_cubes(
     low: Sequence[float],
     high: Sequence[float],
     threshold: float | None = None,
+    *,
+    closed: bool = False,
 ) -> Mesh:
     """The surface around all places of a density above a threshold, with its normals.
 
-    The mesh is closed where the surface stays inside of the box, and open where it leaves it. Where
-    densities are equal to the threshold or next to it, faces may have no area.
+    The mesh is closed where the surface stays inside of the box. Where it leaves it, the mesh is
+    open, or with `closed` has the box's faces there. Where densities are equal to the threshold or
+    next to it, and at edges of the box, faces may have no area.
 
     Args:
       density_XYZ: Values on a regular grid of 2 or more points along each axis. The first and last
@@ -40,6 +46,7 @@ def marching_cubes(
       low: (x, y, z) of the box's lowest corner.
       high: The highest corner's.
       threshold: The density of the surface; None for that of `solid_threshold`.
+      closed: Whether all is empty outside of the box.
 
     Returns:
       A mesh in the coordinates of the box. Faces and normals point to lower densities.
@@ -49,23 +56,64 @@ def marching_cubes(
         small; the box is empty; no density is on one side of the threshold, so that there is no
         surface; or scikit-image is not installed.
     """
-    values_XYZ = _check_density(density_XYZ)
+    values_XYZ = _check_grid("density", density_XYZ)
     low_3, high_3 = _check_box(low, high)
     if threshold is None:
         threshold = solid_threshold(values_XYZ)
     least, most = float(values_XYZ.min()), float(values_XYZ.max())
     fault = f"threshold is {threshold:.6g}, expected one with a surface between the least density, "
     fault += f"{least:.6g}, and the largest, {most:.6g}"
-    if not least < threshold < most:
+    return _mesh_above(values_XYZ, threshold, (low_3, high_3), closed, fault)
+
+
+def distance_surface(
+    distance_XYZ: Float[Any, "X Y Z"],
+    low: Sequence[float],
+    high: Sequence[float],
+    *,
+    closed: bool = False,
+) -> Mesh:
+    """The surface where a signed distance, below zero inside, is zero; with its normals.
+
+    Args:
+      distance_XYZ: Values on a grid, as for `marching_cubes`.
+      low: (x, y, z) of the box's lowest corner.
+      high: The highest corner's.
+      closed: As for `marching_cubes`.
+
+    Returns:
+      A mesh in the coordinates of the box. Faces and normals point to larger distances.
+
+    Raises:
+      InputError: As for `marching_cubes`; no distance is below zero, or none above.
+    """
+    values_XYZ = _check_grid("distance", distance_XYZ)
+    box = _check_box(low, high)
+    fault = f"distance is {_range(values_XYZ)} everywhere, expected numbers below 0 inside of a "
+    fault += "surface and above 0 outside"
+    return _mesh_above(-values_XYZ, 0.0, box, closed, fault)
+
+
+def _mesh_above(
+    values_XYZ: Float32[np.ndarray, "X Y Z"],
+    threshold: float,
+    box: tuple[Any, Any],
+    closed: bool,
+    fault: str,
+) -> Mesh:
+    """The surface around values above a threshold; without one, an error of that text."""
+    if not float(values_XYZ.min()) < threshold < float(values_XYZ.max()):
         raise InputError(fault)
-    vertices_V3, faces_F3, normals_V3 = _surface(values_XYZ, threshold)
+    vertices_V3, faces_F3, normals_V3 = _surface(values_XYZ, threshold, closed)
     if not len(faces_F3):
         raise InputError(fault)
+    low_3, high_3 = box
     spacing_3 = (high_3 - low_3) / np.subtract(values_XYZ.shape, 1)
     return Mesh(
         (low_3 + spacing_3 * vertices_V3).astype(np.float32),
         faces_F3.astype(np.int32),
-        _unit(normals_V3 / spacing_3),  # a gradient along axes of other units
+        # A gradient along axes of other units; +Z where the values have no slope.
+        unit_vectors(normals_V3 / spacing_3).astype(np.float32),
     )
 
 
@@ -83,7 +131,7 @@ def solid_threshold(density_XYZ: Float[Any, "*grid"]) -> float:
     Raises:
       InputError: The densities are not finite real numbers, or all are equal or none is positive.
     """
-    values = _check_numbers(density_XYZ)
+    values = _check_numbers("density", density_XYZ)
     logs = np.log1p(np.maximum(values, 0).astype(np.float64)).ravel()
     if not values.size or logs.min() == logs.max():
         raise InputError(
@@ -113,11 +161,16 @@ def _otsu(counts_N: Int64[np.ndarray, "N"], centres_N: Float[np.ndarray, "N"]) -
     return first, first + int(np.argmax(counts_N[first:] > 0))
 
 
-def _surface(values_XYZ: Float32[np.ndarray, "X Y Z"], threshold: float) -> tuple[Any, Any, Any]:
+def _surface(
+    values_XYZ: Float32[np.ndarray, "X Y Z"], threshold: float, closed: bool
+) -> tuple[Any, Any, Any]:
     """Vertices in units of the grid, faces, and normals of no certain length."""
+    above_XYZ = _above(values_XYZ, threshold)
+    if closed:
+        above_XYZ = np.pad(above_XYZ, 1, constant_values=OUTSIDE)
     try:
         vertices_V3, faces_F3, normals_V3, _ = _import_measure().marching_cubes(
-            _above(values_XYZ, threshold),
+            above_XYZ,
             0.0,
             gradient_direction="ascent",  # faces turn outwards where the inside is the larger
             method="lewiner",
@@ -125,6 +178,8 @@ def _surface(values_XYZ: Float32[np.ndarray, "X Y Z"], threshold: float) -> tupl
     except RuntimeError:  # no cell has the surface in it
         nothing = np.zeros((0, 3))
         return nothing, nothing, nothing
+    if closed:  # what is beside the box's faces by the rounding of float32 is on them
+        vertices_V3 = np.clip(vertices_V3 - 1, 0, np.subtract(values_XYZ.shape, 1))
     return vertices_V3.astype(np.float64), faces_F3, normals_V3.astype(np.float64)
 
 
@@ -142,32 +197,25 @@ def _above(
     return above_XYZ
 
 
-def _unit(vectors_V3: Float[np.ndarray, "V 3"]) -> Float32[np.ndarray, "V 3"]:
-    """Vectors at unit length; +Z for those of no length, where the density has no slope."""
-    length_V1 = np.linalg.norm(vectors_V3, axis=1, keepdims=True)
-    somewhere_V3 = np.where(length_V1 > 0, vectors_V3, [0, 0, 1])
-    return (somewhere_V3 / np.where(length_V1 > 0, length_V1, 1)).astype(np.float32)
-
-
-def _check_density(density: Any) -> Float32[np.ndarray, "X Y Z"]:
-    values_XYZ = _check_numbers(density)
+def _check_grid(name: str, values: Any) -> Float32[np.ndarray, "X Y Z"]:
+    values_XYZ = _check_numbers(name, values)
     if values_XYZ.ndim != 3 or min(values_XYZ.shape) < 2:
         raise InputError(
-            f"density has shape {list(values_XYZ.shape)}, expected [X, Y, Z] of 2 or more each"
+            f"{name} has shape {list(values_XYZ.shape)}, expected [X, Y, Z] of 2 or more each"
         )
     return values_XYZ
 
 
-def _check_numbers(density: Any) -> Float32[np.ndarray, "*grid"]:
-    values = np.asarray(density)
+def _check_numbers(name: str, given: Any) -> Float32[np.ndarray, "*grid"]:
+    values = np.asarray(given)
     if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
-        raise InputError(f"density has type {values.dtype}, expected real numbers")
+        raise InputError(f"{name} has type {values.dtype}, expected real numbers")
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     wrong = int(np.sum(~np.isfinite(values)))
     if wrong:
         raise InputError(
-            f"density has {wrong} of {values.size} values that are NaN or infinite in "
+            f"{name} has {wrong} of {values.size} values that are NaN or infinite in "
             "float32, expected finite numbers"
         )
     return values

@@ -1,127 +1,121 @@
-"""Triangle meshes and their files: PLY and binary glTF. The one module that imports trimesh.
+"""Files of triangle meshes, written: PLY, Wavefront OBJ and binary glTF.
 
-PLY is written binary, little-endian, in the mesh's own coordinates. GLB (glTF 2.0, the "Binary
-glTF" section of its specification) has the axis +Y up, where scenes of radiance fields have +Z up,
-as in Blender: points (x, y, z) are written as (x, z, -y), a rotation, so that viewers show them
-upright.
+PLY is binary, little-endian, in the mesh's own coordinates, with +Z up, as scenes of radiance
+fields have them and Blender does. GLB (glTF 2.0, the "Binary glTF" section of its specification)
+and OBJ, as nearly all programs read it, have +Y up: points (x, y, z) are written as (x, z, -y), a
+rotation, so that viewers show them upright. `jaxgen.interop.mesh_reading` turns them back.
 """
 
+import io
+import pathlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, UInt8
 
 from jaxgen.errors import InputError
-from jaxgen.files import Path, replacing
+from jaxgen.files import Path, as_path, replacing
+from jaxgen.geometry.triangle_mesh import Mesh, check_surface, turned_mesh
+from jaxgen.interop.trimesh_package import import_trimesh
 from jaxgen.text_rules import has_suffix
 
 Z_UP_TO_Y_UP = np.asarray([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float32)
-"""The rotation to glTF's axes, for columns: (x, y, z) to (x, z, -y)."""
+"""The rotation to the axes of glTF and OBJ, for columns: (x, y, z) to (x, z, -y)."""
 
-
-@dataclass(frozen=True, eq=False)
-class Mesh:
-    """Triangles with common vertices.
-
-    Attributes:
-      vertices_V3: positions (x, y, z).
-      faces_F3: the vertices of each triangle, counter-clockwise as seen from outside.
-      normals_V3: unit vectors outwards, or None.
-      colours_V3: red, green, blue of 0 to 255 in sRGB, as in images, or None.
-    """
-
-    vertices_V3: Float32[np.ndarray, "V 3"]
-    faces_F3: Int32[np.ndarray, "F 3"]
-    normals_V3: Float32[np.ndarray, "V 3"] | None = None
-    colours_V3: UInt8[np.ndarray, "V 3"] | None = None
-
-
-def check_surface(mesh: Mesh, name: str = "mesh") -> None:
-    """Refuses a mesh that no file should hold.
-
-    Args:
-      mesh: the mesh.
-      name: what it is called in an error.
-
-    Raises:
-      InputError: There are no faces or no vertices, a face names a vertex that is not there, a
-        number is not finite, or a shape or type is not that of `Mesh`.
-    """
-    _check_array(f"{name}: vertices", mesh.vertices_V3, np.float32)
-    _check_array(f"{name}: faces", mesh.faces_F3, np.int32)
-    count = len(mesh.vertices_V3)
-    if not count or not len(mesh.faces_F3):
-        raise InputError(
-            f"{name} has {count} vertices and {len(mesh.faces_F3)} faces, expected one or more"
-        )
-    low, high = mesh.faces_F3.min(), mesh.faces_F3.max()
-    if low < 0 or high >= count:
-        raise InputError(
-            f"{name}: faces have vertices {low} to {high}, expected them in [0, {count})"
-        )
-    if mesh.normals_V3 is not None:
-        _check_array(f"{name}: normals", mesh.normals_V3, np.float32, count)
-    if mesh.colours_V3 is not None:
-        _check_array(f"{name}: colours", mesh.colours_V3, np.uint8, count)
-
-
-def _check_array(name: str, values: Any, dtype: Any, rows: int | None = None) -> None:
-    kind, shape = getattr(values, "dtype", type(values).__name__), list(np.shape(values))
-    if kind != dtype or len(shape) != 2 or shape[1] != 3 or rows not in (None, shape[0]):
-        expected = "N" if rows is None else rows
-        raise InputError(f"{name} are {kind} {shape}, expected {np.dtype(dtype)} [{expected}, 3]")
-    finite_N = np.isfinite(values).all(axis=1)
-    if not finite_N.all():
-        raise InputError(
-            f"{name}: number {finite_N.argmin()} is {values[finite_N.argmin()].tolist()}, "
-            "expected finite numbers"
-        )
+MATERIAL = "surface"
+"""The name of the only material."""
 
 
 def write_mesh(path: Path, mesh: Mesh) -> None:
     """Writes a mesh, whole or not at all; equal meshes give equal files.
 
-    A ``.ply`` has the mesh's coordinates; in a ``.glb`` +Z is turned to +Y, which is up there. Both
-    have the colours' bytes as they are, and an opacity of 255. (glTF takes vertex colours as linear
-    in light, so that viewers that keep to it show sRGB bytes paler.) The material of a ``.glb`` is
-    not metallic, which is glTF's default, and has both sides.
+    A ``.ply`` has the mesh's coordinates; in a ``.glb`` and an ``.obj`` +Z is turned to +Y, which
+    is up there. Where the mesh has a texture, GLB and OBJ show that, else the vertices' colours,
+    and PLY always the latter. Bytes of colours stay as they are, with an opacity of 255. (glTF
+    takes vertex colours as linear in light, so that viewers that keep to it show sRGB bytes paler;
+    textures are sRGB there.) The material of a ``.glb`` is not metallic, which is glTF's default,
+    and has both sides.
+
+    An ``.obj`` with a texture is three files: beside ``mesh.obj`` are ``mesh.png`` and
+    ``mesh.mtl``, which are written before it.
 
     Args:
-      path: the file, ``.ply`` or ``.glb``; its folder must exist.
+      path: the file, ``.ply``, ``.obj`` or ``.glb``; its folder must exist.
       mesh: what is written.
 
     Raises:
-      InputError: The suffix is another, `check_surface` refuses the mesh, or trimesh is not
-        installed. Nothing is written then.
+      InputError: The suffix is another, `check_surface` refuses the mesh, or a package is not
+        installed: trimesh, or pillow for a texture. Nothing is written then.
     """
+    target = as_path(path)
     encode = next(
-        (_ENCODERS[suffix] for suffix in _ENCODERS if has_suffix(str(path), suffix)), None
+        (_ENCODERS[suffix] for suffix in _ENCODERS if has_suffix(target.name, suffix)), None
     )
-    if encode is None:
-        raise InputError(f"{path}: the suffix is unknown, expected {' or '.join(_ENCODERS)}")
+    if encode is None or not target.suffix:
+        raise InputError(f"{path}: the suffix is unknown, expected {', '.join(_ENCODERS)}")
     check_surface(mesh, f"{path}: mesh")
-    content = encode(mesh)
-    with replacing(path) as handle:
-        handle.write(content)
+    for file, content in encode(target, mesh).items():
+        with replacing(file) as handle:
+            handle.write(content)
 
 
-def _ply(mesh: Mesh) -> bytes:
-    return _as_trimesh(mesh).export(file_type="ply", encoding="binary")
+def _ply(path: pathlib.Path, mesh: Mesh) -> dict[pathlib.Path, bytes]:
+    bare = replace(mesh, uv_V2=None, texture=None)
+    return {path: _as_trimesh(bare).export(file_type="ply", encoding="binary")}
 
 
-def _glb(mesh: Mesh) -> bytes:
-    turned = Mesh(
-        mesh.vertices_V3 @ Z_UP_TO_Y_UP.T,
-        mesh.faces_F3,
-        None if mesh.normals_V3 is None else mesh.normals_V3 @ Z_UP_TO_Y_UP.T,
-        mesh.colours_V3,
-    )
-    return _as_trimesh(turned).export(file_type="glb", tree_postprocessor=_add_material)
+def _glb(path: pathlib.Path, mesh: Mesh) -> dict[pathlib.Path, bytes]:
+    add = None if mesh.texture is not None else _add_material
+    return {
+        path: _as_trimesh(turned_mesh(mesh, Z_UP_TO_Y_UP)).export(
+            file_type="glb", tree_postprocessor=add
+        )
+    }
 
 
-_ENCODERS: Mapping[str, Callable[[Mesh], bytes]] = {".ply": _ply, ".glb": _glb}
+def _obj(path: pathlib.Path, mesh: Mesh) -> dict[pathlib.Path, bytes]:
+    """The files, the one that names the others last."""
+    turned, lines, found = turned_mesh(mesh, Z_UP_TO_Y_UP), [], {}
+    if mesh.texture is not None:
+        materials, image = path.with_suffix(".mtl"), path.with_suffix(".png")
+        found = {
+            image: _png(mesh.texture),
+            materials: (
+                f"newmtl {MATERIAL}\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\n"
+                f"map_Kd {image.name}\n"
+            ).encode(),
+        }
+        lines += [f"mtllib {materials.name}\n", f"usemtl {MATERIAL}\n"]
+    vertices = turned.vertices_V3
+    if mesh.colours_V3 is not None and mesh.texture is None:  # as MeshLab and Blender read them
+        vertices = np.concatenate([vertices, mesh.colours_V3 / np.float32(255)], axis=1)
+    lines += [_rows("v", vertices)]
+    corner = "%d"
+    if mesh.uv_V2 is not None:
+        lines += [_rows("vt", mesh.uv_V2)]
+        corner += "/%d"
+    if turned.normals_V3 is not None:
+        lines += [_rows("vn", turned.normals_V3)]
+        corner += "/%d" if mesh.uv_V2 is not None else "//%d"
+    numbers = np.repeat(mesh.faces_F3.ravel() + 1, corner.count("%d"))
+    row = f"f {corner} {corner} {corner}\n"
+    lines += [(row * len(mesh.faces_F3)) % tuple(numbers.tolist())]
+    return {**found, path: "".join(lines).encode()}
+
+
+def _rows(word: str, values: Float32[np.ndarray, "N C"]) -> str:
+    """Lines of numbers, of as many digits as float32 has."""
+    row = f"{word} {' '.join(['%.9g'] * values.shape[1])}\n"
+    return (row * len(values)) % tuple((values + np.float32(0)).ravel().tolist())
+
+
+_ENCODERS: Mapping[str, Callable[[pathlib.Path, Mesh], dict[pathlib.Path, bytes]]] = {
+    ".ply": _ply,
+    ".obj": _obj,
+    ".glb": _glb,
+}
 
 
 def _add_material(tree: dict[str, Any]) -> None:
@@ -133,52 +127,37 @@ def _add_material(tree: dict[str, Any]) -> None:
 
 def _as_trimesh(mesh: Mesh) -> Any:
     """A `trimesh.Trimesh` of the same vertices in the same order."""
-    return _import_trimesh().Trimesh(
+    trimesh = import_trimesh()
+    made = trimesh.Trimesh(
         mesh.vertices_V3,
         mesh.faces_F3,
         vertex_normals=mesh.normals_V3,
-        vertex_colors=mesh.colours_V3,
+        vertex_colors=mesh.colours_V3 if mesh.texture is None else None,
         process=False,
     )
+    if mesh.texture is not None:
+        material = trimesh.visual.material.PBRMaterial(
+            name=MATERIAL,
+            baseColorTexture=_import_image().fromarray(mesh.texture),
+            metallicFactor=0.0,
+            roughnessFactor=1.0,
+            doubleSided=True,
+        )
+        made.visual = trimesh.visual.TextureVisuals(uv=mesh.uv_V2, material=material)
+    return made
 
 
-def largest_component(mesh: Mesh) -> Mesh:
-    """The connected piece with the most faces, without the floating pieces around it.
-
-    Faces are connected that have a vertex in common; vertices of no face go as well. Of pieces of
-    the same size it is the one with the first face.
-
-    Raises:
-      InputError: As for `check_surface`, or trimesh is not installed.
-    """
-    check_surface(mesh)
-    edges_N2 = np.concatenate([mesh.faces_F3[:, :2], mesh.faces_F3[:, 1:]])
-    piece_V = np.zeros(len(mesh.vertices_V3), np.int64)
-    for piece, vertices in enumerate(_import_trimesh().graph.connected_components(edges_N2)):
-        piece_V[vertices] = piece
-    piece_F = piece_V[mesh.faces_F3[:, 0]]
-    sizes = np.bincount(piece_F)
-    chosen = piece_F[np.argmax(sizes[piece_F])]
-    return _with_faces(mesh, mesh.faces_F3[piece_F == chosen])
+def _png(texture: UInt8[np.ndarray, "Y X 3"]) -> bytes:
+    content = io.BytesIO()
+    _import_image().fromarray(texture).save(content, format="PNG")
+    return content.getvalue()
 
 
-def _with_faces(mesh: Mesh, faces_F3: Int32[np.ndarray, "F 3"]) -> Mesh:
-    """Some of a mesh's faces, and the vertices that they need, in the same order."""
-    used, corners = np.unique(faces_F3, return_inverse=True)
-    return Mesh(
-        mesh.vertices_V3[used],
-        corners.reshape(faces_F3.shape).astype(np.int32),
-        None if mesh.normals_V3 is None else mesh.normals_V3[used],
-        None if mesh.colours_V3 is None else mesh.colours_V3[used],
-    )
-
-
-def _import_trimesh() -> Any:
+def _import_image() -> Any:
     try:
-        import trimesh
-        import trimesh.graph
+        from PIL import Image
     except ImportError as error:
         raise InputError(
-            f"files of meshes need the package trimesh, extra jaxgen[experiments] ({error})"
+            f"textures of meshes need the package pillow, extra jaxgen[experiments] ({error})"
         ) from error
-    return trimesh
+    return Image

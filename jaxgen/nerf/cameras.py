@@ -29,6 +29,9 @@ from jaxgen.nerf.projection import from_plane, to_plane
 ArrayLike = typing.ArrayLike | Sequence[Any]
 """What becomes an array: one, a number, or numbers in tuples or lists."""
 
+RADIUS = 2 / np.sqrt(12)
+"""Of a disc with the variance of a square of width 1, along each axis (Barron et al. 2021)."""
+
 FAR_AWAY = 1e10
 """Distance that stands for infinity where a ray is parallel to a side of a box."""
 
@@ -43,11 +46,16 @@ class Rays:
       direction: [..., 3], of length 1.
       valid: [...], whether the camera sees anything there: a distorted image has places that belong
         to no direction. None: all of them.
+      radius: [...], of the pixels' cones at distance 1 (`jaxgen.nerf.footprints`); None where
+        footprints are not wanted.
+      parallel: whether rays have a common direction, and their cones are cylinders of that radius.
     """
 
     origin: Float[Array, "*B 3"]
     direction: Float[Array, "*B 3"]
     valid: Bool[Array, "*B"] | None = None
+    radius: Float[Array, "*B"] | None = None
+    parallel: bool = field(default=False, metadata={"static": True})
 
     def points(self, distances: Float[Array, "*B S"]) -> Float[Array, "*B S 3"]:
         """``origin + t direction`` at S distances of each ray."""
@@ -176,16 +184,21 @@ def _check_numbers(pose_N34: np.ndarray, numbers: dict[str, np.ndarray]) -> None
         )
 
 
-def camera_rays(cameras: Cameras) -> Rays:
-    """The rays of all pixels, [N, Y, X, 3]."""
+def camera_rays(cameras: Cameras, *, footprints: bool = False) -> Rays:
+    """The rays of all pixels, [N, Y, X, 3], with the radius of their cones if wanted."""
     row_Y = jnp.arange(cameras.height)[:, None]
     column_X = jnp.arange(cameras.width)
     every = jax.tree.map(lambda array: array[:, None, None], cameras)
-    return _rays_through(every, row_Y, column_X)
+    return _rays_through(every, row_Y, column_X, footprints)
 
 
 def pixel_rays(
-    cameras: Cameras, camera_R: Int[Array, "R"], row_R: Int[Array, "R"], column_R: Int[Array, "R"]
+    cameras: Cameras,
+    camera_R: Int[Array, "R"],
+    row_R: Int[Array, "R"],
+    column_R: Int[Array, "R"],
+    *,
+    footprints: bool = False,
 ) -> Rays:
     """The rays of chosen pixels, [R, 3]; differentiable in the cameras.
 
@@ -194,11 +207,12 @@ def pixel_rays(
       camera_R: index of a camera for each ray.
       row_R: j, 0 at the top.
       column_R: i, 0 at the left.
+      footprints: whether rays have the radius of their cones.
     """
-    return _rays_through(cameras.take(camera_R), row_R, column_R)
+    return _rays_through(cameras.take(camera_R), row_R, column_R, footprints)
 
 
-def _rays_through(cameras: Cameras, row: Array, column: Array) -> Rays:
+def _rays_through(cameras: Cameras, row: Array, column: Array, footprints: bool) -> Rays:
     """Rays of pixels; the cameras' leading axes and those of the pixels broadcast."""
     x = (column + 0.5 - cameras.centre[..., 0]) / cameras.focal[..., 0]
     y = (row + 0.5 - cameras.centre[..., 1]) / cameras.focal[..., 1]
@@ -206,12 +220,23 @@ def _rays_through(cameras: Cameras, row: Array, column: Array) -> Rays:
     turn, position = cameras.camera_to_world[..., :3], cameras.camera_to_world[..., 3]
     if cameras.model == "ORTHOGRAPHIC":
         direction = jnp.broadcast_to(-turn[..., 2], (*place.shape[:-1], 3))
-        return Rays(_turned(turn, place) + position, direction)
+        radius = RADIUS * (1 / cameras.focal).mean(axis=-1) + 0 * x * y if footprints else None
+        return Rays(_turned(turn, place) + position, direction, radius=radius, parallel=True)
+    own, valid = _own_direction(cameras, place)
+    radius = None
+    if footprints:
+        beside = [_own_direction(cameras, place + side / cameras.focal)[0] for side in np.eye(2)]
+        width = sum(jnp.linalg.norm(other - own, axis=-1) for other in beside) / 2
+        radius = RADIUS * width
+    direction = _turned(turn, own)
+    return Rays(jnp.broadcast_to(position, direction.shape), direction, valid, radius)
+
+
+def _own_direction(cameras: Cameras, place: Array) -> tuple[Array, Array | None]:
+    """Unit directions in the cameras' axes (OpenCV's), and whether there is one."""
     own, valid = from_plane(cameras.model, place, cameras.distortion)
     # The length without the rotation, so that an error of it is not hidden in gradients.
-    own = own / jnp.linalg.norm(own, axis=-1, keepdims=True)
-    direction = _turned(turn, own)
-    return Rays(jnp.broadcast_to(position, direction.shape), direction, valid)
+    return own / jnp.linalg.norm(own, axis=-1, keepdims=True), valid
 
 
 def _turned(turn: Array, own: Array) -> Array:
@@ -282,44 +307,6 @@ def _unit(vector: Array) -> tuple[Array, Array]:
     return vector / jnp.maximum(length, 1e-12), length
 
 
-def orbit_cameras(
-    count: int,
-    *,
-    radius: float,
-    elevation: float,
-    focal: ArrayLike,
-    height: int,
-    width: int,
-    target: tuple[float, float, float] = (0.0, 0.0, 0.0),
-) -> Cameras:
-    """Cameras on a circle around a target, evenly spaced, the first one towards +x; z is up.
-
-    Args:
-      count: N.
-      radius: distance of the cameras from the target.
-      elevation: above the horizon, in degrees, between -90 and 90.
-      focal: in pixels, see `make_cameras`.
-      height: of the images, in pixels.
-      width: of the images, in pixels.
-      target: what is in the middle of the images.
-
-    Raises:
-      InputError: for no cameras, a radius that is not positive, another elevation, and as
-        `make_cameras`.
-    """
-    if count < 1:
-        raise InputError(f"count is {count}, expected 1 or more")
-    if not radius > 0:
-        raise InputError(f"radius is {radius}, expected a number > 0")
-    if not -90 < elevation < 90:
-        raise InputError(f"elevation is {elevation}, expected -90 < elevation < 90 degrees")
-    around_N = 2 * np.pi * np.arange(count) / count
-    above = np.radians(elevation)
-    circle = [np.cos(above) * np.cos(around_N), np.cos(above) * np.sin(around_N)]
-    position_N3 = np.stack([*circle, np.full(count, np.sin(above))], axis=-1) * radius + target
-    return make_cameras(look_at(position_N3, target), focal, height=height, width=width)
-
-
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 """The lower and the upper corner of a box, in world coordinates."""
 
@@ -347,6 +334,29 @@ def ray_box(
     near = jnp.where(parallel, never, jnp.minimum(*sides))
     far = jnp.where(parallel, -never, jnp.maximum(*sides))
     return jnp.maximum(near.max(axis=-1), 0.0), far.min(axis=-1)
+
+
+def ray_sphere(
+    rays: Rays, centre: ArrayLike, radius: ArrayLike
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Where rays enter and leave a sphere.
+
+    Args:
+      rays: [..., 3].
+      centre: [3].
+      radius: of the sphere, above 0.
+
+    Returns:
+      Distances near and far, as those of `ray_box`: near is 0 or more, and far <= near where a ray
+      misses the sphere or has it behind it. Gradients are finite, also for rays that touch it.
+    """
+    offset = rays.origin - jnp.asarray(centre)
+    along = (offset * rays.direction).sum(axis=-1)
+    # From the point next to the centre, rather than by squares of distances from far away.
+    across = offset - along[..., None] * rays.direction
+    rest = jnp.asarray(radius) ** 2 - (across**2).sum(axis=-1)
+    half = jnp.where(rest > 0, jnp.sqrt(jnp.where(rest > 0, rest, 1.0)), 0.0)
+    return jnp.maximum(-along - half, 0.0), half - along
 
 
 def check_box(name: str, box: Box) -> None:

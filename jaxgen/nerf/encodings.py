@@ -10,12 +10,27 @@ Directions as real spherical harmonics to degree 4 (16 of them: l = 0 to 3), ort
 sphere, in the order (l, m) = (0, 0), (1, -1), (1, 0), (1, 1), ... with the signs of
 instant-NGP (Müller et al. 2022, section 5.4 and their code): the sign (-1)^m of Condon and Shortley
 is included.
+
+Gaussians as the expectations of these waves (Barron et al. 2021, equation 14), along the columns p
+of a basis: axes, or directions spread over the sphere (Barron et al. 2022, section 4)::
+
+    E sin(2^l p.x) = sin(2^l p.mean) exp(-4^l p.covariance p / 2)        cos likewise
+
+So waves shorter than a sample's footprint vanish, and do not alias.
 """
 
+import functools
+import itertools
 import math
+from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+Basis = Literal["axes", "icosahedron"]
+"""The three axes; or the 21 directions to the corners, and to the middles of the edges, of an
+icosahedron."""
 
 HARMONICS = 16
 """How many spherical harmonics a direction becomes."""
@@ -38,6 +53,57 @@ def encode_position(
     waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-2)
     waves = waves.reshape(*x.shape[:-1], 2 * octaves * x.shape[-1])
     return jnp.concatenate([x, waves], axis=-1) if include_input else waves
+
+
+def integrated_encoding(
+    mean: Float[Array, "*B 3"],
+    covariance: Float[Array, "*B 3 3"],
+    octaves: int,
+    basis: Basis = "axes",
+) -> Float[Array, "*B D"]:
+    """Expectations of waves under Gaussians; with covariance 0, `encode_position` of the mean.
+
+    Args:
+      mean: of the Gaussians.
+      covariance: of the Gaussians.
+      octaves: L.
+      basis: directions of the waves, A of them.
+
+    Returns:
+      [..., 2 L A]: of each octave the sines along all directions, then the cosines.
+    """
+    if basis == "axes":
+        along, variance = mean, jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    else:
+        directions_3A = jnp.asarray(basis_directions(basis))
+        along = mean @ directions_3A
+        variance = ((covariance @ directions_3A) * directions_3A).sum(axis=-2)
+    scale = 2.0 ** jnp.arange(octaves)[:, None]
+    damped = jnp.exp(-0.5 * variance[..., None, :] * scale**2)
+    angles = along[..., None, :] * scale
+    waves = jnp.stack([jnp.sin(angles) * damped, jnp.cos(angles) * damped], axis=-2)
+    return waves.reshape(*mean.shape[:-1], 2 * octaves * along.shape[-1])
+
+
+@functools.cache
+def basis_directions(basis: Basis) -> Float[np.ndarray, "3 A"]:
+    """Unit vectors as columns, one of each pair of opposite ones."""
+    if basis == "axes":
+        return np.eye(3)
+    golden = (1 + math.sqrt(5)) / 2
+    corners = [
+        np.roll([0, a, b * golden], turn) for turn in range(3) for a in (1, -1) for b in (1, -1)
+    ]
+    # Two corners are neighbours where they are 2 apart.
+    middles = [
+        p + q for p, q in itertools.combinations(corners, 2) if abs(np.linalg.norm(p - q) - 2) < 0.1
+    ]
+    kept: list[np.ndarray] = []
+    for vector in (*corners, *middles):
+        unit = vector / np.linalg.norm(vector)
+        if all(abs(unit @ other) < 1 - 1e-6 for other in kept):
+            kept.append(unit)
+    return np.stack(kept, axis=1)
 
 
 def spherical_harmonics(direction: Float[Array, "*B 3"]) -> Float[Array, "*B 16"]:

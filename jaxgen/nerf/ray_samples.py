@@ -62,6 +62,29 @@ def resampled_edges(
     return jnp.concatenate([ends[0], inner, ends[1]], axis=-1)
 
 
+def jittered_edges(
+    edges: Float[Array, "*B S1"], jitter: Float[Array, "*B S"]
+) -> Float[Array, "*B S1"]:
+    """Even edges, each inner one moved by up to half an interval; the ends stay.
+
+    Args:
+      edges: S + 1 even edges of each ray.
+      jitter: uniform numbers in [0, 1), of which the last is not used.
+    """
+    moved = edges[..., 1:-1] + (jitter[..., :-1] - 0.5) * jnp.diff(edges, axis=-1)[..., :-1]
+    return jnp.concatenate([edges[..., :1], moved, edges[..., -1:]], axis=-1)
+
+
+def blurred_weights(weights: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
+    """``(max(w_(i-1), w_i) + max(w_i, w_(i+1))) / 2``: a wide bound of where weight may be.
+
+    Barron et al. 2021, "Mip-NeRF", equation 18, with which coarse weights place fine intervals.
+    """
+    padded = jnp.concatenate([weights[..., :1], weights, weights[..., -1:]], axis=-1)
+    largest = jnp.maximum(padded[..., :-1], padded[..., 1:])
+    return (largest[..., :-1] + largest[..., 1:]) / 2
+
+
 def inverse_cdf(
     edges: Float[Array, "*B S1"], weights: Float[Array, "*B S"], u: Float[Array, "*B M"]
 ) -> Float[Array, "*B M"]:

@@ -5,103 +5,63 @@ With it and parameters a field is rendered::
     render = jax.jit(config.make_render())
     rendering = render(params, cameras)
 
-Rays are sampled in one of four ways. With ``two_networks`` as in the original (Mildenhall et al.
+Rays are sampled in one of six ways. With ``two_networks`` as in the original (Mildenhall et al.
 2020, section 5.2): a coarse network at even intervals, and a fine one at these and at intervals
-placed by the weights of the coarse one. With ``proposals`` (Barron et al. 2022, section 3): small
-densities with networks of their own, each at intervals placed by the one before, and the field at
-those placed by the last. Without either, one field twice: its density at even intervals, without
-gradient, then density and colour at the intervals so placed. Or, with no fine samples, the field at
-even intervals.
+placed by the weights of the coarse one. With ``coarse_colour`` as in mip-NeRF (Barron et al. 2021):
+one network at even intervals, and once more at intervals placed by their weights. With
+``proposals`` (Barron et al. 2022, section 3): small densities with networks of their own, each at
+intervals placed by the one before, and the field at those placed by the last. With ``occupancy``
+(Müller et al. 2022): where cells of a grid are occupied, in budgets of samples
+(`jaxgen.nerf.packed_rays`). With none of these, one field twice: its density at even intervals,
+without gradient, then density and colour at the intervals so placed. Or, with no fine samples, the
+field at even intervals.
 
-Every sample is the midpoint of its interval, or with a key a uniform point of it. Intervals are
-even in s from 0 to 1, ``s = (g(t) - g(near)) / (g(far) - g(near))``, with ``spacing``
+Every sample is the midpoint of its interval, or with a key a uniform point of it. (Of an integrated
+encoding it is the Gaussian of the cone's piece, and with a key the even intervals have random
+edges.) Intervals are even in s from 0 to 1, ``s = (g(t) - g(near)) / (g(far) - g(near))``, with
+``spacing``
 
     linear       g(t) = t
     inverse      g(t) = -1 / t: even in disparity (Barron et al. 2022, equation 11)
     piecewise    g(t) = t / 2 to distance 1, 1 - 1 / (2 t) beyond: for scenes around the unit ball
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError, check_not_negative
-from jaxgen.nerf.cameras import Box, Cameras, Rays, camera_rays, ray_box
-from jaxgen.nerf.fields import FieldOutput, HashFieldConfig
+from jaxgen.nerf.cameras import Box, Cameras, Rays, camera_rays
+from jaxgen.nerf.fields import FieldOutput, SampleContext
+from jaxgen.nerf.grid_field import HashFieldConfig
+from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells
+from jaxgen.nerf.packed_rays import render_packed, render_to_the_end
+from jaxgen.nerf.ray_passes import BoundField, RaySpan, density_weights, shade
 from jaxgen.nerf.ray_samples import (
+    blurred_weights,
     even_edges,
+    jittered_edges,
     ray_jitter,
     resampled_edges,
-    stratified_distances,
 )
-from jaxgen.nerf.spacing import Spacing, spaced_distances
-from jaxgen.nerf.volume_rendering import composite, expected_depth, render_weights
+from jaxgen.nerf.rendering import RayWeights, Render, RenderedRays, Rendering
+from jaxgen.nerf.spacing import Spacing
+from jaxgen.nerf.surroundings import SurroundingsConfig
+from jaxgen.nerf.view_parameters import ViewConfig, expose, view_codes
 from jaxgen.typing import Tree
 
-COARSE, FINE = "coarse", "fine"
+COARSE, FINE, VIEWS, SURROUNDINGS = "coarse", "fine", "views", "surroundings"
 """Names of the parameters; a field alone is "fine"."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Rendering:
-    """Images of cameras ([N, Y, X, ...]), or what single rays see ([R, ...]).
-
-    Attributes:
-      colour: [..., 3], in front of the background.
-      opacity: [...], between 0 and 1.
-      depth: [...], expected distance along the ray; see
-        `jaxgen.nerf.volume_rendering.expected_depth`.
-      weights: [..., S], of the samples that colour is the sum of. None of a renderer that has no
-        fixed number of them.
-      normals: [..., 3], ``sum_i w_i n_i`` of the unit vectors n against the gradient of density, in
-        world coordinates: shorter than 1 where opacity is, or where n disagree. None unless they
-        are wanted.
-    """
-
-    colour: Float[Array, "*B 3"]
-    opacity: Float[Array, "*B"]
-    depth: Float[Array, "*B"]
-    weights: Float[Array, "*B S"] | None
-    normals: Float[Array, "*B 3"] | None
-
-
-class RayWeights(NamedTuple):
-    """How much of R rays is absorbed in their intervals.
-
-    Attributes:
-      edges: [R, S + 1], in s, from 0 to 1.
-      weights: [R, S].
-      colour: [R, 3] of a coarse network; None of a proposal, which has none.
-    """
-
-    edges: Float[Array, "R S1"]
-    weights: Float[Array, "R S"]
-    colour: Float[Array, "R 3"] | None = None
-
-
-class RenderedRays(NamedTuple):
-    """What rays see, and what losses on their samples need.
-
-    Attributes:
-      rendering: of the field, [R, ...].
-      final: weights of the field.
-      earlier: weights by which its intervals were placed and which have gradients: of the coarse
-        network, or of all proposals.
-    """
-
-    rendering: Rendering
-    final: RayWeights
-    earlier: tuple[RayWeights, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,35 +77,12 @@ class ProposalConfig:
     samples: int
 
 
-class Render(Protocol):
-    """A differentiable renderer, as `RadianceConfig.make_render` makes it."""
-
-    def __call__(
-        self,
-        params: Tree,
-        cameras: Cameras,
-        *,
-        key: Key[Array, ""] | None = None,
-        background: Float[Array, "3"] | None = None,
-    ) -> Rendering:
-        """Images [N, Y, X, ...] of all cameras.
-
-        Args:
-          params: of the field.
-          cameras: the cameras.
-          key: where samples are in their intervals; a ray's depend on the key and on the ray's
-            number in the images. None: midpoints.
-          background: a colour; None: the configuration's.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class RadianceConfig:
     """A radiance field that can be rendered.
 
     Attributes:
-      field: the configuration of a field, with ``make_model()`` and ``box``.
+      field: the configuration of a field, with ``make_model()`` and ``bounds``.
       near: distance from the camera where rays begin.
       far: where they end; both within the field's box.
       coarse_samples: even intervals of a ray.
@@ -157,6 +94,11 @@ class RadianceConfig:
       spacing: of even intervals, see the module.
       proposals: densities that place intervals, in place of ``coarse_samples``; the field has
         ``fine_samples``.
+      coarse_colour: whether the one network is rendered at the even intervals too.
+      occupancy: guides samples by the occupied cells of the field's box.
+      views: what is learned of the photographs beside the field.
+      surroundings: a network for the colour of the background by direction, in place of
+        ``background``.
 
     Raises:
       InputError: for numbers that sample nothing.
@@ -173,6 +115,10 @@ class RadianceConfig:
     chunk: int = 4096
     spacing: Spacing = "linear"
     proposals: tuple[ProposalConfig, ...] = ()
+    coarse_colour: bool = False
+    occupancy: OccupancyConfig | None = None
+    views: ViewConfig | None = None
+    surroundings: SurroundingsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.spacing == "inverse" and not self.near > 0:
@@ -182,13 +128,22 @@ class RadianceConfig:
                 "proposals are given with two_networks or without fine_samples, expected one field "
                 "and fine_samples of 1 or more"
             )
+        ways = [self.two_networks, self.coarse_colour, bool(self.proposals), bool(self.occupancy)]
+        if sum(ways) > 1:
+            raise InputError(
+                "two_networks, coarse_colour, proposals and occupancy are given together, expected "
+                "one of them at most"
+            )
+        if self.occupancy and self.field.bounds is None:
+            raise InputError("occupancy is given with a field that has no box, expected one")
         if not 0 <= self.near < self.far:
             raise InputError(f"near is {self.near} with far={self.far}, expected 0 <= near < far")
         for name, least in (("coarse_samples", 1), ("fine_samples", 0), ("chunk", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}, expected {least} or more")
-        if self.two_networks and not self.fine_samples:
-            raise InputError("fine_samples is 0 with two_networks, expected 1 or more")
+        for name in ("two_networks", "coarse_colour"):
+            if getattr(self, name) and not self.fine_samples:
+                raise InputError(f"fine_samples is 0 with {name}, expected 1 or more")
         check_not_negative("padding", self.padding)
         if len(self.background) != 3 or not all(0 <= part <= 1 for part in self.background):
             raise InputError(f"background is {self.background}, expected 3 numbers in [0, 1]")
@@ -198,10 +153,16 @@ class RadianceConfig:
         """Where the field has density; None: rays are sampled from near to far."""
         return self.field.bounds
 
+    @property
+    def footprints(self) -> bool:
+        """Whether rays need the radius of their cones."""
+        return self.field.uses_covariance
+
     def make_init(self) -> Callable[[Array], Tree]:
         """``key -> parameters``, with logical axes.
 
-        "fine" of the field, "coarse" of two networks, "proposal_0", ... of proposals.
+        "fine" of the field, "coarse" of two networks, "proposal_0", ... of proposals, "views" of
+        photographs, "surroundings" of the background.
         """
         names = (FINE, COARSE) if self.two_networks else (FINE,)
         proposed = [proposal_name(i) for i in range(len(self.proposals))]
@@ -214,19 +175,37 @@ class RadianceConfig:
             for name, proposal in zip(proposed, self.proposals, strict=True):
                 model = proposal.field.make_model()
                 params[name] = model.init(keys[name], point, method="density")["params"]
+            own = jax.random.split(jax.random.fold_in(key, 1))
+            if self.views is not None and self.views.learns:
+                params[VIEWS] = self.views.init(own[0])
+            if self.surroundings is not None:
+                params[SURROUNDINGS] = self.surroundings.make_model().init(own[1], point)["params"]
             return params
 
         return init
 
     def make_density(self, params: Tree) -> Callable[[Array], Array]:
         """``points [..., 3] -> density [...]`` of the (fine) field, in world coordinates."""
-        return _Field(self.field, params[FINE]).density
+        return BoundField(self.field, params[FINE]).density
 
     def make_field(self, params: Tree) -> Callable[[Array, Array], FieldOutput]:
-        """``(points [..., 3], unit directions [..., 3]) -> density and colour`` of the same."""
-        return _Field(self.field, params[FINE])
+        """``(points [..., 3], unit directions [..., 3]) -> density and colour`` of the same.
 
-    def make_render(self, *, normals: bool = False) -> Render:
+        Of photographs with codes, with the mean of all codes.
+        """
+        field = BoundField(self.field, params[FINE])
+        code = view_codes(params[VIEWS], None) if VIEWS in params else None
+        context = SampleContext(code=None if code is None else code[0])
+        return lambda x, direction: field(x, direction, context)
+
+    def make_cells(self) -> Callable[[Tree], Bool[Array, "X Y Z"]]:
+        """``params -> the occupied cells`` of a field with an occupancy grid."""
+        assert self.occupancy is not None
+        assert self.box is not None
+        occupancy, box = self.occupancy, self.box
+        return lambda params: measure_cells(occupancy, self.make_density(params), box)
+
+    def make_render(self, *, normals: bool = False, to_the_end: bool = False) -> Render:
         """A renderer of whole images, pure and differentiable in parameters and cameras.
 
         Rays are rendered in chunks of one size, the last one filled up, so that memory does not
@@ -236,7 +215,12 @@ class RadianceConfig:
 
         Args:
           normals: whether normals are computed, which takes the gradient of density.
+          to_the_end: of a field with an occupancy grid, whether all samples of all rays are
+            evaluated however many there are, and none where almost no light passes. Without, what
+            is over the budgets is left out and marked. Not differentiable.
         """
+        if to_the_end and self.occupancy is None:
+            raise InputError("to_the_end is True without occupancy, expected False")
 
         def render(
             params: Tree,
@@ -244,15 +228,30 @@ class RadianceConfig:
             *,
             key: Key[Array, ""] | None = None,
             background: Float[Array, "3"] | None = None,
+            cells: Bool[Array, "X Y Z"] | None = None,
         ) -> Rendering:
-            rays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(cameras))
+            rays = camera_rays(cameras, footprints=self.footprints)
+            rays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rays)
             count = rays.origin.shape[0]
             size = _chunk_size(self.chunk, count)
 
             def render_chunk(part: tuple[Rays, Array]) -> Rendering:
                 rays, number_R = shard_rays(part)
+                if to_the_end:
+                    return shard_rays(
+                        render_rays_to_the_end(
+                            self, params, rays, background, cells=cells, normals=normals
+                        )
+                    )
                 found = render_rays(
-                    self, params, rays, key, background, numbers=number_R, normals=normals
+                    self,
+                    params,
+                    rays,
+                    key,
+                    background,
+                    numbers=number_R,
+                    normals=normals,
+                    cells=cells,
                 )
                 return shard_rays(found.rendering)
 
@@ -302,50 +301,118 @@ def render_rays(
     numbers: Array | None = None,
     normals: bool = False,
     anneal: Float[Array, "R"] | float = 1.0,
+    progress: Float[Array, ""] | None = None,
+    view: Int[Array, "R"] | None = None,
+    cells: Bool[Array, "X Y Z"] | None = None,
 ) -> RenderedRays:
     """What R rays see: the renderer without images, for training on random pixels.
 
     Args:
       config: the radiance field.
       params: its parameters.
-      rays: [R, 3].
+      rays: [R, 3]; with radius where ``config.footprints``.
       key: where samples are in their intervals; None: midpoints.
       background: a colour, or one for each ray; None: the configuration's.
       numbers: [R], with which the key is folded; None: 0, 1, ...
       normals: whether normals are computed.
       anneal: power of the weights by which proposals place intervals, rising from 0 to 1 early in
         training (Barron et al. 2022, equation 18).
+      progress: the share of the training that is done; None: all of it.
+      view: [R], which photograph a ray is of, for its code and exposure; None: of none, with the
+        mean of all codes.
+      cells: which cells of the box are occupied; None: all.
     """
-    if background is None:
-        background = jnp.asarray(config.background)
-    along, fine = _Along(config, rays), _Field(config.field, params[FINE])
+    background = _background(config, params, rays, background)
+    span = RaySpan(rays, config.near, config.far, config.box, config.spacing)
+    fine = BoundField(config.field, params[FINE], progress)
     counts = _sample_counts(config)
     jitters = _jitters(counts, rays, key, numbers)
+    code = None if VIEWS not in params else view_codes(params[VIEWS], view)
+    if config.occupancy is not None:
+        assert config.box is not None
+        jitter = None if jitters[0] is None else jitters[0][:, 0]
+        if code is not None:
+            code = jnp.broadcast_to(code, (len(span.zero), code.shape[-1]))
+        found = render_packed(
+            config.occupancy,
+            fine,
+            span,
+            config.box,
+            background,
+            cells=cells,
+            jitter=jitter,
+            code=code,
+            normals=normals,
+        )
+        return found._replace(rendering=_exposed(params, view, found.rendering))
     even = config.proposals[0].samples if config.proposals else config.coarse_samples
-    edges = even_edges(along.zero, along.zero + 1, even)
+    edges = even_edges(span.zero, span.zero + 1, even)
+    if config.footprints and jitters[0] is not None:
+        edges = jittered_edges(edges, jitters[0])
     earlier: list[RayWeights] = []
-    if config.two_networks:
-        coarse = _Field(config.field, params[COARSE])
-        first = _shade(coarse, along, edges, jitters[0], background)
+    if config.two_networks or config.coarse_colour:
+        name = COARSE if config.two_networks else FINE
+        coarse = BoundField(config.field, params[name], progress)
+        first, _ = shade(coarse, span, edges, jitters[0], background, code=code)
+        assert first.weights is not None
         earlier.append(RayWeights(edges, first.weights, first.colour))
-        placed = _place(config, edges, first.weights, jitters[1], config.fine_samples + 1)
-        edges = jnp.sort(jnp.concatenate([edges, placed[..., 1:-1]], axis=-1), axis=-1)
+        if config.two_networks:
+            placed = _place(config, edges, first.weights, jitters[1], config.fine_samples + 1)
+            edges = jnp.sort(jnp.concatenate([edges, placed[..., 1:-1]], axis=-1), axis=-1)
+        else:
+            weights = blurred_weights(first.weights)
+            edges = _place(config, edges, weights, jitters[1], config.fine_samples)
     elif config.proposals:
         for i, proposal in enumerate(config.proposals):
-            field = _Field(proposal.field, params[proposal_name(i)])
-            weights = _density_weights(field, along, edges, jitters[2 * i])
+            field = BoundField(proposal.field, params[proposal_name(i)], progress)
+            weights = density_weights(field, span, edges, jitters[2 * i])
             earlier.append(RayWeights(edges, weights))
-            power = jnp.broadcast_to(anneal, along.zero.shape)[..., None]
+            power = jnp.broadcast_to(anneal, span.zero.shape)[..., None]
             annealed = jax.lax.stop_gradient(weights) ** power
             following = [*(p.samples for p in config.proposals[1:]), config.fine_samples][i]
             edges = _place(config, edges, annealed, jitters[2 * i + 1], following)
     elif config.fine_samples:
-        frozen = _Field(config.field, jax.lax.stop_gradient(params[FINE]))
-        weights = _density_weights(frozen, along, edges, jitters[0])
-        weights = jax.lax.stop_gradient(weights)
+        frozen = BoundField(config.field, jax.lax.stop_gradient(params[FINE]), progress)
+        weights = jax.lax.stop_gradient(density_weights(frozen, span, edges, jitters[0]))
         edges = _place(config, edges, weights, jitters[1], config.fine_samples)
-    rendering = _shade(fine, along, edges, jitters[-1], background, normals)
-    return RenderedRays(rendering, RayWeights(edges, rendering.weights), tuple(earlier))
+    rendering, gradient = shade(
+        fine, span, edges, jitters[-1], background, code=code, normals=normals
+    )
+    assert rendering.weights is not None
+    final = RayWeights(edges, rendering.weights)
+    rendering = _exposed(params, view, rendering)
+    return RenderedRays(rendering, final, tuple(earlier), gradient)
+
+
+def render_rays_to_the_end(
+    config: RadianceConfig,
+    params: Tree,
+    rays: Rays,
+    background: Float[Array, "*#R 3"] | None = None,
+    *,
+    cells: Bool[Array, "X Y Z"] | None = None,
+    normals: bool = False,
+) -> Rendering:
+    """What R rays see of a field with an occupancy grid, whatever its budgets.
+
+    Arguments are those of `render_rays`. Not differentiable.
+    """
+    assert config.occupancy is not None
+    assert config.box is not None
+    span = RaySpan(rays, config.near, config.far, config.box, config.spacing)
+    field = BoundField(config.field, params[FINE])
+    background = _background(config, params, rays, background)
+    code = None if VIEWS not in params else view_codes(params[VIEWS], None)
+    return render_to_the_end(
+        config.occupancy,
+        field,
+        span,
+        config.box,
+        background,
+        cells=cells,
+        code=code,
+        normals=normals,
+    )
 
 
 def proposal_name(i: int) -> str:
@@ -353,73 +420,22 @@ def proposal_name(i: int) -> str:
     return f"proposal_{i}"
 
 
-class _Field:
-    """A field with its parameters."""
-
-    def __init__(self, config: Any, params: Tree) -> None:
-        self.apply = config.make_model().apply
-        self.variables = {"params": params}
-
-    def __call__(self, x: Array, direction: Array) -> FieldOutput:
-        return self.apply(self.variables, x, direction)
-
-    def density(self, x: Array) -> Array:
-        return self.apply(self.variables, x, method="density")
-
-    def normals(self, x: Array) -> Array:
-        """Unit vectors against the gradient of density; 0 where there is none."""
-        slope = jax.grad(lambda x: self.density(x).sum())(x)
-        return -slope * jax.lax.rsqrt(jnp.maximum((slope**2).sum(-1, keepdims=True), 1e-20))
+def _background(
+    config: RadianceConfig, params: Tree, rays: Rays, background: Array | None
+) -> Array:
+    """What is given, else what the surroundings are in each ray's direction, else one colour."""
+    if background is not None:
+        return background
+    if config.surroundings is None:
+        return jnp.asarray(config.background)
+    model = config.surroundings.make_model()
+    return model.apply({"params": params[SURROUNDINGS]}, rays.direction)
 
 
-class _Along:
-    """Rays between the distances where they begin and end; one that is none, or misses the box,
-    ends where it begins.
-    """
-
-    def __init__(self, config: RadianceConfig, rays: Rays) -> None:
-        self.rays, self.spacing = rays, config.spacing
-        self.zero = jnp.zeros_like(rays.origin[..., 0])
-        begin, end = self.zero + config.near, self.zero + config.far
-        if config.box is not None:
-            entry, exit = ray_box(rays, *config.box)
-            begin = jnp.clip(entry, begin, end)
-            end = jnp.clip(exit, begin, end)
-        self.begin = begin
-        self.end = end if rays.valid is None else jnp.where(rays.valid, end, begin)
-
-    def distances(self, s: Array) -> Array:
-        """t of s."""
-        return spaced_distances(self.spacing, self.begin, self.end, s)
-
-
-def _shade(
-    field: _Field,
-    along: _Along,
-    edges: Array,
-    jitter: Array | None,
-    background: Array,
-    normals: bool = False,
-) -> Rendering:
-    """Density and colour at one point of each interval, and the sum."""
-    distances = along.distances(stratified_distances(edges, jitter))
-    points = along.rays.points(distances)
-    output = field(points, jnp.broadcast_to(along.rays.direction[..., None, :], points.shape))
-    weights = render_weights(output.density, along.distances(edges))
-    return Rendering(
-        colour=composite(weights, output.colour, background),
-        opacity=weights.sum(axis=-1),
-        depth=expected_depth(weights, distances),
-        weights=weights,
-        normals=(weights[..., None] * field.normals(points)).sum(axis=-2) if normals else None,
-    )
-
-
-def _density_weights(field: _Field, along: _Along, edges: Array, jitter: Array | None) -> Array:
-    """Weights of a density alone; samples are where they are, so cameras get no gradient here."""
-    distances = jax.lax.stop_gradient(along.distances(stratified_distances(edges, jitter)))
-    points = jax.lax.stop_gradient(along.rays.points(distances))
-    return render_weights(field.density(points), jax.lax.stop_gradient(along.distances(edges)))
+def _exposed(params: Tree, view: Array | None, rendering: Rendering) -> Rendering:
+    if VIEWS not in params:
+        return rendering
+    return dataclasses.replace(rendering, colour=expose(params[VIEWS], view, rendering.colour))
 
 
 def _place(
@@ -431,6 +447,8 @@ def _place(
 def _sample_counts(config: RadianceConfig) -> list[int]:
     """Random numbers of a ray: for points of intervals, for placing edges, ..., for last points."""
     coarse, fine = config.coarse_samples, config.fine_samples
+    if config.occupancy is not None:
+        return [1]
     if config.two_networks:
         return [coarse, fine, coarse + fine]
     if config.proposals:

@@ -11,7 +11,7 @@ shapes are static; what is not needed elsewhere is moved (`splat_relocation`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.errors import InputError, check_positive, check_share
 from jaxgen.nerf.cameras import Box, Cameras, check_box
-from jaxgen.nerf.renderer import Rendering
+from jaxgen.nerf.rendering import Rendering
 from jaxgen.nerf.splat_compositing import TileGroups, composite_tiles, splat_table
 from jaxgen.nerf.splat_projection import (
     HARMONICS,
@@ -64,7 +64,7 @@ class SplatRendering(Rendering):
       statistics: what the images took; see ``statistics.overflow``.
     """
 
-    statistics: SplatStatistics
+    statistics: SplatStatistics = field(kw_only=True)
 
 
 @dataclass(frozen=True)

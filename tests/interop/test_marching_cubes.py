@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import InputError
-from jaxgen.interop.marching_cubes import marching_cubes, solid_threshold
+from jaxgen.interop.marching_cubes import distance_surface, marching_cubes, solid_threshold
 
 BOX = (-1.2,) * 3, (1.2,) * 3
 
@@ -157,6 +157,59 @@ def test_a_solid_of_few_places_in_empty_space_is_found():
     mesh = marching_cubes(values, *BOX)
     assert is_closed(mesh)
     assert len(mesh.vertices_V3) == 6 * 9  # an edge from each outer face of each outer cell
+
+
+def test_what_leaves_the_box_is_closed_at_it():
+    """Half of a space, a corner of it, a ball cut by all six faces; by areas and volumes."""
+    low, high = (1.0, -4.0, 10.0), (3.0, 5.0, 10.5)
+    x, y, z = grid(9, 10, 11, low=low, high=high)
+    half = marching_cubes(1.9 - x, low, high, 0.0, closed=True)
+    assert is_closed_at_places(half)
+    assert volume(half) == pytest.approx(0.9 * 9 * 0.5, rel=1e-6)
+    assert area(half) == pytest.approx(2 * (0.9 * 9 + 0.9 * 0.5 + 9 * 0.5), rel=1e-6)
+    np.testing.assert_allclose(half.vertices_V3.min(axis=0), low, rtol=1e-6)
+    corner = np.minimum(np.minimum(1.9 - x, (y - 2.5) / 9), (10.2 - z) * 4)  # in about cells
+    block = marching_cubes(corner, low, high, 0.0, closed=True)
+    assert is_closed_at_places(block)
+    assert volume(block) == pytest.approx(0.9 * 2.5 * 0.2, rel=0.2)  # its edges are cut
+    wide = marching_cubes(1e5 * ball(40, 1.3), *BOX, 0.0, closed=True)
+    assert is_closed_at_places(wide)
+    assert not is_closed(marching_cubes(ball(40, 1.3), *BOX, 0.0))
+    cap = np.pi * 0.1**2 * (3 * 1.3 - 0.1) / 3
+    assert volume(wide) == pytest.approx(4 / 3 * np.pi * 1.3**3 - 6 * cap, rel=0.003)
+    assert np.abs(wide.vertices_V3).max() == np.float32(1.2)
+    # Where the surface stays inside of the box nothing changes.
+    inside, same = (marching_cubes(ball(16), *BOX, 0.0, closed=c) for c in (False, True))
+    np.testing.assert_allclose(same.vertices_V3, inside.vertices_V3, atol=1e-6)
+    np.testing.assert_allclose(same.normals_V3, inside.normals_V3, atol=1e-6)
+
+
+def is_closed_at_places(mesh):
+    """Closed, where vertices at one place are one."""
+    _, place = np.unique(mesh.vertices_V3, axis=0, return_inverse=True)
+    faces = place.ravel()[mesh.faces_F3]
+    pairs = np.concatenate([faces[:, [i, (i + 1) % 3]] for i in range(3)])
+    forth, back = (np.sort(p[:, 0] * len(place) + p[:, 1]) for p in (pairs, pairs[:, ::-1]))
+    return (forth == back).all()
+
+
+def test_a_signed_distance_is_negative_inside():
+    expected = marching_cubes(ball(32), *BOX, 0.0)
+    found = distance_surface(-ball(32), *BOX)
+    np.testing.assert_array_equal(found.vertices_V3, expected.vertices_V3)
+    np.testing.assert_array_equal(found.faces_F3, expected.faces_F3)
+    np.testing.assert_array_equal(found.normals_V3, expected.normals_V3)
+    assert volume(found) == pytest.approx(4 / 3 * np.pi * 0.8**3, rel=0.006)
+    assert is_closed_at_places(distance_surface(-ball(20, 1.4), *BOX, closed=True))
+    for distance, text in ((ball(8, 0.01), "-2.06846 to -0.286923"), (np.ones((3, 3, 3)), "1")):
+        with pytest.raises(
+            InputError, match=f"distance is {text} everywhere, expected numbers below 0 inside"
+        ):
+            distance_surface(distance, *BOX)
+    with pytest.raises(InputError, match="distance has 2 of 512 values that are NaN"):
+        distance_surface(SPOILT, *BOX)
+    with pytest.raises(InputError, match=r"distance has shape \[8, 8\]"):
+        distance_surface(ball(8)[0], *BOX)
 
 
 SPOILT = ball(8)

@@ -7,9 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from mesh_shapes import joined, red_over_blue, square_mesh
 
 from jaxgen.errors import InputError
-from jaxgen.interop.mesh_files import Mesh, largest_component, write_mesh
+from jaxgen.geometry.mesh_cleaning import largest_component
+from jaxgen.geometry.triangle_mesh import Mesh
+from jaxgen.interop.mesh_files import write_mesh
 
 
 def tetrahedron(shift=0.0) -> Mesh:
@@ -23,18 +26,6 @@ def tetrahedron(shift=0.0) -> Mesh:
         np.asarray([[0, 1, 2], [0, 3, 1], [1, 3, 2], [2, 3, 0]], np.int32),
         normals.astype(np.float32),
         np.asarray([[255, 0, 0], [0, 127, 9], [1, 2, 3], [4, 255, 254]], np.uint8),
-    )
-
-
-def joined(*meshes: Mesh) -> Mesh:
-    starts = np.cumsum([0, *(len(mesh.vertices_V3) for mesh in meshes)])
-    return Mesh(
-        np.concatenate([mesh.vertices_V3 for mesh in meshes]),
-        np.concatenate(
-            [m.faces_F3 + np.int32(n) for m, n in zip(meshes, starts[:-1], strict=True)]
-        ),
-        np.concatenate([mesh.normals_V3 for mesh in meshes]),
-        np.concatenate([mesh.colours_V3 for mesh in meshes]),
     )
 
 
@@ -166,6 +157,99 @@ def test_the_rotation_of_a_glb_keeps_what_is_up_up_and_right_right(tmp_path):
     assert glb.volume == pytest.approx(ply.volume, rel=1e-6)
 
 
+TEXTURED = dataclasses.replace(
+    square_mesh(),
+    normals_V3=np.tile(np.float32([[0, 0, 1]]), (4, 1)),
+    colours_V3=np.full((4, 3), 9, np.uint8),
+    texture=red_over_blue(),
+)
+"""A square that lies on the ground, red in the half with larger y."""
+
+
+def loaded(path):
+    """As trimesh opens a file by itself, in one piece."""
+    import trimesh
+
+    (mesh,) = trimesh.load_scene(path, process=False).geometry.values()
+    return mesh
+
+
+@pytest.mark.parametrize("name", ["mesh.glb", "mesh.obj"])
+def test_textures_are_the_right_way_up(name, tmp_path):
+    """Through trimesh's own reader and its own look-up of colours."""
+    write_mesh(tmp_path / name, TEXTURED)
+    found = loaded(tmp_path / name)
+    np.testing.assert_array_equal(found.vertices, upright(TEXTURED.vertices_V3))
+    np.testing.assert_array_equal(found.faces, TEXTURED.faces_F3)
+    np.testing.assert_allclose(found.visual.uv, TEXTURED.uv_V2, atol=1e-6)
+    material = found.visual.material
+    image = getattr(material, "baseColorTexture", None) or material.image
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), TEXTURED.texture)
+    colours = found.visual.to_color().vertex_colors[:, :3]
+    far = TEXTURED.vertices_V3[:, 1] > 0  # -z in both formats, and the texture's upper half
+    assert 0 < far.sum() < 4
+    np.testing.assert_array_equal(colours[far], np.tile([[255, 0, 0]], (far.sum(), 1)))
+    np.testing.assert_array_equal(colours[~far], np.tile([[0, 0, 255]], ((~far).sum(), 1)))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_mesh(tmp_path / name, TEXTURED)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_textured_glb_byte_by_byte(tmp_path):
+    """v is from the top there, and nothing but the texture has a colour."""
+    write_mesh(tmp_path / "mesh.glb", TEXTURED)
+    tree, binary = glb_parts(tmp_path / "mesh.glb")
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert set(primitive["attributes"]) == {"POSITION", "NORMAL", "TEXCOORD_0"}
+    accessor = tree["accessors"][primitive["attributes"]["TEXCOORD_0"]]
+    start = tree["bufferViews"][accessor["bufferView"]].get("byteOffset", 0)
+    uv = np.frombuffer(binary, "<f4", 8, start).reshape(4, 2)
+    np.testing.assert_array_equal(uv, TEXTURED.uv_V2 * [1, -1] + [0, 1])
+    material = tree["materials"][primitive["material"]]
+    surface = material["pbrMetallicRoughness"]
+    assert surface["metallicFactor"] == 0
+    assert surface["baseColorTexture"]["index"] == 0
+    assert material["doubleSided"] is True
+    assert tree["images"][0]["mimeType"] == "image/png"
+
+
+def test_the_lines_of_an_obj(tmp_path):
+    write_mesh(tmp_path / "a b.obj", TEXTURED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a b.mtl", "a b.obj", "a b.png"]
+    lines = (tmp_path / "a b.obj").read_text().splitlines()
+    assert lines[:2] == ["mtllib a b.mtl", "usemtl surface"]
+    assert lines[2:4] == ["v -1 0 1", "v 1 0 1"]
+    assert lines[6:8] == ["vt 0 0", "vt 1 0"]
+    assert lines[10] == "vn 0 1 0"
+    assert lines[14:] == ["f 1/1/1 2/2/2 3/3/3", "f 2/2/2 4/4/4 3/3/3"]
+    assert "map_Kd a b.png" in (tmp_path / "a b.mtl").read_text().splitlines()
+    # Without a texture there is one file, with the vertices' colours.
+    mesh = tetrahedron()
+    write_mesh(tmp_path / "plain.obj", mesh)
+    assert not (tmp_path / "plain.mtl").exists()
+    found = loaded(tmp_path / "plain.obj")
+    np.testing.assert_array_equal(found.vertices.astype("f4"), upright(mesh.vertices_V3))
+    np.testing.assert_array_equal(found.faces, mesh.faces_F3)
+    np.testing.assert_array_equal(found.visual.vertex_colors[:, :3], mesh.colours_V3)
+    np.testing.assert_allclose(found.vertex_normals, upright(mesh.normals_V3), atol=1e-6)
+    bare = Mesh(mesh.vertices_V3, mesh.faces_F3)
+    write_mesh(tmp_path / "bare.obj", bare)
+    assert (tmp_path / "bare.obj").read_text().splitlines()[-1] == "f 3 4 1"
+
+
+def test_an_obj_is_written_last(tmp_path, monkeypatch):
+    """When its texture cannot be, the old one stays."""
+    (tmp_path / "mesh.obj").write_text("old")
+    (tmp_path / "mesh.mtl").mkdir()
+    with pytest.raises(OSError):
+        write_mesh(tmp_path / "mesh.obj", TEXTURED)
+    assert (tmp_path / "mesh.obj").read_text() == "old"
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(InputError, match=r"need the package pillow, extra jaxgen\[experiments\]"):
+        write_mesh(tmp_path / "other.obj", TEXTURED)
+    assert not (tmp_path / "other.png").exists()
+
+
 def test_the_largest_piece():
     one, two = tetrahedron(), tetrahedron(5)
     extra = Mesh(
@@ -232,8 +316,8 @@ def test_meshes_that_are_not_written(change, fault, tmp_path):
 
 
 def test_suffixes_that_are_unknown(tmp_path):
-    for name in ("mesh.obj", "mesh", "ply"):
-        with pytest.raises(InputError, match=r"suffix is unknown, expected .ply or .glb"):
+    for name in ("mesh.stl", "mesh", "ply", ".obj"):
+        with pytest.raises(InputError, match=r"suffix is unknown, expected .ply, .obj, .glb"):
             write_mesh(tmp_path / name, GOOD)
     assert not list(tmp_path.iterdir())
 

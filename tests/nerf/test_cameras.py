@@ -7,10 +7,10 @@ import pytest
 
 from jaxgen import nerf
 from jaxgen.errors import InputError
-from jaxgen.nerf import Rays, look_at, make_cameras, orbit_cameras
+from jaxgen.nerf import Rays, look_at, make_cameras
 
 camera_rays, pixel_rays, project = map(jax.jit, (nerf.camera_rays, nerf.pixel_rays, nerf.project))
-ray_box = jax.jit(nerf.ray_box)
+ray_box, ray_sphere = jax.jit(nerf.ray_box), jax.jit(nerf.ray_sphere)
 
 FOCAL, CENTRE = (30.0, 25.0), (5.5, 3.0)
 
@@ -91,20 +91,6 @@ def test_a_camera_at_its_target():
         look_at((0.0, 0.0, 2.0))
 
 
-def test_an_orbit():
-    target = (1.0, 2.0, 3.0)
-    cameras = orbit_cameras(8, radius=4, elevation=30, focal=50, height=20, width=30, target=target)
-    offset = np.asarray(cameras.camera_to_world[:, :, 3]) - target
-    np.testing.assert_allclose(np.linalg.norm(offset, axis=1), 4, rtol=1e-5)
-    np.testing.assert_allclose(offset[:, 2], 2, rtol=1e-5)
-    around = np.unwrap(np.arctan2(offset[:, 1], offset[:, 0]))
-    np.testing.assert_allclose(around, np.arange(8) * np.pi / 4, atol=1e-5)
-    place = project(cameras, jnp.array([target])).place
-    np.testing.assert_allclose(place[:, 0], [[15, 10]] * 8, atol=1e-3)
-    assert len(cameras) == 8
-    assert len(cameras.take(np.array([1, 5]))) == 2
-
-
 LOW, HIGH = (-1.0, -0.5, 0.0), (1.0, 0.5, 2.0)
 
 
@@ -143,6 +129,44 @@ def test_rays_along_an_axis_have_finite_ends_and_gradients():
     np.testing.assert_allclose(gradients.origin[0], [-2, 0, 0])
 
 
+def test_rays_meet_a_sphere_where_points_of_them_are_inside():
+    """Against 20,001 points of each ray: from outside, from within, past it, away from it."""
+    rng = np.random.default_rng(0)
+    centre, radius = np.array([0.3, -0.2, 0.5]), 1.2
+    origin = rng.uniform(-3, 3, size=(200, 3))
+    direction = centre + rng.normal(size=(200, 3)) * 0.7 - origin
+    direction[100:150] = rng.normal(size=(50, 3))
+    origin[150:] = centre + rng.uniform(-0.6, 0.6, size=(50, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    rays = Rays(*(jnp.asarray(x, jnp.float32) for x in (origin, direction)))
+    near, far = (np.asarray(x) for x in ray_sphere(rays, centre, radius))
+    t = np.linspace(0, 10, 20_001)
+    points = origin[:, None] + t[:, None] * direction[:, None]
+    inside = np.linalg.norm(points - centre, axis=-1) <= radius
+    length = inside.sum(axis=1) * (t[1] - t[0])
+    np.testing.assert_allclose(np.maximum(far - near, 0), length, atol=2e-3)
+    hit = length > 0.01
+    assert 120 < hit.sum() < 199
+    np.testing.assert_allclose(near[hit], t[inside.argmax(axis=1)][hit], atol=1e-3)
+    assert np.all(near >= 0)
+
+
+def test_rays_that_touch_or_miss_a_sphere_have_finite_gradients():
+    """Through the centre, touching, past it, behind."""
+    origin = jnp.array([[-4.0, 0, 0], [-4, 1, 0], [-4, 2, 0], [4, 0, 0]])
+    rays = Rays(origin, jnp.broadcast_to(jnp.array([1.0, 0, 0]), origin.shape))
+    near, far = map(np.asarray, ray_sphere(rays, np.zeros(3), 1.0))
+    np.testing.assert_allclose([near[0], far[0]], [3, 5])
+    assert np.all(far[1:] <= near[1:])
+
+    def total(rays, centre, radius):
+        return sum(x.sum() for x in nerf.ray_sphere(rays, centre, radius))
+
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(rays, jnp.zeros(3), 1.0)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradients))
+    np.testing.assert_allclose(gradients[0].origin[0], [-2, 0, 0], atol=1e-6)
+
+
 POSES = random_poses(3)
 MIRRORED = POSES * np.array([1.0, 1, -1, 1])
 SHEARED = POSES + np.array([0, 0, 0.01, 0])
@@ -175,18 +199,3 @@ def test_what_is_no_camera(change, fault):
     given = {"camera_to_world": POSES, "focal": 10.0, "height": 4, "width": 5, **change}
     with pytest.raises(InputError, match=fault):
         make_cameras(**given)
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        ({"count": 0}, "count is 0, expected 1 or more"),
-        ({"radius": -1}, "radius is -1, expected a number > 0"),
-        ({"elevation": 90}, "elevation is 90, expected -90 < elevation < 90"),
-    ],
-    ids=range(3),
-)
-def test_what_is_no_orbit(change, fault):
-    given = {"count": 2, "radius": 1, "elevation": 0, "focal": 5, "height": 4, "width": 5}
-    with pytest.raises(InputError, match=fault):
-        orbit_cameras(**{**given, **change})

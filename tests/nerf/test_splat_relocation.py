@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nerf import SplatConfig, add_noise_to_means, make_cameras, relocate
+from jaxgen.nerf import (
+    SplatConfig,
+    add_noise_to_means,
+    make_cameras,
+    move_splats,
+    orbit_cameras,
+    relocate,
+)
 from jaxgen.nerf.splat_projection import rotations
 from jaxgen.nerf.splat_relocation import share_opacity
 
@@ -80,6 +87,29 @@ def test_living_ones_are_chosen_by_their_opacity():
         moved, changed = jax.jit(relocate)(same, jax.random.key(1))
         assert not changed.any()
         jax.tree.map(np.testing.assert_array_equal, moved, same)
+
+
+def test_moved_splats_look_the_same_from_moved_cameras():
+    """Colours of all degrees turn along."""
+    config, rng = SplatConfig(30, tile=8), np.random.default_rng(0)
+    params = config.make_init()(jax.random.key(0))
+    params["harmonics"] = jnp.asarray(rng.normal(0, 0.4, (30, 16, 3)), jnp.float32)
+    params["quaternions"] = jnp.asarray(rng.normal(size=(30, 4)), jnp.float32)
+    params["log_scales"] += jnp.asarray(rng.normal(size=(30, 3)), jnp.float32) / 2
+    camera = orbit_cameras(1, radius=4, elevation=20, focal=20, height=21, width=27)
+    turn = np.asarray(rotations(jnp.asarray(rng.normal(size=4), jnp.float32)), np.float64)
+    shift, scale = np.array([1.0, -2.0, 3.0]), 2.5
+    pose = np.asarray(camera.camera_to_world, np.float64)[0]
+    place = scale * turn @ pose[:, 3] + shift
+    there = np.concatenate([turn @ pose[:, :3], place[:, None]], axis=1)[None]
+    render = jax.jit(config.make_render())
+    expected = render(params, camera)
+    found = render(
+        move_splats(params, scale, turn, shift), make_cameras(there, 20, height=21, width=27)
+    )
+    assert expected.colour.std() > 0.05
+    np.testing.assert_allclose(found.colour, expected.colour, atol=2e-5)
+    np.testing.assert_allclose(found.depth, scale * expected.depth, rtol=1e-4, atol=1e-5)
 
 
 def test_noise_has_the_shape_of_a_gaussian_and_spares_the_opaque():

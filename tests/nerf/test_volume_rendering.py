@@ -129,3 +129,51 @@ def test_depth_is_the_distance_of_a_surface_and_0_of_nothing():
     wall = np.where(middles(edges) > 4, 1e4, 0.0).astype(np.float32)
     assert expected_depth(render_weights(wall, edges), middles(edges)) == pytest.approx(4, abs=0.05)
     assert expected_depth(np.zeros(100), middles(edges)) == 0
+
+
+percentile_distance = jax.jit(nerf.percentile_distance)
+
+
+def test_percentiles_of_a_constant_medium():
+    """Those of an exponential distribution that is cut off at the ray's end."""
+    density = np.array([[0.05], [0.7], [3.0]], np.float32)
+    edges = np.broadcast_to(edges_of(400), (3, 401))
+    weights = render_weights(np.broadcast_to(density, (3, 400)), edges)
+    for q in (0.0, 0.1, 0.5, 0.9, 1.0):
+        share = q * -np.expm1(-density[:, 0].astype(float) * 4)
+        expected = 2 - np.log1p(-share) / density[:, 0]
+        np.testing.assert_allclose(percentile_distance(weights, edges, q), expected, atol=2e-3)
+
+
+def test_percentiles_are_those_of_samples():
+    """Of points drawn from the histogram, with intervals of no weight among them."""
+    rng = np.random.default_rng(0)
+    edges = np.sort(rng.uniform(1, 5, size=(4, 9)), axis=1).astype(np.float32)
+    weights = (rng.uniform(size=(4, 8)) * (rng.uniform(size=(4, 8)) > 0.4)).astype(np.float32) / 8
+    for n in range(4):
+        bins = rng.choice(8, size=200_000, p=weights[n] / weights[n].sum(dtype=float))
+        t = edges[n, bins] + rng.uniform(size=200_000) * np.diff(edges[n])[bins]
+        for q in (0.2, 0.5, 0.8):
+            found = float(percentile_distance(weights, edges, q)[n])
+            assert (t < found).mean() == pytest.approx(q, abs=5e-3)
+
+
+def test_the_median_is_on_one_of_two_surfaces_where_the_mean_is_between_them():
+    edges = edges_of(40)
+    weights = np.zeros(40, np.float32)
+    weights[[5, 30]] = 0.6, 0.4
+    assert 2.5 <= float(percentile_distance(weights, edges, 0.5)) <= 2.6
+    assert 3 < float(expected_depth(weights, middles(edges))) < 4
+
+
+def test_percentiles_of_nothing_are_the_far_edge_and_their_gradients_are_finite():
+    weights = np.zeros((4, 6), np.float32)
+    weights[1, 2] = 1
+    weights[2] = 1e-9
+    weights[3, 0] = weights[3, -1] = 0.5
+    edges = np.broadcast_to(edges_of(6), (4, 7))
+    found = np.asarray(percentile_distance(weights, edges, 0.5))
+    np.testing.assert_allclose(found[[0, 2]], 6)
+    assert found[1] == pytest.approx(2 + 2.5 * 4 / 6)
+    gradient = jax.jit(jax.grad(lambda w, e: nerf.percentile_distance(w, e).sum(), argnums=(0, 1)))
+    assert all(np.all(np.isfinite(x)) for x in gradient(weights, edges))

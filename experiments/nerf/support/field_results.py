@@ -1,4 +1,4 @@
-"""What a trained field shows: test views with their figures, an orbit, a mesh."""
+"""What a trained field shows: test views with their figures, an orbit."""
 
 import pathlib
 from collections.abc import Iterator
@@ -10,21 +10,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from experiments.nerf.support.field_training import cameras_of
+from experiments.nerf.support.flight_paths import FlightPath, flight_cameras
 from experiments.shared.image_plots import plot_images
 from experiments.shared.output import progress_bar
 from experiments.shared.training_runs import TrainedModel
 from jaxgen.data import Scene, Views, write_video
-from jaxgen.data.scenes.similarity import IDENTITY, Similarity
 from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation import psnr, ssim
-from jaxgen.interop.marching_cubes import marching_cubes
-from jaxgen.interop.mesh_files import Mesh, write_mesh
-from jaxgen.nerf import Cameras, RadianceConfig, orbit_cameras
+from jaxgen.geometry.triangle_mesh import Mesh
+from jaxgen.interop.scene_viewer import write_viewer
+from jaxgen.nerf import Cameras, RadianceConfig
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
 
-SHOWN, ORBIT_FRAMES, ORBIT_FPS, ORBIT_ELEVATION = 4, 48, 24, 30.0
-POINTS_AT_A_TIME = 2**16
+SHOWN, ORBIT_FPS = 4, 24
 SOLID = 0.5
 """Pixels of at least this opacity are of an object."""
 
@@ -52,18 +51,22 @@ class RenderedView:
 
 def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
     """``(cameras, i) -> images by name`` of camera i, whole in every process; compiled once."""
-    render = trained.config.make_render(normals=normals)
+    config, whole = trained.config, replicated(trained.layout.mesh)
+    guided = isinstance(config, RadianceConfig) and config.occupancy is not None
+    options = {"to_the_end": True} if guided else {}
+    render = config.make_render(normals=normals, **options)
+    cells = jax.jit(config.make_cells(), out_shardings=whole)(trained.params) if guided else None
 
-    def run(params: Tree, cameras: Cameras) -> dict[str, Array]:
-        found = render(params, cameras)
+    def run(params: Tree, cameras: Cameras, cells: Array | None) -> dict[str, Array]:
+        found = render(params, cameras, **({} if cells is None else {"cells": cells}))
         # The weights of the samples, by far the most numbers, are left out.
         kept = {"colour": found.colour, "opacity": found.opacity, "depth": found.depth}
         if normals:
             kept["normals"] = found.normals
         return {name: value[0] for name, value in kept.items()}
 
-    compiled = jax.jit(run, out_shardings=replicated(trained.layout.mesh))
-    return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)))
+    compiled = jax.jit(run, out_shardings=whole)
+    return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)), cells)
 
 
 def render_views(trained: TrainedModel, views: Views) -> Iterator[RenderedView]:
@@ -140,36 +143,32 @@ def plot_views(path: pathlib.Path, views: list[RenderedView], names: list[str]) 
 
 
 def write_orbit(
-    path: pathlib.Path, trained: TrainedModel, scene: Scene, side: int, progress: bool = True
-) -> None:
-    """A flight around the middle of the scene's box, as a video.
+    path: pathlib.Path,
+    trained: TrainedModel,
+    scene: Scene,
+    side: int,
+    flight: FlightPath | None = None,
+    progress: bool = True,
+) -> UInt8[np.ndarray, "T Y X 3"]:
+    """A flight around the scene or in front of it, as a video; its frames.
 
     Args:
       path: the file.
       trained: the field.
       scene: gives the cameras' distance and angle of view.
       side: height and width of the video.
+      flight: the cameras' path, see `flight_cameras`.
       progress: whether to show a bar.
     """
-    views = scene.part("train")
-    middle_3 = np.mean(scene.box, axis=0)
-    distance = np.linalg.norm(views.camera_to_world[:, :, 3] - middle_3, axis=-1).mean()
-    cameras = orbit_cameras(
-        ORBIT_FRAMES,
-        radius=float(distance),
-        elevation=ORBIT_ELEVATION,
-        focal=views.intrinsics.focal[0, 0] * side / views.images.shape[2],
-        height=side,
-        width=side,
-        target=tuple(middle_3.tolist()),
-    )
+    cameras = flight_cameras(scene, side, flight)
     render, frames = make_view_renderer(trained), []
-    with progress_bar("rendering the orbit", "frame", ORBIT_FRAMES) as advance:
-        for i in range(ORBIT_FRAMES):
+    with progress_bar("rendering the orbit", "frame", len(cameras)) as advance:
+        for i in range(len(cameras)):
             frames.append(as_bytes(np.asarray(render(cameras, i)["colour"])))
             advance(1)
     if is_main_process():
         write_video(path, np.stack(frames), ORBIT_FPS, scale=max(1, 320 // side))
+    return np.stack(frames)
 
 
 def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -177,57 +176,16 @@ def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
     return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
 
 
-def extract_mesh(trained: TrainedModel, resolution: int, to_files: Similarity = IDENTITY) -> Mesh:
-    """The surface of the field, with the colour seen from in front of it.
+def write_page(
+    path: pathlib.Path, scene: Scene, mesh: Mesh | None, orbit: UInt8[np.ndarray, "T Y X 3"] | None
+) -> None:
+    """What there is of a mesh and an orbit, in a page for a browser without network.
 
     Args:
-      trained: the field.
-      resolution: points of the grid along each axis of the box.
-      to_files: where the mesh goes from the field's world.
-
-    Raises:
-      InputError: where no surface separates solid from empty space.
+      path: the page.
+      scene: gives the page its title.
+      mesh: in the field's world, in which z is up.
+      orbit: the frames of a flight.
     """
-    config: RadianceConfig = trained.config
-    low, high = (np.asarray(corner) for corner in config.field.box)
-    axes = [np.linspace(low[i], high[i], resolution) for i in range(3)]
-    grid_XYZ3 = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
-    density_N = _in_parts(
-        trained,
-        lambda params, x: config.make_density(params)(x),
-        "density of the grid",
-        grid_XYZ3.reshape(-1, 3),
-    )
-    mesh = marching_cubes(density_N.reshape((resolution,) * 3), low, high)
-    colours_V3 = _in_parts(
-        trained,
-        lambda params, x, direction: config.make_field(params)(x, direction).colour,
-        "colours of the mesh",
-        mesh.vertices_V3,
-        -mesh.normals_V3,
-    )
-    return Mesh(
-        to_files.points(mesh.vertices_V3).astype(np.float32),
-        mesh.faces_F3,
-        to_files.directions(mesh.normals_V3).astype(np.float32),
-        as_bytes(colours_V3),
-    )
-
-
-def _in_parts(trained: TrainedModel, function: Any, name: str, *arrays: np.ndarray) -> np.ndarray:
-    """A function of parameters and points, part by part: one program, the last part filled up."""
-    compiled = jax.jit(function, out_shardings=replicated(trained.layout.mesh))
-    parts, count = [], len(arrays[0])
-    with progress_bar(name, "point", count) as advance:
-        for start in range(0, count, POINTS_AT_A_TIME):
-            index = np.minimum(np.arange(start, start + POINTS_AT_A_TIME), count - 1)
-            parts.append(np.asarray(compiled(trained.params, *(array[index] for array in arrays))))
-            advance(min(POINTS_AT_A_TIME, count - start))
-    return np.concatenate(parts)[:count]
-
-
-def write_meshes(folder: pathlib.Path, mesh: Mesh) -> None:
-    """``mesh.ply`` and ``mesh.glb``."""
-    if is_main_process():
-        for name in ("mesh.ply", "mesh.glb"):
-            write_mesh(folder / name, mesh)
+    if is_main_process() and not (mesh is None and orbit is None):
+        write_viewer(path, mesh=mesh, orbit=orbit, title=scene.name)

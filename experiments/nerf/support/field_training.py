@@ -1,4 +1,4 @@
-"""The radiance field that flags ask for, its loss on random pixels, and its training."""
+"""The loss of a radiance field on random pixels, and its training."""
 
 import dataclasses
 import functools
@@ -6,7 +6,6 @@ import math
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,156 +16,45 @@ from experiments.shared.training_runs import (
     VALIDATION_LOSS,
     OptimizationFlags,
     TrainedModel,
+    seconds_per_update,
     train_model,
+    updates_in,
 )
 from jaxgen.data import Scene, Views
 from jaxgen.data.scenes.views import over_background
-from jaxgen.errors import InputError
+from jaxgen.errors import check_not_negative, check_positive
 from jaxgen.nerf import (
-    Box,
     Cameras,
     HashFieldConfig,
-    HashGridConfig,
-    NeRFFieldConfig,
-    ProposalConfig,
     RadianceConfig,
+    Rays,
+    RenderedRays,
     distortion_loss,
     interlevel_loss,
     make_cameras,
+    occupied_cells,
     pixel_rays,
+    refine_cameras,
     render_rays,
+    update_grid,
 )
+from jaxgen.nerf.renderer import VIEWS, render_rays_to_the_end
 from jaxgen.parallel import Layout, check_batch_size, current_mesh, gather_fsdp, replicated
 from jaxgen.training import OptimizerConfig, TrainState, averaged_params
 from jaxgen.training.saved_names import register_config
-from jaxgen.training.step import LossFn
+from jaxgen.training.step import LossFn, StatefulLossFn
 from jaxgen.typing import Batch, Tree
 
 VALIDATION_RAYS = 4096
 PSNR = "validation/psnr"
 ANNEALED, SLOPE = 1000, 10
 """In so many updates at most, and how fast, proposals come to count in full."""
-DISTORTION, INTERLEVEL = 2e-3, 1.0
-"""Weights of the losses on the samples of "nerfacto"."""
-OF_OTHER_FIELD = {
-    "ngp": ("width", "depth", "proposal_samples"),
-    "nerfacto": ("width", "depth", "coarse_samples"),
-    "nerf": ("levels", "features", "log2_table_size", "finest_resolution", "proposal_samples"),
-}
-"""Flags that have no meaning for a field."""
-
-
-@register_config("nerf.field")
-@dataclass(frozen=True, kw_only=True)
-class FieldFlags:
-    """The field, and how rays are sampled.
-
-    Attributes:
-      field: "ngp", a hash grid with small MLPs in a box (Müller et al. 2022); "nerfacto", a hash
-        grid over all of space, contracted, with proposals (Tancik et al. 2023); or "nerf", the
-        original network (Mildenhall et al. 2020), coarse and fine. None: "ngp", and "nerfacto" of
-        captures, whose surroundings have no end.
-      coarse_samples: even intervals of a ray; None: 64 of "ngp", 32 of "nerf".
-      fine_samples: intervals that follow the weights of the even ones, or of the last proposal;
-        None: 20 of "ngp", 24 of "nerfacto", 32 of "nerf".
-      proposal_samples: of "nerfacto", intervals of each proposal.
-      box: half the side of the cube around the origin that is modelled, or of which the field
-        is not contracted; None: the scene's box.
-      near: distance from the cameras where rays begin; None: the scene's (2 for NeRF's format).
-      far: where they end; None: the scene's (6 for NeRF's format).
-      levels: of the hash grid.
-      features: of a level of the hash grid.
-      log2_table_size: of a level of the hash grid.
-      finest_resolution: of the hash grid.
-      width: of the original network; its default is half of the published width, for two cores.
-      depth: layers of the original network.
-    """
-
-    field: Literal["ngp", "nerfacto", "nerf"] | None = None
-    coarse_samples: int | None = None
-    fine_samples: int | None = None
-    proposal_samples: tuple[int, ...] = (64, 32)
-    box: float | None = None
-    near: float | None = None
-    far: float | None = None
-    levels: int = 8
-    features: int = 4
-    log2_table_size: int = 17
-    finest_resolution: int = 512
-    width: int = 128
-    depth: int = 8
-
-    def __post_init__(self) -> None:
-        if self.box is not None and self.box <= 0:
-            raise InputError(f"box is {self.box}, expected a number > 0")
-        if self.field is not None:
-            self._check_flags(self.field)
-
-    def _check_flags(self, field: str) -> None:
-        for name in OF_OTHER_FIELD[field]:
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise InputError(
-                    f"{name} is {getattr(self, name)} with field {field!r}, which has none, "
-                    "expected another field"
-                )
-
-    def config(self, scene: Scene) -> RadianceConfig:
-        """The radiance field of a scene.
-
-        Raises:
-          InputError: for sizes that make no field, or flags of another one.
-        """
-        self._check_flags(self.chosen(scene))
-        box = scene.box
-        if self.box is not None:
-            box = (-self.box,) * 3, (self.box,) * 3
-        near = scene.near if self.near is None else self.near
-        far = scene.far if self.far is None else self.far
-
-        def samples(coarse: int, fine: int) -> dict[str, int]:
-            own = {"coarse_samples": self.coarse_samples, "fine_samples": self.fine_samples}
-            usual = {"coarse_samples": coarse, "fine_samples": fine}
-            return {k: usual[k] if value is None else value for k, value in own.items()}
-
-        match self.chosen(scene):
-            case "nerf":
-                field = self._original(box)
-                return RadianceConfig(field, near, far, **samples(32, 32), two_networks=True)
-            case "nerfacto":
-                return RadianceConfig(
-                    dataclasses.replace(self._hashed(box), contracted=True),
-                    *(near, far),
-                    **samples(1, 24),
-                    spacing="piecewise",
-                    proposals=tuple(
-                        ProposalConfig(_proposal(box, i), count)
-                        for i, count in enumerate(self.proposal_samples)
-                    ),
-                )
-            case _:
-                return RadianceConfig(self._hashed(box), near, far, **samples(64, 20))
-
-    def chosen(self, scene: Scene) -> str:
-        """The field of a scene."""
-        return self.field or ("ngp" if scene.bounded else "nerfacto")
-
-    def _original(self, box: Box) -> NeRFFieldConfig:
-        return NeRFFieldConfig(
-            depth=self.depth,
-            width=self.width,
-            skip=min(self.depth // 2, self.depth - 2),
-            colour_width=max(self.width // 2, 1),
-            box=box,
-        )
-
-    def _hashed(self, box: Box) -> HashFieldConfig:
-        grid = HashGridConfig(
-            levels=self.levels,
-            features=self.features,
-            log2_table_size=self.log2_table_size,
-            finest_resolution=self.finest_resolution,
-        )
-        return HashFieldConfig(grid, box=box)
+INTERLEVEL = 1.0
+"""Weight of the loss by which proposals learn."""
+COARSE = 0.1
+"""Weight of the coarse colour of one network (Barron et al. 2021); that of two networks is 1."""
+GRID = "occupancy"
+"""Of the occupancy grid among the variables of the training."""
 
 
 @register_config("nerf.training")
@@ -176,22 +64,35 @@ class FieldTrainingFlags(OptimizationFlags):
 
     Attributes:
       training_steps: updates.
-      rays: random pixels of all training views, per update; None: 1536 of hash grids, 512 of
-        "nerf".
-      learning_rate: the highest one; None: 1e-2 of hash grids, 1e-3 of "nerf".
+      minutes: train for about so long, with as many updates as fit, in place of `training_steps`.
+      rays: random pixels of all training views, per update; None: 1536 of grids, 512 of networks,
+        4096 with occupancy, of which those count whose samples fit the budget.
+      learning_rate: the highest one; None: 1e-2 of grids, 1e-3 of networks.
+      distortion: weight of the loss that keeps a ray's samples together (Barron et al. 2022), of
+        fields with proposals.
       weight_decay: of the layers' kernels, coupled; never of the hash tables.
       ema_decay: of the moving average of the parameters, which is what is rendered.
     """
 
     training_steps: int = 2000
+    minutes: float | None = None
     rays: int | None = None
     learning_rate: float | None = None
     weight_decay: float = 1e-6
     ema_decay: float = 0.95
+    distortion: float = 2e-3
 
-    def for_field(self, field: str) -> "FieldTrainingFlags":
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_not_negative("distortion", self.distortion)
+        if self.minutes is not None:
+            check_positive("minutes", self.minutes)
+
+    def for_field(self, field: RadianceConfig) -> "FieldTrainingFlags":
         """The flags with what they leave to the field."""
-        rays, rate = (512, 1e-3) if field == "nerf" else (1536, 1e-2)
+        grid = isinstance(field.field, HashFieldConfig)
+        rate = 1e-2 if grid else 1e-3
+        rays = 4096 if field.occupancy is not None else 1536 if grid else 512
         return dataclasses.replace(
             self,
             rays=rays if self.rays is None else self.rays,
@@ -212,12 +113,6 @@ class FieldTrainingFlags(OptimizationFlags):
             b2=0.99,
             eps=1e-15,
         )
-
-
-def _proposal(box: Box, i: int) -> HashFieldConfig:
-    """The density of proposal i: as nerfacto's, the first one coarser, with smaller tables."""
-    grid = HashGridConfig(5, 2, log2_table_size=15, finest_resolution=128 * 2 ** min(i, 1))
-    return HashFieldConfig(grid, width=16, geometry_features=1, box=box, contracted=True)
 
 
 def cameras_of(views: Views) -> Cameras:
@@ -243,39 +138,58 @@ def resident_views(views: Views) -> Batch:
     return jax.device_put(arrays, replicated(current_mesh()))
 
 
-def make_pixel_loss(config: RadianceConfig, layout: Layout) -> LossFn:
+def make_pixel_loss(
+    config: RadianceConfig, distortion: float, layout: Layout
+) -> LossFn | StatefulLossFn:
     """The mean squared error of colours at random pixels of the resident views.
 
     Ray r of update t is drawn from the update's key and r alone. Where views have an alpha, both
     the field and the view are laid over one random colour for each ray: over a fixed one, a field
-    could paint the background instead of leaving it empty. Pixels that a mask leaves out, or where
-    a distorted camera sees nothing, do not count.
+    could paint the background instead of leaving it empty. Pixels that a mask leaves out, where a
+    distorted camera sees nothing, or whose samples do not fit in the budget, do not count.
+
+    With an occupancy grid the loss is stateful: the grid is a variable.
 
     Args:
       config: the radiance field.
+      distortion: weight of the distortion loss, of fields with proposals.
       layout: of its parameters.
     """
 
-    def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+    def loss_fn(
+        params: Tree, batch: Batch, key: Array, cells: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         images, number_R = batch["images"], batch["number"]
+        params = gather_fsdp(params, layout)
         place_R3, background_R3 = random_pixels(key, number_R, images.shape[:3])
-        rays = pixel_rays(batch["cameras"], *place_R3.T)
+        cameras = batch["cameras"]
+        if VIEWS in params:
+            cameras = refine_cameras(params[VIEWS], cameras)
+        rays = pixel_rays(cameras, *place_R3.T, footprints=config.footprints)
         camera_R, row_R, column_R = place_R3.T
         counts_R = jnp.ones(len(number_R)) if rays.valid is None else rays.valid.astype(float)
         if "masks" in batch:
             counts_R *= batch["masks"][camera_R, row_R, column_R]
-        if images.shape[-1] == 3:
-            background_R3 = jnp.broadcast_to(jnp.asarray(config.background), background_R3.shape)
+        behind_R3 = None
+        if images.shape[-1] == 4:
+            behind_R3 = background_R3
+        elif config.surroundings is None:
+            behind_R3 = jnp.broadcast_to(jnp.asarray(config.background), background_R3.shape)
         truth_R3 = _over(images[camera_R, row_R, column_R], background_R3)
         found = render_rays(
             config,
-            gather_fsdp(params, layout),
+            params,
             rays,
             jax.random.fold_in(key, 1),
-            background_R3,
+            behind_R3,
             numbers=number_R,
             anneal=batch["anneal"],
+            progress=batch["progress"][0],
+            view=camera_R,
+            cells=cells,
         )
+        if found.rendering.left_out is not None:
+            counts_R *= ~found.rendering.left_out
 
         def mean(value_R: Array) -> Array:
             return (value_R * counts_R).sum() / jnp.maximum(counts_R.sum(), 1)
@@ -284,18 +198,40 @@ def make_pixel_loss(config: RadianceConfig, layout: Layout) -> LossFn:
             return mean(jnp.square(colour_R3 - truth_R3).mean(axis=-1))
 
         error = loss = error_of(found.rendering.colour)
-        final = found.final.edges, found.final.weights
         for earlier in found.earlier:
             if earlier.colour is not None:
-                loss += error_of(earlier.colour)
+                loss += (COARSE if config.coarse_colour else 1) * error_of(earlier.colour)
             else:
-                between = interlevel_loss(*final, earlier.edges, earlier.weights)
+                between = interlevel_loss(*final_of(found), earlier.edges, earlier.weights)
                 loss += INTERLEVEL * mean(between)
-        if config.proposals:
-            loss += DISTORTION * mean(distortion_loss(*final))
-        return loss, {"mean_squared_error": error}
+        if config.proposals and distortion:
+            loss += distortion * mean(distortion_loss(*final_of(found)))
+        metrics = {"mean_squared_error": error}
+        if found.rendering.left_out is not None:
+            assert found.samples is not None
+            metrics["rays_left_out"] = found.rendering.left_out.mean()
+            metrics["samples"] = found.samples
+        return loss, metrics
 
-    return loss_fn
+    def stateful(
+        params: Tree, batch: Batch, key: Array, variables: Tree
+    ) -> tuple[Array, tuple[dict[str, Array], Tree]]:
+        assert config.occupancy is not None
+        assert config.box is not None
+        density = config.make_density(jax.lax.stop_gradient(gather_fsdp(params, layout)))
+        grid_key = jax.random.fold_in(key, 2)
+        grid = update_grid(config.occupancy, variables[GRID], density, config.box, grid_key)
+        cells = occupied_cells(config.occupancy, grid, config.box)
+        loss, metrics = loss_fn(params, batch, key, cells)
+        return loss, (metrics | {"occupied_cells": cells.mean()}, {GRID: grid})
+
+    return loss_fn if config.occupancy is None else stateful
+
+
+def final_of(found: RenderedRays) -> tuple[Array, Array]:
+    """Edges and weights of the field's intervals."""
+    assert found.final is not None
+    return found.final.edges, found.final.weights
 
 
 def annealed(share: float) -> float:
@@ -348,21 +284,39 @@ def train_field(
     """
     assert flags.rays is not None
     number_R = np.arange(flags.rays, dtype=np.int32)
+    resident = resident_views(scene.part("train"))
+    variables = None if config.occupancy is None else {GRID: config.occupancy.initial()}
+    make_loss_fn = functools.partial(make_pixel_loss, config, flags.distortion)
 
-    def batches(step: int) -> Batch:
-        anneal = annealed(step / min(ANNEALED, flags.training_steps))
-        return {"number": number_R, "anneal": np.full(flags.rays, anneal, np.float32)}
+    def batches_of(steps: int) -> Callable[[int], Batch]:
+        def batches(step: int) -> Batch:
+            anneal, progress = annealed(step / min(ANNEALED, steps)), step / steps
+            shares = {"anneal": anneal, "progress": progress}
+            every = {k: np.full(len(number_R), v, np.float32) for k, v in shares.items()}
+            return {"number": number_R, **every}
 
+        return batches
+
+    if flags.minutes is not None:
+        steps = updates_in(
+            flags.minutes,
+            folder,
+            lambda: seconds_per_update(
+                config, batches_of(1000), flags, make_loss_fn, resident, variables
+            ),
+        )
+        flags = dataclasses.replace(flags, training_steps=steps)
     return train_model(
         config,
-        batches,
+        batches_of(flags.training_steps),
         folder,
         flags,
-        functools.partial(make_pixel_loss, config),
+        make_loss_fn,
         make_evaluation=lambda _: make_ray_evaluation(config, scene),
         seed=seed,
         tensorboard=tensorboard,
-        resident=resident_views(scene.part("train")),
+        resident=resident,
+        variables=variables,
     )
 
 
@@ -393,15 +347,21 @@ def make_ray_evaluation(
     if views.masks is not None:
         place_3R = place_3R[:, views.masks[tuple(place_3R)]]
     truth_R3 = over_background(views.images[tuple(place_3R)], np.array(config.background))
-    rays = pixel_rays(cameras_of(views), *map(jnp.asarray, place_3R))
+    places = map(jnp.asarray, place_3R)
+    rays = pixel_rays(cameras_of(views), *places, footprints=config.footprints)
 
     @functools.partial(jax.jit, out_shardings=replicated(current_mesh()))
-    def error(params: Tree, rays: Any, truth_R3: Array) -> Array:
-        rendering = render_rays(config, params, rays).rendering
+    def error(params: Tree, rays: Rays, truth_R3: Array, variables: Tree) -> Array:
+        if config.occupancy is None:
+            rendering = render_rays(config, params, rays).rendering
+        else:
+            assert config.box is not None
+            cells = occupied_cells(config.occupancy, variables[GRID], config.box)
+            rendering = render_rays_to_the_end(config, params, rays, cells=cells)
         return jnp.mean(jnp.square(rendering.colour - truth_R3))
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        found = float(error(averaged_params(state), rays, truth_R3))
+        found = float(error(averaged_params(state), rays, truth_R3, state.variables))
         return {VALIDATION_LOSS: found, PSNR: -10 * math.log10(max(found, 1e-10))}
 
     return evaluate

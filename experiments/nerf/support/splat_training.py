@@ -8,7 +8,6 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,31 +22,33 @@ from experiments.nerf.support.field_training import (
     cameras_of,
     resident_views,
 )
+from experiments.nerf.support.splat_flags import SplatFlags
 from experiments.shared.training_runs import VALIDATION_LOSS, TrainedModel, train_model
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.data import Scene, Views
-from jaxgen.data.scenes.views import over_background
-from jaxgen.errors import InputError
-from jaxgen.evaluation.image_similarity import WINDOW
+from jaxgen.data.scenes.views import over_background, unit_colours
 from jaxgen.evaluation.similarity_loss import differentiable_ssim
-from jaxgen.nerf import Cameras, SplatConfig, add_noise_to_means, relocate
+from jaxgen.interop.splat_files import write_splats
+from jaxgen.nerf import Cameras, SplatConfig, add_noise_to_means, move_splats, relocate
 from jaxgen.nerf.splat_projection import (
     HARMONICS,
+    LEAST_ALPHA,
     LOG_SCALES,
     MEANS,
-    MODELS,
     OPACITY_LOGITS,
     QUATERNIONS,
 )
-from jaxgen.parallel import current_mesh, replicated
+from jaxgen.parallel import current_mesh, is_main_process, replicated
 from jaxgen.training import TrainState, averaged_params
-from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import AfterStep, LossFn
 from jaxgen.typing import Batch, Tree
 
 VALIDATION_VIEWS = 8
 RATES = {LOG_SCALES: 5e-3, QUATERNIONS: 1e-3, OPACITY_LOGITS: 5e-2, HARMONICS: 2.5e-3}
 """Learning rates; that of the means is a flag, in units of the extent of the cameras."""
+
+MEANS_RATE = 1.6e-4
+"""Learning rate of the means unless a flag says another."""
 
 OF_HIGHER_HARMONICS = 1 / 20
 LAST_MEANS, LAST_OTHERS = 0.01, 0.1
@@ -66,50 +67,22 @@ NOISE = 5e5
 """Of the noise on means, in units of their learning rate."""
 
 
-@register_config("nerf.splats")
-@dataclass(frozen=True, kw_only=True)
-class SplatFlags:
-    """Gaussians, where the field is "splats".
+def write_gaussians(path: pathlib.Path, trained: TrainedModel, scene: Scene) -> dict[str, float]:
+    """The Gaussians as PLY, in the units of the scene's files, without those that are not seen.
 
-    Attributes:
-      gaussians: how many; their number stays.
-      harmonics_degree: of their colours, 0 to 3.
-      crop: height and width of the random part of an image that an update sees; None: all of it.
+    Returns:
+      How many there are.
     """
-
-    gaussians: int = 10_000
-    harmonics_degree: int = 3
-    crop: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.crop is not None and self.crop < WINDOW:
-            raise InputError(f"crop is {self.crop}, expected {WINDOW} or more, the window of SSIM")
-        SplatConfig(self.gaussians, self.harmonics_degree)
-
-    def config(self, scene: Scene, box: float | None = None) -> SplatConfig:
-        """Gaussians that begin in the box of a scene.
-
-        Args:
-          scene: the scene.
-          box: half the side of a cube around the origin in place of the scene's box.
-
-        Raises:
-          InputError: for cameras with distortion, or images smaller than the crop.
-        """
-        views = scene.part("train")
-        if views.intrinsics.model not in MODELS:
-            raise InputError(
-                f"{scene.name}: cameras are {views.intrinsics.model} with the field 'splats', "
-                f"expected {' or '.join(MODELS)}, without distortion"
-            )
-        least = min(views.images.shape[1:3])
-        if max(self.crop or 0, WINDOW) > least:
-            raise InputError(
-                f"{scene.name}: images have sides of {least} pixels, expected "
-                f"{max(self.crop or 0, WINDOW)} or more"
-            )
-        cube = scene.box if box is None else ((-box,) * 3, (box,) * 3)
-        return SplatConfig(self.gaussians, self.harmonics_degree, box=cube)
+    params = {name: np.asarray(array) for name, array in trained.params.items()}
+    seen_G = params[OPACITY_LOGITS] > math.log(LEAST_ALPHA / (1 - LEAST_ALPHA))
+    move = scene.to_files
+    moved = move_splats(
+        {name: array[seen_G] for name, array in params.items()},
+        *(move.scale, move.rotation, move.translation),
+    )
+    if is_main_process():
+        write_splats(path, moved)
+    return {"Gaussians seen": float(seen_G.sum())}
 
 
 def train_splats(
@@ -157,10 +130,6 @@ def train_splats(
         after_step=make_after_step(tx, schedule, flags.training_steps),
         single_steps=True,
     )
-
-
-MEANS_RATE = 1.6e-4
-"""Learning rate of the means unless told otherwise."""
 
 
 def cameras_extent(views: Views) -> float:
@@ -249,8 +218,8 @@ def make_image_loss(config: SplatConfig, crop: int | None) -> LossFn:
         camera, pixels = batch["cameras"].take(view), images[view[0]]
         mask = batch["masks"][view[0]] if "masks" in batch else jnp.ones(pixels.shape[:2], bool)
         if crop is not None:
-            camera, pixels, mask = _cropped(place_key, crop, camera, pixels, mask)
-        unit = pixels.astype(jnp.float32) / 255
+            camera, pixels, mask = random_part(place_key, crop, camera, pixels, mask)
+        unit = unit_colours(pixels)
         truth, background = unit[..., :3], jnp.asarray(config.background)
         if images.shape[-1] == 4:
             background = jax.random.uniform(colour_key, (3,))
@@ -271,7 +240,7 @@ def make_image_loss(config: SplatConfig, crop: int | None) -> LossFn:
     return loss_fn
 
 
-def _cropped(
+def random_part(
     key: Array, side: int, camera: Cameras, pixels: Array, mask: Array
 ) -> tuple[Cameras, Array, Array]:
     """A square part of an image, and the camera that sees it."""

@@ -56,8 +56,8 @@ def read_blender(
 ) -> Scene:
     """Reads a scene into memory.
 
-    Images keep their alpha where they have one; greys and palettes become colours, and of 16 bits
-    the high byte is kept. Depth files and keys beside those of the format are left alone.
+    Images keep their alpha where they have one; greys and palettes become colours, and 16
+    bits stay 16. Depth files and keys beside those of the format are left alone.
 
     Args:
       folder: Where transforms_train.json is.

@@ -7,15 +7,20 @@ from jaxgen.data.archives import Path
 from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes import blender, colmap, llff, nerfstudio
 from jaxgen.data.scenes.analytic_scene import make_analytic_scene
+from jaxgen.data.scenes.mesh_scene import make_mesh_scene
 from jaxgen.data.scenes.recentring import recentred
 from jaxgen.data.scenes.views import Scene
 from jaxgen.errors import InputError
+from jaxgen.interop.mesh_reading import MESH_SUFFIXES
+from jaxgen.text_rules import has_suffix
 
 ACCEPTED = (
-    f"'shapes', or a folder with {blender.FILES['train']} (Blender), {nerfstudio.FILE}"
-    f" (nerfstudio, instant-ngp), {llff.FILE} (LLFF), or a model of COLMAP"
+    f"'shapes', a mesh ({', '.join(MESH_SUFFIXES)}), or a folder with {blender.FILES['train']}"
+    f" (Blender), {nerfstudio.FILE} (nerfstudio, instant-ngp), {llff.FILE} (LLFF), or a model of"
+    " COLMAP"
 )
-SHAPES_SIZE = 100
+RENDERED_SIZE = 100
+"""Of images of "shapes" and of meshes."""
 NEAR, FAR, HALF = 0.05, 100.0, 1.0
 """Of captures whose files do not say, where the farthest camera is at distance 1."""
 
@@ -30,12 +35,13 @@ def load_scene(
     """Reads or makes a scene.
 
     Args:
-      name: "shapes" (`make_analytic_scene`, needs no download), or a folder: NeRF's Blender scenes
+      name: "shapes" (`make_analytic_scene`, needs no download); a file of a mesh, of which views
+        are rendered (`make_mesh_scene`); or a folder: NeRF's Blender scenes
         (`read_blender`); or captures of nerfstudio and instant-ngp (`read_nerfstudio`), LLFF
         (`read_llff`) or COLMAP (`read_colmap`), which are recentred, so that the farthest camera is
         at distance 1, and of which every eighth image is for tests.
-      size: What the longer side of images shrinks to. None is 100 for "shapes", and their own for
-        images in files.
+      size: What the longer side of images shrinks to. None is 100 for "shapes" and meshes, and
+        their own for images in files.
       images: The folder of photographs of LLFF or COLMAP, where it is not the usual one.
       skip_missing: Whether frames of nerfstudio and COLMAP whose image is missing are left out.
 
@@ -46,8 +52,10 @@ def load_scene(
     """
     check_size_and_channels(size, None)
     if name == "shapes":
-        return make_analytic_scene(SHAPES_SIZE if size is None else size)
+        return make_analytic_scene(RENDERED_SIZE if size is None else size)
     folder = pathlib.Path(name)
+    if has_suffix(folder.name, *MESH_SUFFIXES) and folder.is_file():
+        return make_mesh_scene(name, size=RENDERED_SIZE if size is None else size)
     if folder.suffix == ".json" and folder.is_file():
         scene = nerfstudio.read_nerfstudio(name, size=size, skip_missing=skip_missing)
         return recentred(scene, NEAR, FAR, HALF)

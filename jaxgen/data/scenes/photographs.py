@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped, UInt8
+from jaxtyping import Bool, Float32, Shaped, UInt8, UInt16
 
 from jaxgen.data.images.image_files import naming_damage
 from jaxgen.data.images.resizing import import_pillow
@@ -41,13 +41,13 @@ class Pixels(NamedTuple):
     """What was read.
 
     Attributes:
-      images: [N, Y, X, C].
+      images: [N, Y, X, C], uint16 where one of them is.
       masks: [N, Y, X], or None.
       depth: [N, Y, X] in the files' unit, nan where it is not known; or None.
       scale: of x and y, the new sides over those of the files.
     """
 
-    images: UInt8[np.ndarray, "N Y X C"]
+    images: UInt8[np.ndarray, "N Y X C"] | UInt16[np.ndarray, "N Y X C"]
     masks: Bool[np.ndarray, "N Y X"] | None
     depth: Float32[np.ndarray, "N Y X"] | None
     scale: tuple[float, float]
@@ -97,11 +97,23 @@ def read_photographs(photographs: Sequence[Photograph], size: int | None) -> Pix
             depth = _read_plane(photograph.depth, photograph.where, original, "depth")
             depths.append(_at_centres(np.where(depth > 0, depth, np.nan), shape))
     return Pixels(
-        np.stack(images),
+        _stacked(images),
         np.stack(masks) if masks else None,
         np.stack(depths).astype(np.float32) if depths else None,
         (shape[1] / original[1], shape[0] / original[0]),
     )
+
+
+def _stacked(
+    images: Sequence[np.ndarray],
+) -> UInt8[np.ndarray, "N Y X C"] | UInt16[np.ndarray, "N Y X C"]:
+    """Images of one type: bytes beside 16 bits are scaled, 255 to 65535."""
+    if len({image.dtype for image in images}) > 1:
+        images = [
+            image.astype(np.uint16) * np.uint16(257) if image.dtype == np.uint8 else image
+            for image in images
+        ]
+    return np.stack(images)
 
 
 def refuse_missing(

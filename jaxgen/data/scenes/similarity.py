@@ -47,4 +47,28 @@ class Similarity:
         )
 
 
+def align_cameras(
+    first: Float[np.ndarray, "N 3 4"], second: Float[np.ndarray, "N 3 4"]
+) -> Similarity:
+    """The similarity that takes cameras closest to where the same cameras are in another world.
+
+    Its rotation is the mean of those of the cameras, ``second first^T``; scale and translation then
+    fit their places by least squares. (With the rotation by places alone, cameras on a line would
+    leave a turn around it open.)
+
+    Args:
+      first: camera to world, [N, 3, 4].
+      second: of the same cameras, in the same order.
+    """
+    turns = (second[:, :, :3].astype(np.float64) @ first[:, :, :3].swapaxes(1, 2)).sum(axis=0)
+    left, _, right = np.linalg.svd(turns)
+    rotation = left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
+    here = first[:, :, 3] - first[:, :, 3].mean(axis=0)
+    there = second[:, :, 3] - second[:, :, 3].mean(axis=0)
+    spread = float((here**2).sum())
+    scale = float((there * (here @ rotation.T)).sum()) / spread if spread > 0 else 1.0
+    translation = second[:, :, 3].mean(axis=0) - scale * rotation @ first[:, :, 3].mean(axis=0)
+    return Similarity(scale, rotation, translation)
+
+
 IDENTITY = Similarity(1.0, np.eye(3), np.zeros(3))

@@ -17,10 +17,10 @@ kept beside it, so that what is made of it can leave in the units of its files.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Shaped, UInt8, UInt16
 
 from jaxgen.data.scenes.intrinsics import Intrinsics, intrinsics_fault
 from jaxgen.data.scenes.similarity import IDENTITY, Similarity
@@ -43,7 +43,8 @@ class Views:
 
     Attributes:
       names: What the views are called, [N], often paths of files without a suffix.
-      images: uint8 [N, Y, X, C], C = 3 (red, green, blue) or 4 (with straight alpha).
+      images: uint8 or uint16 [N, Y, X, C], C = 3 (red, green, blue) or 4 (with straight alpha);
+        `unit_colours` makes them numbers in [0, 1].
       camera_to_world: float32 [N, 3, 4], a rotation and the camera's place, in world units.
       intrinsics: of the N cameras.
       depth: float32 [N, Y, X], distances of what is seen at each pixel's centre, in world units;
@@ -55,7 +56,7 @@ class Views:
     """
 
     names: tuple[str, ...]
-    images: UInt8[np.ndarray, "N Y X C"]
+    images: UInt8[np.ndarray, "N Y X C"] | UInt16[np.ndarray, "N Y X C"]
     camera_to_world: Float32[np.ndarray, "N 3 4"]
     intrinsics: Intrinsics
     depth: Float32[np.ndarray, "N Y X"] | None = None
@@ -148,8 +149,23 @@ class Scene:
         )
 
 
+def unit_colours(images: Any) -> Any:
+    """Images of numpy or JAX as float32 in [0, 1], over the largest value of their type.
+
+    Args:
+      images: uint8 or uint16.
+
+    Raises:
+      InputError: They have another type.
+    """
+    if images.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"images are {images.dtype}, expected uint8 or uint16")
+    return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
+
+
 def over_background(
-    images: UInt8[np.ndarray, "*shape C"], background: Float[np.ndarray, "..."] | float
+    images: UInt8[np.ndarray, "*shape C"] | UInt16[np.ndarray, "*shape C"],
+    background: Float[np.ndarray, "..."] | float,
 ) -> Float32[np.ndarray, "*shape 3"]:
     """Images laid over a background: rgb a + (1 - a) background, in sRGB values as stored.
 
@@ -168,7 +184,7 @@ def over_background(
     behind = np.asarray(background, np.float32)
     if not ((behind >= 0) & (behind <= 1)).all():
         raise InputError(f"background is {background}, expected colours in [0, 1]")
-    unit = images.astype(np.float32) / np.float32(255)
+    unit = unit_colours(images)
     if images.shape[-1] == 3:
         return unit
     alpha = unit[..., 3:]
@@ -206,10 +222,15 @@ def _check_views(where: str, views: Views) -> None:
     shape, dtype = views.images.shape, views.images.dtype
     if len(shape) == 4 and not shape[0]:
         raise InputError(f"{where}: no views, expected 1 or more")
-    if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (3, 4) or not np.prod(shape):
+    if (
+        dtype not in (np.uint8, np.uint16)
+        or len(shape) != 4
+        or shape[-1] not in (3, 4)
+        or not np.prod(shape)
+    ):
         raise InputError(
-            f"{where}: images are {dtype} {list(shape)}, expected uint8 [N, Y, X, C] with Y and X"
-            " of 1 or more and C of 3 or 4"
+            f"{where}: images are {dtype} {list(shape)}, expected uint8 or uint16 [N, Y, X, C]"
+            " with Y and X of 1 or more and C of 3 or 4"
         )
     _check_names(where, views)
     _check_array(where, "camera_to_world", views.camera_to_world, (shape[0], 3, 4))

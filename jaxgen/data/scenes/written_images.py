@@ -1,8 +1,11 @@
-"""Views' images as PNG, by the names of the views."""
+"""Views' images as PNG, of 8 or of 16 bits as they are, by the names of the views."""
 
 import pathlib
 import posixpath
 
+import numpy as np
+
+from jaxgen.data.images.deep_png import encode_deep_png
 from jaxgen.data.images.image_files import SUFFIXES
 from jaxgen.data.images.resizing import import_pillow
 from jaxgen.data.scenes.views import Scene, Views
@@ -34,5 +37,8 @@ def write_images(folder: pathlib.Path, views: Views) -> list[str]:
     for path, image in zip(paths, views.images, strict=True):
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        pil.Image.fromarray(image).save(file)
+        if image.dtype == np.uint16:
+            file.write_bytes(encode_deep_png(image))
+        else:
+            pil.Image.fromarray(image).save(file)
     return paths

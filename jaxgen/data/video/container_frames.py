@@ -307,6 +307,7 @@ def import_av(what: str) -> Any:
         import av
     except ImportError as error:
         raise InputError(
-            f"{what}: videos need the package av, extra jaxgen[data] ({error})"
+            f"{what}: videos and PNG files of 16 bits need the package av, extra jaxgen[data]"
+            f" ({error})"
         ) from error
     return av

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxgen.data.scenes import analytic_scene
+from jaxgen.data.scenes import analytic_scene, traced_views
 from jaxgen.data.scenes.analytic_scene import SOLIDS, first_hits, make_analytic_scene
 from jaxgen.data.scenes.solids import Ball, Block
 from jaxgen.data.scenes.views import Scene
@@ -155,17 +155,17 @@ def test_pixels_are_means_of_smaller_ones():
 def test_highlights_move_with_the_camera():
     """Light that comes back from one point of the large ball depends on where the camera is."""
     ball = SOLIDS[1]
-    normal = analytic_scene.LIGHT_3[None]
+    normal = traced_views.LIGHT_3[None]
     point = ball.centre + ball.radius * normal
-    ways = {"mirrored": -analytic_scene.LIGHT_3[None], "aside": np.array([[0.0, 0.0, -1.0]])}
+    ways = {"mirrored": -traced_views.LIGHT_3[None], "aside": np.array([[0.0, 0.0, -1.0]])}
     color = {
         name: analytic_scene._shade(np.array([1]), point, way)[0][0] for name, way in ways.items()
     }
     assert (color["mirrored"] > color["aside"] + [0.01, 0.2, 0.2]).all()
     linear = np.array(ball.color) * (
-        analytic_scene.AMBIENT + analytic_scene.AMBIENT_UP * normal[0, 2] + analytic_scene.DIFFUSE
+        traced_views.AMBIENT + traced_views.AMBIENT_UP * normal[0, 2] + traced_views.DIFFUSE
     )
-    for name, cosine in (("mirrored", 1.0), ("aside", analytic_scene.LIGHT_3[2])):
+    for name, cosine in (("mirrored", 1.0), ("aside", traced_views.LIGHT_3[2])):
         gloss = ball.specular * cosine**ball.shininess
         encoded = 1.055 * np.minimum(linear + gloss, 1) ** (1 / 2.4) - 0.055
         np.testing.assert_allclose(color[name], encoded, rtol=1e-12)
@@ -174,15 +174,15 @@ def test_highlights_move_with_the_camera():
 def test_under_a_solid_is_shadow():
     """A point of the slab beside the ball, away from the light, has ambient light alone."""
     ball, top = SOLIDS[1], analytic_scene.FLOOR_TOP
-    light = analytic_scene.LIGHT_3
+    light = traced_views.LIGHT_3
     below = np.array(ball.centre) - light * (ball.centre[2] - top) / light[2]
     points = np.array([below, [0.85, -0.85, top]])
     colors, normals = analytic_scene._shade(np.zeros(2, int), points, np.array([[0, 0, -1.0]] * 2))
     np.testing.assert_array_equal(normals, [[0, 0, 1]] * 2)
     albedo = SOLIDS[0].albedo(points)
-    ambient = albedo[0] * (analytic_scene.AMBIENT + analytic_scene.AMBIENT_UP)
+    ambient = albedo[0] * (traced_views.AMBIENT + traced_views.AMBIENT_UP)
     np.testing.assert_allclose(colors[0], 1.055 * ambient ** (1 / 2.4) - 0.055, rtol=1e-9)
-    bright = albedo[1] * (analytic_scene.AMBIENT + analytic_scene.AMBIENT_UP)
+    bright = albedo[1] * (traced_views.AMBIENT + traced_views.AMBIENT_UP)
     assert (colors[1] > 1.055 * bright ** (1 / 2.4) - 0.055 + 0.05).all()
 
 
@@ -224,7 +224,7 @@ def test_cameras_look_at_the_centre_from_different_places(scene):
 def test_held_out_cameras_are_far_from_those_of_training():
     for seed in range(5):
         turn = np.random.default_rng(seed).uniform(0, 2 * np.pi)
-        train, *others = (poses[:, :, 3] for poses in analytic_scene._place((60, 8, 12), turn))
+        train, *others = (poses[:, :, 3] for poses in traced_views._place((60, 8, 12), turn))
         for places in others:
             apart = np.linalg.norm(places[:, None] - train, axis=-1)
             assert apart.min() > 0.3

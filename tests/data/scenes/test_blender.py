@@ -1,5 +1,6 @@
 """NeRF's Blender format: read, written, and what is wrong with a file."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -60,6 +61,17 @@ def test_what_is_written_comes_back(tmp_path, channels):
     read = read_blender(read.name, parts=["train"], near=0.5, far=9.0, box=box)
     assert list(read.parts) == ["train"]
     assert (read.near, read.far, read.box) == (0.5, 9.0, box)
+
+
+def test_16_bits_come_back(tmp_path):
+    scene = random_scene()
+    parts = {part: views for part, views in scene.parts.items() if part != "test"}
+    deep = np.random.default_rng(0).integers(0, 65536, (2, 6, 8, 3)).astype(np.uint16)
+    parts["test"] = dataclasses.replace(scene.part("test"), images=deep)
+    write_blender(tmp_path / "scene", dataclasses.replace(scene, parts=parts))
+    read = read_blender(tmp_path / "scene")
+    assert [views.images.dtype for views in read.parts.values()] == [np.uint8, np.uint8, np.uint16]
+    assert_same(read.part("test"), parts["test"])
 
 
 def content_of(folder: pathlib.Path, part: str = "train") -> dict:

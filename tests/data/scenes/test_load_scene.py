@@ -59,7 +59,7 @@ def test_what_is_no_scene(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"legos: no such scene or folder; scenes are 'sha"):
         load_scene("legos")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FileNotFoundError, match="file: not a folder; scenes are 'shapes', or a"):
+    with pytest.raises(FileNotFoundError, match="file: not a folder; scenes are 'shapes', a mesh"):
         load_scene(tmp_path / "file")
     with pytest.raises(
         InputError, match=r": none of transforms_train\.json, transforms\.json, poses_b"

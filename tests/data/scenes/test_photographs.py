@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from image_files import random_images, write_image
 
+from jaxgen.data.images.deep_png import encode_deep_png
 from jaxgen.data.scenes.alpha_images import shrink
 from jaxgen.data.scenes.photographs import Photograph, read_photographs
+from jaxgen.data.scenes.views import unit_colours
 from jaxgen.errors import InputError
 
 IMAGES = random_images(2, 9, 12, 3)
@@ -30,6 +32,16 @@ def test_pixels_and_scale(tmp_path):
         assert pixels.scale == (shape[1] / 12, shape[0] / 9)
         assert pixels.masks is None
         assert pixels.depth is None
+
+
+def test_16_bits_beside_8_make_all_16(tmp_path):
+    deep = np.random.default_rng(1).integers(0, 65536, (9, 12, 3)).astype(np.uint16)
+    (tmp_path / "deep.png").write_bytes(encode_deep_png(deep))
+    first, *_ = photographs(tmp_path)
+    images = read_photographs([first, Photograph("frame 1", tmp_path / "deep.png")], None).images
+    assert images.dtype == np.uint16
+    np.testing.assert_array_equal(images[1], deep)
+    np.testing.assert_allclose(unit_colours(images[0]), unit_colours(IMAGES[0]), atol=1e-7)
 
 
 def test_masks_keep_pixels_whose_whole_area_they_keep(tmp_path):

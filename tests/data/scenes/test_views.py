@@ -3,12 +3,13 @@
 import math
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from image_files import random_images
 
 from jaxgen.data.scenes.intrinsics import Intrinsics, pinholes
-from jaxgen.data.scenes.views import Scene, Views, over_background, pose_fault
+from jaxgen.data.scenes.views import Scene, Views, over_background, pose_fault, unit_colours
 from jaxgen.errors import InputError
 
 BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
@@ -145,3 +146,16 @@ def test_over_a_background():
         over_background(images, 255)
     with pytest.raises(InputError, match=r"images are \[3, 4, 5, 2\]"):
         over_background(images[..., :2], 1.0)
+
+
+def test_unit_colours_are_over_the_largest_value_of_the_type():
+    for dtype in (np.uint8, np.uint16):
+        images = np.array([0, 51, np.iinfo(dtype).max], dtype)
+        expected = [0, 51 / np.iinfo(dtype).max, 1]
+        for found in (unit_colours(images), unit_colours(jnp.asarray(images))):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with pytest.raises(InputError, match="images are int32, expected uint8 or uint16"):
+        unit_colours(np.zeros(3, np.int32))
+    half = np.array([[0, 0, 65535, 32768]], np.uint16)
+    np.testing.assert_allclose(over_background(half, 1.0), [[0.5, 0.5, 1]], atol=1e-4)

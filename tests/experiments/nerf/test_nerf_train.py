@@ -15,6 +15,8 @@ from run_records import assert_same_losses, losses
 from experiments.shared import training_runs
 from jaxgen.data import Scene, load_scene, read_video
 from jaxgen.data.scenes.blender import write_blender
+from jaxgen.geometry.triangle_mesh import is_closed
+from jaxgen.interop.mesh_reading import read_mesh
 from jaxgen.nerf import orbit_cameras
 from jaxgen.training import load_model
 
@@ -26,6 +28,7 @@ COMMON = [
     *("--fine-samples", "8", "--mesh-resolution", "20", "--orbit-side", "16"),
 ]
 FLAGS = [*COMMON, "--levels", "3", "--log2-table-size", "10", "--finest-resolution", "32"]
+TEXTURED = ["--texture-size", "32", "--mesh-faces", "100"]
 
 
 def run(arguments, monkeypatch, mesh="data=1", devices=1, flags=FLAGS) -> int:
@@ -37,7 +40,7 @@ def reference(tmp_path_factory) -> pathlib.Path:
     """The folder of a run on one device that nothing disturbed."""
     folder = tmp_path_factory.mktemp("reference")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        assert run(["--workdir", folder], monkeypatch) == 0
+        assert run(["--workdir", folder, *TEXTURED], monkeypatch) == 0
     return folder
 
 
@@ -46,10 +49,18 @@ def test_everything_is_written(reference):
     orbit = read_video(reference / "orbit.mp4")
     assert orbit.frames.shape == (48, 320, 320, 3)
     assert orbit.fps == pytest.approx(24)
-    for name in ("mesh.ply", "mesh.glb"):
-        mesh = trimesh.load(reference / name, force="mesh")
-        assert len(mesh.faces) > 20
-        assert np.abs(mesh.vertices).max() <= 1.5
+    for name in ("mesh.ply", "mesh.glb", "mesh.obj"):
+        assert 20 < len(trimesh.load(reference / name, force="mesh", process=False).faces) < 150
+        mesh = read_mesh(reference / name)
+        assert np.abs(mesh.vertices_V3).max() <= 1.5
+        assert is_closed(mesh)  # at the box's border as well
+        if name == "mesh.ply":
+            assert mesh.colours_V3 is not None
+        else:
+            assert mesh.texture.shape == (32, 32, 3)
+    page = (reference / "viewer.html").read_text("utf-8")
+    assert '{"kind": "mesh", "count": ' + str(len(mesh.faces_F3)) in page
+    assert page.count("data:image/png;base64,") == 48
     assert len(list((reference / "views").glob("*.png"))) == 12
     view = np.load(reference / "views" / "test_000.npz")
     assert view["depth"].shape == view["opacity"].shape == (16, 16)
@@ -79,9 +90,9 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(reference, tmp_path, mon
         patched.setattr(training_runs, "fit", lambda *a, **k: fit(*a, **k, callbacks=[stop]))
         assert run(["--workdir", tmp_path], patched) == 130
     assert len(losses(tmp_path)) < len(losses(reference))
-    assert run(["--workdir", tmp_path], monkeypatch) == 0
+    assert run(["--workdir", tmp_path, *TEXTURED], monkeypatch) == 0
     assert losses(tmp_path) == losses(reference)
-    for name in ("views/test_003.png", "mesh.ply"):
+    for name in ("views/test_003.png", "mesh.ply", "mesh.glb", "mesh.png"):
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
 
 
@@ -123,10 +134,12 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
         (["--near", "7"], "near is 7.0 with far=6.0"),
         (["--size", "8"], "shapes: test views have 8 x 8 pixels, expected 11 or more"),
         (["--box", "0"], "box is 0.0, expected a number > 0"),
-        (["--field", "splats"], "invalid choice 'splats' for argument '--field'"),
+        (["--field", "plenoxels"], "invalid choice 'plenoxels' for argument '--field'"),
         (["--levels", "0"], "levels is 0, expected 1 or more"),
         (["--coarse-samples", "0"], "coarse_samples is 0, expected 1 or more"),
         (["--mesh-resolution", "1"], "mesh_resolution is 1, expected 0, or 2 or more"),
+        (["--mesh-faces", "3"], "mesh_faces is 3, expected 4 or more"),
+        (["--texture-size", "-1"], "texture_size is -1, expected 0 or more"),
         (["--size", "0"], "size is 0"),
         (["--data", "nowhere"], "nowhere: no such scene or folder"),
         (["--learning-rate", "-1"], "learning_rate"),

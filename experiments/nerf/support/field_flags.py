@@ -1,0 +1,248 @@
+"""The radiance field that flags ask for."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxgen.data import Scene
+from jaxgen.errors import InputError, check_not_negative
+from jaxgen.nerf import (
+    Box,
+    DenseGridConfig,
+    HashFieldConfig,
+    HashGridConfig,
+    NeRFFieldConfig,
+    OccupancyConfig,
+    ProposalConfig,
+    RadianceConfig,
+    SurroundingsConfig,
+    TriPlaneConfig,
+    ViewConfig,
+)
+from jaxgen.training.saved_names import register_config
+
+FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "splats"]
+
+GRID = ("encoding", "levels", "features", "log2_table_size", "finest_resolution")
+NETWORK = ("width", "depth", "octaves")
+OWN: Mapping[str, tuple[str, ...]] = {
+    "ngp": (*GRID, "fine_samples", "coarse_samples", "occupancy", "candidates", "samples"),
+    "nerfacto": (*GRID, "fine_samples", "proposal_samples"),
+    "nerf": (*NETWORK, "coarse_samples", "fine_samples"),
+    "mipnerf": (*NETWORK, "coarse_samples", "fine_samples"),
+    "mipnerf360": (*NETWORK, "fine_samples", "proposal_samples"),
+    "splats": (),
+}
+"""Flags that have a meaning for a field, of those that have none for some."""
+
+
+@register_config("nerf.field")
+@dataclass(frozen=True, kw_only=True)
+class FieldFlags:
+    """The field, and how rays are sampled.
+
+    Attributes:
+      field: "ngp", a hash grid with small MLPs in a box (Müller et al. 2022); "nerfacto", a hash
+        grid over all of space, contracted, with proposals (Tancik et al. 2023); "nerf", the
+        original network (Mildenhall et al. 2020), coarse and fine; "mipnerf", one network of the
+        cones of pixels (Barron et al. 2021); "mipnerf360", the same over all of space, contracted,
+        with proposals (Barron et al. 2022); "splats", Gaussians that are rasterised (Kerbl et al.
+        2023). None: "ngp", and "nerfacto" of captures, whose surroundings have no end.
+      coarse_samples: even intervals of a ray; None: 64 of "ngp" without occupancy, 32 of networks.
+      fine_samples: intervals that follow the weights of the even ones, or of the last proposal;
+        None: 20 of "ngp" without occupancy, 24 of fields with proposals, 32 of others. 0: none.
+      proposal_samples: intervals of each proposal.
+      occupancy: of "ngp", samples where a grid of cells is occupied, in place of even and fine
+        intervals.
+      candidates: of "ngp", budget of samples for all rays of an update, of density alone.
+      samples: of "ngp", budget of samples with colour.
+      box: half the side of the cube around the origin that is modelled, or of which the field
+        is not contracted; None: the scene's box.
+      near: distance from the cameras where rays begin; None: the scene's (2 for NeRF's format).
+      far: where they end; None: the scene's (6 for NeRF's format).
+      encoding: of a point, for fields with a grid: "hash"; "dense", one grid of the finest
+        resolution; or "planes", three planes of it.
+      levels: of the hash grid.
+      features: of a level of the grid.
+      log2_table_size: of a level of the hash grid.
+      finest_resolution: of the grid.
+      width: units of a network; the default is half of the published width, for two cores.
+      depth: layers of a network.
+      octaves: of a network's waves of positions; 0: none. None: 10 of "nerf", 16 of "mipnerf", 12
+        of "mipnerf360".
+      view_dependent: whether colour depends on the direction.
+      code_size: numbers of a code that each photograph has of its own; 0: none.
+      exposure: whether each photograph has an exposure of its own.
+      refine_poses: whether poses are corrected in the course of training.
+      refine_intrinsics: whether focal lengths and the centre are.
+      coarse_to_fine: share of the training in which levels, or octaves, are faded in.
+      surroundings: whether the background is learned, as a network of the direction.
+    """
+
+    field: FieldName | None = None
+    coarse_samples: int | None = None
+    fine_samples: int | None = None
+    proposal_samples: tuple[int, ...] = (64, 32)
+    occupancy: bool = True
+    candidates: int = 2**16
+    samples: int = 2**15
+    box: float | None = None
+    near: float | None = None
+    far: float | None = None
+    encoding: Literal["hash", "dense", "planes"] = "hash"
+    levels: int = 8
+    features: int = 4
+    log2_table_size: int = 17
+    finest_resolution: int = 512
+    width: int = 128
+    depth: int = 8
+    octaves: int | None = None
+    view_dependent: bool = True
+    code_size: int = 0
+    exposure: bool = False
+    refine_poses: bool = False
+    refine_intrinsics: bool = False
+    coarse_to_fine: float = 0.0
+    surroundings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.box is not None and self.box <= 0:
+            raise InputError(f"box is {self.box}, expected a number > 0")
+        check_not_negative("coarse_to_fine", self.coarse_to_fine)
+        if self.field is not None:
+            self._check_flags(self.field)
+
+    def _check_flags(self, field: str) -> None:
+        own, default = OWN[field], type(self).__dataclass_fields__
+        for name in dict.fromkeys(name for names in OWN.values() for name in names):
+            if name not in own and getattr(self, name) != default[name].default:
+                raise InputError(
+                    f"{name} is {getattr(self, name)} with field {field!r}, which has none, "
+                    "expected another field"
+                )
+        for name in ("coarse_samples", "fine_samples"):
+            if field == "ngp" and self.occupancy and getattr(self, name) is not None:
+                raise InputError(
+                    f"{name} is {getattr(self, name)} with occupancy, expected no-occupancy"
+                )
+
+    def config(self, scene: Scene) -> RadianceConfig:
+        """The radiance field of a scene.
+
+        Raises:
+          InputError: for sizes that make no field, or flags of another one.
+        """
+        self._check_flags(field := self.chosen(scene))
+        box = scene.box
+        if self.box is not None:
+            box = (-self.box,) * 3, (self.box,) * 3
+        common: dict[str, Any] = {
+            "near": scene.near if self.near is None else self.near,
+            "far": scene.far if self.far is None else self.far,
+            "views": self._views(len(scene.part("train"))),
+            "surroundings": SurroundingsConfig() if self.surroundings else None,
+        }
+        match field:
+            case "nerf":
+                samples = self._samples(32, 32)
+                network = self._network(box, 10)
+                return RadianceConfig(network, **common, **samples, two_networks=True)
+            case "mipnerf":
+                samples = self._samples(32, 32)
+                network = dataclasses.replace(self._network(box, 16), integrated=True)
+                return RadianceConfig(
+                    network, **common, **samples, coarse_colour=True, padding=0.01
+                )
+            case "mipnerf360":
+                open_space = not scene.bounded
+                network = dataclasses.replace(
+                    self._network(box, 12),
+                    integrated=True,
+                    basis="icosahedron",
+                    contracted=open_space,
+                )
+                small = dataclasses.replace(
+                    network, depth=4, width=max(self.width // 4, 8), skip=-1
+                )
+                return RadianceConfig(
+                    network,
+                    **common,
+                    **self._samples(1, 24),
+                    padding=0.01,
+                    spacing="inverse" if open_space else "linear",
+                    proposals=tuple(ProposalConfig(small, n) for n in self.proposal_samples),
+                )
+            case "nerfacto":
+                return RadianceConfig(
+                    dataclasses.replace(self._gridded(box), contracted=True),
+                    **common,
+                    **self._samples(1, 24),
+                    spacing="piecewise",
+                    proposals=tuple(
+                        ProposalConfig(_proposal(box, i), count)
+                        for i, count in enumerate(self.proposal_samples)
+                    ),
+                )
+            case _:
+                occupancy = None
+                if self.occupancy:
+                    occupancy = OccupancyConfig(candidates=self.candidates, samples=self.samples)
+                samples = self._samples(64, 20)
+                return RadianceConfig(self._gridded(box), **common, **samples, occupancy=occupancy)
+
+    def chosen(self, scene: Scene) -> str:
+        """The field of a scene."""
+        return self.field or ("ngp" if scene.bounded else "nerfacto")
+
+    def _samples(self, coarse: int, fine: int) -> dict[str, int]:
+        own = {"coarse_samples": self.coarse_samples, "fine_samples": self.fine_samples}
+        usual = {"coarse_samples": coarse, "fine_samples": fine}
+        return {k: usual[k] if value is None else value for k, value in own.items()}
+
+    def _views(self, count: int) -> ViewConfig | None:
+        views = ViewConfig(
+            count, self.code_size, self.exposure, self.refine_poses, self.refine_intrinsics
+        )
+        return views if views.learns else None
+
+    def _network(self, box: Box, octaves: int) -> NeRFFieldConfig:
+        return NeRFFieldConfig(
+            depth=self.depth,
+            width=self.width,
+            skip=min(self.depth // 2, self.depth - 2),
+            colour_width=max(self.width // 2, 1),
+            position_octaves=octaves if self.octaves is None else self.octaves,
+            box=box,
+            view_dependent=self.view_dependent,
+            code_size=self.code_size,
+            coarse_to_fine=self.coarse_to_fine,
+        )
+
+    def _gridded(self, box: Box) -> HashFieldConfig:
+        grid: HashGridConfig | DenseGridConfig | TriPlaneConfig
+        match self.encoding:
+            case "dense":
+                grid = DenseGridConfig(self.finest_resolution, self.features)
+            case "planes":
+                grid = TriPlaneConfig(self.finest_resolution, self.features)
+            case _:
+                grid = HashGridConfig(
+                    levels=self.levels,
+                    features=self.features,
+                    log2_table_size=self.log2_table_size,
+                    finest_resolution=self.finest_resolution,
+                )
+        return HashFieldConfig(
+            grid,
+            box=box,
+            view_dependent=self.view_dependent,
+            code_size=self.code_size,
+            coarse_to_fine=self.coarse_to_fine,
+        )
+
+
+def _proposal(box: Box, i: int) -> HashFieldConfig:
+    """The density of proposal i: as nerfacto's, the first one coarser, with smaller tables."""
+    grid = HashGridConfig(5, 2, log2_table_size=15, finest_resolution=128 * 2 ** min(i, 1))
+    return HashFieldConfig(grid, width=16, geometry_features=1, box=box, contracted=True)

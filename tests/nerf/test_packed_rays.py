@@ -1,0 +1,240 @@
+"""Rays with samples where cells are occupied: packing, budgets, what it has to equal."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxgen.errors import InputError
+from jaxgen.nerf import (
+    HashFieldConfig,
+    HashGridConfig,
+    OccupancyConfig,
+    RadianceConfig,
+    Rays,
+    camera_rays,
+    occupied_cells,
+    orbit_cameras,
+    render_rays,
+    update_grid,
+)
+from jaxgen.nerf.occupancy import cell_is_occupied, measure_cells
+from jaxgen.nerf.packed_rays import fill_slots, pack_bits, sum_before
+from jaxgen.nerf.renderer import render_rays_to_the_end
+
+BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+RADIUS = 0.6
+GRID = HashGridConfig(3, 2, log2_table_size=9, base_resolution=4, finest_resolution=16)
+EVERYTHING = OccupancyConfig(8, 64, candidates=2**13, samples=2**13, least_weight=0.0)
+FIELD = HashFieldConfig(GRID, width=16, geometry_features=8, box=BOX)
+CONFIG = RadianceConfig(FIELD, 1.0, 7.0, occupancy=EVERYTHING, chunk=32)
+
+
+def ball(x):
+    return jnp.where((x**2).sum(-1) < RADIUS**2, 50.0, 0.0)
+
+
+@functools.cache
+def params_of():
+    params = nn.meta.unbox(jax.jit(CONFIG.make_init())(jax.random.key(0)))
+    params["fine"]["grid"]["table"] *= 3e4
+    return params
+
+
+fill = jax.jit(fill_slots, static_argnums=(1, 3))
+
+
+def cameras_of(count=2):
+    return orbit_cameras(count, radius=3, elevation=20.0, focal=8.0, height=5, width=7)
+
+
+def rays_of(cameras):
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(cameras))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_slots_are_the_set_bits_in_order(share):
+    bits = np.random.default_rng(0).uniform(size=(17, 96)) < share
+    expected_ray, expected_step = np.nonzero(bits)
+    count = len(expected_ray)
+    steps = jax.jit(pack_bits)(jnp.asarray(bits))
+    np.testing.assert_array_equal(steps.total, bits.sum(1))
+    slots = fill(steps, 2000)
+    np.testing.assert_array_equal(slots.filled, np.arange(2000) < count)
+    np.testing.assert_array_equal(slots.ray[:count], expected_ray)
+    np.testing.assert_array_equal(slots.step[:count], expected_step)
+    assert np.all(slots.fits)
+
+
+def test_a_budget_that_is_too_small_says_which_rays_do_not_fit():
+    bits = np.ones((4, 32), bool)
+    slots = fill(jax.jit(pack_bits)(jnp.asarray(bits)), 70)
+    np.testing.assert_array_equal(slots.fits, [True, True, False, False])
+    np.testing.assert_array_equal(slots.step[:64], np.tile(np.arange(32), 2))
+
+
+def test_turns_of_a_few_steps_visit_every_step_once():
+    bits = np.random.default_rng(1).uniform(size=(6, 64)) < 0.4
+    steps, taken, seen = jax.jit(pack_bits)(jnp.asarray(bits)), np.zeros(6, np.int32), []
+    for _ in range(30):
+        slots = fill(steps, 9, taken, 4)
+        ray, step = (np.asarray(x)[np.asarray(slots.filled)] for x in (slots.ray, slots.step))
+        seen += list(zip(ray.tolist(), step.tolist(), strict=True))
+        taken = taken + np.bincount(ray, minlength=6).astype(np.int32)
+    assert sorted(seen) == list(zip(*map(np.ndarray.tolist, np.nonzero(bits)), strict=True))
+    assert len(set(seen)) == len(seen)
+
+
+def test_sums_before_start_at_every_ray():
+    ray = jnp.array([0, 0, 0, 2, 2, 5])
+    value = jnp.array([1e10, 1.0, 2.0, 3.0, 4.0, 5.0])
+    np.testing.assert_array_equal(jax.jit(sum_before)(value, ray), [0, 1e10, 1e10, 0, 3, 0])
+
+
+def render_with(config, **options):
+    return jax.jit(
+        lambda params, rays, cells: render_rays(config, params, rays, cells=cells, **options)
+    )
+
+
+def test_packed_rays_equal_rays_with_even_intervals():
+    """The sum by numpy over all steps; of the renderer that goes on to the end, the same."""
+    side = np.linspace(-0.9, 0.9, 6, dtype=np.float32)
+    origin = np.stack([*np.meshgrid(side, side), np.full((6, 6), 3.0, np.float32)], -1)
+    origin = jnp.asarray(origin.reshape(-1, 3))
+    direction = jnp.broadcast_to(jnp.array([0.0, 0.0, -1.0]), origin.shape)
+    rays, diagonal = Rays(origin, direction), 2 * np.sqrt(3)
+    params = params_of()
+    found = render_with(CONFIG)(params, rays, None)
+    assert not np.any(found.rendering.left_out)
+    points = rays.points(jnp.full((36, 1), 2.0) + (jnp.arange(64) + 0.5) * diagonal / 64)
+    field = jax.jit(lambda p, x, d: CONFIG.make_field(p)(x, d))
+    output = field(params, points, jnp.broadcast_to(direction[:, None], points.shape))
+    depth = np.asarray(output.density) * diagonal / 64
+    passed = np.exp(-np.concatenate([np.zeros((36, 1)), np.cumsum(depth, 1)[:, :-1]], 1))
+    weights = passed * (1 - np.exp(-depth))
+    colour = (weights[..., None] * output.colour).sum(1) + 1 - weights.sum(1)[:, None]
+    assert weights.sum(1).max() > 0.01
+    np.testing.assert_allclose(found.rendering.colour, colour, atol=1e-5)
+    np.testing.assert_allclose(found.rendering.opacity, weights.sum(1), atol=1e-5)
+    ended = jax.jit(lambda p: render_rays_to_the_end(CONFIG, p, rays, normals=True))(params)
+    np.testing.assert_allclose(ended.colour, colour, atol=1e-5)
+    np.testing.assert_allclose(ended.depth, found.rendering.depth, atol=1e-4)
+    normal = render_with(CONFIG, normals=True)(params, rays, None).rendering.normals
+    np.testing.assert_allclose(ended.normals, normal, atol=1e-4)
+
+
+def test_images_with_budgets_of_any_size_and_gradients():
+    """A small budget goes round after round, and marks what it leaves out where it may not."""
+    params, cameras = params_of(), cameras_of()
+    reference = jax.jit(CONFIG.make_render())(params, cameras)
+    assert not np.any(reference.left_out)
+    small = dataclasses.replace(CONFIG, occupancy=dataclasses.replace(EVERYTHING, samples=256))
+    ended = jax.jit(small.make_render(to_the_end=True))(params, cameras)
+    np.testing.assert_allclose(ended.colour, reference.colour, atol=1e-5)
+    cut = jax.jit(small.make_render())(params, cameras)
+    assert 0 < np.mean(cut.left_out) < 1
+    kept = ~np.asarray(cut.left_out)
+    np.testing.assert_allclose(cut.colour[kept], reference.colour[kept], atol=1e-5)
+
+    def loss(params, cameras):
+        return (CONFIG.make_render()(params, cameras).colour ** 2).sum()
+
+    to_params, to_cameras = jax.jit(jax.grad(loss, (0, 1), allow_int=True))(params, cameras)
+    assert all(np.all(np.isfinite(leaf)) and np.any(leaf) for leaf in jax.tree.leaves(to_params))
+    assert np.all(np.isfinite(to_cameras.camera_to_world))
+    assert np.any(to_cameras.camera_to_world)
+
+
+def test_empty_cells_cost_nothing():
+    """Fewer cells are fewer samples; without any, there is the background."""
+    params, rays = params_of(), rays_of(cameras_of())
+    cells = np.zeros((8, 8, 8), bool)
+    cells[2:6, 2:6, 2:6] = True
+    render = render_with(CONFIG)
+    all_of_it, some = render(params, rays, None), render(params, rays, cells)
+    none = render(params, rays, np.zeros((8, 8, 8), bool))
+    assert 0 < int(some.samples) < int(all_of_it.samples)
+    assert int(none.samples) == 0
+    np.testing.assert_array_equal(none.rendering.colour, 1.0)
+    np.testing.assert_array_equal(none.rendering.opacity, 0.0)
+
+
+def test_the_grid_finds_a_ball():
+    """After a few updates the occupied cells are those that the ball meets."""
+    config = OccupancyConfig(16, 64, every=1, all_cells=8)
+    step = jax.jit(lambda grid, key: update_grid(config, grid, ball, BOX, key))
+    grid = config.initial()
+    for i in range(20):
+        grid = step(grid, jax.random.key(i))
+    found = np.asarray(jax.jit(lambda grid: occupied_cells(config, grid, BOX))(grid))
+    corner = np.stack(np.meshgrid(*[np.linspace(-1, 1, 17)] * 3, indexing="ij"), -1)
+    low, high = corner[:-1, :-1, :-1], corner[1:, 1:, 1:]
+    nearest = np.linalg.norm(np.clip(0, low, high), axis=-1)
+    farthest = np.linalg.norm(np.maximum(np.abs(low), np.abs(high)), axis=-1)
+    assert found[farthest < RADIUS].all()
+    assert not found[nearest > RADIUS].any()
+    measured = np.asarray(jax.jit(lambda: measure_cells(config, ball, BOX, 1000))())
+    assert measured[nearest < RADIUS].all()
+    assert not measured[nearest > RADIUS + 0.25].any()
+    assert int(grid["updates"]) == 20
+    rare = dataclasses.replace(config, every=4)
+    kept = jax.jit(lambda grid: update_grid(rare, grid, ball, BOX, jax.random.key(0)))(
+        {**grid, "updates": np.int32(5)}
+    )
+    np.testing.assert_array_equal(kept["density"], grid["density"])
+
+
+def test_cells_of_points():
+    cells = np.zeros((4, 4, 4), bool)
+    cells[3, 0, 1] = True
+    x = np.array(
+        [[0.9, -0.9, -0.3], [0.4, -0.9, -0.3], [5.0, -5.0, -0.3], [0.9, -0.3, -0.9]], np.float32
+    )
+    found = jax.jit(lambda cells, x: cell_is_occupied(cells, x, BOX))(cells, x)
+    np.testing.assert_array_equal(found, [True, False, True, False])
+
+
+def test_densities_without_end_are_finite():
+    """At densities of 1e10 and of 0, with gradients."""
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(log_density):
+        depth = jnp.exp(log_density)
+        passed = jnp.exp(-sum_before(depth, jnp.array([0, 0, 1, 1])))
+        return (passed * -jnp.expm1(-depth)).sum()
+
+    for value in (-1e3, 23.0):
+        found, slope = loss(np.full(4, value, np.float32))
+        assert np.isfinite(found)
+        assert np.all(np.isfinite(slope))
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (lambda: OccupancyConfig(steps=40), "steps is 40, expected a multiple of 32"),
+        (lambda: OccupancyConfig(samples=0), "samples is 0, expected 1 or more"),
+        (
+            lambda: dataclasses.replace(CONFIG, two_networks=True),
+            "two_networks, coarse_colour, proposals and occupancy are given together",
+        ),
+        (
+            lambda: dataclasses.replace(CONFIG, field=dataclasses.replace(FIELD, contracted=True)),
+            "occupancy is given with a field that has no box, expected one",
+        ),
+        (
+            lambda: dataclasses.replace(CONFIG, occupancy=None).make_render(to_the_end=True),
+            "to_the_end is True without occupancy, expected False",
+        ),
+    ],
+    ids=range(5),
+)
+def test_what_samples_nothing(make, fault):
+    with pytest.raises(InputError, match=fault):
+        make()
