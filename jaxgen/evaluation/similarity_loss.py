@@ -1,15 +1,13 @@
 """SSIM to train by: that of `jaxgen.evaluation.ssim`, with a gradient that is cheap.
 
 Variances are differences of means here, ``m(a^2) - m(a)^2``, of images centred at 1/2: exact enough
-but where windows are nearly constant. Sums over windows are a filter along rows and one along
-columns, whose gradient is the same filter over a filled-up array. On one core the gradient of an
-image of 200 x 200 in colour takes 35 ms, that of `ssim` 485 ms.
+but where windows are nearly constant. Means of windows are two products with matrices of eleven
+diagonals: eleven times the arithmetic of a filter or more, but on one core the gradient of a colour
+image of 200 x 200 takes 8 ms; with shifted sums 35 ms, that of `ssim` 485 ms.
 """
 
-from functools import partial
-
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgen.evaluation.image_similarity import K1, K2, WEIGHTS, WINDOW
@@ -30,30 +28,14 @@ def differentiable_ssim(
 
 
 def _window_mean(x: Float[Array, "*N Y X"]) -> Float[Array, "*N Y2 X2"]:
-    return _filter(x.ndim - 1, _filter(x.ndim - 2, x))
+    rows, columns = (_windows(side) for side in x.shape[-2:])
+    return jnp.matmul(rows, jnp.matmul(x, columns.T, precision="highest"), precision="highest")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _filter(axis: int, x: Array) -> Array:
-    """The Gaussian mean of every eleven numbers in a row along an axis."""
-    count = x.shape[axis] - WINDOW + 1
-    parts = [
-        weight * jax.lax.slice_in_dim(x, start, start + count, axis=axis)
-        for start, weight in enumerate(WEIGHTS)
-    ]
-    return sum(parts[1:], parts[0])
-
-
-def _forward(axis: int, x: Array) -> tuple[Array, None]:
-    return _filter(axis, x), None
-
-
-def _backward(axis: int, _: None, gradient: Array) -> tuple[Array]:
-    around = [(0, 0)] * gradient.ndim
-    around[axis] = WINDOW - 1, WINDOW - 1
-    # Materialised: fused into the filter, it would be a choice for each of the eleven.
-    filled = jax.lax.optimization_barrier(jnp.pad(gradient, around))
-    return (_filter(axis, filled),)  # the weights are symmetric
-
-
-_filter.defvjp(_forward, _backward)
+def _windows(side: int) -> Float[np.ndarray, "M N"]:
+    """Weights of every window along a side, one in a row."""
+    count = side - WINDOW + 1
+    weights = np.zeros((count, side), np.float32)
+    for start in range(count):
+        weights[start, start : start + WINDOW] = WEIGHTS
+    return weights
