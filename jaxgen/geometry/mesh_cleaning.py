@@ -117,7 +117,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
 def without_seams(mesh: Mesh) -> Mesh:
     """The mesh with one vertex at each place, that of the first there, and without a texture.
 
-    Faces of which two corners are at one place go.
+    Faces of which two corners are at one place go, and pairs that lie on each other back to back.
 
     Raises:
       InputError: No face is left.
@@ -129,8 +129,13 @@ def without_seams(mesh: Mesh) -> Mesh:
 
 
 def _proper_faces(faces_F3: Int32[np.ndarray, "F 3"]) -> Int32[np.ndarray, "M 3"]:
-    """Faces of three different vertices."""
-    return faces_F3[(faces_F3 != np.roll(faces_F3, 1, axis=1)).all(axis=1)]
+    """Faces of three different vertices, without pairs that lie on each other back to back."""
+    found_F3 = faces_F3[(faces_F3 != np.roll(faces_F3, 1, axis=1)).all(axis=1)]
+    first_F1 = found_F3.argmin(axis=1, keepdims=True)
+    turned_F3 = np.take_along_axis(found_F3, (first_F1 + np.arange(3)) % 3, axis=1)
+    side_F = np.where(turned_F3[:, 1] < turned_F3[:, 2], 1, -1)
+    _, same_F = np.unique(np.sort(found_F3, axis=1), axis=0, return_inverse=True)
+    return found_F3[np.bincount(same_F, side_F)[same_F] != 0]
 
 
 def _import_simplification() -> Any:

@@ -22,6 +22,7 @@ from jaxgen.nerf.cameras import (
 )
 from jaxgen.nerf.contraction import contract, contract_gaussian
 from jaxgen.nerf.dense_grids import DenseGridConfig, TriPlaneConfig
+from jaxgen.nerf.distance_field import DistanceField, DistanceFieldConfig
 from jaxgen.nerf.encodings import encode_position, integrated_encoding, spherical_harmonics
 from jaxgen.nerf.fields import FieldOutput, SampleContext
 from jaxgen.nerf.footprints import cylinder_moments, frustum_gaussian, frustum_moments, lift_moments
@@ -30,7 +31,7 @@ from jaxgen.nerf.hash_grid import HashGrid, HashGridConfig
 from jaxgen.nerf.ndc import ndc_points, ndc_rays, ndc_shares
 from jaxgen.nerf.network_field import NeRFField, NeRFFieldConfig
 from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells, occupied_cells, update_grid
-from jaxgen.nerf.ray_losses import distortion_loss, interlevel_loss
+from jaxgen.nerf.ray_losses import distortion_loss, eikonal_loss, interlevel_loss
 from jaxgen.nerf.ray_samples import (
     even_edges,
     inverse_cdf,
@@ -56,6 +57,8 @@ __all__ = [
     "Box",
     "Cameras",
     "DenseGridConfig",
+    "DistanceField",
+    "DistanceFieldConfig",
     "FieldOutput",
     "HashField",
     "HashFieldConfig",
@@ -87,6 +90,7 @@ __all__ = [
     "contract_gaussian",
     "cylinder_moments",
     "distortion_loss",
+    "eikonal_loss",
     "encode_position",
     "even_edges",
     "expected_depth",

@@ -46,12 +46,14 @@ class SampleContext:
       covariance: [..., 3, 3], of the Gaussian that stands for the piece of a pixel's cone of which
         a sample is the mean; for integrated encodings.
       length: [...], of the interval that a sample stands for; for signed distances.
+      offset: [...], of the sample from the beginning of that interval; None: half the length.
       code: [..., C], of the image that a sample is seen in.
       progress: [], the share of the training that is done, in [0, 1]; None: all of it.
     """
 
     covariance: Float[Array, "*B 3 3"] | None = None
     length: Float[Array, "*B"] | None = None
+    offset: Float[Array, "*B"] | None = None
     code: Float[Array, "*B C"] | None = None
     progress: Float[Array, ""] | None = None
 
@@ -103,9 +105,23 @@ def level_weights(
     """
     if progress is None or not share:
         return jnp.ones(levels)
-    reached = first + (levels - first) * jnp.clip(progress / share, 0, 1)
+    reached = levels_in_use(progress, levels, share, first)
     part_L = jnp.clip(reached - jnp.arange(levels), 0, 1)
     return (1 - jnp.cos(jnp.pi * part_L)) / 2
+
+
+def levels_in_use(
+    progress: Float[Array, ""] | None, levels: int, share: float, first: int = 1
+) -> Float[Array, ""] | int:
+    """How many levels `level_weights` has reached, rising from ``first`` to all of them."""
+    if progress is None or not share:
+        return levels
+    return first + (levels - first) * jnp.clip(progress / share, 0, 1)
+
+
+def unit(vector: Float[Array, "*B 3"]) -> Float[Array, "*B 3"]:
+    """Vectors at length 1; 0 where they are 0."""
+    return vector * jax.lax.rsqrt(jnp.maximum((vector**2).sum(-1, keepdims=True), 1e-20))
 
 
 def check_sizes(config: Any, *names: str, least: int = 1) -> None:

@@ -45,6 +45,7 @@ class NeRFFieldConfig:
       colour_width: units of the layer after the direction.
       activation: of the density: "relu" as published, or "softplus" of its input minus 1 (Barron
         et al. 2021), with which no run begins, and stays, at density 0.
+      bottleneck_relu: whether what joins the direction has a ReLU before.
       box: where there is density, lower and upper corner; None: anywhere.
       integrated: whether the encoding is that of a sample's Gaussian (`integrated_encoding`).
       basis: directions of its waves.
@@ -65,6 +66,7 @@ class NeRFFieldConfig:
     direction_octaves: int = 4
     colour_width: int = 128
     activation: Activation = "softplus"
+    bottleneck_relu: bool = False
     box: Box | None = None
     integrated: bool = False
     basis: Basis = "axes"
@@ -134,7 +136,9 @@ class NeRFField(nn.Module):
     ) -> FieldOutput:
         """Density and colour of points in world coordinates, seen along unit directions."""
         hidden = self._hidden(x, context)
-        inputs = [self.bottleneck(hidden), *appearance(self.config, context, hidden)]
+        features = self.bottleneck(hidden)
+        features = nn.relu(features) if self.config.bottleneck_relu else features
+        inputs = [features, *appearance(self.config, context, hidden)]
         if self.config.view_dependent:
             inputs.insert(1, encode_position(direction, self.config.direction_octaves))
         joined = jnp.concatenate(inputs, axis=-1)

@@ -1,17 +1,22 @@
-"""Losses on the weights of rays (Barron et al. 2022, "Mip-NeRF 360").
+"""Losses on the samples of rays.
 
-With w_i the weights of intervals from s_i to s_(i+1), in [0, 1], and m_i their middles::
+On their weights (Barron et al. 2022, "Mip-NeRF 360"): with w_i the weights of intervals from s_i to
+s_(i+1), in [0, 1], and m_i their middles::
 
     distortion    sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 (s_(i+1) - s_i)           equation 15
     interlevel    sum_i max(0, w_i - bound_i)^2 / w_i                                    equation 13
 
 bound_i is the sum of the proposal's weights in all of its intervals that overlap with i: what the
 field finds, the proposal must have allowed for. The field's weights are constants there.
+
+On the gradients g of a signed distance, which have length 1 where it is one (Gropp et al. 2020)::
+
+    eikonal       mean_i (|g_i| - 1)^2
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 EPSILON = 1e-7
 
@@ -52,6 +57,22 @@ def interlevel_loss(
     bound = overlapping_weights(edges, proposal_edges, proposal_weights)
     excess = jnp.maximum(weights - bound, 0)
     return (excess**2 / (weights + EPSILON)).sum(axis=-1)
+
+
+def eikonal_loss(
+    gradient: Float[Array, "*B S 3"], mask: Bool[Array, "*B S"] | None = None
+) -> Float[Array, "*B"]:
+    """Of each ray; 0 of one whose samples do not count.
+
+    Args:
+      gradient: of the distance at samples.
+      mask: which samples count; None: all.
+    """
+    squared = (gradient**2).sum(axis=-1)
+    error = (jnp.sqrt(jnp.maximum(squared, EPSILON**2)) - 1) ** 2
+    if mask is None:
+        return error.mean(axis=-1)
+    return jnp.where(mask, error, 0).sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1)
 
 
 def overlapping_weights(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.nerf.cameras import Box, Rays, ray_box
-from jaxgen.nerf.fields import NO_CONTEXT, FieldOutput, SampleContext
+from jaxgen.nerf.fields import NO_CONTEXT, FieldOutput, SampleContext, unit
 from jaxgen.nerf.footprints import cylinder_moments, frustum_moments, lift_moments
 from jaxgen.nerf.ray_samples import stratified_distances
 from jaxgen.nerf.rendering import Rendering
@@ -35,6 +35,10 @@ class BoundField:
     def density(self, x: Array, context: SampleContext = NO_CONTEXT) -> Array:
         """Density alone."""
         return self.apply(self.variables, x, self._with_progress(context), method="density")
+
+    def distance(self, x: Array, context: SampleContext = NO_CONTEXT) -> Array:
+        """The signed distance, of a field that has one."""
+        return self.apply(self.variables, x, self._with_progress(context), method="distance")
 
     def normals(self, x: Array, context: SampleContext = NO_CONTEXT) -> Array:
         """Unit vectors against the gradient of density; 0 where there is none."""
@@ -75,11 +79,6 @@ class RaySpan:
         return found[0], *lift_moments(rays.origin, rays.direction, *found)
 
 
-def unit(vector: Array) -> Array:
-    """Vectors at length 1; 0 where they are 0."""
-    return vector * jax.lax.rsqrt(jnp.maximum((vector**2).sum(-1, keepdims=True), 1e-20))
-
-
 def place_samples(
     field: BoundField, span: RaySpan, edges: Array, jitter: Array | None
 ) -> tuple[Array, Array, SampleContext]:
@@ -93,7 +92,8 @@ def place_samples(
         distances, points, covariance = span.gaussians(t_edges)
         return distances, points, SampleContext(covariance=covariance, length=length)
     distances = span.distances(stratified_distances(edges, jitter))
-    return distances, span.rays.points(distances), SampleContext(length=length)
+    context = SampleContext(length=length, offset=distances - t_edges[..., :-1])
+    return distances, span.rays.points(distances), context
 
 
 def shade(

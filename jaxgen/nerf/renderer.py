@@ -42,6 +42,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError, check_not_negative
 from jaxgen.nerf.cameras import Box, Cameras, Rays, camera_rays
+from jaxgen.nerf.distance_field import DistanceFieldConfig
 from jaxgen.nerf.fields import FieldOutput, SampleContext
 from jaxgen.nerf.grid_field import HashFieldConfig
 from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells
@@ -187,6 +188,12 @@ class RadianceConfig:
     def make_density(self, params: Tree) -> Callable[[Array], Array]:
         """``points [..., 3] -> density [...]`` of the (fine) field, in world coordinates."""
         return BoundField(self.field, params[FINE]).density
+
+    def make_distance(self, params: Tree) -> Callable[[Array], Array] | None:
+        """``points [..., 3] -> signed distance [...]``, negative inside; None of other fields."""
+        if not isinstance(self.field, DistanceFieldConfig):
+            return None
+        return BoundField(self.field, params[FINE]).distance
 
     def make_field(self, params: Tree) -> Callable[[Array, Array], FieldOutput]:
         """``(points [..., 3], unit directions [..., 3]) -> density and colour`` of the same.

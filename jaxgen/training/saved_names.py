@@ -48,6 +48,7 @@ CLASSES: dict[str, str] = {
     "surroundings": "jaxgen.nerf.surroundings:SurroundingsConfig",
     "nerf-field": "jaxgen.nerf.network_field:NeRFFieldConfig",
     "hash-field": "jaxgen.nerf.grid_field:HashFieldConfig",
+    "distance-field": "jaxgen.nerf.distance_field:DistanceFieldConfig",
     "hash-grid": "jaxgen.nerf.hash_grid:HashGridConfig",
     "dense-grid": "jaxgen.nerf.dense_grids:DenseGridConfig",
     "tri-plane": "jaxgen.nerf.dense_grids:TriPlaneConfig",

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import trimesh
 from mesh_shapes import ball_mesh, joined, red_over_blue, square_mesh
 
 from jaxgen.errors import InputError
@@ -50,6 +51,19 @@ def test_a_texture_s_seams_do_not_part_a_mesh():
     assert whole.uv_V2 is whole.texture is None
 
 
+def test_folds_and_slivers_go():
+    """Faces back to back, turned in any way, and faces with two corners at one place."""
+    ball = ball_mesh(1)
+    a, b, c = ball.faces_F3[7]
+    extra = np.asarray([[a, b, 20], [20, b, a], [a, b, 30], [30, a, b], [a, a, c]], np.int32)
+    spoilt = dataclasses.replace(ball, faces_F3=np.concatenate([extra, ball.faces_F3]))
+    found = without_seams(spoilt)
+    np.testing.assert_array_equal(found.faces_F3, np.concatenate([extra[2:4], ball.faces_F3]))
+    empty = dataclasses.replace(ball, faces_F3=extra[:2])
+    with pytest.raises(InputError, match="expected one or more"):
+        without_seams(empty)
+
+
 def test_a_decimated_ball_keeps_its_measures():
     """A sixteenth of the faces; area and volume of the sphere, closed, normals and colours."""
     ball = ball_mesh(5)
@@ -58,6 +72,7 @@ def test_a_decimated_ball_keeps_its_measures():
     fewer = decimate(dataclasses.replace(ball, normals_V3=normals, colours_V3=colours), 1280)
     assert 1280 <= len(fewer.faces_F3) <= 1300
     assert is_closed(fewer)
+    assert trimesh.Trimesh(fewer.vertices_V3, fewer.faces_F3, process=False).is_watertight
     assert face_areas(fewer).sum() == pytest.approx(4 * np.pi, rel=0.01)
     assert enclosed_volume(fewer) == pytest.approx(4 / 3 * np.pi, rel=0.01)
     assert np.sum(fewer.normals_V3 * fewer.vertices_V3, axis=1).min() > 0.99

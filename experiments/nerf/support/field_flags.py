@@ -10,6 +10,7 @@ from jaxgen.errors import InputError, check_not_negative
 from jaxgen.nerf import (
     Box,
     DenseGridConfig,
+    DistanceFieldConfig,
     HashFieldConfig,
     HashGridConfig,
     NeRFFieldConfig,
@@ -22,7 +23,7 @@ from jaxgen.nerf import (
 )
 from jaxgen.training.saved_names import register_config
 
-FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "splats"]
+FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus", "splats"]
 
 GRID = ("encoding", "levels", "features", "log2_table_size", "finest_resolution")
 NETWORK = ("width", "depth", "octaves")
@@ -32,6 +33,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "nerf": (*NETWORK, "coarse_samples", "fine_samples"),
     "mipnerf": (*NETWORK, "coarse_samples", "fine_samples"),
     "mipnerf360": (*NETWORK, "fine_samples", "proposal_samples"),
+    "neus": (*GRID, *NETWORK, "coarse_samples", "fine_samples"),
     "splats": (),
 }
 """Flags that have a meaning for a field, of those that have none for some."""
@@ -47,9 +49,11 @@ class FieldFlags:
         grid over all of space, contracted, with proposals (Tancik et al. 2023); "nerf", the
         original network (Mildenhall et al. 2020), coarse and fine; "mipnerf", one network of the
         cones of pixels (Barron et al. 2021); "mipnerf360", the same over all of space, contracted,
-        with proposals (Barron et al. 2022); "splats", Gaussians that are rasterised (Kerbl et al.
-        2023). None: "ngp", and "nerfacto" of captures, whose surroundings have no end.
-      coarse_samples: even intervals of a ray; None: 64 of "ngp" without occupancy, 32 of networks.
+        with proposals (Barron et al. 2022); "neus", a signed distance over a hash grid (Wang et al.
+        2021; Li et al. 2023); "splats", Gaussians that are rasterised (Kerbl et al. 2023). None:
+        "ngp", and "nerfacto" of captures, whose surroundings have no end.
+      coarse_samples: even intervals of a ray; None: 64 of "ngp" without occupancy, 48 of "neus", 32
+        of networks.
       fine_samples: intervals that follow the weights of the even ones, or of the last proposal;
         None: 20 of "ngp" without occupancy, 24 of fields with proposals, 32 of others. 0: none.
       proposal_samples: intervals of each proposal.
@@ -62,7 +66,8 @@ class FieldFlags:
       near: distance from the cameras where rays begin; None: the scene's (2 for NeRF's format).
       far: where they end; None: the scene's (6 for NeRF's format).
       encoding: of a point, for fields with a grid: "hash"; "dense", one grid of the finest
-        resolution; or "planes", three planes of it.
+        resolution; or "planes", three planes of it. Of "neus" only, "waves": a network as published
+        in place of the grid.
       levels: of the hash grid.
       features: of a level of the grid.
       log2_table_size: of a level of the hash grid.
@@ -70,13 +75,14 @@ class FieldFlags:
       width: units of a network; the default is half of the published width, for two cores.
       depth: layers of a network.
       octaves: of a network's waves of positions; 0: none. None: 10 of "nerf", 16 of "mipnerf", 12
-        of "mipnerf360".
+        of "mipnerf360", 6 of "neus".
       view_dependent: whether colour depends on the direction.
       code_size: numbers of a code that each photograph has of its own; 0: none.
       exposure: whether each photograph has an exposure of its own.
       refine_poses: whether poses are corrected in the course of training.
       refine_intrinsics: whether focal lengths and the centre are.
-      coarse_to_fine: share of the training in which levels, or octaves, are faded in.
+      coarse_to_fine: share of the training in which levels, or octaves, are faded in; None: 0.5 of
+        "neus" with a grid, 0 of others.
       surroundings: whether the background is learned, as a network of the direction.
     """
 
@@ -90,7 +96,7 @@ class FieldFlags:
     box: float | None = None
     near: float | None = None
     far: float | None = None
-    encoding: Literal["hash", "dense", "planes"] = "hash"
+    encoding: Literal["hash", "dense", "planes", "waves"] = "hash"
     levels: int = 8
     features: int = 4
     log2_table_size: int = 17
@@ -103,13 +109,13 @@ class FieldFlags:
     exposure: bool = False
     refine_poses: bool = False
     refine_intrinsics: bool = False
-    coarse_to_fine: float = 0.0
+    coarse_to_fine: float | None = None
     surroundings: bool = False
 
     def __post_init__(self) -> None:
         if self.box is not None and self.box <= 0:
             raise InputError(f"box is {self.box}, expected a number > 0")
-        check_not_negative("coarse_to_fine", self.coarse_to_fine)
+        check_not_negative("coarse_to_fine", self.coarse_to_fine or 0)
         if self.field is not None:
             self._check_flags(self.field)
 
@@ -126,6 +132,12 @@ class FieldFlags:
                 raise InputError(
                     f"{name} is {getattr(self, name)} with occupancy, expected no-occupancy"
                 )
+        encodings = ("hash", "waves") if field == "neus" else ("hash", "dense", "planes")
+        if self.encoding not in encodings:
+            raise InputError(
+                f"encoding is {self.encoding!r} with field {field!r}, expected one of "
+                f"{', '.join(map(repr, encodings))}"
+            )
 
     def config(self, scene: Scene) -> RadianceConfig:
         """The radiance field of a scene.
@@ -184,6 +196,8 @@ class FieldFlags:
                         for i, count in enumerate(self.proposal_samples)
                     ),
                 )
+            case "neus":
+                return RadianceConfig(self._signed(box), **common, **self._samples(48, 24))
             case _:
                 occupancy = None
                 if self.occupancy:
@@ -216,7 +230,7 @@ class FieldFlags:
             box=box,
             view_dependent=self.view_dependent,
             code_size=self.code_size,
-            coarse_to_fine=self.coarse_to_fine,
+            coarse_to_fine=self.coarse_to_fine or 0.0,
         )
 
     def _gridded(self, box: Box) -> HashFieldConfig:
@@ -227,18 +241,50 @@ class FieldFlags:
             case "planes":
                 grid = TriPlaneConfig(self.finest_resolution, self.features)
             case _:
-                grid = HashGridConfig(
-                    levels=self.levels,
-                    features=self.features,
-                    log2_table_size=self.log2_table_size,
-                    finest_resolution=self.finest_resolution,
-                )
+                grid = self._hash_grid()
         return HashFieldConfig(
             grid,
             box=box,
             view_dependent=self.view_dependent,
             code_size=self.code_size,
-            coarse_to_fine=self.coarse_to_fine,
+            coarse_to_fine=self.coarse_to_fine or 0.0,
+        )
+
+    def _signed(self, box: Box) -> DistanceFieldConfig:
+        common: dict[str, Any] = {
+            "box": box,
+            "view_dependent": self.view_dependent,
+            "code_size": self.code_size,
+        }
+        faded = self.coarse_to_fine
+        if self.encoding == "waves":
+            return DistanceFieldConfig(
+                depth=self.depth,
+                width=self.width,
+                skip=min(self.depth // 2 - 1, self.depth - 2),
+                octaves=6 if self.octaves is None else self.octaves,
+                geometry_features=self.width,
+                coarse_to_fine=faded or 0.0,
+                **common,
+            )
+        return DistanceFieldConfig(
+            self._hash_grid(),
+            depth=1,
+            width=64,
+            skip=-1,
+            geometry_features=15,
+            colour_layers=2,
+            coarse_to_fine=0.5 if faded is None else faded,
+            sharpness_rate=1.0,
+            **common,
+        )
+
+    def _hash_grid(self) -> HashGridConfig:
+        return HashGridConfig(
+            levels=self.levels,
+            features=self.features,
+            log2_table_size=self.log2_table_size,
+            finest_resolution=self.finest_resolution,
         )
 
 

@@ -15,7 +15,7 @@ from jaxgen.data.scenes.mesh_scene import moved_mesh
 from jaxgen.geometry.mesh_cleaning import count_pieces, decimate, drop_small_pieces
 from jaxgen.geometry.texture_baking import bake_texture
 from jaxgen.geometry.triangle_mesh import Mesh
-from jaxgen.interop.marching_cubes import marching_cubes
+from jaxgen.interop.marching_cubes import distance_surface, marching_cubes
 from jaxgen.interop.mesh_files import write_mesh
 from jaxgen.nerf import RadianceConfig
 from jaxgen.parallel import is_main_process, replicated
@@ -90,14 +90,15 @@ def extract_mesh(
     low, high = (np.asarray(corner) for corner in config.field.box)
     axes = [np.linspace(low[i], high[i], resolution) for i in range(3)]
     grid_XYZ3 = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
-    density_N = _in_parts(
+    signed = config.make_distance(trained.params) is not None
+    values_N = _in_parts(
         trained,
-        lambda params, x: config.make_density(params)(x),
-        "density of the grid",
+        lambda params, x: (config.make_distance(params) or config.make_density(params))(x),
+        f"{'distance' if signed else 'density'} of the grid",
         grid_XYZ3.reshape(-1, 3),
     )
-    density_XYZ = density_N.reshape((resolution,) * 3)
-    found = marching_cubes(density_XYZ, low, high, closed=scene.bounded)
+    surface = distance_surface if signed else marching_cubes
+    found = surface(values_N.reshape((resolution,) * 3), low, high, closed=scene.bounded)
     mesh = drop_small_pieces(found, smallest_piece)
     if faces is not None:
         mesh = decimate(mesh, faces)

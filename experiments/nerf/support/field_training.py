@@ -21,7 +21,7 @@ from experiments.shared.training_runs import (
     updates_in,
 )
 from jaxgen.data import Scene, Views
-from jaxgen.data.scenes.views import over_background
+from jaxgen.data.scenes.views import over_background, unit_colours
 from jaxgen.errors import check_not_negative, check_positive
 from jaxgen.nerf import (
     Cameras,
@@ -30,6 +30,7 @@ from jaxgen.nerf import (
     Rays,
     RenderedRays,
     distortion_loss,
+    eikonal_loss,
     interlevel_loss,
     make_cameras,
     occupied_cells,
@@ -70,6 +71,7 @@ class FieldTrainingFlags(OptimizationFlags):
       learning_rate: the highest one; None: 1e-2 of grids, 1e-3 of networks.
       distortion: weight of the loss that keeps a ray's samples together (Barron et al. 2022), of
         fields with proposals.
+      eikonal: weight of the loss that makes a signed distance one, of "neus".
       weight_decay: of the layers' kernels, coupled; never of the hash tables.
       ema_decay: of the moving average of the parameters, which is what is rendered.
     """
@@ -81,10 +83,12 @@ class FieldTrainingFlags(OptimizationFlags):
     weight_decay: float = 1e-6
     ema_decay: float = 0.95
     distortion: float = 2e-3
+    eikonal: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_negative("distortion", self.distortion)
+        for name in ("distortion", "eikonal"):
+            check_not_negative(name, getattr(self, name))
         if self.minutes is not None:
             check_positive("minutes", self.minutes)
 
@@ -139,7 +143,7 @@ def resident_views(views: Views) -> Batch:
 
 
 def make_pixel_loss(
-    config: RadianceConfig, distortion: float, layout: Layout
+    config: RadianceConfig, distortion: float, eikonal: float, layout: Layout
 ) -> LossFn | StatefulLossFn:
     """The mean squared error of colours at random pixels of the resident views.
 
@@ -153,6 +157,7 @@ def make_pixel_loss(
     Args:
       config: the radiance field.
       distortion: weight of the distortion loss, of fields with proposals.
+      eikonal: weight of the eikonal loss, of signed distances.
       layout: of its parameters.
     """
 
@@ -207,6 +212,11 @@ def make_pixel_loss(
         if config.proposals and distortion:
             loss += distortion * mean(distortion_loss(*final_of(found)))
         metrics = {"mean_squared_error": error}
+        if found.gradient is not None:
+            edges = found.rendering.edges
+            assert edges is not None
+            metrics["eikonal"] = mean(eikonal_loss(found.gradient, jnp.diff(edges) > 0))
+            loss += eikonal * metrics["eikonal"]
         if found.rendering.left_out is not None:
             assert found.samples is not None
             metrics["rays_left_out"] = found.rendering.left_out.mean()
@@ -252,8 +262,8 @@ def random_pixels(key: Array, number_R: Array, shape: tuple[int, ...]) -> tuple[
 
 
 def _over(pixel_RC: Array, background_R3: Array) -> Array:
-    """Bytes with straight alpha, or without any, over a background."""
-    unit_RC = pixel_RC.astype(jnp.float32) / 255
+    """Pixels with straight alpha, or without any, over a background."""
+    unit_RC = unit_colours(pixel_RC)
     if unit_RC.shape[-1] == 3:
         return unit_RC
     alpha_R1 = unit_RC[:, 3:]
@@ -286,7 +296,7 @@ def train_field(
     number_R = np.arange(flags.rays, dtype=np.int32)
     resident = resident_views(scene.part("train"))
     variables = None if config.occupancy is None else {GRID: config.occupancy.initial()}
-    make_loss_fn = functools.partial(make_pixel_loss, config, flags.distortion)
+    make_loss_fn = functools.partial(make_pixel_loss, config, flags.distortion, flags.eikonal)
 
     def batches_of(steps: int) -> Callable[[int], Batch]:
         def batches(step: int) -> Batch:
