@@ -10,7 +10,7 @@ download, and renders the test views, which it has not seen. In the working fold
   mesh.ply          the surface, with colours
   splats.ply        in its place with --field splats: the Gaussians, for any viewer of them
   mesh.glb, .obj    the same, with a texture where --texture-size is not 0 (mesh.mtl, mesh.png)
-  viewer.html       mesh and orbit in a page to turn, for a browser without network
+  viewer.html       mesh or Gaussians, and orbit, in a page to turn, for a browser without network
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
@@ -54,7 +54,8 @@ from experiments.nerf.support.field_training import (
 from experiments.nerf.support.flight_paths import FlightPath
 from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
 from experiments.nerf.support.splat_flags import SplatFlags, check_no_splats, flags_of_splats
-from experiments.nerf.support.splat_training import train_splats, write_gaussians
+from experiments.nerf.support.splat_results import write_gaussians
+from experiments.nerf.support.splat_training import train_splats
 from experiments.shared.digests import digest_of
 from experiments.shared.image_plots import write_png
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -175,7 +176,7 @@ def main(config: Config) -> dict[str, Any]:
     given = scene
     if config.pose_noise is not None:
         given = disturb_poses(scene, *config.pose_noise, config.seed)
-    options = {"seed": config.seed, "tensorboard": config.launch.tensorboard}
+    options: dict[str, Any] = {"seed": config.seed, "tensorboard": config.launch.tensorboard}
     if isinstance(field, SplatConfig):
         trained = train_splats(field, given, folder, training, config.splats, **options)
     else:
@@ -193,12 +194,13 @@ def main(config: Config) -> dict[str, Any]:
         scene, errors = follow_refinement(scene, given, trained)
         figures |= errors
     figures |= show_test_views(folder, trained, scene)
-    orbit = mesh = None
+    orbit = mesh = gaussians = None
     if config.results.orbit_side:
         flags = config.results
         orbit = write_orbit(folder / "orbit.mp4", trained, scene, flags.orbit_side, flags.path)
     if splats:
-        figures |= write_gaussians(folder / "splats.ply", trained, scene)
+        gaussians, found = write_gaussians(folder / "splats.ply", trained, scene)
+        figures |= found
     elif config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
@@ -212,7 +214,7 @@ def main(config: Config) -> dict[str, Any]:
             texture_size=config.results.texture_size,
         )
         figures |= found
-    write_page(folder / "viewer.html", scene, mesh, orbit)
+    write_page(folder / "viewer.html", scene, mesh, orbit, gaussians)
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 

@@ -97,11 +97,15 @@ def _check(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     count = len(arrays["means"])
     shapes = {name: [count, *shape] for name, shape in FIELDS.items()}
     found = arrays["harmonics"].shape
-    harmonics = found[1] if len(found) == 3 and found[1] in HARMONICS else "1, 4, 9 or 16"
-    shapes["harmonics"] = [count, harmonics, 3]
+    if len(found) != 3 or found[0] != count or found[1] not in HARMONICS or found[2] != 3:
+        raise InputError(
+            f"{path}: harmonics has {list(found)}, expected [{count}, 1, 4, 9 or 16, 3]"
+        )
+    for name, shape in shapes.items():
+        array = arrays[name]
+        if list(array.shape) != shape:
+            raise InputError(f"{path}: {name} has {list(array.shape)}, expected {shape}")
     for name, array in arrays.items():
-        if list(array.shape) != shapes[name]:
-            raise InputError(f"{path}: {name} has {list(array.shape)}, expected {shapes[name]}")
         finite_G = np.isfinite(array.reshape(count, -1)).all(axis=1)
         if not finite_G.all():
             raise InputError(f"{path}: {name}[{finite_G.argmin()}] is not finite, expected numbers")

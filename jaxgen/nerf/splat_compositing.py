@@ -58,7 +58,7 @@ class _Group(NamedTuple):
     """n tiles: where their lists begin, how long they are, and their corners in pixels."""
 
     start: Int[Array, "N"]
-    count: Int[Array, "N"]
+    length: Int[Array, "N"]
     corner: Float[Array, "2 N"]
 
 
@@ -92,13 +92,13 @@ def _forward(groups: TileGroups, table: Array, lists: TileLists) -> tuple[Array,
 
     out = _over_devices(local, (table, lists.gaussian), group)
     tiles = out.transpose(0, 3, 1, 2).reshape(-1, *out.shape[1:3])
-    return tiles[jnp.argsort(order)[: groups.grid.count]], (table, lists, tiles)
+    return tiles[jnp.argsort(order)[: groups.grid.total]], (table, lists, tiles)
 
 
 def _backward(groups: TileGroups, saved: Any, gradient: Array) -> tuple[Array, None]:
     table, lists, tiles = saved
     order, group = _in_groups(groups, lists)
-    filled = jnp.zeros_like(tiles).at[: groups.grid.count].set(gradient)[order]
+    filled = jnp.zeros_like(tiles).at[: groups.grid.total].set(gradient)[order]
 
     def local(table: Array, gaussian: Array, rest: tuple[_Group, Array, Array]) -> Array:
         def add(total: Array, one: tuple[_Group, Array, Array]) -> tuple[Array, None]:
@@ -120,7 +120,7 @@ def _in_groups(groups: TileGroups, lists: TileLists) -> tuple[Int[Array, "T"], _
     each gets every so manieth group.
     """
     grid, shards = groups.grid, _shards()
-    missing = -grid.count % (groups.size * shards)
+    missing = -grid.total % (groups.size * shards)
     start_T, count_T = (jnp.pad(x, (0, missing)) for x in (lists.start, lists.count))
     order = jnp.argsort(-count_T).reshape(-1, shards, groups.size).swapaxes(0, 1).reshape(-1)
     corner = jnp.stack([order % grid.columns, order // grid.columns]) * float(grid.side)
@@ -169,7 +169,7 @@ class _Shaded(NamedTuple):
     alpha: Float[Array, "P N"]
 
 
-def _offsets(side: int) -> tuple[np.ndarray, np.ndarray]:
+def _offsets(side: int) -> tuple[Float[np.ndarray, "P 1"], Float[np.ndarray, "P 1"]]:
     """Pixel centres of a tile from its middle, x and y, [P, 1]."""
     along = np.arange(side, dtype=np.float32) + 0.5 - side / 2
     return np.tile(along, side)[:, None], np.repeat(along, side)[:, None]
@@ -178,15 +178,13 @@ def _offsets(side: int) -> tuple[np.ndarray, np.ndarray]:
 def _shade(side: int, table: Array, gaussian: Array, group: _Group, k: Array) -> _Shaded:
     row = gaussian[jnp.minimum(group.start + k, len(gaussian) - 1)]
     numbers = table[row].T
-    x, y = _offsets(side)
+    x, y = (jnp.asarray(offset) for offset in _offsets(side))
     # Relative to the tile's middle, where numbers are small.
-    dx, dy = (
-        x - (numbers[0] - group.corner[0] - side / 2),
-        y - (numbers[1] - group.corner[1] - side / 2),
-    )
+    mx, my = numbers[:2] - group.corner - side / 2
+    dx, dy = x - mx, y - my
     a, b, c, opacity = numbers[2:SHAPE]
     raw = opacity * jnp.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
-    seen = (k < group.count) & (raw >= LEAST_ALPHA)
+    seen = (k < group.length) & (raw >= LEAST_ALPHA)
     alpha = jnp.where(seen, jnp.minimum(raw, LARGEST_ALPHA), 0)
     return _Shaded(row, numbers, dx, dy, raw, alpha)
 
@@ -196,7 +194,7 @@ def _loop(group: _Group, pixels: int, step: Any, carry: Any) -> Any:
 
     def going(state: Any) -> Array:
         k, transmittance, _ = state
-        return (k < group.count.max()) & jnp.any(transmittance >= LEAST_TRANSMITTANCE)
+        return (k < group.length.max()) & jnp.any(transmittance >= LEAST_TRANSMITTANCE)
 
     def body(state: Any) -> Any:
         k, transmittance, carry = state

@@ -211,7 +211,7 @@ class SplatConfig:
             features.append(splats.normal)
         table = splat_table(splats, jnp.concatenate(features, axis=-1))
         lists = make_tile_lists(splats, grid, self.pairs * len(table))
-        groups = TileGroups(grid, min(self.group, grid.count))
+        groups = TileGroups(grid, min(self.group, grid.total))
         tiles = composite_tiles(groups, table, lists)
         image = _joined(tiles, grid)[: camera.height, : camera.width]
         opacity = image[..., 4]

@@ -35,7 +35,7 @@ class TileGrid(NamedTuple):
     columns: int
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """All tiles."""
         return self.rows * self.columns
 
@@ -76,9 +76,9 @@ def make_tile_lists(splats: ProjectedSplats, grid: TileGrid, capacity: int) -> T
     """
     splats = jax.lax.stop_gradient(splats)
     gaussians = len(splats.depth)
-    if gaussians * (grid.count + 1) >= LIMIT:
+    if gaussians * (grid.total + 1) >= LIMIT:
         raise InputError(
-            f"tiles are {grid.count} with {gaussians} Gaussians, expected a product below 2^32, "
+            f"tiles are {grid.total} with {gaussians} Gaussians, expected a product below 2^32, "
             "so larger tiles"
         )
     order_G = jnp.argsort(jnp.where(splats.visible, splats.depth, jnp.inf))
@@ -96,7 +96,7 @@ def make_tile_lists(splats: ProjectedSplats, grid: TileGrid, capacity: int) -> T
     used_M &= _reached(near_first, owner_M, column_M, row_M, grid.side)
     key_M = (row_M * grid.columns + column_M).astype(jnp.uint32) * gaussians
     key_M = jnp.sort(jnp.where(used_M, key_M + owner_M.astype(jnp.uint32), jnp.uint32(LIMIT - 1)))
-    first_T = jnp.arange(grid.count + 1, dtype=jnp.uint32) * gaussians
+    first_T = jnp.arange(grid.total + 1, dtype=jnp.uint32) * gaussians
     edges_T = jnp.searchsorted(key_M, first_T).astype(jnp.int32)
     return TileLists(
         gaussian=order_G[key_M % gaussians].astype(jnp.int32),

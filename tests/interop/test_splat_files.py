@@ -102,7 +102,7 @@ def test_what_is_not_written(tmp_path):
         ({"means": splats["means"][:, :2]}, r"means has \[5, 2\], expected \[5, 3\]"),
         (
             {"harmonics": np.zeros((5, 5, 3))},
-            r"harmonics has .*, expected \[5, '1, 4, 9 or 16', 3\]",
+            r"harmonics has .*, expected \[5, 1, 4, 9 or 16, 3\]",
         ),
         ({"other": splats["means"]}, "arrays are .*, expected"),
         ({"log_scales": np.full((5, 3), np.inf)}, r"log_scales\[0\] is not finite"),

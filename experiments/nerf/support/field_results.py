@@ -19,6 +19,7 @@ from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation import psnr, ssim
 from jaxgen.geometry.triangle_mesh import Mesh
 from jaxgen.interop.scene_viewer import write_viewer
+from jaxgen.interop.viewer_scenes import GaussianSplats
 from jaxgen.nerf import Cameras, RadianceConfig
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
@@ -177,7 +178,11 @@ def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
 
 
 def write_page(
-    path: pathlib.Path, scene: Scene, mesh: Mesh | None, orbit: UInt8[np.ndarray, "T Y X 3"] | None
+    path: pathlib.Path,
+    scene: Scene,
+    mesh: Mesh | None,
+    orbit: UInt8[np.ndarray, "T Y X 3"] | None,
+    splats: GaussianSplats | None = None,
 ) -> None:
     """What there is of a mesh and an orbit, in a page for a browser without network.
 
@@ -186,6 +191,7 @@ def write_page(
       scene: gives the page its title.
       mesh: in the field's world, in which z is up.
       orbit: the frames of a flight.
+      splats: in place of a mesh.
     """
-    if is_main_process() and not (mesh is None and orbit is None):
-        write_viewer(path, mesh=mesh, orbit=orbit, title=scene.name)
+    if is_main_process() and not (mesh is None and orbit is None and splats is None):
+        write_viewer(path, mesh=mesh, splats=splats, orbit=orbit, title=scene.name)

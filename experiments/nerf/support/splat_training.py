@@ -28,17 +28,15 @@ from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.data import Scene, Views
 from jaxgen.data.scenes.views import over_background, unit_colours
 from jaxgen.evaluation.similarity_loss import differentiable_ssim
-from jaxgen.interop.splat_files import write_splats
-from jaxgen.nerf import Cameras, SplatConfig, add_noise_to_means, move_splats, relocate
+from jaxgen.nerf import Cameras, SplatConfig, add_noise_to_means, relocate
 from jaxgen.nerf.splat_projection import (
     HARMONICS,
-    LEAST_ALPHA,
     LOG_SCALES,
     MEANS,
     OPACITY_LOGITS,
     QUATERNIONS,
 )
-from jaxgen.parallel import current_mesh, is_main_process, replicated
+from jaxgen.parallel import current_mesh, replicated
 from jaxgen.training import TrainState, averaged_params
 from jaxgen.training.step import AfterStep, LossFn
 from jaxgen.typing import Batch, Tree
@@ -65,24 +63,6 @@ RELOCATE_EVERY, FIRST_RELOCATION, LAST_RELOCATION = 100, 300, 0.85
 
 NOISE = 1.6e5
 """Of the noise on means, in units of their learning rate; that of the paper for its rate."""
-
-
-def write_gaussians(path: pathlib.Path, trained: TrainedModel, scene: Scene) -> dict[str, float]:
-    """The Gaussians as PLY, in the units of the scene's files, without those that are not seen.
-
-    Returns:
-      How many there are.
-    """
-    params = {name: np.asarray(array) for name, array in trained.params.items()}
-    seen_G = params[OPACITY_LOGITS] > math.log(LEAST_ALPHA / (1 - LEAST_ALPHA))
-    move = scene.to_files
-    moved = move_splats(
-        {name: array[seen_G] for name, array in params.items()},
-        *(move.scale, move.rotation, move.translation),
-    )
-    if is_main_process():
-        write_splats(path, moved)
-    return {"Gaussians seen": float(seen_G.sum())}
 
 
 def train_splats(
