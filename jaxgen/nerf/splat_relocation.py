@@ -47,19 +47,22 @@ MOST = 51
 """At most so many in one place, counting the one before: more look as so many."""
 
 
-def relocate(params: Tree, key: Key[Array, ""]) -> tuple[Tree, Bool[Array, "G"]]:
+def relocate(
+    params: Tree, key: Key[Array, ""], least: float = LEAST_OPACITY
+) -> tuple[Tree, Bool[Array, "G"]]:
     """Moves the dead Gaussians onto living ones.
 
     Args:
       params: of the scene, arrays [G, ...].
       key: which ones they are moved onto.
+      least: opacity of a Gaussian that lives.
 
     Returns:
       The parameters, and which Gaussians have changed: those that were moved, and those that they
       were moved onto. An optimizer should forget what it knows of them.
     """
     opacity_G = jax.nn.sigmoid(params[OPACITY_LOGITS])
-    dead_G = opacity_G < LEAST_OPACITY
+    dead_G = opacity_G < least
     dead_G &= ~dead_G.all()
     end_G = jnp.cumsum(jnp.where(dead_G, 0.0, opacity_G))
     uniform_G = jax.random.uniform(key, opacity_G.shape)
@@ -68,7 +71,7 @@ def relocate(params: Tree, key: Key[Array, ""]) -> tuple[Tree, Bool[Array, "G"]]
     # The last sum may be reached by rounding: then the last one that lives.
     onto_G = jnp.where(dead_G[onto_G], jnp.argmax(end_G), onto_G)
     together_G = 1 + jnp.zeros(len(end_G), jnp.int32).at[onto_G].add(dead_G.astype(jnp.int32))
-    logits_G, growth_G = share_opacity(params[OPACITY_LOGITS], together_G)
+    logits_G, growth_G = share_opacity(params[OPACITY_LOGITS], together_G, least)
     changed_G = together_G > 1
     shared = {
         **params,
@@ -80,13 +83,14 @@ def relocate(params: Tree, key: Key[Array, ""]) -> tuple[Tree, Bool[Array, "G"]]
 
 
 def share_opacity(
-    logits: Float[Array, "G"], together: Int[Array, "G"]
+    logits: Float[Array, "G"], together: Int[Array, "G"], least: float = LEAST_OPACITY
 ) -> tuple[Float[Array, "G"], Float[Array, "G"]]:
     """Logits of the opacities of N Gaussians in place of one, and the factor of their scales.
 
     Args:
       logits: of the opacities before.
       together: N, 1 or more.
+      least: no opacity becomes smaller.
     """
     together = jnp.clip(together, 1, MOST)
     opacity = jax.nn.sigmoid(logits)
@@ -94,8 +98,8 @@ def share_opacity(
     share = -jnp.expm1(-left)
     powers = share[:, None] ** np.arange(1, MOST + 1)
     total = (jnp.asarray(_COEFFICIENTS, share.dtype)[together] * powers).sum(axis=-1)
-    least = math.log(LEAST_OPACITY / (1 - LEAST_OPACITY))
-    return jnp.maximum(jnp.log(share) + left, least), opacity / total
+    least_logit = math.log(least / (1 - least))
+    return jnp.maximum(jnp.log(share) + left, least_logit), opacity / total
 
 
 def _coefficients() -> np.ndarray:
@@ -111,7 +115,9 @@ def _coefficients() -> np.ndarray:
 _COEFFICIENTS = _coefficients()
 
 
-def add_noise_to_means(params: Tree, key: Key[Array, ""], rate: Array | float) -> Tree:
+def add_noise_to_means(
+    params: Tree, key: Key[Array, ""], rate: Array | float, least: float = LEAST_OPACITY
+) -> Tree:
     """The parameters with noise on the means of transparent Gaussians.
 
     Args:
@@ -119,11 +125,12 @@ def add_noise_to_means(params: Tree, key: Key[Array, ""], rate: Array | float) -
       key: of the noise.
       rate: of the module's first formula; in the published code 5e5 times the learning rate of the
         means.
+      least: t.
     """
     z_G3 = jax.random.normal(key, params[MEANS].shape)
     turned_G33 = rotations(params[QUATERNIONS])
     own_G3 = (turned_G33 * z_G3[:, :, None]).sum(axis=1) * jnp.exp(2 * params[LOG_SCALES])
     noise_G3 = (turned_G33 * own_G3[:, None, :]).sum(axis=-1)
     opacity_G = jax.nn.sigmoid(params[OPACITY_LOGITS])
-    share_G = jax.nn.sigmoid(-SHARPNESS * (opacity_G - LEAST_OPACITY))
+    share_G = jax.nn.sigmoid(-SHARPNESS * (opacity_G - least))
     return {**params, MEANS: params[MEANS] + rate * share_G[:, None] * noise_G3}

@@ -90,7 +90,7 @@ class SplatConfig:
     gaussians: int = 10_000
     degree: int = 3
     box: Box = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
-    initial_opacity: float = 0.5
+    initial_opacity: float = 0.1
     initial_scale: float = 0.3
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
     near: float = 0.01
