@@ -55,7 +55,7 @@ def test_everything_is_written_and_opens(reference):
     model = load_model(reference / "checkpoints")
     assert isinstance(model.config, SplatConfig)
     np.testing.assert_allclose(splats["harmonics"][:1], model.params["harmonics"][:1], atol=1e-5)
-    first, *_, last = (value for _, name, value in losses(reference) if name == "train/loss")
+    first, *_, last = (value for _, name, value in losses(reference) if name == "validation/loss")
     assert last < first
 
 
