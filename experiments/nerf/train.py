@@ -8,8 +8,9 @@ download, and renders the test views, which it has not seen. In the working fold
   comparison.png    test views: photograph, rendering, error, depth and normals
   orbit.mp4         a flight around the scene
   mesh.ply          the surface, with colours
+  splats.ply        in its place with --field splats: the Gaussians, for any viewer of them
   mesh.glb, .obj    the same, with a texture where --texture-size is not 0 (mesh.mtl, mesh.png)
-  viewer.html       mesh and orbit in a page to turn, for a browser without network
+  viewer.html       mesh or Gaussians, and orbit, in a page to turn, for a browser without network
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
@@ -53,6 +54,9 @@ from experiments.nerf.support.field_training import (
 )
 from experiments.nerf.support.flight_paths import FlightPath
 from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
+from experiments.nerf.support.splat_flags import SplatFlags, check_no_splats, flags_of_splats
+from experiments.nerf.support.splat_results import write_gaussians
+from experiments.nerf.support.splat_training import train_splats
 from experiments.shared.digests import digest_of
 from experiments.shared.image_plots import write_png
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -67,6 +71,7 @@ from jaxgen.errors import InputError, check_share
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
 from jaxgen.geometry.mesh_cleaning import FEWEST
+from jaxgen.nerf import RadianceConfig, SplatConfig
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.metrics import write_figures
@@ -130,6 +135,7 @@ class Config(ExperimentConfig):
       pose_noise: disturbs the poses that are trained on, to try their refinement: degrees by which
         each camera is turned, and the share of its distance by which it is moved.
       field: the field, and how rays are sampled.
+      splats: the Gaussians, where they are the field.
       training: how it is trained.
       results: orbit and mesh; may differ when a run is started again.
     """
@@ -141,6 +147,7 @@ class Config(ExperimentConfig):
     skip_missing: bool = False
     pose_noise: tuple[float, float] | None = None
     field: FieldFlags = FieldFlags()
+    splats: SplatFlags = SplatFlags()
     training: FieldTrainingFlags = FieldTrainingFlags()
     results: ResultFlags = ResultFlags()
 
@@ -156,9 +163,15 @@ def main(config: Config) -> dict[str, Any]:
         config.data, size=config.size, images=config.images, skip_missing=config.skip_missing
     )
     check_large_enough(scene)
-    field = config.field.config(scene)
-    training = config.training.for_field(field)
-    check_rays(training)
+    field: RadianceConfig | SplatConfig
+    if splats := config.field.field == "splats":
+        field = config.splats.config(scene, config.field)
+        training = flags_of_splats(config.training)
+    else:
+        check_no_splats(config.splats)
+        field = config.field.config(scene)
+        training = config.training.for_field(field)
+        check_rays(training)
     check_layout(field)
     steps = config.training.training_steps
     check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
@@ -173,31 +186,32 @@ def main(config: Config) -> dict[str, Any]:
     given = scene
     if config.pose_noise is not None:
         given = disturb_poses(scene, *config.pose_noise, config.seed)
-    trained = train_field(
-        field,
-        given,
-        folder,
-        training,
-        seed=config.seed,
-        tensorboard=config.launch.tensorboard,
-    )
+    options: dict[str, Any] = {"seed": config.seed, "tensorboard": config.launch.tensorboard}
+    if isinstance(field, SplatConfig):
+        trained = train_splats(field, given, folder, training, config.splats, **options)
+    else:
+        trained = train_field(field, given, folder, training, **options)
     plot_error(folder / "curves.png", trained)
     figures = {
         "parameters": parameter_count(trained.params),
         "updates": trained.steps,
         "skipped updates": trained.skipped,
-        "rays": trained.steps * training.rays,
         "training seconds": trained.seconds,
     }
+    if training.rays is not None:
+        figures["rays"] = trained.steps * training.rays
     if config.field.refine_poses or config.field.refine_intrinsics:
         scene, errors = follow_refinement(scene, given, trained)
         figures |= errors
     figures |= show_test_views(folder, trained, scene)
-    orbit = mesh = None
+    orbit = mesh = gaussians = None
     if config.results.orbit_side:
         flags = config.results
         orbit = write_orbit(folder / "orbit.mp4", trained, scene, flags.orbit_side, flags.path)
-    if config.results.mesh_resolution:
+    if splats:
+        gaussians, found = write_gaussians(folder / "splats.ply", trained, scene)
+        figures |= found
+    elif config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
         mesh, found = make_meshes(
@@ -210,7 +224,7 @@ def main(config: Config) -> dict[str, Any]:
             texture_size=config.results.texture_size,
         )
         figures |= found
-    write_page(folder / "viewer.html", scene, mesh, orbit)
+    write_page(folder / "viewer.html", scene, mesh, orbit, gaussians)
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 

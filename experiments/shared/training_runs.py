@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 
 from experiments.shared.digests import params_digest
@@ -42,7 +43,7 @@ from jaxgen.training import (
     scan_steps,
 )
 from jaxgen.training.metrics import Record
-from jaxgen.training.step import LossFn
+from jaxgen.training.step import AfterStep, LossFn
 from jaxgen.typing import Batch, Tree
 
 VALIDATION_LOSS = "validation/loss"
@@ -173,6 +174,8 @@ def train_model(
     resident: Batch | None = None,
     variables: Tree | None = None,
     single_steps: bool = False,
+    tx: optax.GradientTransformation | None = None,
+    after_step: AfterStep | None = None,
 ) -> TrainedModel:
     """Trains a model, or resumes.
 
@@ -193,11 +196,13 @@ def train_model(
       single_steps: whether each call is one step, as batches of several shapes need, and networks
         with convolutions: in the body of a loop XLA on CPU takes 20 to 90 times as long for the
         gradients of their kernels.
+      tx: the optimizer; None: that of the flags.
+      after_step: what else becomes of the state in a step (`jaxgen.training.step`).
 
     Raises:
       InputError: where `folder` has another run's checkpoints.
     """
-    tx = make_optimizer(flags.optimizer())
+    tx = make_optimizer(flags.optimizer()) if tx is None else tx
     state, layout = create_state(
         config.make_init(), jax.random.key(seed), tx=tx, ema=True, variables=variables
     )
@@ -205,7 +210,9 @@ def train_model(
         state = dataclasses.replace(state, params=_copy(start, layout), ema=_copy(start, layout))
     loss_fn, loop = make_loss_fn(layout), flags.loop(1 if single_steps else STEPS_PER_CALL)
     stateful = variables is not None
-    step = make_train_step(loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful)
+    step = make_train_step(
+        loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful, after_step=after_step
+    )
     if loop.steps_per_call > 1:
         step = scan_steps(step)
     with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:

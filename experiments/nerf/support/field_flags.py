@@ -23,7 +23,7 @@ from jaxgen.nerf import (
 )
 from jaxgen.training.saved_names import register_config
 
-FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus"]
+FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus", "splats"]
 
 GRID = ("encoding", "levels", "features", "log2_table_size", "finest_resolution")
 NETWORK = ("width", "depth", "octaves")
@@ -34,6 +34,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "mipnerf": (*NETWORK, "coarse_samples", "fine_samples"),
     "mipnerf360": (*NETWORK, "fine_samples", "proposal_samples"),
     "neus": (*GRID, *NETWORK, "coarse_samples", "fine_samples"),
+    "splats": (),
 }
 """Flags that have a meaning for a field, of those that have none for some."""
 
@@ -49,8 +50,8 @@ class FieldFlags:
         original network (Mildenhall et al. 2020), coarse and fine; "mipnerf", one network of the
         cones of pixels (Barron et al. 2021); "mipnerf360", the same over all of space, contracted,
         with proposals (Barron et al. 2022); "neus", a signed distance over a hash grid (Wang et al.
-        2021; Li et al. 2023). None: "ngp", and "nerfacto" of captures, whose surroundings have no
-        end.
+        2021; Li et al. 2023); "splats", Gaussians that are rasterised (Kerbl et al. 2023). None:
+        "ngp", and "nerfacto" of captures, whose surroundings have no end.
       coarse_samples: samples per ray at even intervals; None: 64 of "ngp" with --no-occupancy, 48
         of "neus", 32 of networks.
       fine_samples: samples per ray placed by the weights of the even ones, or of the last proposal

@@ -156,7 +156,7 @@ def test_a_signed_distance(tmp_path, monkeypatch):
         (["--near", "7"], "near is 7.0 with far=6.0"),
         (["--size", "8"], "shapes: test views have 8 x 8 pixels, expected 11 or more"),
         (["--box", "0"], "box is 0.0, expected a number > 0"),
-        (["--field", "splats"], "invalid choice 'splats' for argument '--field'"),
+        (["--field", "plenoxels"], "invalid choice 'plenoxels' for argument '--field'"),
         (["--levels", "0"], "levels is 0, expected 1 or more"),
         (["--coarse-samples", "8"], "coarse_samples is 8 with occupancy, expected no-occupancy"),
         (["--no-occupancy", "--coarse-samples", "0"], "coarse_samples is 0, expected 1 or more"),
