@@ -19,7 +19,7 @@ LETTERS: Mapping[str, str] = {
     "D": "model width (the features that enter a layer), or the features of a sample",
     "E": "examples of a pack",
     "F": "hidden width; also features of a word or of a patch, and faces of a mesh",
-    "G": "members of a group (words of a class, classes beside a word)",
+    "G": "members of a group (words of a class, classes beside a word); also Gaussians",
     "H": "attention heads",
     "I": "classes that two classes have in common as neighbours",
     "J": "models or components that are mixed; also moments",

@@ -52,7 +52,7 @@ PARTS_OF_DIFFUSION = (
     *("distillation", "other_corruptions", "model"),
 )
 """From the bottom to the top: each may import those before it."""
-SAME_MEANING = {"nplm", "local_steps", "communication", "train", "compressor"}
+SAME_MEANING = {"nplm", "local_steps", "communication", "train", "compare", "compressor"}
 """Basenames of a model or method and its experiment, or of programs that do the same in several
 families; any other basename is one file's."""
 

@@ -8,12 +8,13 @@ download, and renders the test views, which it has not seen. In the working fold
   comparison.png    test views: photograph, rendering, error, depth and normals
   orbit.mp4         a flight around the scene
   mesh.ply          the surface, with colours
+  splats.ply        in its place with --field splats: the Gaussians, for any viewer of them
   mesh.glb, .obj    the same, with a texture where --texture-size is not 0 (mesh.mtl, mesh.png)
-  viewer.html       mesh and orbit in a page to turn, for a browser without network
+  viewer.html       mesh or Gaussians, and orbit, in a page to turn, for a browser without network
   views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
-  metrics.json      the same and more, by name
+  metrics.json      means of the table, sizes and times, by name
   scene.json        how to get from the field's world to that of the scene's files
   checkpoints/      the field (jaxgen.training.load_model opens it)
 
@@ -25,6 +26,7 @@ With ``--data FILE`` it trains on views of a mesh, which are rendered first.
 
 import io
 import json
+import math
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +54,9 @@ from experiments.nerf.support.field_training import (
 )
 from experiments.nerf.support.flight_paths import FlightPath
 from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
+from experiments.nerf.support.splat_flags import SplatFlags, check_no_splats, flags_of_splats
+from experiments.nerf.support.splat_results import write_gaussians
+from experiments.nerf.support.splat_training import train_splats
 from experiments.shared.digests import digest_of
 from experiments.shared.image_plots import write_png
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -66,6 +71,7 @@ from jaxgen.errors import InputError, check_share
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.files import as_path, replacing
 from jaxgen.geometry.mesh_cleaning import FEWEST
+from jaxgen.nerf import RadianceConfig, SplatConfig
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.metrics import write_figures
@@ -78,15 +84,17 @@ class ResultFlags:
     """What is made of the trained field; may differ when a run is started again.
 
     Attributes:
-      mesh_resolution: points of the mesh's grid along each axis; 0 for no mesh.
+      mesh_resolution: points along each axis of the grid on which the surface is found (marching
+        cubes); 0 for no triangle mesh.
       mesh_faces: how many faces the mesh is decimated to; None for as many as are found.
       smallest_piece: pieces of less than this share of the largest one's area are left out of the
         mesh; 0 keeps all.
       texture_size: texels of each side of the texture of mesh.glb and mesh.obj; 0 for colours of
         vertices alone.
-      orbit_side: height and width of the orbit in pixels; 0 for no orbit.
-      path: of the orbit's cameras: "orbit", around the scene; "spiral", in front of it; "keys",
-        through training views. None: a spiral where the training views face forward, else an orbit.
+      orbit_side: height and width of the frames of orbit.mp4 in pixels; 0 for none.
+      path: of the cameras of orbit.mp4: "orbit", around the scene; "spiral", in front of it;
+        "keys", through training views. None: a spiral where the training views face forward, else
+        an orbit.
     """
 
     mesh_resolution: int = 128
@@ -118,15 +126,18 @@ class Config(ExperimentConfig):
       data: "shapes" (traced, no download), a mesh (.ply, .obj, .glb), or a folder: with
         transforms_train.json and transforms_test.json (Blender), transforms.json (nerfstudio,
         instant-ngp), poses_bounds.npy (LLFF), or a model of COLMAP.
-      size: shrink images to so many pixels on their longer side; None keeps them as they are
-        (shapes and meshes: 100).
-      images: the folder of photographs, where it is not the usual one (LLFF, COLMAP).
-      skip_missing: leave out frames whose image is missing (nerfstudio, COLMAP).
+      size: shrink images to so many pixels on their longer side; None keeps those of files as they
+        are, and renders "shapes" and meshes with 100.
+      images: the folder of photographs in the --data folder, where it is not "images" (LLFF: nor
+        "images_N"); of LLFF and COLMAP alone.
+      skip_missing: leave out frames whose image is missing; of nerfstudio, instant-ngp and COLMAP
+        alone.
       pose_noise: disturbs the poses that are trained on, to try their refinement: degrees by which
         each camera is turned, and the share of its distance by which it is moved.
-      field: the field.
+      field: the field, and how rays are sampled.
+      splats: the Gaussians, where they are the field.
       training: how it is trained.
-      results: what is made of it.
+      results: orbit and mesh; may differ when a run is started again.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/nerf_train")
@@ -136,8 +147,14 @@ class Config(ExperimentConfig):
     skip_missing: bool = False
     pose_noise: tuple[float, float] | None = None
     field: FieldFlags = FieldFlags()
+    splats: SplatFlags = SplatFlags()
     training: FieldTrainingFlags = FieldTrainingFlags()
     results: ResultFlags = ResultFlags()
+
+    def __post_init__(self) -> None:
+        noise = self.pose_noise
+        if noise is not None and not all(0 <= part < math.inf for part in noise):
+            raise InputError(f"pose_noise is {noise}, expected two finite numbers >= 0")
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -146,9 +163,15 @@ def main(config: Config) -> dict[str, Any]:
         config.data, size=config.size, images=config.images, skip_missing=config.skip_missing
     )
     check_large_enough(scene)
-    field = config.field.config(scene)
-    training = config.training.for_field(field)
-    check_rays(training)
+    field: RadianceConfig | SplatConfig
+    if splats := config.field.field == "splats":
+        field = config.splats.config(scene, config.field)
+        training = flags_of_splats(config.training)
+    else:
+        check_no_splats(config.splats)
+        field = config.field.config(scene)
+        training = config.training.for_field(field)
+        check_rays(training)
     check_layout(field)
     steps = config.training.training_steps
     check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
@@ -163,31 +186,32 @@ def main(config: Config) -> dict[str, Any]:
     given = scene
     if config.pose_noise is not None:
         given = disturb_poses(scene, *config.pose_noise, config.seed)
-    trained = train_field(
-        field,
-        given,
-        folder,
-        training,
-        seed=config.seed,
-        tensorboard=config.launch.tensorboard,
-    )
+    options: dict[str, Any] = {"seed": config.seed, "tensorboard": config.launch.tensorboard}
+    if isinstance(field, SplatConfig):
+        trained = train_splats(field, given, folder, training, config.splats, **options)
+    else:
+        trained = train_field(field, given, folder, training, **options)
     plot_error(folder / "curves.png", trained)
     figures = {
         "parameters": parameter_count(trained.params),
         "updates": trained.steps,
         "skipped updates": trained.skipped,
-        "rays": trained.steps * training.rays,
         "training seconds": trained.seconds,
     }
+    if training.rays is not None:
+        figures["rays"] = trained.steps * training.rays
     if config.field.refine_poses or config.field.refine_intrinsics:
         scene, errors = follow_refinement(scene, given, trained)
         figures |= errors
     figures |= show_test_views(folder, trained, scene)
-    orbit = mesh = None
+    orbit = mesh = gaussians = None
     if config.results.orbit_side:
         flags = config.results
         orbit = write_orbit(folder / "orbit.mp4", trained, scene, flags.orbit_side, flags.path)
-    if config.results.mesh_resolution:
+    if splats:
+        gaussians, found = write_gaussians(folder / "splats.ply", trained, scene)
+        figures |= found
+    elif config.results.mesh_resolution:
         # Without a surface this is an error; what there is by then is kept.
         write_figures(folder / "metrics.json", figures)
         mesh, found = make_meshes(
@@ -200,17 +224,19 @@ def main(config: Config) -> dict[str, Any]:
             texture_size=config.results.texture_size,
         )
         figures |= found
-    write_page(folder / "viewer.html", scene, mesh, orbit)
+    write_page(folder / "viewer.html", scene, mesh, orbit, gaussians)
     report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 
 
 def check_large_enough(scene: Scene) -> None:
-    """Refuses test views that are too small to be evaluated.
+    """Refuses a scene without test views, or with some that are too small to be evaluated.
 
     Raises:
-      InputError: naming their size.
+      InputError: naming the scene, or their size.
     """
+    if "test" not in scene.parts:
+        raise InputError(f"{scene.name}: no test views, expected 1 or more to be evaluated")
     height, width = scene.part("test").images.shape[1:3]
     if min(height, width) < WINDOW:
         raise InputError(

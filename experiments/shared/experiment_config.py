@@ -14,8 +14,8 @@ class LaunchConfig:
     Attributes:
       workdir: folder for all that the run writes, local or gs://BUCKET/...; started again with it,
         the run resumes.
-      mesh: sizes of the mesh axes data, fsdp, sequence and model, say "data=2,model=4"; -1 is the
-        rest.
+      mesh: sizes of the device mesh's axes data, fsdp, sequence and model, say "data=2,model=4"; -1
+        is the rest.
       devices: simulate so many CPU devices (in each process); 0 uses the devices there are.
       coordinator: HOST:PORT of process 0 of several; "auto" asks the cluster (TPU pod, Slurm).
       num_processes: how many processes run together.

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 
 from experiments.shared.digests import params_digest
@@ -42,7 +43,7 @@ from jaxgen.training import (
     scan_steps,
 )
 from jaxgen.training.metrics import Record
-from jaxgen.training.step import LossFn
+from jaxgen.training.step import AfterStep, LossFn, StepFn
 from jaxgen.typing import Batch, Tree
 
 VALIDATION_LOSS = "validation/loss"
@@ -173,6 +174,8 @@ def train_model(
     resident: Batch | None = None,
     variables: Tree | None = None,
     single_steps: bool = False,
+    tx: optax.GradientTransformation | None = None,
+    after_step: AfterStep | None = None,
 ) -> TrainedModel:
     """Trains a model, or resumes.
 
@@ -193,21 +196,18 @@ def train_model(
       single_steps: whether each call is one step, as batches of several shapes need, and networks
         with convolutions: in the body of a loop XLA on CPU takes 20 to 90 times as long for the
         gradients of their kernels.
+      tx: the optimizer; None: that of the flags.
+      after_step: what else becomes of the state in a step (`jaxgen.training.step`).
 
     Raises:
       InputError: where `folder` has another run's checkpoints.
     """
-    tx = make_optimizer(flags.optimizer())
-    state, layout = create_state(
-        config.make_init(), jax.random.key(seed), tx=tx, ema=True, variables=variables
+    loop = flags.loop(1 if single_steps else STEPS_PER_CALL)
+    state, layout, loss_fn, step = _prepare(
+        config, flags, make_loss_fn, seed, variables, loop.steps_per_call, tx, after_step
     )
     if start is not None:
         state = dataclasses.replace(state, params=_copy(start, layout), ema=_copy(start, layout))
-    loss_fn, loop = make_loss_fn(layout), flags.loop(1 if single_steps else STEPS_PER_CALL)
-    stateful = variables is not None
-    step = make_train_step(loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful)
-    if loop.steps_per_call > 1:
-        step = scan_steps(step)
     with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
         result = fit(
             compile_step(step, state),
@@ -234,6 +234,28 @@ def train_model(
     )
 
 
+def _prepare(
+    config: Any,
+    flags: OptimizationFlags,
+    make_loss_fn: Callable[[Layout], LossFn],
+    seed: int,
+    variables: Tree | None,
+    per_call: int,
+    tx: optax.GradientTransformation | None,
+    after_step: AfterStep | None,
+) -> tuple[TrainState, Layout, LossFn, StepFn]:
+    """A new state, its layout, the loss, and the step, of several updates at once where asked."""
+    tx = make_optimizer(flags.optimizer()) if tx is None else tx
+    state, layout = create_state(
+        config.make_init(), jax.random.key(seed), tx=tx, ema=True, variables=variables
+    )
+    loss_fn, stateful = make_loss_fn(layout), variables is not None
+    step = make_train_step(
+        loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful, after_step=after_step
+    )
+    return state, layout, loss_fn, scan_steps(step) if per_call > 1 else step
+
+
 def seconds_per_update(
     config: Any,
     data: Callable[[int], Batch],
@@ -241,27 +263,28 @@ def seconds_per_update(
     make_loss_fn: Callable[[Layout], LossFn],
     resident: Batch | None = None,
     variables: Tree | None = None,
+    *,
+    single_steps: bool = False,
+    tx: optax.GradientTransformation | None = None,
+    after_step: AfterStep | None = None,
 ) -> float:
     """How long an update takes here, without compilation; on a state that is then thrown away.
 
     Arguments are those of `train_model`.
     """
-    tx = make_optimizer(flags.optimizer())
-    state, layout = create_state(
-        config.make_init(), jax.random.key(0), tx=tx, ema=True, variables=variables
-    )
-    stateful = variables is not None
-    step = make_train_step(make_loss_fn(layout), tx, ema_decay=flags.ema_decay, stateful=stateful)
-    compiled = compile_step(scan_steps(step), state)
+    count = 1 if single_steps else STEPS_PER_CALL
+    state, _, _, step = _prepare(config, flags, make_loss_fn, 0, variables, count, tx, after_step)
+    compiled = compile_step(step, state)
     kept = () if resident is None else (resident,)
     times = []
     for call in range(TIMED_CALLS):
-        every = [data(call * STEPS_PER_CALL + i) for i in range(STEPS_PER_CALL)]
-        batch = put_batch(jax.tree.map(lambda *x: np.stack(x), *every), current_mesh(), leading=1)
+        every = [data(call * count + i) for i in range(count)]
+        batch = every[0] if single_steps else jax.tree.map(lambda *x: np.stack(x), *every)
+        batch = put_batch(batch, current_mesh(), leading=int(not single_steps))
         start = time.monotonic()
         state, metrics = compiled(state, batch, jax.random.key(0), *kept)
         jax.block_until_ready(metrics)
-        times.append((time.monotonic() - start) / STEPS_PER_CALL)
+        times.append((time.monotonic() - start) / count)
     return sorted(times[1:])[len(times) // 2]
 
 

@@ -41,6 +41,9 @@ from jaxgen.nerf.ray_samples import (
 )
 from jaxgen.nerf.renderer import ProposalConfig, RadianceConfig, render_rays, shard_rays
 from jaxgen.nerf.rendering import RayWeights, Render, RenderedRays, Rendering
+from jaxgen.nerf.splat_relocation import add_noise_to_means, relocate
+from jaxgen.nerf.splat_rendering import SplatConfig, SplatRendering, SplatStatistics
+from jaxgen.nerf.splat_similarity import move_splats
 from jaxgen.nerf.surroundings import SurroundingsConfig
 from jaxgen.nerf.view_parameters import ViewConfig, refine_cameras
 from jaxgen.nerf.volume_rendering import (
@@ -72,9 +75,13 @@ __all__ = [
     "RenderedRays",
     "Rendering",
     "SampleContext",
+    "SplatConfig",
+    "SplatRendering",
+    "SplatStatistics",
     "SurroundingsConfig",
     "TriPlaneConfig",
     "ViewConfig",
+    "add_noise_to_means",
     "average_pose",
     "camera_rays",
     "check_box",
@@ -98,6 +105,7 @@ __all__ = [
     "look_at",
     "make_cameras",
     "measure_cells",
+    "move_splats",
     "ndc_points",
     "ndc_rays",
     "ndc_shares",
@@ -110,6 +118,7 @@ __all__ = [
     "ray_jitter",
     "ray_sphere",
     "refine_cameras",
+    "relocate",
     "render_rays",
     "render_weights",
     "resampled_edges",

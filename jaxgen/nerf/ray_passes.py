@@ -54,7 +54,12 @@ class RaySpan:
     """
 
     def __init__(
-        self, rays: Rays, near: float, far: float, box: Box | None, spacing: Spacing
+        self,
+        rays: Rays,
+        near: Float[Array, ""] | float,
+        far: Float[Array, ""] | float,
+        box: Box | None,
+        spacing: Spacing,
     ) -> None:
         self.rays, self.spacing = rays, spacing
         self.zero = jnp.zeros_like(rays.origin[..., 0])

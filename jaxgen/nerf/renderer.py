@@ -235,6 +235,7 @@ class RadianceConfig:
             *,
             key: Key[Array, ""] | None = None,
             background: Float[Array, "3"] | None = None,
+            bounds: Float[Array, "2"] | None = None,
             cells: Bool[Array, "X Y Z"] | None = None,
         ) -> Rendering:
             rays = camera_rays(cameras, footprints=self.footprints)
@@ -247,7 +248,13 @@ class RadianceConfig:
                 if to_the_end:
                     return shard_rays(
                         render_rays_to_the_end(
-                            self, params, rays, background, cells=cells, normals=normals
+                            self,
+                            params,
+                            rays,
+                            background,
+                            bounds=bounds,
+                            cells=cells,
+                            normals=normals,
                         )
                     )
                 found = render_rays(
@@ -258,6 +265,7 @@ class RadianceConfig:
                     background,
                     numbers=number_R,
                     normals=normals,
+                    bounds=bounds,
                     cells=cells,
                 )
                 return shard_rays(found.rendering)
@@ -310,6 +318,7 @@ def render_rays(
     anneal: Float[Array, "R"] | float = 1.0,
     progress: Float[Array, ""] | None = None,
     view: Int[Array, "R"] | None = None,
+    bounds: Float[Array, "2"] | None = None,
     cells: Bool[Array, "X Y Z"] | None = None,
 ) -> RenderedRays:
     """What R rays see: the renderer without images, for training on random pixels.
@@ -327,10 +336,11 @@ def render_rays(
       progress: the share of the training that is done; None: all of it.
       view: [R], which photograph a ray is of, for its code and exposure; None: of none, with the
         mean of all codes.
+      bounds: distances where rays begin and end; None: the configuration's.
       cells: which cells of the box are occupied; None: all.
     """
     background = _background(config, params, rays, background)
-    span = RaySpan(rays, config.near, config.far, config.box, config.spacing)
+    span = RaySpan(rays, *_bounds(config, bounds), config.box, config.spacing)
     fine = BoundField(config.field, params[FINE], progress)
     counts = _sample_counts(config)
     jitters = _jitters(counts, rays, key, numbers)
@@ -397,6 +407,7 @@ def render_rays_to_the_end(
     rays: Rays,
     background: Float[Array, "*#R 3"] | None = None,
     *,
+    bounds: Float[Array, "2"] | None = None,
     cells: Bool[Array, "X Y Z"] | None = None,
     normals: bool = False,
 ) -> Rendering:
@@ -406,7 +417,7 @@ def render_rays_to_the_end(
     """
     assert config.occupancy is not None
     assert config.box is not None
-    span = RaySpan(rays, config.near, config.far, config.box, config.spacing)
+    span = RaySpan(rays, *_bounds(config, bounds), config.box, config.spacing)
     field = BoundField(config.field, params[FINE])
     background = _background(config, params, rays, background)
     code = None if VIEWS not in params else view_codes(params[VIEWS], None)
@@ -425,6 +436,10 @@ def render_rays_to_the_end(
 def proposal_name(i: int) -> str:
     """Of the parameters of a proposal."""
     return f"proposal_{i}"
+
+
+def _bounds(config: RadianceConfig, bounds: Array | None) -> tuple[Array | float, Array | float]:
+    return (config.near, config.far) if bounds is None else (bounds[0], bounds[1])
 
 
 def _background(

@@ -83,6 +83,7 @@ class Render(Protocol):
         *,
         key: Key[Array, ""] | None = None,
         background: Float[Array, "3"] | None = None,
+        bounds: Float[Array, "2"] | None = None,
         cells: Bool[Array, "X Y Z"] | None = None,
     ) -> Rendering:
         """Images [N, Y, X, ...] of all cameras.
@@ -93,6 +94,7 @@ class Render(Protocol):
           key: where samples are in their intervals; a ray's depend on the key and on the ray's
             number in the images. None: midpoints.
           background: a colour; None: the configuration's.
+          bounds: distances where rays begin and end; None: the configuration's.
           cells: which cells of the box are occupied, where the configuration has an occupancy grid
             (`jaxgen.nerf.occupancy`); None: all.
         """

@@ -41,6 +41,7 @@ CLASSES: dict[str, str] = {
     "custom-table": "jaxgen.diffusion.process.table_schedules:CustomTable",
     "learnt-schedule": "jaxgen.diffusion.process.learned_schedule:LearnedScheduleConfig",
     "radiance-field": "jaxgen.nerf.renderer:RadianceConfig",
+    "splats": "jaxgen.nerf.splat_rendering:SplatConfig",
     "proposal": "jaxgen.nerf.renderer:ProposalConfig",
     "occupancy": "jaxgen.nerf.occupancy:OccupancyConfig",
     "views": "jaxgen.nerf.view_parameters:ViewConfig",

@@ -18,6 +18,10 @@ is in the state's ``variables``. A loss that uses it is *stateful*: it takes the
 returns their new values. Microbatches follow each other: each takes those that the one before left.
 A skipped step leaves them as they were, and so does a microbatch of weight 0. Every device holds
 them whole; inside a step arrays are those of the whole batch, so sums over examples are too.
+
+**After a step.** What changes the state by other means than a gradient (Gaussians that are moved,
+units that are revived) is a function of the state and a key, a part of the compiled step. What it
+does now and then it does by a branch on ``state.step``.
 """
 
 import math
@@ -52,6 +56,12 @@ StatefulLossFn = Callable[
 StepFn = Callable[..., tuple[TrainState, Metrics]]
 """``(state, batch, key, resident=None) -> (state, metrics)``."""
 
+AfterStep = Callable[[TrainState, Array], TrainState]
+"""``(state after an update, key) -> state``."""
+
+AFTER_STEP = 2**31 - 1
+"""What a step's key is folded with for `AfterStep`."""
+
 WEIGHT = "weight"
 """The metric that says how much (tokens, examples) a batch's means stand for."""
 
@@ -63,6 +73,7 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float | None = None,
     stateful: bool = False,
+    after_step: AfterStep | None = None,
 ) -> StepFn:
     """The training step of a loss and an optimizer.
 
@@ -79,6 +90,8 @@ def make_train_step(
       ema_decay: d in [0, 1), or None where the state holds no average.
       stateful: whether the loss takes and returns the state's variables; see "Variables" above. A
         loss that does not leaves them as they are.
+      after_step: what else becomes of the state in a step, see "After a step" above; it gets the
+        state with its count of steps already increased, of a skipped step too.
 
     Returns:
       ``step(state, batch, key, resident=None) -> (state, metrics)``, pure. Metrics are those of
@@ -112,6 +125,8 @@ def make_train_step(
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         good &= jnp.asarray(metrics.get(WEIGHT, 1)) != 0
         state = _update(tx, state, gradients, variables, good, ema_decay)
+        if after_step is not None:
+            state = after_step(state, jax.random.fold_in(step_key, AFTER_STEP))
         metrics |= {
             "gradient_norm": norm,
             "skipped": ~good,

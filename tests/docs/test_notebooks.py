@@ -121,6 +121,51 @@ def test_spacetime_as_committed():
     assert trained > transform + 1
 
 
+RADIANCE_PICTURES = 8
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_radiance_fields(run_notebook):
+    text = run_notebook("radiance_fields", pictures=RADIANCE_PICTURES, epochs=2)
+    check_rays(text)
+    first, last = map(float, re.search(r"loss (\S+) at first, (\S+) at last", text).groups())
+    assert last < 0.5 * first
+
+
+def test_radiance_fields_as_committed():
+    """What the prose says of the trained field is what the outputs beside it show."""
+    notebook = read_notebook("radiance_fields")
+    check_executed_once(notebook)
+    text = printed(notebook, pictures=RADIANCE_PICTURES)
+    check_rays(text)
+    decibels = [numbers_after(text, f"octaves {L}, PSNR")[0] for L in (0, 2, 5)]
+    assert decibels == sorted(decibels)
+    assert min(numbers_after(text, "PSNR of new views")) > 26
+    assert numbers_after(text, "median relative depth error")[0] < 0.01
+    assert numbers_after(text, "mean opacity where nothing is")[0] < 0.01
+    assert "srcdoc" in notebook.cells[-2].outputs[-1].data["text/html"]
+
+
+def check_rays(text: str) -> None:
+    """Closed forms: directions, the slab's opacity and distance, the cloud, placed intervals."""
+    assert numbers_after(text, "directions and the formula differ by")[0] < 1e-6
+    assert numbers_after(text, "projected back, pixels differ by")[0] < 1e-4
+    rows = [numbers_after(text, f"{samples:9d}") for samples in (4, 8, 16, 32)]
+    assert max(row[0] for row in rows) < 1e-6
+    assert all(row[2] == pytest.approx(2, abs=0.05) for row in rows[1:])
+    cloud = [
+        numbers_after(text, f"cloud, {samples:2d} intervals, largest error")[0]
+        for samples in (2, 4, 8, 16)
+    ]
+    assert cloud[0] > 0.1 > cloud[1] > 1e-3 > cloud[2] > 1e-5 > cloud[3]
+    even, placed = (
+        numbers_after(text, f"{name}, error of the distance")[0]
+        for name in ("even intervals", "intervals by weights")
+    )
+    assert placed < even / 3
+
+
 def check_videos(text: str) -> None:
     """What holds before training too: causal coding, packs, known frames."""
     differences = list(map(float, re.findall(r"by +(\d\S+)$", text, re.MULTILINE)))
@@ -169,4 +214,6 @@ def check_devices(text: str) -> None:
 
 
 def test_every_notebook_is_tested():
-    assert [path.stem for path in NOTEBOOKS] == ["diffusion", "neural_language_model", "spacetime"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        *("diffusion", "neural_language_model", "radiance_fields", "spacetime")
+    ]

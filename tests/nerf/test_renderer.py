@@ -115,23 +115,26 @@ def test_the_background_fills_what_the_field_leaves():
     np.testing.assert_allclose(found.colour, expected, atol=1e-5)
 
 
-def test_one_program_for_all_cameras_keys_and_backgrounds():
+def test_one_program_for_all_cameras_keys_backgrounds_and_bounds():
     config = CONFIGS["one field"]
     traced = 0
 
     @jax.jit
-    def render(params, cameras, key, background):
+    def render(params, cameras, key, background, bounds):
         nonlocal traced
         traced += 1
-        return config.make_render()(params, cameras, key=key, background=background)
+        return config.make_render()(params, cameras, key=key, background=background, bounds=bounds)
 
     for seed, elevation in enumerate([0.0, 30.0, -50.0]):
         cameras = cameras_of(4, elevation)
         for index in range(4):
             background = jnp.full(3, index / 4)
             camera = cameras.take(np.array([index]))
-            render(params_of(config), camera, jax.random.key(seed), background)
+            bounds = jnp.array([1.0 + seed, 6.0 + index])
+            render(params_of(config), camera, jax.random.key(seed), background, bounds)
     assert traced == render._cache_size() == 1
+    nothing = render(params_of(config), camera, jax.random.key(0), background, jnp.array([9.0, 10]))
+    np.testing.assert_array_equal(nothing.opacity, 0)  # behind the box
 
 
 @every_config

@@ -6,7 +6,8 @@ import pytest
 from image_files import write_image
 
 from jaxgen.camera_models import CAMERA_MODELS
-from jaxgen.data.scenes.colmap import read_colmap, read_colmap_model, write_colmap
+from jaxgen.data.scenes.colmap import read_colmap, write_colmap
+from jaxgen.data.scenes.colmap_model import read_colmap_model
 from jaxgen.data.scenes.intrinsics import Intrinsics, from_parameters
 from jaxgen.data.scenes.similarity import Similarity
 from jaxgen.data.scenes.views import Scene, Views

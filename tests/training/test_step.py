@@ -1,5 +1,6 @@
 """Steps: accumulation, guard, averages, scans and sharding, against numpy and each other."""
 
+import dataclasses
 import functools
 
 import jax
@@ -355,3 +356,30 @@ def test_a_name_that_batch_and_resident_data_share_is_refused():
         make_train_step(linear_loss, SGD)(
             scalar_state(SGD), {"c": jnp.ones((2, 2))}, KEY, {"c": jnp.ones(2)}
         )
+
+
+def test_what_comes_after_a_step_changes_the_state_within_it():
+    """It sees the new count and a key of each step, of skipped ones too; scans include it."""
+    tx = optax.sgd(0.5)
+
+    def after_step(state, key):
+        return dataclasses.replace(
+            state, params={"theta": state.params["theta"] + jax.random.uniform(key) + state.step}
+        )
+
+    step = make_train_step(linear_loss, tx, after_step=after_step)
+    plain = make_train_step(linear_loss, tx)
+    batches = {"c": jnp.array([[[1.0, 2.0]], [[3.0, jnp.nan]], [[5.0, 6.0]]])}
+    both = jax.jit(step), jax.jit(plain)
+    found = expected = scalar_state(tx)
+    shifts = []
+    for i in range(3):
+        batch = {"c": batches["c"][i]}
+        expected = dataclasses.replace(both[1](found, batch, KEY)[0])
+        found = both[0](found, batch, KEY)[0]
+        shifts.append(np.asarray(found.params["theta"] - expected.params["theta"]) - (i + 1))
+        assert found.skipped == (i > 0)
+    assert np.all((np.array(shifts) > 0) & (np.array(shifts) < 1))
+    assert len({round(float(shift[0]), 4) for shift in shifts}) == 3
+    scanned, _ = jax.jit(scan_steps(step))(scalar_state(tx), batches, KEY)
+    close(scanned.params, found.params)

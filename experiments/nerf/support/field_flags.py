@@ -23,7 +23,7 @@ from jaxgen.nerf import (
 )
 from jaxgen.training.saved_names import register_config
 
-FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus"]
+FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus", "splats"]
 
 GRID = ("encoding", "levels", "features", "log2_table_size", "finest_resolution")
 NETWORK = ("width", "depth", "octaves")
@@ -34,6 +34,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "mipnerf": (*NETWORK, "coarse_samples", "fine_samples"),
     "mipnerf360": (*NETWORK, "fine_samples", "proposal_samples"),
     "neus": (*GRID, *NETWORK, "coarse_samples", "fine_samples"),
+    "splats": (),
 }
 """Flags that have a meaning for a field, of those that have none for some."""
 
@@ -49,40 +50,47 @@ class FieldFlags:
         original network (Mildenhall et al. 2020), coarse and fine; "mipnerf", one network of the
         cones of pixels (Barron et al. 2021); "mipnerf360", the same over all of space, contracted,
         with proposals (Barron et al. 2022); "neus", a signed distance over a hash grid (Wang et al.
-        2021; Li et al. 2023). None: "ngp", and "nerfacto" of captures, whose
-        surroundings have no end.
-      coarse_samples: even intervals of a ray; None: 64 of "ngp" without occupancy, 48 of "neus", 32
-        of networks.
-      fine_samples: intervals that follow the weights of the even ones, or of the last proposal;
-        None: 20 of "ngp" without occupancy, 24 of fields with proposals, 32 of others. 0: none.
-      proposal_samples: intervals of each proposal.
-      occupancy: of "ngp", samples where a grid of cells is occupied, in place of even and fine
-        intervals.
-      candidates: of "ngp", budget of samples for all rays of an update, of density alone.
-      samples: of "ngp", budget of samples with colour.
-      box: half the side of the cube around the origin that is modelled, or of which the field
-        is not contracted; None: the scene's box.
-      near: distance from the cameras where rays begin; None: the scene's (2 for NeRF's format).
-      far: where they end; None: the scene's (6 for NeRF's format).
-      encoding: of a point, for fields with a grid: "hash"; "dense", one grid of the finest
-        resolution; or "planes", three planes of it. Of "neus" only, "waves": a network as published
-        in place of the grid.
-      levels: of the hash grid.
-      features: of a level of the grid.
-      log2_table_size: of a level of the hash grid.
-      finest_resolution: of the grid.
-      width: units of a network; the default is half of the published width, for two cores.
-      depth: layers of a network.
-      octaves: of a network's waves of positions; 0: none. None: 10 of "nerf", 16 of "mipnerf", 12
-        of "mipnerf360", 6 of "neus".
-      view_dependent: whether colour depends on the direction.
-      code_size: numbers of a code that each photograph has of its own; 0: none.
-      exposure: whether each photograph has an exposure of its own.
-      refine_poses: whether poses are corrected in the course of training.
-      refine_intrinsics: whether focal lengths and the centre are.
+        2021; Li et al. 2023); "splats", Gaussians that are rasterised (Kerbl et al. 2023). None:
+        "ngp", and "nerfacto" of captures, whose surroundings have no end.
+      coarse_samples: samples per ray at even intervals; None: 64 of "ngp" with --no-occupancy, 48
+        of "neus", 32 of networks.
+      fine_samples: samples per ray placed by the weights of the even ones, or of the last proposal
+        (importance sampling); None: 20 of "ngp" with --no-occupancy, 24 of fields with proposals,
+        32 of others. 0: none.
+      proposal_samples: samples per ray of each proposal network, for "nerfacto" and "mipnerf360".
+      occupancy: for "ngp": sample only occupied cells of a grid that is updated in the course of
+        training, in place of coarse and fine samples (Müller et al. 2022).
+      candidates: for "ngp" with occupancy: at how many samples density is evaluated in an update,
+        for all its rays together; rays whose samples do not fit do not count.
+      samples: the same for density and colour, at those samples whose weight is not negligible.
+      box: half the side of the cube around the origin that is modelled; of fields that are
+        contracted the middle part, which is not. None: the scene's box.
+      near: distance from the cameras at which rays begin, in the scene's units; None: the scene's
+        (Blender scenes 2; LLFF that of its file; other captures 0.05, where the farthest camera is
+        at distance 1).
+      far: where they end; None: the scene's (Blender scenes 6; LLFF that of its file; other
+        captures 100).
+      encoding: of positions, for fields with a grid: "hash", a hash grid; "dense", one grid of the
+        finest resolution; "planes", three planes of it (a tri-plane). Of "neus" only, "waves": a
+        network of the positional encoding, as published, in place of the grid.
+      levels: resolutions of the hash grid.
+      features: width of the feature vectors of the grid.
+      log2_table_size: base-2 logarithm of the rows of each level's hash table.
+      finest_resolution: places along an axis of the finest level, or of a dense grid or plane.
+      width: units of a layer, for "nerf", "mipnerf", "mipnerf360" and "neus"; the default is half
+        of the published width, for two cores.
+      depth: layers, for the same fields.
+      octaves: frequencies of their positional encoding; 0: none. None: 10 of "nerf", 16 of
+        "mipnerf", 12 of "mipnerf360", 6 of "neus".
+      view_dependent: whether colour depends on the viewing direction.
+      code_size: width of the appearance embedding of each photograph; 0: none.
+      exposure: whether a scale of the colours is learned for each photograph.
+      refine_poses: whether camera poses are learned along with the field.
+      refine_intrinsics: whether focal lengths and principal points are.
       coarse_to_fine: share of the training in which levels, or octaves, are faded in; None: 0.5 of
         "neus" with a grid, 0 of others.
-      surroundings: whether the background is learned, as a network of the direction.
+      surroundings: whether the background's colour is learned, as a network of the direction; for
+        what is farther away than the field reaches.
     """
 
     field: FieldName | None = None
@@ -158,7 +166,8 @@ class FieldFlags:
             case "nerf":
                 samples = self._samples(32, 32)
                 network = self._network(box, 10)
-                return RadianceConfig(network, **common, **samples, two_networks=True)
+                hierarchy = samples["fine_samples"] > 0
+                return RadianceConfig(network, **common, **samples, two_networks=hierarchy)
             case "mipnerf":
                 samples = self._samples(32, 32)
                 network = dataclasses.replace(self._network(box, 16), integrated=True)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from experiments.nerf.support.field_training import cameras_of
 from experiments.nerf.support.flight_paths import FlightPath, flight_cameras
+from experiments.nerf.support.view_rays import cameras_of
 from experiments.shared.image_plots import plot_images
 from experiments.shared.output import progress_bar
 from experiments.shared.training_runs import TrainedModel
@@ -19,7 +19,8 @@ from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation import psnr, ssim
 from jaxgen.geometry.triangle_mesh import Mesh
 from jaxgen.interop.scene_viewer import write_viewer
-from jaxgen.nerf import Cameras
+from jaxgen.interop.viewer_scenes import GaussianSplats
+from jaxgen.nerf import Cameras, RadianceConfig
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
 
@@ -37,7 +38,7 @@ class RenderedView:
       colour: [Y, X, 3].
       opacity: [Y, X].
       depth: [Y, X], along the ray.
-      normals: [Y, X, 3].
+      normals: [Y, X, 3], where they are wanted.
       mask: [Y, X], which pixels count; None: all.
     """
 
@@ -45,19 +46,20 @@ class RenderedView:
     colour: Float[np.ndarray, "Y X 3"]
     opacity: Float[np.ndarray, "Y X"]
     depth: Float[np.ndarray, "Y X"]
-    normals: Float[np.ndarray, "Y X 3"]
+    normals: Float[np.ndarray, "Y X 3"] | None = None
     mask: Bool[np.ndarray, "Y X"] | None = None
 
 
 def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
     """``(cameras, i) -> images by name`` of camera i, whole in every process; compiled once."""
     config, whole = trained.config, replicated(trained.layout.mesh)
-    guided = config.occupancy is not None
-    render = config.make_render(normals=normals, to_the_end=guided)
+    guided = isinstance(config, RadianceConfig) and config.occupancy is not None
+    options = {"to_the_end": True} if guided else {}
+    render = config.make_render(normals=normals, **options)
     cells = jax.jit(config.make_cells(), out_shardings=whole)(trained.params) if guided else None
 
     def run(params: Tree, cameras: Cameras, cells: Array | None) -> dict[str, Array]:
-        found = render(params, cameras, cells=cells)
+        found = render(params, cameras, **({} if cells is None else {"cells": cells}))
         # The weights of the samples, by far the most numbers, are left out.
         kept = {"colour": found.colour, "opacity": found.opacity, "depth": found.depth}
         if normals:
@@ -68,9 +70,11 @@ def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
     return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)), cells)
 
 
-def render_views(trained: TrainedModel, views: Views) -> Iterator[RenderedView]:
-    """The views one by one, beside their renderings."""
-    cameras, render = cameras_of(views), make_view_renderer(trained, normals=True)
+def render_views(
+    trained: TrainedModel, views: Views, *, normals: bool = True
+) -> Iterator[RenderedView]:
+    """The views one by one, beside their renderings; with normals, which take as long again."""
+    cameras, render = cameras_of(views), make_view_renderer(trained, normals=normals)
     truth = over_background(views.images, np.array(trained.config.background))
     with progress_bar("rendering test views", "view", len(views)) as advance:
         for i in range(len(views)):
@@ -176,7 +180,11 @@ def as_bytes(colour: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
 
 
 def write_page(
-    path: pathlib.Path, scene: Scene, mesh: Mesh | None, orbit: UInt8[np.ndarray, "T Y X 3"] | None
+    path: pathlib.Path,
+    scene: Scene,
+    mesh: Mesh | None,
+    orbit: UInt8[np.ndarray, "T Y X 3"] | None,
+    splats: GaussianSplats | None = None,
 ) -> None:
     """What there is of a mesh and an orbit, in a page for a browser without network.
 
@@ -185,6 +193,7 @@ def write_page(
       scene: gives the page its title.
       mesh: in the field's world, in which z is up.
       orbit: the frames of a flight.
+      splats: in place of a mesh.
     """
-    if is_main_process() and not (mesh is None and orbit is None):
-        write_viewer(path, mesh=mesh, orbit=orbit, title=scene.name)
+    if is_main_process() and not (mesh is None and orbit is None and splats is None):
+        write_viewer(path, mesh=mesh, splats=splats, orbit=orbit, title=scene.name)

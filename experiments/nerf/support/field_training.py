@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.nerf.support.view_rays import cameras_of, draw_rays, resident_views
 from experiments.shared.training_runs import (
     VALIDATION_LOSS,
     OptimizationFlags,
@@ -21,10 +22,9 @@ from experiments.shared.training_runs import (
     updates_in,
 )
 from jaxgen.data import Scene, Views
-from jaxgen.data.scenes.views import over_background, unit_colours
+from jaxgen.data.scenes.views import over_background
 from jaxgen.errors import check_not_negative, check_positive
 from jaxgen.nerf import (
-    Cameras,
     HashFieldConfig,
     RadianceConfig,
     Rays,
@@ -32,14 +32,12 @@ from jaxgen.nerf import (
     distortion_loss,
     eikonal_loss,
     interlevel_loss,
-    make_cameras,
     occupied_cells,
     pixel_rays,
-    refine_cameras,
     render_rays,
     update_grid,
 )
-from jaxgen.nerf.renderer import VIEWS, render_rays_to_the_end
+from jaxgen.nerf.renderer import render_rays_to_the_end
 from jaxgen.parallel import Layout, check_batch_size, current_mesh, gather_fsdp, replicated
 from jaxgen.training import OptimizerConfig, TrainState, averaged_params
 from jaxgen.training.saved_names import register_config
@@ -66,13 +64,14 @@ class FieldTrainingFlags(OptimizationFlags):
     Attributes:
       training_steps: updates.
       minutes: train for about so long, with as many updates as fit, in place of `training_steps`.
-      rays: random pixels of all training views, per update; None: 1536 of grids, 512 of networks
-        and of signed distances, 4096 with occupancy, of which those count whose samples fit the
-        budget.
-      learning_rate: the highest one; None: 1e-2 of grids, 1e-3 of networks.
-      distortion: weight of the loss that keeps a ray's samples together (Barron et al. 2022), of
-        fields with proposals.
-      eikonal: weight of the loss that makes a signed distance one, of "neus".
+      rays: random pixels of all training views, per update; None: 4096 of "ngp" with occupancy (of
+        which those count whose samples fit into --candidates and --samples), 1536 of other fields
+        with a grid, 512 of networks and of signed distances.
+      learning_rate: the highest one, after a warm-up; None: 1e-2 of fields with a grid, 1e-3 of
+        networks.
+      distortion: weight of the distortion loss, which keeps a ray's weights together (Barron et al.
+        2022), for fields with proposals.
+      eikonal: weight of the eikonal loss, (|gradient| - 1)^2 of the signed distance, for "neus".
       weight_decay: of the layers' kernels, coupled; never of the hash tables.
       ema_decay: of the moving average of the parameters, which is what is rendered.
     """
@@ -120,38 +119,13 @@ class FieldTrainingFlags(OptimizationFlags):
         )
 
 
-def cameras_of(views: Views) -> Cameras:
-    """The cameras of posed photographs."""
-    _, height, width, _ = views.images.shape
-    lens = views.intrinsics
-    return make_cameras(
-        views.camera_to_world,
-        lens.focal,
-        lens.centre,
-        height=height,
-        width=width,
-        model=lens.model,
-        distortion=lens.distortion,
-    )
-
-
-def resident_views(views: Views) -> Batch:
-    """Pixels, masks where there are any, and cameras, on every device."""
-    arrays = {"images": views.images, "cameras": cameras_of(views)}
-    if views.masks is not None:
-        arrays["masks"] = views.masks
-    return jax.device_put(arrays, replicated(current_mesh()))
-
-
 def make_pixel_loss(
     config: RadianceConfig, distortion: float, eikonal: float, layout: Layout
 ) -> LossFn | StatefulLossFn:
-    """The mean squared error of colours at random pixels of the resident views.
+    """The mean squared error of colours at random pixels of the resident views (`draw_rays`).
 
-    Ray r of update t is drawn from the update's key and r alone. Where views have an alpha, both
-    the field and the view are laid over one random colour for each ray: over a fixed one, a field
-    could paint the background instead of leaving it empty. Pixels that a mask leaves out, where a
-    distorted camera sees nothing, or whose samples do not fit in the budget, do not count.
+    Pixels that a mask leaves out, where a distorted camera sees nothing, or whose samples do not
+    fit in the budget, do not count.
 
     With an occupancy grid the loss is stateful: the grid is a variable.
 
@@ -165,35 +139,21 @@ def make_pixel_loss(
     def loss_fn(
         params: Tree, batch: Batch, key: Array, cells: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        images, number_R = batch["images"], batch["number"]
         params = gather_fsdp(params, layout)
-        place_R3, background_R3 = random_pixels(key, number_R, images.shape[:3])
-        cameras = batch["cameras"]
-        if VIEWS in params:
-            cameras = refine_cameras(params[VIEWS], cameras)
-        rays = pixel_rays(cameras, *place_R3.T, footprints=config.footprints)
-        camera_R, row_R, column_R = place_R3.T
-        counts_R = jnp.ones(len(number_R)) if rays.valid is None else rays.valid.astype(float)
-        if "masks" in batch:
-            counts_R *= batch["masks"][camera_R, row_R, column_R]
-        behind_R3 = None
-        if images.shape[-1] == 4:
-            behind_R3 = background_R3
-        elif config.surroundings is None:
-            behind_R3 = jnp.broadcast_to(jnp.asarray(config.background), background_R3.shape)
-        truth_R3 = _over(images[camera_R, row_R, column_R], background_R3)
+        drawn = draw_rays(config, params, batch["sizes"], batch["number"], key)
         found = render_rays(
             config,
             params,
-            rays,
+            drawn.rays,
             jax.random.fold_in(key, 1),
-            behind_R3,
-            numbers=number_R,
+            drawn.background,
+            numbers=batch["number"],
             anneal=batch["anneal"],
             progress=batch["progress"][0],
-            view=camera_R,
+            view=drawn.view,
             cells=cells,
         )
+        counts_R = drawn.counts
         if found.rendering.left_out is not None:
             counts_R *= ~found.rendering.left_out
 
@@ -201,7 +161,7 @@ def make_pixel_loss(
             return (value_R * counts_R).sum() / jnp.maximum(counts_R.sum(), 1)
 
         def error_of(colour_R3: Array) -> Array:
-            return mean(jnp.square(colour_R3 - truth_R3).mean(axis=-1))
+            return mean(jnp.square(colour_R3 - drawn.truth).mean(axis=-1))
 
         error = loss = error_of(found.rendering.colour)
         for earlier in found.earlier:
@@ -251,26 +211,6 @@ def annealed(share: float) -> float:
     return SLOPE * share / ((SLOPE - 1) * share + 1)
 
 
-def random_pixels(key: Array, number_R: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """View, row and column of each ray, int32 [R, 3], and a colour for it, [R, 3]."""
-
-    def of_ray(number: Array) -> tuple[Array, Array]:
-        place_key, colour_key = jax.random.split(jax.random.fold_in(key, number))
-        place_3 = jax.random.randint(place_key, (3,), 0, jnp.asarray(shape))
-        return place_3, jax.random.uniform(colour_key, (3,))
-
-    return jax.vmap(of_ray)(number_R)
-
-
-def _over(pixel_RC: Array, background_R3: Array) -> Array:
-    """Pixels with straight alpha, or without any, over a background."""
-    unit_RC = unit_colours(pixel_RC)
-    if unit_RC.shape[-1] == 3:
-        return unit_RC
-    alpha_R1 = unit_RC[:, 3:]
-    return unit_RC[:, :3] * alpha_R1 + background_R3 * (1 - alpha_R1)
-
-
 def train_field(
     config: RadianceConfig,
     scene: Scene,
@@ -279,6 +219,7 @@ def train_field(
     *,
     seed: int = 0,
     tensorboard: bool = False,
+    smaller: Sequence[Views] = (),
 ) -> TrainedModel:
     """Trains a field on the training views of a scene, or resumes.
 
@@ -289,13 +230,14 @@ def train_field(
       flags: how to train it.
       seed: of the parameters, the pixels and the samples.
       tensorboard: whether to write event files too.
+      smaller: the training views in other sizes, which get as many rays each (Barron et al. 2021).
 
     Raises:
       InputError: where `folder` has another run's checkpoints.
     """
     assert flags.rays is not None
     number_R = np.arange(flags.rays, dtype=np.int32)
-    resident = resident_views(scene.part("train"))
+    resident = resident_views((scene.part("train"), *smaller))
     variables = None if config.occupancy is None else {GRID: config.occupancy.initial()}
     make_loss_fn = functools.partial(make_pixel_loss, config, flags.distortion, flags.eikonal)
 

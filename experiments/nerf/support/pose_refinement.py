@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from experiments.nerf.support.field_training import cameras_of
+from experiments.nerf.support.view_rays import cameras_of
 from experiments.shared.training_runs import TrainedModel
 from jaxgen.data import Scene
 from jaxgen.data.scenes.similarity import align_cameras

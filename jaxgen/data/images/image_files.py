@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import struct
 import warnings
 import zlib
@@ -141,7 +142,8 @@ def naming_damage(where: str) -> Iterator[None]:
         *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
         *(OverflowError, struct.error, zlib.error, pil.Image.DecompressionBombError),
     ) as error:
-        fault = str(error).replace("\n", " ")
+        # Without the address of what Pillow was given.
+        fault = re.sub(r" *<\S+ object at 0x\w+>", "", str(error)).replace("\n", " ")
         raise InputError(f"{where}: not a readable image, or a truncated one ({fault})") from error
 
 

@@ -1,126 +1,24 @@
-"""Reconstructions of COLMAP: cameras, images and points, as binary or as text files.
-
-A model is a folder with ``cameras``, ``images`` and ``points3D``, all ``.bin`` or all ``.txt``;
-``rigs`` and ``frames`` of newer versions may be there and are left alone. An image has a quaternion
-(w, x, y, z) and a translation from the world to the camera, in axes of OpenCV: with R of the
-quaternion,
-
-    camera_to_world = (R^T diag(1, -1, -1), -R^T translation)
-
-in those of OpenGL. Cameras are of any of COLMAP's models (`jaxgen.camera_models`).
+"""Captures with cameras by COLMAP: a reconstruction (`jaxgen.data.scenes.colmap_model`) and its
+photographs, read into a scene and written.
 """
 
 import pathlib
-import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float64
 
 from jaxgen.camera_models import CAMERA_MODELS
-from jaxgen.data.archives import Path, decode_text, read_bytes
+from jaxgen.data.archives import Path
 from jaxgen.data.images.resizing import check_size_and_channels
+from jaxgen.data.scenes.colmap_model import find_model, read_colmap_model
 from jaxgen.data.scenes.held_out import EVERY, held_out_parts
-from jaxgen.data.scenes.intrinsics import (
-    Intrinsics,
-    from_parameters,
-    intrinsics_fault,
-    join_intrinsics,
-    with_own_focals,
-)
+from jaxgen.data.scenes.intrinsics import join_intrinsics, with_own_focals
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
 from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_missing
 from jaxgen.data.scenes.transforms_file import path_of
 from jaxgen.data.scenes.views import UNIT_BOX, WIDE_FAR, WIDE_NEAR, Corner, Scene, Views
 from jaxgen.data.scenes.written_images import check_view_names, write_images
 from jaxgen.errors import InputError
-
-BY_ID = {model.id: name for name, model in CAMERA_MODELS.items() if model.id is not None}
-PLACES = "", "sparse/0", "sparse", "colmap/sparse/0"
-"""Where in a folder its model may be."""
-NORM_TOLERANCE = 1e-3
-
-
-class ColmapImage(NamedTuple):
-    """An image of a model.
-
-    Attributes:
-      name: Its path in the folder of images.
-      camera: The number of its camera.
-      camera_to_world: In axes of OpenGL.
-    """
-
-    name: str
-    camera: int
-    camera_to_world: Float64[np.ndarray, "3 4"]
-
-
-class ColmapCamera(NamedTuple):
-    """A camera of a model: its intrinsics, and the height and width of its images."""
-
-    intrinsics: Intrinsics
-    shape: tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class ColmapModel:
-    """A reconstruction.
-
-    Attributes:
-      cameras: By number.
-      images: In the order of their names.
-      points: [P, 3], in the world; none where the file is missing.
-      colors: [P, 3], of the points.
-    """
-
-    cameras: dict[int, ColmapCamera]
-    images: list[ColmapImage]
-    points: Float32[np.ndarray, "P 3"]
-    colors: UInt8[np.ndarray, "P 3"]
-
-
-def find_model(folder: Path) -> pathlib.Path | None:
-    """The folder of a model in a folder; None where there is none."""
-    for place in PLACES:
-        path = pathlib.Path(folder) / place
-        if any((path / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
-            return path
-    return None
-
-
-def read_colmap_model(folder: Path) -> ColmapModel:
-    """Reads a reconstruction without its photographs.
-
-    Args:
-      folder: Where cameras and images are, as ``.bin`` or else as ``.txt``.
-
-    Raises:
-      InputError: A file is missing, empty, truncated or not of this format; the message names it.
-    """
-    root = pathlib.Path(folder)
-    suffix = "bin" if (root / "cameras.bin").is_file() else "txt"
-    files = {name: root / f"{name}.{suffix}" for name in ("cameras", "images", "points3D")}
-    for name in ("cameras", "images"):
-        if not files[name].is_file():
-            raise InputError(f"{folder}: no {files[name].name}, expected one")
-    binary = suffix == "bin"
-    cameras = dict((_cameras_bin if binary else _cameras_txt)(files["cameras"]))
-    images = list((_images_bin if binary else _images_txt)(files["images"]))
-    for name, found in (("cameras", cameras), ("images", images)):
-        if not found:
-            raise InputError(f"{files[name]}: no {name}, expected 1 or more")
-    for image in images:
-        if image.camera not in cameras:
-            raise InputError(
-                f"{files['images']}: image {image.name} is of camera {image.camera}, expected one"
-                f" of {files['cameras'].name}"
-            )
-    points = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
-    if files["points3D"].is_file():
-        points = (_points_bin if binary else _points_txt)(files["points3D"])
-    return ColmapModel(cameras, sorted(images, key=lambda image: image.name), *points)
 
 
 def read_colmap(
@@ -138,7 +36,7 @@ def read_colmap(
 
     Args:
       folder: Where the model is, or ``sparse/0`` with it.
-      images: The folder of photographs; None: ``images`` in the folder.
+      images: The folder of photographs, in the folder or elsewhere; None: ``images`` in it.
       size: What the longer side of images shrinks to; None keeps their own size.
       every: Of the images in the order of their names the first and every n-th are the part "test";
         0: none.
@@ -160,7 +58,9 @@ def read_colmap(
     if place is None:
         raise InputError(f"{folder}: no cameras.bin or cameras.txt, expected a model of COLMAP")
     model = read_colmap_model(place)
-    photos = root / "images" if images is None else pathlib.Path(images)
+    photos = root / ("images" if images is None else images)
+    if images is not None and not photos.is_dir():
+        photos = pathlib.Path(images)
     if not photos.is_dir():
         raise InputError(f"{photos}: no such folder, expected the one of the photographs")
     for image in model.images:
@@ -184,170 +84,7 @@ def read_colmap(
             *pixels.scale
         ),
     )
-    return Scene(str(folder), held_out_parts(views, every), near, far, box)
-
-
-def _pose(where: str, quaternion: Sequence[float], translation: Sequence[float]) -> Any:
-    """camera_to_world in axes of OpenGL."""
-    q, t = np.asarray(quaternion, float), np.asarray(translation, float)
-    length = np.linalg.norm(q)
-    if not np.isfinite(t).all() or not abs(length - 1) <= NORM_TOLERANCE:
-        raise InputError(
-            f"{where}: the quaternion is {q.tolist()} and the translation {t.tolist()}, expected a"
-            " quaternion of length 1 and finite numbers"
-        )
-    w, x, y, z = q / length
-    rotation = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    axes = rotation.T * (1, -1, -1)
-    return np.concatenate([axes, (-rotation.T @ t)[:, None]], axis=1)
-
-
-def _camera(where: str, model: str, shape: tuple[int, int], values: Sequence[float]) -> Any:
-    try:
-        intrinsics = from_parameters(model, values)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    if min(shape) < 1:
-        raise InputError(f"{where}: images of {shape[0]} x {shape[1]} pixels, expected 1 or more")
-    if fault := intrinsics_fault(intrinsics, 0):
-        raise InputError(f"{where}: {fault}")
-    return ColmapCamera(intrinsics, shape)
-
-
-class _Bytes:
-    """A binary file, read from its beginning."""
-
-    def __init__(self, file: pathlib.Path) -> None:
-        self.file, self.content, self.place = file, read_bytes(file), 0
-
-    def take(self, form: str) -> tuple[Any, ...]:
-        """The next values, by a format of `struct`, little endian."""
-        size = struct.calcsize("<" + form)
-        self._check(self.place + size)
-        values = struct.unpack_from("<" + form, self.content, self.place)
-        self.place += size
-        return values
-
-    def skip(self, size: int) -> None:
-        self._check(self.place + size)
-        self.place += size
-
-    def text(self) -> str:
-        """Up to the next zero."""
-        end = self.content.find(b"\0", self.place)
-        self._check(len(self.content) + 1 if end < 0 else end)
-        text = self.content[self.place : end].decode("utf-8", "replace")
-        self.place = end + 1
-        return text
-
-    def _check(self, end: int) -> None:
-        if end > len(self.content):
-            raise InputError(
-                f"{self.file}: ends after {len(self.content)} bytes, expected more (truncated, or"
-                " no file of COLMAP)"
-            )
-
-
-def _cameras_bin(file: pathlib.Path) -> Iterator[tuple[int, ColmapCamera]]:
-    data = _Bytes(file)
-    for _ in range(data.take("Q")[0]):
-        number, model, width, height = data.take("iiQQ")
-        if model not in BY_ID:
-            raise InputError(
-                f"{file}: camera {number} is of model {model}, expected a number from 0 to"
-                f" {max(BY_ID)}"
-            )
-        values = data.take(f"{CAMERA_MODELS[BY_ID[model]].parameters}d")
-        yield number, _camera(f"{file}: camera {number}", BY_ID[model], (height, width), values)
-
-
-def _images_bin(file: pathlib.Path) -> Iterator[ColmapImage]:
-    data = _Bytes(file)
-    for _ in range(data.take("Q")[0]):
-        number, *pose, camera = data.take("I7dI")
-        name = data.text()
-        data.skip(24 * data.take("Q")[0])
-        yield ColmapImage(
-            name, camera, _pose(f"{file}: image {number} ({name})", pose[:4], pose[4:])
-        )
-
-
-def _points_bin(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    data, points, colors = _Bytes(file), [], []
-    for _ in range(data.take("Q")[0]):
-        _, *place, red, green, blue, _ = data.take("Q3d3Bd")
-        data.skip(8 * data.take("Q")[0])
-        points.append(place)
-        colors.append((red, green, blue))
-    return _as_points(points, colors)
-
-
-def _as_points(points: list[Any], colors: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    return np.reshape(points, (-1, 3)).astype(np.float32), np.reshape(colors, (-1, 3)).astype(
-        np.uint8
-    )
-
-
-def _lines(file: pathlib.Path) -> list[tuple[int, list[str]]]:
-    """Numbers (from 1) and words of lines that are no comments; blank lines have no words."""
-    text = decode_text(read_bytes(file), str(file))
-    return [
-        (number, line.split())
-        for number, line in enumerate(text.splitlines(), start=1)
-        if not line.lstrip().startswith("#")
-    ]
-
-
-def _numbers(where: str, words: Sequence[str], kind: type = float) -> list[Any]:
-    try:
-        return [kind(word) for word in words]
-    except ValueError as error:
-        raise InputError(f"{where}: {' '.join(words)!r}, expected numbers") from error
-
-
-def _cameras_txt(file: pathlib.Path) -> Iterator[tuple[int, ColmapCamera]]:
-    for line, words in _lines(file):
-        if not words:
-            continue
-        where = f"{file}: line {line}"
-        if len(words) < 4:
-            raise InputError(f"{where}: {len(words)} words, expected a camera's 4 or more")
-        number, width, height = _numbers(where, [words[0], *words[2:4]], int)
-        values = _numbers(where, words[4:])
-        yield number, _camera(where, words[1], (height, width), values)
-
-
-def _images_txt(file: pathlib.Path) -> Iterator[ColmapImage]:
-    lines = iter(_lines(file))
-    for line, words in lines:
-        if not words:
-            continue
-        where = f"{file}: line {line}"
-        if len(words) < 10:
-            raise InputError(f"{where}: {len(words)} words, expected an image's 10")
-        pose, camera = _numbers(where, words[1:8]), _numbers(where, words[8:9], int)[0]
-        yield ColmapImage(" ".join(words[9:]), camera, _pose(where, pose[:4], pose[4:]))
-        next(lines, None)  # its points, a line that may be blank
-
-
-def _points_txt(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    points, colors = [], []
-    for line, words in _lines(file):
-        if words:
-            where = f"{file}: line {line}"
-            if len(words) < 8:
-                raise InputError(f"{where}: {len(words)} words, expected a point's 8 or more")
-            points.append(_numbers(where, words[1:4]))
-            colors.append(_numbers(where, words[4:7], int))
-            if not all(0 <= value <= 255 for value in colors[-1]):
-                raise InputError(f"{where}: the colour {colors[-1]}, expected bytes")
-    return _as_points(points, colors)
+    return Scene(str(folder), held_out_parts(views, every, str(place)), near, far, box)
 
 
 def write_colmap(folder: Path, scene: Scene) -> None:
@@ -390,9 +127,10 @@ def write_colmap(folder: Path, scene: Scene) -> None:
         model = temporary / "sparse" / "0"
         model.mkdir(parents=True)
         lines = [f"{number} {camera}\n" for camera, number in cameras.items()]
-        for name, content in (("cameras", lines), ("images", images), ("points3D", [])):
-            text = "".join([f"# {name}: {len(content)}\n", *content])
-            (model / f"{name}.txt").write_text(text, encoding="utf-8")
+        for name, content in (("cameras", lines), ("images", images), ("points", [])):
+            text = "".join([f"# Number of {name}: {len(content)}\n", *content])
+            file = "points3D" if name == "points" else name
+            (model / f"{file}.txt").write_text(text, encoding="utf-8")
 
 
 def _quaternion(rotation: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "4"]:

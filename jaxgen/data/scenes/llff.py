@@ -100,7 +100,7 @@ def read_llff(
     )
     near, far = NEARER * float(bounds_N2.min()), float(bounds_N2.max())
     box = seen_box([views], near, far)
-    return Scene(str(folder), held_out_parts(views, every), near, far, box)
+    return Scene(str(folder), held_out_parts(views, every, str(root / FILE)), near, far, box)
 
 
 def recentred_capture(scene: Scene) -> Scene:

@@ -42,32 +42,40 @@ def load_scene(
         at distance 1, and of which every eighth image is for tests.
       size: What the longer side of images shrinks to. None is 100 for "shapes" and meshes, and
         their own for images in files.
-      images: The folder of photographs of LLFF or COLMAP, where it is not the usual one.
-      skip_missing: Whether frames of nerfstudio and COLMAP whose image is missing are left out.
+      images: The folder of photographs of LLFF or COLMAP, where it is not the usual one; of other
+        scenes None.
+      skip_missing: Whether frames of nerfstudio and COLMAP whose image is missing are left out; of
+        other scenes False.
 
     Raises:
       FileNotFoundError: There is no such path.
       InputError: Nothing that is accepted is there, or a file of it is refused; the message names
-        the file and the fault.
+        the file and the fault. Or an option has no meaning for the scene's format.
     """
     check_size_and_channels(size, None)
     if name == "shapes":
+        _refuse_options(name, images, skip_missing)
         return make_analytic_scene(RENDERED_SIZE if size is None else size)
     folder = pathlib.Path(name)
     if has_suffix(folder.name, *MESH_SUFFIXES) and folder.is_file():
+        _refuse_options(name, images, skip_missing)
         return make_mesh_scene(name, size=RENDERED_SIZE if size is None else size)
     if folder.suffix == ".json" and folder.is_file():
+        _refuse_options(name, images)
         scene = nerfstudio.read_nerfstudio(name, size=size, skip_missing=skip_missing)
         return recentred(scene, NEAR, FAR, HALF)
     if not os.path.isdir(name):
         fault = "not a folder" if os.path.exists(name) else "no such scene or folder"
         raise FileNotFoundError(f"{name}: {fault}; scenes are {ACCEPTED}")
     if (folder / blender.FILES["train"]).exists():
+        _refuse_options(name, images, skip_missing)
         return blender.read_blender(name, size=size)
     if (folder / nerfstudio.FILE).exists():
+        _refuse_options(name, images)
         scene = nerfstudio.read_nerfstudio(name, size=size, skip_missing=skip_missing)
         return recentred(scene, NEAR, FAR, HALF)
     if (folder / llff.FILE).exists():
+        _refuse_options(name, None, skip_missing)
         return llff.recentred_capture(llff.read_llff(name, size=size, images=images))
     if colmap.find_model(name) is not None:
         scene = colmap.read_colmap(name, images=images, size=size, skip_missing=skip_missing)
@@ -76,3 +84,14 @@ def load_scene(
         f"{name}: none of {blender.FILES['train']}, {nerfstudio.FILE}, {llff.FILE} and a model of"
         f" COLMAP is in it; scenes are {ACCEPTED}"
     )
+
+
+def _refuse_options(name: Path, images: str | None, skip_missing: bool = False) -> None:
+    """Raises InputError if an option is set that has no meaning for a scene's format."""
+    if images is not None:
+        raise InputError(f"{name}: images is {images}, expected none (of LLFF and COLMAP alone)")
+    if skip_missing:
+        raise InputError(
+            f"{name}: skip_missing is set, expected not (of nerfstudio, instant-ngp and COLMAP"
+            " alone)"
+        )

@@ -46,7 +46,8 @@ from jaxgen.errors import InputError
 FILE = "transforms.json"
 DEPTH_UNIT = 0.001
 PART_KEYS = {"train": "train_filenames", "validation": "val_filenames", "test": "test_filenames"}
-INTRINSIC_KEYS = "fl_x", "fl_y", "camera_angle_x", "camera_angle_y"
+OF_ALL = "fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "cx", "cy", "w", "h"
+"""Intrinsics that all frames have, or none: what some lack would be guessed."""
 PERSPECTIVE = {"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"}
 FISHEYE = {"OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "FISHEYE", "SIMPLE_FISHEYE"}
 OTHERS = {"EQUIRECTANGULAR"}
@@ -115,20 +116,21 @@ def _with_images(file: pathlib.Path, frames: list[dict[str, Any]]) -> tuple[_Fra
 def _read_views(
     file: pathlib.Path, content: dict[str, Any], frames: _Frames, size: int | None
 ) -> Views:
-    own = [any(key in frame for key in INTRINSIC_KEYS) for _, frame, _, _ in frames]
-    if any(own) and not all(own):
-        lacking = frames[own.index(False)]
-        raise InputError(
-            f"{file}: frame {lacking[0]} ({lacking[1]['file_path']}): no intrinsics, expected them"
-            " as other frames have, or none of any frame"
-        )
+    for key in OF_ALL:
+        own = [frame.get(key) is not None for _, frame, _, _ in frames]
+        if any(own) and not all(own):
+            i, frame, *_ = frames[own.index(False)]
+            raise InputError(
+                f"{file}: frame {i} ({frame['file_path']}): no {key}, expected one as other frames"
+                " have, or intrinsics of the file alone"
+            )
     poses, cameras, photographs, names, places = [], [], [], [], []
     for i, frame, name, image in frames:
         where = f"{file}: frame {i} ({frame['file_path']})"
         places.append(where)
         names.append(name)
         poses.append(matrix_of(where, frame.get("transform_matrix")))
-        told = {**content, **frame} if own[0] else content
+        told = {**content, **frame}
         cameras.append((where, told))
         beside = [
             file.parent / path_of(where, frame, key) if frame.get(key) is not None else None
@@ -141,6 +143,8 @@ def _read_views(
     full = round(height / pixels.scale[1]), round(width / pixels.scale[0])
     intrinsics = join_intrinsics([_camera(*camera, full) for camera in cameras], str(file))
     unit = number_of(str(file), content, "depth_unit_scale_factor")
+    if unit is not None and unit <= 0:
+        raise InputError(f"{file}: depth_unit_scale_factor is {unit}, expected a number > 0")
     depth = pixels.depth
     return Views(
         tuple(names),
@@ -229,9 +233,9 @@ def _parts(
 ) -> dict[str, Views]:
     """The parts that the file names, or every n-th view held out."""
     if not any(key in content for key in PART_KEYS.values()):
-        return held_out_parts(views, every)
+        return held_out_parts(views, every, str(file))
     number = {path_of(str(file), frame): i for i, (_, frame, _, _) in enumerate(frames)}
-    parts = {}
+    parts, part_of = {}, dict[str, str]()
     for part, key in PART_KEYS.items():
         listed = content.get(key, [])
         if not isinstance(listed, list):
@@ -240,6 +244,12 @@ def _parts(
         unknown = [path for path in plain if path not in number and path not in missing]
         if unknown:
             raise InputError(f"{file}: {key} has {unknown[0]!r}, expected file_paths of frames")
+        for i, path in enumerate(plain):
+            if path in plain[:i] or part_of.setdefault(path, part) == "train" != part:
+                raise InputError(
+                    f"{file}: {key} has {path!r}, which {PART_KEYS[part_of[path]]} has already,"
+                    " expected another"
+                )
         if found := [number[path] for path in plain if path in number]:
             parts[part] = views.take(found)
     return parts
@@ -248,8 +258,8 @@ def _parts(
 def write_nerfstudio(folder: Path, scene: Scene) -> None:
     """Writes a scene's images and transforms.json, in the units of its files, whole or not at all.
 
-    `read_nerfstudio` gives the same images, cameras, parts and masks back. Depth and normals are
-    left out.
+    `read_nerfstudio` gives the same images, cameras, parts and masks back; where some parts have
+    masks, white ones are written for the others. Depth and normals are left out.
 
     Args:
       folder: Does not exist yet, or is empty.
@@ -267,12 +277,13 @@ def write_nerfstudio(folder: Path, scene: Scene) -> None:
                 f"{scene.name}, {part}: cameras of the model {views.intrinsics.model}, expected one"
                 f" of {', '.join(sorted(PERSPECTIVE | FISHEYE | OTHERS))}"
             )
+    masked = any(views.masks is not None for views in scene.parts.values())
     frames: list[dict[str, Any]] = []
     content: dict[str, Any] = {}
     with replacing_folder(target) as temporary:
         for part, views in scene.parts.items():
             paths = write_images(temporary, views)
-            masks = _write_masks(temporary, views)
+            masks = _write_masks(temporary, views) if masked else ()
             content[PART_KEYS[part]] = paths
             poses = scene.to_files.poses(views.camera_to_world.astype(np.float64))
             for i, path in enumerate(paths):
@@ -296,8 +307,7 @@ def _written_camera(views: Views, i: int) -> dict[str, Any]:
 
 
 def _write_masks(folder: pathlib.Path, views: Views) -> Sequence[str]:
-    if views.masks is None:
-        return ()
     names = tuple(f"masks/{name}" for name in views.names)
-    images = views.masks[..., None].repeat(3, axis=-1) * np.uint8(255)
+    masks = np.ones(views.images.shape[:3], bool) if views.masks is None else views.masks
+    images = masks[..., None].repeat(3, axis=-1) * np.uint8(255)
     return write_images(folder, Views(names, images, views.camera_to_world, views.intrinsics))

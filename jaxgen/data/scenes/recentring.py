@@ -19,8 +19,14 @@ PARALLEL = 1e-2
 """Below this share of the axes' spread they meet nowhere: the middle of the cameras is taken."""
 
 
-def recentring_of(camera_to_world: Float[np.ndarray, "N 3 4"]) -> Similarity:
+def recentring_of(
+    camera_to_world: Float[np.ndarray, "N 3 4"], where: str = "cameras"
+) -> Similarity:
     """What takes cameras to the common place.
+
+    Args:
+      camera_to_world: The cameras.
+      where: What an error begins with.
 
     Raises:
       InputError: All cameras are in one place, so that nothing has a size.
@@ -32,7 +38,8 @@ def recentring_of(camera_to_world: Float[np.ndarray, "N 3 4"]) -> Similarity:
     farthest = np.linalg.norm(place_N3 - origin_3, axis=1).max()
     if not farthest > 1e-9 * max(1.0, float(np.abs(place_N3).max())):
         raise InputError(
-            f"all {len(poses)} cameras are in one place, expected two places or more to recentre"
+            f"{where}: all {len(poses)} cameras are in one place, expected two places or more to"
+            " recentre"
         )
     scale = 1 / float(farthest)
     return Similarity(scale, turn_33, -scale * turn_33 @ origin_3)
@@ -73,7 +80,7 @@ def recentred(scene: Scene, near: float, far: float, half: float) -> Scene:
       half: Half the side of the box around the middle, beyond which there is more to be seen.
     """
     poses = np.concatenate([views.camera_to_world for views in scene.parts.values()])
-    move = recentring_of(poses)
+    move = recentring_of(poses, scene.name)
     parts = {part: moved_views(views, move) for part, views in scene.parts.items()}
     back = scene.to_files.after(move.inverse())
     box = (-half,) * 3, (half,) * 3

@@ -30,6 +30,9 @@ from jaxgen.errors import InputError
 ROTATION_TOLERANCE = 1e-3
 """How far R^T R may be from the identity, and the determinant of R from 1."""
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Of the numbers of a camera's place."""
+
 Corner = tuple[float, float, float]
 
 WIDE_NEAR, WIDE_FAR = 0.1, 100.0
@@ -193,8 +196,8 @@ def over_background(
 
 def pose_fault(camera_to_world: Float[np.ndarray, "3 4"]) -> str:
     """What is wrong with a camera's matrix, in words; empty where nothing is."""
-    if not np.isfinite(camera_to_world).all():
-        return "the camera's matrix is not finite, expected finite numbers"
+    if not (np.abs(camera_to_world) <= LARGEST).all():
+        return "the camera's matrix is not finite in float32, expected finite numbers"
     rotation = camera_to_world[:, :3].astype(np.float64)
     error = np.abs(rotation.T @ rotation - np.eye(3)).max()
     determinant = np.linalg.det(rotation)

@@ -10,7 +10,9 @@ from captures import SHAPE, assert_same_views, moved, random_lens, random_scene
 from image_files import random_images, write_image
 
 from jaxgen.camera_models import CAMERA_MODELS
-from jaxgen.data.scenes.colmap import find_model, read_colmap, read_colmap_model, write_colmap
+from jaxgen.data.scenes.analytic_scene import make_analytic_scene
+from jaxgen.data.scenes.colmap import read_colmap, write_colmap
+from jaxgen.data.scenes.colmap_model import find_model, read_colmap_model
 from jaxgen.data.scenes.load_scene import load_scene
 from jaxgen.errors import InputError
 
@@ -143,7 +145,8 @@ def test_where_models_and_photographs_are(tmp_path):
         write_binary(folder / place)
         assert find_model(folder) == folder / place
         write_photos(folder / "photos")
-        assert len(read_colmap(folder, images=folder / "photos").parts["train"]) == 2
+        for photos in (folder / "photos", "photos"):
+            assert len(read_colmap(folder, images=photos).parts["train"]) == 2
         refuse(folder, r"images: no such folder, expected the one of the photographs", read_colmap)
     assert find_model(tmp_path) is None
     refuse(tmp_path, r": no cameras\.bin or cameras\.txt, expected a model of COLMAP", read_colmap)
@@ -187,7 +190,7 @@ def test_faults_of_what_is_in_files(tmp_path, write):
         return {"cameras": CAMERAS | {1: other}}
 
     at_camera = rf"cameras\.{suffix}: (line 2|camera 1): "
-    at_image = rf"images\.{suffix}: (line 2|image 7 \(b\.png\)): "
+    at_image = rf"images\.{suffix}: (line 2|image 7) \(b\.png\): "
     for changes, message in (
         ({"cameras": {}}, rf"cameras\.{suffix}: no cameras, expected 1 or more"),
         ({"images": []}, rf"images\.{suffix}: no images, expected 1 or more"),
@@ -200,6 +203,11 @@ def test_faults_of_what_is_in_files(tmp_path, write):
         (image(quaternion=(0, 0, 0, 0)), at_image + r"the quaternion is \[0\.0, .*of length 1"),
         (image(quaternion=(1, 1, 0, 0)), at_image + r"the quaternion is \[1\.0, 1\.0.*of length 1"),
         (image(translation=(0, np.nan, 0)), at_image + r"the quaternion .*nan.* finite numbers"),
+        (image(translation=(0, 1e300, 0)), at_image + r"the quaternion .*1e\+300.* finite numbers"),
+        (
+            image(name="a.png"),
+            rf"images\.{suffix}: two entries have the name a\.png, expected different ones",
+        ),
         (image(camera=5), rf"images\.{suffix}: image b\.png is of camera 5, expected one of came"),
     ):
         write(tmp_path, **changes)
@@ -208,7 +216,7 @@ def test_faults_of_what_is_in_files(tmp_path, write):
     for name, message in (
         ("../b.png", r"image \(\.\./b\.png\): name is '\.\./b\.png', expected a path inside"),
         ("/etc/b.png", r"name is '/etc/b\.png', expected a path inside the folder"),
-        ("a.png", r"two views are named a, expected different names"),
+        ("a.jpg", r"images are missing in"),
     ):
         write(tmp_path, **image(name=name))
         refuse(tmp_path, message, read_colmap, every=0)
@@ -236,6 +244,10 @@ def test_binary_files_that_end_early(tmp_path):
             refuse(tmp_path, rf"{name}\.bin: ends after {size} bytes, expected more \(truncated")
         (tmp_path / f"{name}.bin").write_bytes(b"")
         refuse(tmp_path, rf"{name}\.bin: the file is empty")
+        (tmp_path / f"{name}.bin").write_bytes(whole)
+        for more in (b"\0", whole):  # a count that is too small
+            (tmp_path / f"{name}.bin").write_bytes(whole + more)
+            refuse(tmp_path, rf"{name}\.bin: {len(whole + more)} bytes, expected {len(whole)} for")
         (tmp_path / f"{name}.bin").write_bytes(whole)
     (tmp_path / "cameras.bin").write_bytes(b"\xff" * 400)  # more cameras than there are bytes
     refuse(tmp_path, r"cameras\.bin: camera -1 is of model -1, expected a number from")
@@ -267,6 +279,40 @@ def test_lines_that_are_none(tmp_path):
         refuse(tmp_path, rf"{file}\.txt: no {file}, expected 1 or more")
         (tmp_path / f"{file}.txt").write_bytes(b"\0\1\2")
         refuse(tmp_path, rf"{file}\.txt: binary data")
+
+
+def test_text_files_that_end_early(tmp_path):
+    """Where a comment says how many entries there are, as those that COLMAP writes do."""
+    write_text(tmp_path)
+    for name, comment in (("cameras", "cameras"), ("images", "images"), ("points3D", "points")):
+        file = tmp_path / f"{name}.txt"
+        whole = file.read_text()
+        entries = 3 if name == "images" else 2
+        file.write_text(f"# Number of {comment}: {entries}, mean of something: 2.5\n{whole}")
+        read_colmap_model(tmp_path)
+        file.write_text(f"# Number of {comment}: {entries + 1}\n{whole}")
+        refuse(tmp_path, rf"{name}\.txt: {entries} entries, expected {entries + 1} as its comment")
+        file.write_text(whole)
+    camera = CAMERAS[1]
+    line = " ".join(map(str, (1, *camera[:3], *camera[3])))
+    (tmp_path / "cameras.txt").write_text(f"{line}\n{line}\n")
+    refuse(tmp_path, r"cameras\.txt: two entries have the number 1, expected different ones")
+
+
+def test_the_traced_scene_comes_back(tmp_path):
+    """Cameras, pixels and alpha, all as one capture, of which every eighth is held out."""
+    scene = make_analytic_scene(16, (6, 0, 3))
+    write_colmap(tmp_path / "s", scene)
+    read = read_colmap(tmp_path / "s", every=0).parts["train"]
+    for part, views in scene.parts.items():
+        places = [read.names.index(f"{part}/r_{i}") for i in range(len(views))]
+        assert_same_views(views, read.take(places))
+        assert read.intrinsics.model == "PINHOLE"
+    again = read_colmap(tmp_path / "s")
+    assert [(part, len(views)) for part, views in again.parts.items()] == [
+        ("train", 7),
+        ("test", 2),
+    ]
 
 
 def test_what_is_written_comes_back(tmp_path):

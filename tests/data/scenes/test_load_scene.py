@@ -67,3 +67,34 @@ def test_what_is_no_scene(tmp_path):
         load_scene(tmp_path)
     with pytest.raises(InputError, match="size is 0"):
         load_scene(size=0)
+
+
+def test_options_of_other_formats(tmp_path):
+    """What would be ignored is an error."""
+    scene = make_analytic_scene(12, (8, 0, 1))
+    write_blender(tmp_path / "blender", scene)
+    write_nerfstudio(tmp_path / "nerfstudio", scene)
+    np.save(tmp_path / "poses_bounds.npy", np.zeros((1, 17)))
+    images, missing = {"images": "photos"}, {"skip_missing": True}
+    for name, options in (
+        ("shapes", images),
+        ("shapes", missing),
+        (tmp_path / "blender", images),
+        (tmp_path / "blender", missing),
+        (tmp_path / "nerfstudio", images),
+        (tmp_path / "nerfstudio" / "transforms.json", images),
+        (tmp_path, missing),
+    ):
+        message = "images is photos, expected none" if options is images else "skip_missing is set"
+        with pytest.raises(InputError, match=rf"^{name}: {message}"):
+            load_scene(name, size=12, **options)
+
+
+def test_all_cameras_in_one_place(tmp_path):
+    scene = random_scene()
+    for views in scene.parts.values():
+        views.camera_to_world[:, :, :3] = np.eye(3)
+        views.camera_to_world[:, :, 3] = 1
+    write_nerfstudio(tmp_path / "s", scene)
+    with pytest.raises(InputError, match=r"s: all 9 cameras are in one place, expected two"):
+        load_scene(tmp_path / "s")

@@ -11,6 +11,7 @@ from captures import SHAPE, assert_same_views, moved, random_lens, random_poses,
 from image_files import random_images, write_image
 
 from jaxgen.data.scenes.alpha_images import shrink
+from jaxgen.data.scenes.analytic_scene import make_analytic_scene
 from jaxgen.data.scenes.nerfstudio import FILE, read_nerfstudio, write_nerfstudio
 from jaxgen.data.scenes.views import Scene
 from jaxgen.errors import InputError
@@ -69,6 +70,40 @@ def test_what_is_written_comes_back(tmp_path):
     assert (tmp_path / "PINHOLE/masks/photos/003.png").is_file()
     with pytest.raises(InputError, match=r"PINHOLE: is there and not empty"):
         write_nerfstudio(tmp_path / "PINHOLE", scene)
+
+
+def test_masks_of_some_parts_come_back_as_masks_of_all(tmp_path):
+    """The format has masks of all frames or of none: those of other parts are white."""
+    scene = random_scene()
+    masks = np.random.default_rng(0).random((len(scene.parts["train"]), *SHAPE)) > 0.5
+    train = dataclasses.replace(scene.parts["train"], masks=masks)
+    write_nerfstudio(
+        tmp_path / "s", dataclasses.replace(scene, parts=scene.parts | {"train": train})
+    )
+    read = read_nerfstudio(tmp_path / "s")
+    assert_same_views(train, read.parts["train"])
+    assert read.parts["test"].masks.all()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_traced_scene_comes_back(tmp_path):
+    """Parts, cameras, pixels and alpha."""
+    scene = make_analytic_scene(16, (4, 2, 2))
+    write_nerfstudio(tmp_path / "s", scene)
+    read = read_nerfstudio(tmp_path / "s")
+    assert list(read.parts) == list(scene.parts)
+    for part, views in scene.parts.items():
+        assert_same_views(views, read.parts[part])
+
+
+def test_a_frame_may_add_to_the_cameras_of_the_file(tmp_path):
+    content = write_capture(tmp_path, k1=0.25)
+    save(tmp_path, changed(content, 2, k1=0.5, p2=0.125))
+    lens = lens_of(tmp_path)
+    assert lens.model == "OPENCV"
+    np.testing.assert_array_equal(lens.distortion[:, 0], [0.25, 0.25, 0.5, 0.25])
+    np.testing.assert_array_equal(lens.distortion[:, 3], [0, 0, 0.125, 0])
+    np.testing.assert_array_equal(lens.focal, [[20, 21]] * 4)
 
 
 def test_models_with_fewer_numbers_come_back_as_those_with_more(tmp_path):
@@ -204,7 +239,14 @@ def test_parts_by_their_names_or_every_eighth(tmp_path):
         ({"train_filenames": "images/1.png"}, r"train_filenames is no list, expected one of paths"),
         ({"train_filenames": [{}]}, r"train_filenames: file_path is \{\}, expected a path"),
         ({"train_filenames": []}, r"parts are validation, test, expected train"),
-        ({"train_filenames": ["images/1.png"] * 2}, r"train: two views are named images/1"),
+        (
+            {"train_filenames": ["images/1.png"] * 2},
+            r"train_filenames has 'images/1\.png', which train_filenames has already",
+        ),
+        (
+            {"test_filenames": ["images/1.png"]},
+            r"test_filenames has 'images/1\.png', which train_filenames has already",
+        ),
     ):
         refuse(tmp_path, content | listed | faulty, message)
 
@@ -239,12 +281,16 @@ def test_another_name_of_the_file(tmp_path):
 def test_faults_of_the_file_and_of_its_cameras(tmp_path):
     good = write_capture(tmp_path)
     plain = {key: value for key, value in good.items() if not key.startswith("fl_")}
-    half = changed(changed(good, 0, fl_x=3.0), 2, fl_x=4.0)
+    where = r"json: frame 0 \(images/0\.png\): "
+    for key in ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y"):
+        half = changed(changed(good, 0, **{key: 12.0}), 2, **{key: 12.0})
+        refuse(
+            tmp_path, half, rf"frame 1 \(images/1\.png\): no {key}, expected one as other frames"
+        )
     mixed = plain
     for i in range(4):
         fisheye = {"camera_model": "OPENCV_FISHEYE"} if i == 2 else {}
         mixed = changed(mixed, i, fl_x=9.0, **fisheye)
-    where = r"json: frame 0 \(images/0\.png\): "
     for content, message in (
         ("{", r"json: not JSON \("),
         ([], r"json: JSON of a list, expected an object"),
@@ -262,7 +308,11 @@ def test_faults_of_the_file_and_of_its_cameras(tmp_path):
         (good | {"p1": 0.1, "is_fisheye": True}, where + r"p1 is 0\.1, expected 0 of OPENCV_FISH"),
         (good | {"w": 15}, where + r".*0\.png has 12 x 16 pixels, expected 12 x 15 .* as is sta"),
         (good | {"w": 15.5}, where + r"w and h are 15\.5 and 12, expected whole numbers"),
-        (half, r"json: frame 1 \(images/1\.png\): no intrinsics, expected them as other frames"),
+        (
+            good | {"depth_unit_scale_factor": 0},
+            r"json: depth_unit_scale_factor is 0\.0, expected a number > 0",
+        ),
+        (good | {"frames": good["frames"][:1]}, r"json: 1 view, expected 2 or more to hold one"),
         (mixed, r"json: cameras are of the models PINHOLE and OPENCV_FISHEYE, expected models of"),
     ):
         refuse(tmp_path, content, message)
@@ -277,8 +327,8 @@ def test_faults_of_a_frame_name_it(tmp_path):
     write_image(tmp_path / "black.png", np.zeros(SHAPE, np.uint8))
     write_image(tmp_path / "small.png", np.ones((3, 4), np.uint8))
     (tmp_path / "text.png").write_bytes(b"no image")
-    turned, nan = (np.eye(4) for _ in range(2))
-    turned[0, 1], nan[2, 3] = 0.1, np.nan
+    turned, nan, huge = (np.eye(4) for _ in range(3))
+    turned[0, 1], nan[2, 3], huge[2, 3] = 0.1, np.nan, 1e300
     where = r"json: frame 1 \(images/1\.png\): "
 
     def of_all(**files: str) -> dict:
@@ -296,6 +346,10 @@ def test_faults_of_a_frame_name_it(tmp_path):
         (changed(good, 1, file_path="small.png"), r"frame 1 .*small\.png has 3 x 4 pixels, expec"),
         (changed(good, 1, transform_matrix=turned.tolist()), where + r".* expected a rotation"),
         (changed(good, 1, transform_matrix=nan.tolist()), where + r"the camera's matrix is not fi"),
+        (
+            changed(good, 1, transform_matrix=huge.tolist()),
+            where + r"the camera's matrix is not fi",
+        ),
         (changed(good, 1, transform_matrix=None), where + r"transform_matrix is missing"),
         (changed(good, 0, mask_path="black.png"), where + r"no mask, expected one, as other frame"),
         (changed(good, 0, depth_file_path="black.png"), where + r"no depth, expected one, as othe"),

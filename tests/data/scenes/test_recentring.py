@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from captures import BOX, random_poses, random_scene, random_views
+from scipy.spatial.transform import Rotation
 
 from jaxgen.data.scenes.held_out import held_out_parts
 from jaxgen.data.scenes.nerfstudio import read_nerfstudio, write_nerfstudio
 from jaxgen.data.scenes.recentring import moved_views, recentred, recentring_of
-from jaxgen.data.scenes.similarity import IDENTITY, Similarity
+from jaxgen.data.scenes.similarity import IDENTITY, Similarity, align_cameras
 from jaxgen.data.scenes.views import Scene
 from jaxgen.errors import InputError
 
@@ -81,8 +82,8 @@ def test_cameras_that_look_one_way_are_around_their_middle():
     turned = recentring_of(upside_down).poses(upside_down)
     np.testing.assert_allclose(turned[:, :, 1], [[0, 0, 1]] * 4, atol=1e-12)
     poses[:, :, 3] = 3
-    with pytest.raises(InputError, match=r"^all 4 cameras are in one place, expected two places"):
-        recentring_of(poses)
+    with pytest.raises(InputError, match=r"^s: all 4 cameras are in one place, expected two pl"):
+        recentring_of(poses, "s")
 
 
 def test_the_way_back_is_kept(tmp_path):
@@ -129,6 +130,30 @@ def test_every_eighth_view_is_held_out_by_name():
     for every in (1, -1):
         with pytest.raises(InputError, match=rf"^every is {every}, expected 0, or 2 or more"):
             held_out_parts(views, every)
-    with pytest.raises(InputError, match=r"^1 view, expected 2 or more to hold one out for tests"):
-        held_out_parts(views.take([0]))
+    with pytest.raises(InputError, match=r"^s: 1 view, expected 2 or more to hold one out for tes"):
+        held_out_parts(views.take([0]), where="s")
     Scene("s", held_out_parts(views.take([0, 1])), 0.1, 1.0, BOX)
+
+
+def test_cameras_of_two_worlds_are_aligned():
+    """A known similarity is found, of cameras in general places, on a line, and of one alone."""
+    rng = np.random.default_rng(0)
+    turn = Rotation.random(rng=np.random.default_rng(5)).as_matrix()
+    move = Similarity(1.7, turn, np.array([0.3, -2.0, 1.0]))
+    pose = np.concatenate(
+        [Rotation.random(6, rng=rng).as_matrix(), rng.normal(size=(6, 3, 1))], axis=-1
+    )
+    line = pose.copy()
+    line[:, :, 3] = np.arange(6)[:, None] * np.array([1.0, 2.0, -1.0])
+    for cameras in (pose, line):
+        found = align_cameras(cameras, move.poses(cameras))
+        assert found.scale == pytest.approx(1.7)
+        np.testing.assert_allclose(found.rotation, turn, atol=1e-9)
+        np.testing.assert_allclose(found.translation, move.translation, atol=1e-9)
+    alone = align_cameras(pose[:1], move.poses(pose[:1]))
+    np.testing.assert_allclose(alone.poses(pose[:1]), move.poses(pose[:1]), atol=1e-9)
+    noisy = move.poses(pose)
+    noisy[:, :, 3] += 0.01 * rng.normal(size=(6, 3))
+    near = align_cameras(pose, noisy)
+    assert near.scale == pytest.approx(1.7, abs=0.05)
+    assert np.linalg.det(near.rotation) == pytest.approx(1)

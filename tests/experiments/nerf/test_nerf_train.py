@@ -1,5 +1,6 @@
 """The experiment on radiance fields from end to end: files, restarts, meshes, processes, faults."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -15,6 +16,7 @@ from run_records import assert_same_losses, losses
 from experiments.shared import training_runs
 from jaxgen.data import Scene, load_scene, read_video
 from jaxgen.data.scenes.blender import write_blender
+from jaxgen.data.scenes.nerfstudio import write_nerfstudio
 from jaxgen.geometry.triangle_mesh import is_closed
 from jaxgen.interop.mesh_reading import read_mesh
 from jaxgen.nerf import orbit_cameras
@@ -24,10 +26,12 @@ STEPS = 40
 ROUNDING = 1e-3
 """Adam without epsilon turns rounding of rare gradients into whole steps."""
 COMMON = [
-    *("--training-steps", STEPS, "--rays", "64", "--size", "16", "--coarse-samples", "16"),
-    *("--fine-samples", "8", "--mesh-resolution", "20", "--orbit-side", "16"),
+    *("--training-steps", STEPS, "--rays", "64", "--size", "16"),
+    *("--mesh-resolution", "20", "--orbit-side", "16"),
 ]
-FLAGS = [*COMMON, "--levels", "3", "--log2-table-size", "10", "--finest-resolution", "32"]
+SMALL_GRID = ["--levels", "3", "--log2-table-size", "10", "--finest-resolution", "32"]
+FEW = ["--coarse-samples", "16", "--fine-samples", "8"]
+FLAGS = [*COMMON, *SMALL_GRID, "--candidates", "4096", "--samples", "2048"]
 TEXTURED = ["--texture-size", "32", "--mesh-faces", "100"]
 
 
@@ -60,7 +64,7 @@ def test_everything_is_written(reference):
             assert mesh.texture.shape == (32, 32, 3)
     page = (reference / "viewer.html").read_text("utf-8")
     assert '{"kind": "mesh", "count": ' + str(len(mesh.faces_F3)) in page
-    assert page.count("data:image/png;base64,") == 48
+    assert page.count("data:image/png;base64,") == 49  # frames of the orbit, and the texture
     assert len(list((reference / "views").glob("*.png"))) == 12
     view = np.load(reference / "views" / "test_000.npz")
     assert view["depth"].shape == view["opacity"].shape == (16, 16)
@@ -118,7 +122,7 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
     write_blender(tmp_path / "scene", Scene("shapes", parts, scene.near, scene.far, scene.box))
     flags = ["--field", "nerf", "--width", "16", "--depth", "2", "--learning-rate", "1e-3"]
     arguments = [*flags, "--data", tmp_path / "scene", "--workdir", tmp_path / "run"]
-    arguments += ["--mesh-resolution", "0", "--orbit-side", "0"]
+    arguments += [*FEW, "--mesh-resolution", "0", "--orbit-side", "0"]
     assert run(arguments, monkeypatch, flags=COMMON) == 0
     params = load_model(tmp_path / "run" / "checkpoints").params
     assert set(params) == {"coarse", "fine"}
@@ -146,14 +150,19 @@ def test_a_signed_distance(tmp_path, monkeypatch):
         (["--rays", "0"], "rays is 0, expected a multiple of 1"),
         (["--field", "nerf"], "levels is 3 with field 'nerf', which has none"),
         (["--width", "64"], "width is 64 with field 'ngp', which has none"),
+        (["--code-size", "-1"], "code_size is -1, expected 0 or more"),
         (["--encoding", "waves"], "encoding is 'waves' with field 'ngp', expected one of 'hash',"),
         (["--eikonal", "-1"], "eikonal is -1.0, expected a finite number >= 0"),
         (["--near", "7"], "near is 7.0 with far=6.0"),
         (["--size", "8"], "shapes: test views have 8 x 8 pixels, expected 11 or more"),
         (["--box", "0"], "box is 0.0, expected a number > 0"),
-        (["--field", "splats"], "invalid choice 'splats' for argument '--field'"),
+        (["--field", "plenoxels"], "invalid choice 'plenoxels' for argument '--field'"),
         (["--levels", "0"], "levels is 0, expected 1 or more"),
-        (["--coarse-samples", "0"], "coarse_samples is 0, expected 1 or more"),
+        (["--coarse-samples", "8"], "coarse_samples is 8 with occupancy, expected no-occupancy"),
+        (["--no-occupancy", "--coarse-samples", "0"], "coarse_samples is 0, expected 1 or more"),
+        (["--minutes", "0"], "minutes is 0.0, expected a finite number > 0"),
+        (["--distortion", "-1"], "distortion is -1.0, expected a finite number >= 0"),
+        (["--pose-noise", "2", "nan"], "pose_noise is (2.0, nan), expected two finite numbers"),
         (["--mesh-resolution", "1"], "mesh_resolution is 1, expected 0, or 2 or more"),
         (["--mesh-faces", "3"], "mesh_faces is 3, expected 4 or more"),
         (["--texture-size", "-1"], "texture_size is -1, expected 0 or more"),
@@ -197,3 +206,6 @@ def test_faults_of_a_scene_are_named(tmp_path, monkeypatch, capfd):
     assert "rotation" in err
     (folder / "transforms_test.json").unlink()
     assert "transforms_test.json" in end_of_run(folder)
+    train = dataclasses.replace(scene, parts={"train": scene.part("train")})
+    write_nerfstudio(other := tmp_path / "other", train)
+    assert "other: no test views, expected 1 or more" in end_of_run(other)
