@@ -248,25 +248,38 @@ def seconds_per_update(
     make_loss_fn: Callable[[Layout], LossFn],
     resident: Batch | None = None,
     variables: Tree | None = None,
+    *,
+    single_steps: bool = False,
+    tx: optax.GradientTransformation | None = None,
+    after_step: AfterStep | None = None,
 ) -> float:
     """How long an update takes here, without compilation; on a state that is then thrown away.
 
     Arguments are those of `train_model`.
     """
-    tx = make_optimizer(flags.optimizer())
+    tx = make_optimizer(flags.optimizer()) if tx is None else tx
     state, layout = create_state(
         config.make_init(), jax.random.key(0), tx=tx, ema=True, variables=variables
     )
     stateful = variables is not None
-    step = make_train_step(make_loss_fn(layout), tx, ema_decay=flags.ema_decay, stateful=stateful)
-    compiled = compile_step(scan_steps(step), state)
+    step = make_train_step(
+        make_loss_fn(layout),
+        tx,
+        ema_decay=flags.ema_decay,
+        stateful=stateful,
+        after_step=after_step,
+    )
+    compiled = compile_step(step if single_steps else scan_steps(step), state)
     kept = () if resident is None else (resident,)
     times = []
     for call in range(TIMED_CALLS):
         every = [data(call * STEPS_PER_CALL + i) for i in range(STEPS_PER_CALL)]
-        batch = put_batch(jax.tree.map(lambda *x: np.stack(x), *every), current_mesh(), leading=1)
+        if not single_steps:
+            every = [jax.tree.map(lambda *x: np.stack(x), *every)]
+        batches = [put_batch(x, current_mesh(), leading=int(not single_steps)) for x in every]
         start = time.monotonic()
-        state, metrics = compiled(state, batch, jax.random.key(0), *kept)
+        for batch in batches:
+            state, metrics = compiled(state, batch, jax.random.key(0), *kept)
         jax.block_until_ready(metrics)
         times.append((time.monotonic() - start) / STEPS_PER_CALL)
     return sorted(times[1:])[len(times) // 2]

@@ -70,7 +70,7 @@ def flags_of_splats(flags: FieldTrainingFlags) -> FieldTrainingFlags:
     Raises:
       InputError: for flags that have no meaning for Gaussians.
     """
-    own = ("training_steps", "learning_rate", "ema_decay", "weight_decay")
+    own = ("training_steps", "minutes", "learning_rate", "ema_decay", "weight_decay")
     _check_defaults(flags, own)
     return dataclasses.replace(flags, ema_decay=0.0)
 

@@ -4,6 +4,7 @@ The loss and the rates are those of the papers (Kerbl et al. 2023; Kheradmand et
 gsplat), but that all rates fall, since runs are short.
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -19,7 +20,13 @@ from jaxtyping import Array
 from experiments.nerf.support.field_training import PSNR, FieldTrainingFlags
 from experiments.nerf.support.splat_flags import SplatFlags
 from experiments.nerf.support.view_rays import cameras_of, resident_views
-from experiments.shared.training_runs import VALIDATION_LOSS, TrainedModel, train_model
+from experiments.shared.training_runs import (
+    VALIDATION_LOSS,
+    TrainedModel,
+    seconds_per_update,
+    train_model,
+    updates_in,
+)
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.data import Scene, Views
 from jaxgen.data.scenes.views import over_background, unit_colours
@@ -32,7 +39,7 @@ from jaxgen.nerf.splat_projection import (
     OPACITY_LOGITS,
     QUATERNIONS,
 )
-from jaxgen.parallel import current_mesh, replicated
+from jaxgen.parallel import Layout, current_mesh, replicated
 from jaxgen.training import TrainState, averaged_params
 from jaxgen.training.step import AfterStep, LossFn
 from jaxgen.typing import Batch, Tree
@@ -90,25 +97,47 @@ def train_splats(
       InputError: where `folder` has another run's checkpoints.
     """
     views = scene.part("train")
-    rate = flags.learning_rate or MEANS_RATE
-    schedule = means_schedule(rate * cameras_extent(views), flags.training_steps)
-    tx = make_splat_optimizer(config, schedule, flags.training_steps)
+    rate = (flags.learning_rate or MEANS_RATE) * cameras_extent(views)
     # An update draws its view from its key; rows are there for the devices to share.
     mesh = current_mesh()
     row_B = np.arange(math.prod(mesh.shape[axis] for axis in BATCH_MESH_AXES), dtype=np.int32)
+    resident = resident_views((views,))
+
+    def batches(step: int) -> Batch:
+        return {"row": row_B}
+
+    def make_loss_fn(layout: Layout) -> LossFn:
+        return make_image_loss(config, splats.crop)
+
+    def updating(steps: int) -> dict[str, Any]:
+        schedule = means_schedule(rate, steps)
+        tx = make_splat_optimizer(config, schedule, steps)
+        return {
+            "tx": tx,
+            "after_step": make_after_step(tx, schedule, steps),
+            "single_steps": True,
+        }
+
+    if flags.minutes is not None:
+        steps = updates_in(
+            flags.minutes,
+            folder,
+            lambda: seconds_per_update(
+                config, batches, flags, make_loss_fn, resident, **updating(1000)
+            ),
+        )
+        flags = dataclasses.replace(flags, training_steps=steps)
     return train_model(
         config,
-        lambda step: {"row": row_B},
+        batches,
         folder,
         flags,
-        lambda layout: make_image_loss(config, splats.crop),
+        make_loss_fn,
         make_evaluation=lambda _: make_view_evaluation(config, scene),
         seed=seed,
         tensorboard=tensorboard,
-        resident=resident_views((views,)),
-        tx=tx,
-        after_step=make_after_step(tx, schedule, flags.training_steps),
-        single_steps=True,
+        resident=resident,
+        **updating(flags.training_steps),
     )
 
 
