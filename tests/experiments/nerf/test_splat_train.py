@@ -80,6 +80,14 @@ def test_over_devices_it_is_the_same_run(reference, tmp_path, monkeypatch):
     assert_same_losses(tmp_path, reference, 1e-3)
 
 
+def test_minutes_in_place_of_updates(tmp_path, monkeypatch):
+    flags = ["--minutes", "0.001", "--orbit-side", "0", "--workdir", tmp_path]
+    assert run(flags, monkeypatch) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    known = json.loads((tmp_path / "updates.json").read_text())
+    assert found["updates"] == known["updates"] >= 8
+
+
 def test_the_dead_are_moved_and_forgotten_by_the_optimizer():
     """At the step that is due alone; noise never reaches what is opaque."""
     config = SplatConfig(20, degree=1)
