@@ -21,7 +21,7 @@ BUDGETS = {
         "nn": 1450,
         "parallel": 520,
         "parity": 900,
-        "nerf": 620,
+        "nerf": 1900,
         "spacetime": 1850,
     },
     **{"tests": 300, "training": 750, "unet": 650, "compressors": 1400},

@@ -16,7 +16,6 @@ from jaxgen.nerf import (
     OccupancyConfig,
     RadianceConfig,
     Rays,
-    camera_rays,
     occupied_cells,
     orbit_cameras,
     render_rays,
@@ -29,9 +28,10 @@ from jaxgen.nerf.renderer import render_rays_to_the_end
 BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 RADIUS = 0.6
 GRID = HashGridConfig(3, 2, log2_table_size=9, base_resolution=4, finest_resolution=16)
-EVERYTHING = OccupancyConfig(8, 64, candidates=2**13, samples=2**13, least_weight=0.0)
+EVERYTHING = OccupancyConfig(8, 64, candidates=2**12, samples=2**12, least_weight=0.0)
 FIELD = HashFieldConfig(GRID, width=16, geometry_features=8, box=BOX)
-CONFIG = RadianceConfig(FIELD, 1.0, 7.0, occupancy=EVERYTHING, chunk=32)
+CONFIG = RadianceConfig(FIELD, 1.0, 7.0, occupancy=EVERYTHING, chunk=70)
+SMALL = dataclasses.replace(CONFIG, occupancy=dataclasses.replace(EVERYTHING, samples=256))
 
 
 def ball(x):
@@ -50,10 +50,6 @@ fill = jax.jit(fill_slots, static_argnums=(1, 3))
 
 def cameras_of(count=2):
     return orbit_cameras(count, radius=3, elevation=20.0, focal=8.0, height=5, width=7)
-
-
-def rays_of(cameras):
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(cameras))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
@@ -95,73 +91,79 @@ def test_sums_before_start_at_every_ray():
     np.testing.assert_array_equal(jax.jit(sum_before)(value, ray), [0, 1e10, 1e10, 0, 3, 0])
 
 
-def render_with(config, **options):
+@functools.cache
+def renderer():
     return jax.jit(
-        lambda params, rays, cells: render_rays(config, params, rays, cells=cells, **options)
+        lambda params, rays, cells: render_rays(CONFIG, params, rays, cells=cells, normals=True)
     )
 
 
-def test_packed_rays_equal_rays_with_even_intervals():
-    """The sum by numpy over all steps; of the renderer that goes on to the end, the same."""
+def rays_through_the_box():
+    """36 rays along z, from 3 above."""
     side = np.linspace(-0.9, 0.9, 6, dtype=np.float32)
     origin = np.stack([*np.meshgrid(side, side), np.full((6, 6), 3.0, np.float32)], -1)
-    origin = jnp.asarray(origin.reshape(-1, 3))
-    direction = jnp.broadcast_to(jnp.array([0.0, 0.0, -1.0]), origin.shape)
-    rays, diagonal = Rays(origin, direction), 2 * np.sqrt(3)
+    return Rays(origin.reshape(-1, 3), np.tile(np.array([0, 0, -1], np.float32), (36, 1)))
+
+
+EVERY_CELL = np.ones((8, 8, 8), bool)
+
+
+def test_packed_rays_equal_the_sum_over_all_steps():
+    """By numpy; and a renderer that goes on to the end, round after round, gives the same."""
+    rays, length = rays_through_the_box(), 2 * np.sqrt(3) / 64
     params = params_of()
-    found = render_with(CONFIG)(params, rays, None)
-    assert not np.any(found.rendering.left_out)
-    points = rays.points(jnp.full((36, 1), 2.0) + (jnp.arange(64) + 0.5) * diagonal / 64)
+    found = renderer()(params, rays, EVERY_CELL).rendering
+    assert not np.any(found.left_out)
+    t = 2 + (np.arange(64, dtype=np.float32) + 0.5) * length
+    points = rays.origin[:, None] + t[:, None] * rays.direction[:, None]
     field = jax.jit(lambda p, x, d: CONFIG.make_field(p)(x, d))
-    output = field(params, points, jnp.broadcast_to(direction[:, None], points.shape))
-    depth = np.asarray(output.density) * diagonal / 64
+    output = field(params, points, np.broadcast_to(rays.direction[:, None], points.shape))
+    depth = np.asarray(output.density) * length
     passed = np.exp(-np.concatenate([np.zeros((36, 1)), np.cumsum(depth, 1)[:, :-1]], 1))
     weights = passed * (1 - np.exp(-depth))
     colour = (weights[..., None] * output.colour).sum(1) + 1 - weights.sum(1)[:, None]
     assert weights.sum(1).max() > 0.01
-    np.testing.assert_allclose(found.rendering.colour, colour, atol=1e-5)
-    np.testing.assert_allclose(found.rendering.opacity, weights.sum(1), atol=1e-5)
-    ended = jax.jit(lambda p: render_rays_to_the_end(CONFIG, p, rays, normals=True))(params)
-    np.testing.assert_allclose(ended.colour, colour, atol=1e-5)
-    np.testing.assert_allclose(ended.depth, found.rendering.depth, atol=1e-4)
-    normal = render_with(CONFIG, normals=True)(params, rays, None).rendering.normals
-    np.testing.assert_allclose(ended.normals, normal, atol=1e-4)
-
-
-def test_images_with_budgets_of_any_size_and_gradients():
-    """A small budget goes round after round, and marks what it leaves out where it may not."""
-    params, cameras = params_of(), cameras_of()
-    reference = jax.jit(CONFIG.make_render())(params, cameras)
-    assert not np.any(reference.left_out)
-    small = dataclasses.replace(CONFIG, occupancy=dataclasses.replace(EVERYTHING, samples=256))
-    ended = jax.jit(small.make_render(to_the_end=True))(params, cameras)
-    np.testing.assert_allclose(ended.colour, reference.colour, atol=1e-5)
-    cut = jax.jit(small.make_render())(params, cameras)
-    assert 0 < np.mean(cut.left_out) < 1
-    kept = ~np.asarray(cut.left_out)
-    np.testing.assert_allclose(cut.colour[kept], reference.colour[kept], atol=1e-5)
-
-    def loss(params, cameras):
-        return (CONFIG.make_render()(params, cameras).colour ** 2).sum()
-
-    to_params, to_cameras = jax.jit(jax.grad(loss, (0, 1), allow_int=True))(params, cameras)
-    assert all(np.all(np.isfinite(leaf)) and np.any(leaf) for leaf in jax.tree.leaves(to_params))
-    assert np.all(np.isfinite(to_cameras.camera_to_world))
-    assert np.any(to_cameras.camera_to_world)
+    np.testing.assert_allclose(found.colour, colour, atol=1e-5)
+    np.testing.assert_allclose(found.opacity, weights.sum(1), atol=1e-5)
+    np.testing.assert_allclose(found.depth, (weights * t).sum(1) / weights.sum(1), atol=1e-4)
+    to_the_end = jax.jit(lambda p, rays: render_rays_to_the_end(SMALL, p, rays, normals=True))
+    ended = to_the_end(params, rays)
+    for part in ("colour", "opacity", "depth", "normals"):
+        np.testing.assert_allclose(getattr(ended, part), getattr(found, part), atol=1e-4)
 
 
 def test_empty_cells_cost_nothing():
     """Fewer cells are fewer samples; without any, there is the background."""
-    params, rays = params_of(), rays_of(cameras_of())
+    params, rays = params_of(), rays_through_the_box()
     cells = np.zeros((8, 8, 8), bool)
     cells[2:6, 2:6, 2:6] = True
-    render = render_with(CONFIG)
-    all_of_it, some = render(params, rays, None), render(params, rays, cells)
-    none = render(params, rays, np.zeros((8, 8, 8), bool))
+    all_of_it, some, none = (
+        renderer()(params, rays, c) for c in (EVERY_CELL, cells, np.zeros((8, 8, 8), bool))
+    )
     assert 0 < int(some.samples) < int(all_of_it.samples)
     assert int(none.samples) == 0
     np.testing.assert_array_equal(none.rendering.colour, 1.0)
     np.testing.assert_array_equal(none.rendering.opacity, 0.0)
+
+
+def test_images_with_budgets_of_any_size_and_gradients():
+    """A small budget marks what it leaves out, and changes nothing else."""
+    params, cameras = params_of(), cameras_of()
+
+    def loss(params, cameras):
+        found = CONFIG.make_render()(params, cameras)
+        return (found.colour**2).sum(), found
+
+    both = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    (_, reference), (to_params, to_cameras) = jax.jit(both)(params, cameras)
+    assert not np.any(reference.left_out)
+    cut = jax.jit(SMALL.make_render())(params, cameras)
+    assert 0 < np.mean(cut.left_out) < 1
+    kept = ~np.asarray(cut.left_out)
+    np.testing.assert_allclose(cut.colour[kept], reference.colour[kept], atol=1e-5)
+    assert all(np.all(np.isfinite(leaf)) and np.any(leaf) for leaf in jax.tree.leaves(to_params))
+    assert np.all(np.isfinite(to_cameras.camera_to_world))
+    assert np.any(to_cameras.camera_to_world)
 
 
 def test_the_grid_finds_a_ball():

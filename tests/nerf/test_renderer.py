@@ -150,7 +150,7 @@ def test_chunks_and_keys(name):
     assert np.abs(other.colour - found.colour).max() > 1e-4
 
 
-@every_config
+@pytest.mark.parametrize("name", ["one field", "proposals"])
 def test_sharded_rendering_is_the_unsharded_one(name):
     """Images and gradients over eight devices, of 70 rays in chunks of 16, or filled up to 72."""
     config, cameras = CONFIGS[name], cameras_of()

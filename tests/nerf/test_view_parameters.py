@@ -141,4 +141,4 @@ def test_codes_of_another_size_are_refused():
     config, params = field_of(views=ViewConfig(3, code_size=2))
     rays, view = rays_and_views()
     with pytest.raises(InputError, match="code has 2 numbers, expected code_size=3"):
-        render_rays(config, params, rays, view=view)
+        jax.eval_shape(lambda p: render_rays(config, p, rays, view=view), params)
