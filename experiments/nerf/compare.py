@@ -36,6 +36,8 @@ from experiments.nerf.support.field_flags import FieldFlags
 from experiments.nerf.support.field_results import render_views, view_figures
 from experiments.nerf.support.field_training import PSNR, FieldTrainingFlags, train_field
 from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
+from experiments.nerf.support.splat_flags import SplatFlags, flags_of_splats
+from experiments.nerf.support.splat_training import train_splats
 from experiments.nerf.train import check_large_enough, scene_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures, format_table, three_decimals, write_text
@@ -43,6 +45,7 @@ from experiments.shared.plots import new_figure, save_figure
 from experiments.shared.training_runs import check_layout
 from jaxgen.data import Scene, Views, load_scene
 from jaxgen.errors import InputError, check_positive
+from jaxgen.nerf import RadianceConfig, SplatConfig
 from jaxgen.nn.counting import parameter_count
 from jaxgen.training.metrics import read_records
 from jaxgen.training.saved_names import register_config
@@ -73,7 +76,7 @@ class Row:
 
 
 NGP, NERF = {"field": "ngp"}, {"field": "nerf"}
-NERFACTO = {"field": "nerfacto"}
+NERFACTO, SPLATS = {"field": "nerfacto"}, {"field": "splats"}
 REFINED = {"refine_poses": True, "coarse_to_fine": 0.5}
 TABLES: Mapping[TableName, Sequence[Row]] = {
     "fields": (
@@ -86,6 +89,7 @@ TABLES: Mapping[TableName, Sequence[Row]] = {
         Row("mipnerf", {"field": "mipnerf"}),
         Row("mipnerf360", {"field": "mipnerf360"}),
         Row("neus", {"field": "neus"}),
+        Row("splats", SPLATS),
     ),
     "scales": (Row("nerf", NERF), Row("mipnerf", {"field": "mipnerf"})),
     "ablations": (
@@ -165,7 +169,7 @@ def main(config: Config) -> dict[str, Any]:
     smaller = [at_scale(config, scene, k) for k in SCALES[1:]] if config.table == "scales" else []
     chosen = [row for row in TABLES[config.table] if not config.rows or row.name in config.rows]
     for row in chosen:
-        check_layout(field_flags(config, row).config(scene))
+        check_layout(model_of(config, row, scene))
     folder = open_workdir(
         config, may_differ=("rows", "views"), data={scene.name: scene_digest(scene)}
     )
@@ -200,6 +204,14 @@ def field_flags(config: Config, row: Row) -> FieldFlags:
     return FieldFlags(**row.field, box=config.box)
 
 
+def model_of(config: Config, row: Row, scene: Scene) -> RadianceConfig | SplatConfig:
+    """What a row trains on a scene."""
+    flags = field_flags(config, row)
+    if flags.field == "splats":
+        return SplatFlags().config(scene, flags)
+    return flags.config(scene)
+
+
 def figures_of(
     config: Config, row: Row, scene: Scene, smaller: Sequence[Scene], folder: pathlib.Path
 ) -> dict[str, float]:
@@ -207,16 +219,17 @@ def figures_of(
     report(f"\n{row.name}")
     if row.undistorted:
         scene = without_distortion(scene)
-    flags = field_flags(config, row)
-    model = flags.config(scene)
-    training = FieldTrainingFlags(**row.training, minutes=config.minutes).for_field(model)
+    flags, model = field_flags(config, row), model_of(config, row, scene)
+    training = FieldTrainingFlags(**row.training, minutes=config.minutes)
     given = disturb_poses(scene, *POSE_NOISE, config.seed) if row.pose_noise else scene
     folder.mkdir(parents=True, exist_ok=True)
-    trained = train_field(
-        *(model, given, folder, training),
-        seed=config.seed,
-        smaller=[one.part("train") for one in smaller],
-    )
+    if isinstance(model, SplatConfig):
+        of_splats = flags_of_splats(training)
+        trained = train_splats(model, given, folder, of_splats, SplatFlags(), seed=config.seed)
+    else:
+        training = training.for_field(model)
+        parts = [one.part("train") for one in smaller]
+        trained = train_field(model, given, folder, training, seed=config.seed, smaller=parts)
     figures: dict[str, float] = {"updates": trained.steps, "seconds": trained.seconds}
     figures["parameters"] = parameter_count(trained.params)
     shown = scene

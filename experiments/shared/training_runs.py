@@ -43,7 +43,7 @@ from jaxgen.training import (
     scan_steps,
 )
 from jaxgen.training.metrics import Record
-from jaxgen.training.step import AfterStep, LossFn
+from jaxgen.training.step import AfterStep, LossFn, StepFn
 from jaxgen.typing import Batch, Tree
 
 VALIDATION_LOSS = "validation/loss"
@@ -202,19 +202,12 @@ def train_model(
     Raises:
       InputError: where `folder` has another run's checkpoints.
     """
-    tx = make_optimizer(flags.optimizer()) if tx is None else tx
-    state, layout = create_state(
-        config.make_init(), jax.random.key(seed), tx=tx, ema=True, variables=variables
+    loop = flags.loop(1 if single_steps else STEPS_PER_CALL)
+    state, layout, loss_fn, step = _prepare(
+        config, flags, make_loss_fn, seed, variables, loop.steps_per_call, tx, after_step
     )
     if start is not None:
         state = dataclasses.replace(state, params=_copy(start, layout), ema=_copy(start, layout))
-    loss_fn, loop = make_loss_fn(layout), flags.loop(1 if single_steps else STEPS_PER_CALL)
-    stateful = variables is not None
-    step = make_train_step(
-        loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful, after_step=after_step
-    )
-    if loop.steps_per_call > 1:
-        step = scan_steps(step)
     with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
         result = fit(
             compile_step(step, state),
@@ -241,6 +234,28 @@ def train_model(
     )
 
 
+def _prepare(
+    config: Any,
+    flags: OptimizationFlags,
+    make_loss_fn: Callable[[Layout], LossFn],
+    seed: int,
+    variables: Tree | None,
+    per_call: int,
+    tx: optax.GradientTransformation | None,
+    after_step: AfterStep | None,
+) -> tuple[TrainState, Layout, LossFn, StepFn]:
+    """A new state, its layout, the loss, and the step, of several updates at once where asked."""
+    tx = make_optimizer(flags.optimizer()) if tx is None else tx
+    state, layout = create_state(
+        config.make_init(), jax.random.key(seed), tx=tx, ema=True, variables=variables
+    )
+    loss_fn, stateful = make_loss_fn(layout), variables is not None
+    step = make_train_step(
+        loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful, after_step=after_step
+    )
+    return state, layout, loss_fn, scan_steps(step) if per_call > 1 else step
+
+
 def seconds_per_update(
     config: Any,
     data: Callable[[int], Batch],
@@ -257,31 +272,19 @@ def seconds_per_update(
 
     Arguments are those of `train_model`.
     """
-    tx = make_optimizer(flags.optimizer()) if tx is None else tx
-    state, layout = create_state(
-        config.make_init(), jax.random.key(0), tx=tx, ema=True, variables=variables
-    )
-    stateful = variables is not None
-    step = make_train_step(
-        make_loss_fn(layout),
-        tx,
-        ema_decay=flags.ema_decay,
-        stateful=stateful,
-        after_step=after_step,
-    )
-    compiled = compile_step(step if single_steps else scan_steps(step), state)
+    count = 1 if single_steps else STEPS_PER_CALL
+    state, _, _, step = _prepare(config, flags, make_loss_fn, 0, variables, count, tx, after_step)
+    compiled = compile_step(step, state)
     kept = () if resident is None else (resident,)
     times = []
     for call in range(TIMED_CALLS):
-        every = [data(call * STEPS_PER_CALL + i) for i in range(STEPS_PER_CALL)]
-        if not single_steps:
-            every = [jax.tree.map(lambda *x: np.stack(x), *every)]
-        batches = [put_batch(x, current_mesh(), leading=int(not single_steps)) for x in every]
+        every = [data(call * count + i) for i in range(count)]
+        batch = every[0] if single_steps else jax.tree.map(lambda *x: np.stack(x), *every)
+        batch = put_batch(batch, current_mesh(), leading=int(not single_steps))
         start = time.monotonic()
-        for batch in batches:
-            state, metrics = compiled(state, batch, jax.random.key(0), *kept)
+        state, metrics = compiled(state, batch, jax.random.key(0), *kept)
         jax.block_until_ready(metrics)
-        times.append((time.monotonic() - start) / STEPS_PER_CALL)
+        times.append((time.monotonic() - start) / count)
     return sorted(times[1:])[len(times) // 2]
 
 

@@ -12,6 +12,7 @@ The tables of all levels are one array of rows.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ from jaxgen.errors import InputError
 PRIMES = (1, 2654435761, 805459861)
 INITIAL_RANGE = 1e-4
 CORNERS = tuple(product((0, 1), repeat=3))
+
+Levels = tuple[Array, ...]
+"""One array for each level."""
 
 
 class GridLevel(NamedTuple):
@@ -131,18 +135,23 @@ def grid_corners(
     return jnp.stack(rows), jnp.stack(weights)
 
 
-@jax.custom_vjp
 def weighted_rows(
-    table_RF: Float[Array, "R F"], rows_LKN: Int[Array, "L K N"], weights_LKN: Float[Array, "L K N"]
+    table_RF: Float[Array, "R F"],
+    rows_LKN: Int[Array, "L K N"] | Sequence[Int[Array, "K N"]],
+    weights_LKN: Float[Array, "L K N"] | Sequence[Float[Array, "K N"]],
 ) -> Float[Array, "N L F"]:
     """``sum_k weight_k table[row_k]``, for K rows of each of L levels of N points.
 
-    Differentiable backward any number of times. Corner by corner and level by level, which XLA on
-    CPU fuses to loops without temporary arrays. With 200,000 points, 8 levels of 8 corners and 4
-    features on two cores: 140 ms, where one gather of all corners takes 300 with `jnp.einsum` and
-    670 with a product and a sum. The gradient by scatter-add takes 230 ms, and 4.5 s by sorting the
-    rows for sums over runs; level by level half of what one scatter of all levels does.
+    Differentiable backward any number of times. Look-up and scatter-add both run corner by corner
+    and level by level, and no array of all levels is made: XLA on CPU then writes no array larger
+    than [K, N] but the terms of one corner. Against what was measured instead, see "Speed" in
+    ``docs/radiance_fields.md``.
     """
+    return _weighted_rows(table_RF, tuple(rows_LKN), tuple(weights_LKN))
+
+
+@jax.custom_vjp
+def _weighted_rows(table_RF: Array, rows_LKN: Levels, weights_LKN: Levels) -> Array:
     return jnp.stack(
         [
             sum(
@@ -155,26 +164,24 @@ def weighted_rows(
     )
 
 
-def _weighted_rows_forward(table: Array, rows: Array, weights: Array) -> tuple[Array, Any]:
-    return weighted_rows(table, rows, weights), (table, rows, weights)
+def _weighted_rows_forward(table: Array, rows: Levels, weights: Levels) -> tuple[Array, Any]:
+    return _weighted_rows(table, rows, weights), (table, rows, weights)
 
 
-def _weighted_rows_backward(kept: Any, gradient_NLF: Array) -> tuple[Array, None, Array]:
+def _weighted_rows_backward(kept: Any, gradient_NLF: Array) -> tuple[Array, None, Levels]:
     table_RF, rows_LKN, weights_LKN = kept
-    # The sum is a loop on one core: what it reads is computed before, not within it.
-    rows_LKN, weights_LKN, gradient_NLF = jax.lax.optimization_barrier(
-        (rows_LKN, weights_LKN, gradient_NLF)
-    )
-    sums_RF = jnp.zeros_like(table_RF)
+    sums_RF, to_weights_LKN = jnp.zeros_like(table_RF), []
     for level, (rows_KN, weights_KN) in enumerate(zip(rows_LKN, weights_LKN, strict=True)):
-        terms_KNF = gradient_NLF[:, level] * weights_KN[..., None]
-        sums_RF = sums_RF.at[rows_KN].add(terms_KNF, mode="promise_in_bounds")
-    found_LKNF = table_RF.at[rows_LKN].get(mode="promise_in_bounds")
-    to_weights_LKN = jnp.einsum("LKNF,NLF->LKN", found_LKNF, gradient_NLF)
-    return sums_RF, None, to_weights_LKN
+        gradient_NF = gradient_NLF[:, level]
+        for rows_N, weights_N in zip(rows_KN, weights_KN, strict=True):
+            terms_NF = gradient_NF * weights_N[:, None]
+            sums_RF = sums_RF.at[rows_N].add(terms_NF, mode="promise_in_bounds")
+        found_KNF = table_RF.at[rows_KN].get(mode="promise_in_bounds")
+        to_weights_LKN.append(jnp.einsum("KNF,NF->KN", found_KNF, gradient_NF))
+    return sums_RF, None, tuple(to_weights_LKN)
 
 
-weighted_rows.defvjp(_weighted_rows_forward, _weighted_rows_backward)
+_weighted_rows.defvjp(_weighted_rows_forward, _weighted_rows_backward)
 
 
 class HashGrid(nn.Module):
@@ -198,6 +205,6 @@ class HashGrid(nn.Module):
         table_RF = jnp.asarray(self.param("table", named, (config.rows, config.features)))
         x_N3 = jnp.clip(x.reshape(-1, 3), 0, 1)
         corners = [grid_corners(x_N3, level) for level in config.level_table]
-        rows_LKN, weights_LKN = (jnp.stack(part) for part in zip(*corners, strict=True))
+        rows_LKN, weights_LKN = zip(*corners, strict=True)
         features_NLF = weighted_rows(table_RF, rows_LKN, weights_LKN)
         return features_NLF.reshape(*x.shape[:-1], config.width)

@@ -134,17 +134,17 @@ class FieldFlags:
                     f"{name} is {getattr(self, name)} with field {field!r}, which has none, "
                     "expected another field"
                 )
-        for name in ("coarse_samples", "fine_samples"):
-            if field == "ngp" and self.occupancy and getattr(self, name) is not None:
-                raise InputError(
-                    f"{name} is {getattr(self, name)} with occupancy, expected no-occupancy"
-                )
         encodings = ("hash", "waves") if field == "neus" else ("hash", "dense", "planes")
         if self.encoding not in encodings:
             raise InputError(
                 f"encoding is {self.encoding!r} with field {field!r}, expected one of "
                 f"{', '.join(map(repr, encodings))}"
             )
+        for name in ("coarse_samples", "fine_samples"):
+            if field == "ngp" and self.occupancy and getattr(self, name) is not None:
+                raise InputError(
+                    f"{name} is {getattr(self, name)} with occupancy, expected no-occupancy"
+                )
 
     def config(self, scene: Scene) -> RadianceConfig:
         """The radiance field of a scene.

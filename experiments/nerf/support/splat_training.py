@@ -103,33 +103,25 @@ def train_splats(
     row_B = np.arange(math.prod(mesh.shape[axis] for axis in BATCH_MESH_AXES), dtype=np.int32)
     resident = resident_views((views,))
 
-    def batches(step: int) -> Batch:
-        return {"row": row_B}
-
-    def make_loss_fn(layout: Layout) -> LossFn:
+    def make_loss_fn(_: Layout) -> LossFn:
         return make_image_loss(config, splats.crop)
 
-    def updating(steps: int) -> dict[str, Any]:
+    def rates(steps: int) -> dict[str, Any]:
         schedule = means_schedule(rate, steps)
         tx = make_splat_optimizer(config, schedule, steps)
-        return {
-            "tx": tx,
-            "after_step": make_after_step(tx, schedule, steps),
-            "single_steps": True,
-        }
+        return {"tx": tx, "after_step": make_after_step(tx, schedule, steps), "single_steps": True}
+
+    def seconds() -> float:
+        return seconds_per_update(
+            config, lambda step: {"row": row_B}, flags, make_loss_fn, resident, **rates(1000)
+        )
 
     if flags.minutes is not None:
-        steps = updates_in(
-            flags.minutes,
-            folder,
-            lambda: seconds_per_update(
-                config, batches, flags, make_loss_fn, resident, **updating(1000)
-            ),
-        )
+        steps = updates_in(flags.minutes, folder, seconds)
         flags = dataclasses.replace(flags, training_steps=steps)
     return train_model(
         config,
-        batches,
+        lambda step: {"row": row_B},
         folder,
         flags,
         make_loss_fn,
@@ -137,7 +129,7 @@ def train_splats(
         seed=seed,
         tensorboard=tensorboard,
         resident=resident,
-        **updating(flags.training_steps),
+        **rates(flags.training_steps),
     )
 
 

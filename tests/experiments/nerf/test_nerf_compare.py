@@ -8,7 +8,6 @@ import pytest
 from picture_folder import run_here
 
 from experiments.nerf import compare
-from experiments.nerf.support.field_flags import FieldFlags
 from jaxgen.data import load_scene
 
 SCENE = load_scene("shapes", size=16)
@@ -18,7 +17,7 @@ SCENE = load_scene("shapes", size=16)
 def test_every_row_is_a_field_of_its_own(table):
     rows = compare.TABLES[table]
     assert len({row.name for row in rows}) == len(rows) > 1
-    made = [(FieldFlags(**row.field).config(SCENE), row) for row in rows]
+    made = [(compare.model_of(compare.Config(), row, SCENE), row) for row in rows]
     for i, (config, row) in enumerate(made):
         for other, other_row in made[:i]:
             changes = "training", "undistorted", "pose_noise"
