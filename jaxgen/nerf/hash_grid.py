@@ -21,9 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError
+from jaxgen.nn.token_sharding import auto_axes
 
 PRIMES = (1, 2654435761, 805459861)
 INITIAL_RANGE = 1e-4
@@ -170,18 +173,48 @@ def _weighted_rows_forward(table: Array, rows: Levels, weights: Levels) -> tuple
 
 def _weighted_rows_backward(kept: Any, gradient_NLF: Array) -> tuple[Array, None, Levels]:
     table_RF, rows_LKN, weights_LKN = kept
-    sums_RF, to_weights_LKN = jnp.zeros_like(table_RF), []
-    for level, (rows_KN, weights_KN) in enumerate(zip(rows_LKN, weights_LKN, strict=True)):
-        gradient_NF = gradient_NLF[:, level]
-        for rows_N, weights_N in zip(rows_KN, weights_KN, strict=True):
-            terms_NF = gradient_NF * weights_N[:, None]
-            sums_RF = sums_RF.at[rows_N].add(terms_NF, mode="promise_in_bounds")
+    to_weights_LKN = []
+    for level, rows_KN in enumerate(rows_LKN):
         found_KNF = table_RF.at[rows_KN].get(mode="promise_in_bounds")
-        to_weights_LKN.append(jnp.einsum("KNF,NF->KN", found_KNF, gradient_NF))
+        to_weights_LKN.append(jnp.einsum("KNF,NF->KN", found_KNF, gradient_NLF[:, level]))
+    sums_RF = _sum_by_row(table_RF.shape[0], rows_LKN, weights_LKN, gradient_NLF)
     return sums_RF, None, tuple(to_weights_LKN)
 
 
 _weighted_rows.defvjp(_weighted_rows_forward, _weighted_rows_backward)
+
+
+def _sum_by_row(
+    count: int, rows_LKN: Levels, weights_LKN: Levels, gradient_NLF: Float[Array, "N L F"]
+) -> Float[Array, "R F"]:
+    """For each of R rows the sum of ``weight gradient`` over the corners that are this row.
+
+    Where points are shared by devices, each adds up its own, and one sum over devices follows: left
+    to XLA, it would follow each of the L K scatters.
+    """
+
+    def local(rows_LKN: Levels, weights_LKN: Levels, gradient_NLF: Array) -> Array:
+        sums_RF = jnp.zeros((count, gradient_NLF.shape[-1]), gradient_NLF.dtype)
+        for level, (rows_KN, weights_KN) in enumerate(zip(rows_LKN, weights_LKN, strict=True)):
+            for rows_N, weights_N in zip(rows_KN, weights_KN, strict=True):
+                terms_NF = gradient_NLF[:, level] * weights_N[:, None]
+                sums_RF = sums_RF.at[rows_N].add(terms_NF, mode="promise_in_bounds")
+        return sums_RF
+
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = auto_axes()
+    axes = tuple(axis for axis in BATCH_MESH_AXES if sizes.get(axis, 1) > 1)
+    shards = math.prod(sizes[axis] for axis in axes)
+    if not axes or len(gradient_NLF) % shards or len(sizes) < len(mesh.axis_names):
+        return local(rows_LKN, weights_LKN, gradient_NLF)
+    of_corners, of_points = PartitionSpec(None, axes), PartitionSpec(axes)
+    shared = jax.shard_map(
+        lambda *given: jax.lax.psum(local(*given), axes),
+        in_specs=(of_corners, of_corners, of_points),
+        out_specs=PartitionSpec(),
+        axis_names=set(axes),
+    )
+    return shared(rows_LKN, weights_LKN, gradient_NLF)
 
 
 class HashGrid(nn.Module):

@@ -15,13 +15,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.nerf.cameras import Box
 from jaxgen.nerf.fields import SampleContext
 from jaxgen.nerf.occupancy import OccupancyConfig, cell_is_occupied
 from jaxgen.nerf.ray_passes import BoundField, RaySpan, normals_of
 from jaxgen.nerf.rendering import RenderedRays, Rendering
+from jaxgen.typing import Tree
 
 WORD, ROW = 32, 512
 """Bits of a word; candidates of a row, when those that weigh something are packed once more."""
@@ -67,6 +70,27 @@ def pack_bits(bits: Bool[Array, "R N"]) -> Steps:
     return Steps(words, total - counts, total[:, -1])
 
 
+def shard_slots(tree: Tree) -> Tree:
+    """Arrays [S, ...] sharded over the devices that share the rays, where a mesh is set.
+
+    Slots are filled by the rays of all devices together, so that budgets, and what is left out, do
+    not depend on the mesh; without this every device would evaluate the field in all slots. Where
+    the devices do not divide S, they do.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_MESH_AXES)
+    if shards == 1 or any(len(x) % shards for x in jax.tree.leaves(tree)):
+        return tree
+    spec = PartitionSpec(BATCH_MESH_AXES)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
+
+
+def gather_slots(tree: Tree) -> Tree:
+    """The same on every device: a scan over slots in parts would send in each of its rounds."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tree if mesh.empty else jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
 def fill_slots(
     steps: Steps, slots: int, taken: Int[Array, "R"] | None = None, most: int | None = None
 ) -> Slots:
@@ -81,7 +105,7 @@ def fill_slots(
     taken = jnp.zeros_like(steps.total) if taken is None else taken
     wanted = steps.total - taken
     wanted = wanted if most is None else jnp.minimum(wanted, most)
-    end = jnp.cumsum(wanted)
+    end = gather_slots(jnp.cumsum(wanted))
     slot = jnp.arange(slots)
     ray = jnp.searchsorted(end, slot, side="right").astype(jnp.int32)
     ray = jnp.minimum(ray, len(end) - 1)
@@ -116,13 +140,14 @@ def sum_before(value: Float[Array, "S"], ray: Int[Array, "S"]) -> Float[Array, "
     A scan that starts at 0 for each ray: differences of sums over all rays would lose what is small
     beside what is large, and optical depths may be 1e10.
     """
+    value, ray = gather_slots((value, ray))
     first = jnp.concatenate([jnp.ones((1,), bool), ray[1:] != ray[:-1]])
     shifted = jnp.where(first, 0, jnp.concatenate([jnp.zeros_like(value[:1]), value[:-1]]))
 
     def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
         return jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1]
 
-    return jax.lax.associative_scan(add, (shifted, first))[0]
+    return gather_slots(jax.lax.associative_scan(add, (shifted, first))[0])
 
 
 class _March:
@@ -188,7 +213,7 @@ def render_packed(
     march = _March(config, span, box, cells, jitter)
     rays = len(march.begin)
     candidates = fill_slots(march.steps, -(-config.candidates // ROW) * ROW)
-    points = jax.lax.stop_gradient(march.samples(candidates)[1])
+    points = shard_slots(jax.lax.stop_gradient(march.samples(candidates)[1]))
     depth = jax.lax.stop_gradient(field.density(points)) * march.length
     depth = jnp.where(candidates.filled, depth, 0)
     passed = jnp.exp(-sum_before(depth, candidates.ray))
@@ -268,7 +293,7 @@ def _shade(
     The sums are of weights, times 1, distance, colour and normals. ``before`` is the optical depth
     of what is in front of the slots.
     """
-    distance, points, direction = march.samples(slots)
+    distance, points, direction = shard_slots(march.samples(slots))
     length = jnp.full_like(distance, march.length)
     if code is not None and len(code) > 1:
         code = code[slots.ray]

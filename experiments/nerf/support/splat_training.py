@@ -103,25 +103,33 @@ def train_splats(
     row_B = np.arange(math.prod(mesh.shape[axis] for axis in BATCH_MESH_AXES), dtype=np.int32)
     resident = resident_views((views,))
 
-    def make_loss_fn(_: Layout) -> LossFn:
+    def batches(step: int) -> Batch:
+        return {"row": row_B}
+
+    def make_loss_fn(layout: Layout) -> LossFn:
         return make_image_loss(config, splats.crop)
 
-    def rates(steps: int) -> dict[str, Any]:
+    def updating(steps: int) -> dict[str, Any]:
         schedule = means_schedule(rate, steps)
         tx = make_splat_optimizer(config, schedule, steps)
-        return {"tx": tx, "after_step": make_after_step(tx, schedule, steps), "single_steps": True}
-
-    def seconds() -> float:
-        return seconds_per_update(
-            config, lambda step: {"row": row_B}, flags, make_loss_fn, resident, **rates(1000)
-        )
+        return {
+            "tx": tx,
+            "after_step": make_after_step(tx, schedule, steps),
+            "single_steps": True,
+        }
 
     if flags.minutes is not None:
-        steps = updates_in(flags.minutes, folder, seconds)
+        steps = updates_in(
+            flags.minutes,
+            folder,
+            lambda: seconds_per_update(
+                config, batches, flags, make_loss_fn, resident, **updating(1000)
+            ),
+        )
         flags = dataclasses.replace(flags, training_steps=steps)
     return train_model(
         config,
-        lambda step: {"row": row_B},
+        batches,
         folder,
         flags,
         make_loss_fn,
@@ -129,7 +137,7 @@ def train_splats(
         seed=seed,
         tensorboard=tensorboard,
         resident=resident,
-        **rates(flags.training_steps),
+        **updating(flags.training_steps),
     )
 
 
