@@ -138,10 +138,7 @@ def test_a_part_of_an_image_is_what_its_camera_sees():
     [
         (["--levels", "3"], "levels is 3 with field 'splats', which has none"),
         (["--code-size", "3"], "code_size is 3 with field 'splats', which has none"),
-        (
-            ["--minutes", "3"],
-            "minutes is 3.0 with field 'splats', which has none",
-        ),
+        (["--rays", "3"], "rays is 3 with field 'splats', which has none"),
         (["--crop", "8"], "crop is 8, expected 11 or more, the window of SSIM"),
         (["--crop", "17"], "images have sides of 16 pixels, expected 17 or more"),
         (["--field", "ngp"], "flags of Gaussians are .*, expected field 'splats' with them"),
