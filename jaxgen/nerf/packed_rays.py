@@ -92,7 +92,7 @@ def gather_slots(tree: Tree) -> Tree:
 
 
 def fill_slots(
-    steps: Steps, slots: int, taken: Int[Array, "R"] | None = None, most: int | None = None
+    steps: Steps, slots: int, taken: Int[Array, "R"] | None = None, most: Array | int | None = None
 ) -> Slots:
     """Fills slots with the steps of rays, ray after ray, each ray's in order.
 
@@ -239,7 +239,7 @@ def render_to_the_end(
     cells: Bool[Array, "X Y Z"] | None = None,
     code: Float[Array, "1 C"] | None = None,
     normals: bool = False,
-    most: int = 8,
+    least: int = 8,
 ) -> Rendering:
     """The same with all samples of all rays, round after round; not differentiable.
 
@@ -256,7 +256,7 @@ def render_to_the_end(
       cells: which are occupied; None: all.
       code: of all rays.
       normals: whether normals are computed.
-      most: steps of a ray in one round.
+      least: steps of a ray in one round, while all rays are under way.
     """
     march = _March(config, span, box, cells, None)
     rays, width = len(march.begin), 8 if normals else 5
@@ -267,7 +267,9 @@ def render_to_the_end(
 
     def advance(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         taken, depth, sums = carry
-        slots = fill_slots(steps, config.samples, taken, most)
+        # The fewer rays are left, the more steps of each: every round has all slots to fill.
+        left = jnp.maximum((taken < everything).sum(), 1)
+        slots = fill_slots(steps, config.samples, taken, jnp.maximum(least, config.samples // left))
         new, depths = _shade(field, march, slots, depth, code, normals)
         ones = slots.filled.astype(jnp.int32)
         taken += jax.ops.segment_sum(ones, slots.ray, rays, True)
