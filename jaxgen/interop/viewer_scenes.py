@@ -161,11 +161,11 @@ def covariances(splats: GaussianSplats) -> Float[np.ndarray, "N 3 3"]:
         raise InputError(
             f"splats: quaternion {int(length_N1.argmin())} is 0, expected a length above 0"
         )
-    half_N33 = rotations(splats.quaternions_N4 / length_N1) * splats.scales_N3[:, None, :]
+    half_N33 = quaternion_matrices(splats.quaternions_N4 / length_N1) * splats.scales_N3[:, None, :]
     return half_N33 @ half_N33.swapaxes(1, 2)
 
 
-def rotations(quaternions_N4: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 3 3"]:
+def quaternion_matrices(quaternions_N4: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 3 3"]:
     """Rotation matrices of quaternions (w, x, y, z) of length 1."""
     w, x, y, z = quaternions_N4.T
     rows = [

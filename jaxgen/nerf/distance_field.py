@@ -36,11 +36,11 @@ from jaxgen.nerf.fields import (
     SampleContext,
     appearance,
     check_sizes,
+    density_within,
     level_weights,
     levels_in_use,
     mlp_layer,
     unit,
-    within,
 )
 from jaxgen.nerf.geometric_start import even_directions, mean_length, rotation
 from jaxgen.nerf.hash_grid import HashGridConfig
@@ -202,7 +202,7 @@ class DistanceField(nn.Module):
         density = interval_density(
             distance, slope, context.length, context.offset, self.sharpness()
         )
-        return FieldOutput(within(config.box, x, density), colour, gradient)
+        return FieldOutput(density_within(config.box, x, density), colour, gradient)
 
     def density(
         self, x: Float[Array, "*B 3"], context: SampleContext = NO_CONTEXT
@@ -230,7 +230,7 @@ class DistanceField(nn.Module):
         if length is not None:
             sharpness = jnp.minimum(sharpness, PLACING / jnp.maximum(length, SHORTEST))
         density = sharpness * nn.sigmoid(-sharpness * distance)
-        return within(self.config.box, x, density)
+        return density_within(self.config.box, x, density)
 
     def _distance(self, x: Array, context: SampleContext) -> tuple[Array, tuple[Array, Array]]:
         """The distance, and of its MLP what enters it and the last hidden layer."""

@@ -81,7 +81,7 @@ def mlp_layer(units: int, inputs: str | None, bias: bool = True) -> Dense:
     return Dense((units,), (inputs, "mlp"), bias=bias)
 
 
-def within(box: Box | None, x: Float[Array, "*B 3"], density: Float[Array, "*B"]) -> Array:
+def density_within(box: Box | None, x: Float[Array, "*B 3"], density: Float[Array, "*B"]) -> Array:
     """The density, 0 outside of the box."""
     if box is None:
         return density

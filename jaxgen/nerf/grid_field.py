@@ -16,9 +16,9 @@ from jaxgen.nerf.fields import (
     SampleContext,
     appearance,
     check_sizes,
+    density_within,
     level_weights,
     mlp_layer,
-    within,
 )
 from jaxgen.nerf.hash_grid import HashGridConfig
 from jaxgen.nn.dense import Dense
@@ -135,4 +135,4 @@ class HashField(nn.Module):
 
     def _density(self, x: Array, geometry: Array) -> Array:
         density = jnp.exp(jnp.minimum(geometry[..., 0], MAX_LOG_DENSITY))
-        return within(self.config.bounds, x, density)
+        return density_within(self.config.bounds, x, density)

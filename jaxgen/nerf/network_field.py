@@ -23,9 +23,9 @@ from jaxgen.nerf.fields import (
     SampleContext,
     appearance,
     check_sizes,
+    density_within,
     level_weights,
     mlp_layer,
-    within,
 )
 from jaxgen.nn.dense import Dense
 
@@ -184,4 +184,4 @@ class NeRFField(nn.Module):
     def _density(self, x: Array, hidden: Array) -> Array:
         raw = self.density_layer(hidden)[..., 0]
         relu = self.config.activation == "relu"
-        return within(self.config.bounds, x, nn.relu(raw) if relu else nn.softplus(raw - 1))
+        return density_within(self.config.bounds, x, nn.relu(raw) if relu else nn.softplus(raw - 1))

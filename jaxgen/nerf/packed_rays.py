@@ -31,7 +31,7 @@ WORD, ROW = 32, 512
 EPSILON = 1e-6
 
 
-class Steps(NamedTuple):
+class OccupiedSteps(NamedTuple):
     """The occupied steps of R rays, as bits.
 
     Attributes:
@@ -61,13 +61,13 @@ class Slots(NamedTuple):
     fits: Bool[Array, "R"]
 
 
-def pack_bits(bits: Bool[Array, "R N"]) -> Steps:
-    """Booleans as `Steps`; N is a multiple of 32."""
+def pack_bits(bits: Bool[Array, "R N"]) -> OccupiedSteps:
+    """Booleans as `OccupiedSteps`; N is a multiple of 32."""
     grouped = bits.reshape(len(bits), -1, WORD).astype(jnp.uint32)
     words = (grouped << jnp.arange(WORD, dtype=jnp.uint32)).sum(axis=-1, dtype=jnp.uint32)
     counts = jax.lax.population_count(words).astype(jnp.int32)
     total = jnp.cumsum(counts, axis=-1)
-    return Steps(words, total - counts, total[:, -1])
+    return OccupiedSteps(words, total - counts, total[:, -1])
 
 
 def shard_slots(tree: Tree) -> Tree:
@@ -92,7 +92,10 @@ def gather_slots(tree: Tree) -> Tree:
 
 
 def fill_slots(
-    steps: Steps, slots: int, taken: Int[Array, "R"] | None = None, most: Array | int | None = None
+    steps: OccupiedSteps,
+    slots: int,
+    taken: Int[Array, "R"] | None = None,
+    most: Array | int | None = None,
 ) -> Slots:
     """Fills slots with the steps of rays, ray after ray, each ray's in order.
 

@@ -101,7 +101,7 @@ def place_samples(
     return distances, span.rays.points(distances), context
 
 
-def shade(
+def shade_rays(
     field: BoundField,
     span: RaySpan,
     edges: Float[Array, "R S1"],

@@ -47,7 +47,7 @@ from jaxgen.nerf.fields import FieldOutput, SampleContext
 from jaxgen.nerf.grid_field import HashFieldConfig
 from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells
 from jaxgen.nerf.packed_rays import render_packed, render_to_the_end
-from jaxgen.nerf.ray_passes import BoundField, RaySpan, density_weights, shade
+from jaxgen.nerf.ray_passes import BoundField, RaySpan, density_weights, shade_rays
 from jaxgen.nerf.ray_samples import (
     blurred_weights,
     even_edges,
@@ -370,7 +370,7 @@ def render_rays(
     if config.two_networks or config.coarse_colour:
         name = COARSE if config.two_networks else FINE
         coarse = BoundField(config.field, params[name], progress)
-        first, _ = shade(coarse, span, edges, jitters[0], background, code=code)
+        first, _ = shade_rays(coarse, span, edges, jitters[0], background, code=code)
         assert first.weights is not None
         earlier.append(RayWeights(edges, first.weights, first.colour))
         if config.two_networks:
@@ -392,7 +392,7 @@ def render_rays(
         frozen = BoundField(config.field, jax.lax.stop_gradient(params[FINE]), progress)
         weights = jax.lax.stop_gradient(density_weights(frozen, span, edges, jitters[0]))
         edges = _place(config, edges, weights, jitters[1], config.fine_samples)
-    rendering, gradient = shade(
+    rendering, gradient = shade_rays(
         fine, span, edges, jitters[-1], background, code=code, normals=normals
     )
     assert rendering.weights is not None
