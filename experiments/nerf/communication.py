@@ -73,7 +73,7 @@ def main(config: Config) -> dict[str, int]:
     resident = resident_views(scene.part("train"))
     listed = list_collectives(
         {
-            f"training step, tables: {tables}": training_program(
+            f"training step, tables: {tables}": field_training_program(
                 field, plan_tables(field, tables), flags, resident
             )
             for tables in config.tables
@@ -89,7 +89,7 @@ def plan_tables(field: RadianceConfig, tables: TableLayout) -> Layout:
     return plan_layout(field.make_init(), jax.random.key(0), mesh=current_mesh(), rules=rules)
 
 
-def training_program(
+def field_training_program(
     field: RadianceConfig, layout: Layout, flags: FieldTrainingFlags, resident: Batch
 ) -> Program:
     """One update: loss, gradient, guard, Adam, moving average, occupancy grid.

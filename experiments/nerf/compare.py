@@ -57,7 +57,7 @@ POSE_NOISE = (2.0, 0.02)
 
 
 @dataclass(frozen=True)
-class Row:
+class FieldRow:
     """A field of a table.
 
     Attributes:
@@ -78,48 +78,48 @@ class Row:
 NGP, NERF = {"field": "ngp"}, {"field": "nerf"}
 NERFACTO, SPLATS = {"field": "nerfacto"}, {"field": "splats"}
 REFINED = {"refine_poses": True, "coarse_to_fine": 0.5}
-TABLES: Mapping[TableName, Sequence[Row]] = {
+TABLES: Mapping[TableName, Sequence[FieldRow]] = {
     "fields": (
-        Row("ngp", NGP),
-        Row("ngp without occupancy", {**NGP, "occupancy": False}),
-        Row("ngp, dense grid", {**NGP, "encoding": "dense", "finest_resolution": 128}),
-        Row("ngp, three planes", {**NGP, "encoding": "planes", "features": 16}),
-        Row("nerfacto", NERFACTO),
-        Row("nerf", NERF),
-        Row("mipnerf", {"field": "mipnerf"}),
-        Row("mipnerf360", {"field": "mipnerf360"}),
-        Row("neus", {"field": "neus"}),
-        Row("splats", SPLATS),
+        FieldRow("ngp", NGP),
+        FieldRow("ngp without occupancy", {**NGP, "occupancy": False}),
+        FieldRow("ngp, dense grid", {**NGP, "encoding": "dense", "finest_resolution": 128}),
+        FieldRow("ngp, three planes", {**NGP, "encoding": "planes", "features": 16}),
+        FieldRow("nerfacto", NERFACTO),
+        FieldRow("nerf", NERF),
+        FieldRow("mipnerf", {"field": "mipnerf"}),
+        FieldRow("mipnerf360", {"field": "mipnerf360"}),
+        FieldRow("neus", {"field": "neus"}),
+        FieldRow("splats", SPLATS),
     ),
-    "scales": (Row("nerf", NERF), Row("mipnerf", {"field": "mipnerf"})),
+    "scales": (FieldRow("nerf", NERF), FieldRow("mipnerf", {"field": "mipnerf"})),
     "ablations": (
-        Row("nerf", NERF),
-        Row("nerf without waves of positions", {**NERF, "octaves": 0}),
-        Row("nerf without view dependence", {**NERF, "view_dependent": False}),
-        Row("nerf without hierarchy", {**NERF, "coarse_samples": 64, "fine_samples": 0}),
-        Row("ngp", NGP),
-        Row("ngp without view dependence", {**NGP, "view_dependent": False}),
-        Row("ngp, 4 levels", {**NGP, "levels": 4}),
-        Row("ngp, tables of 2^14", {**NGP, "log2_table_size": 14}),
-        Row("ngp, tables of 2^19", {**NGP, "log2_table_size": 19}),
-        Row("nerfacto", NERFACTO),
-        Row("nerfacto without distortion loss", NERFACTO, {"distortion": 0.0}),
+        FieldRow("nerf", NERF),
+        FieldRow("nerf without waves of positions", {**NERF, "octaves": 0}),
+        FieldRow("nerf without view dependence", {**NERF, "view_dependent": False}),
+        FieldRow("nerf without hierarchy", {**NERF, "coarse_samples": 64, "fine_samples": 0}),
+        FieldRow("ngp", NGP),
+        FieldRow("ngp without view dependence", {**NGP, "view_dependent": False}),
+        FieldRow("ngp, 4 levels", {**NGP, "levels": 4}),
+        FieldRow("ngp, tables of 2^14", {**NGP, "log2_table_size": 14}),
+        FieldRow("ngp, tables of 2^19", {**NGP, "log2_table_size": 19}),
+        FieldRow("nerfacto", NERFACTO),
+        FieldRow("nerfacto without distortion loss", NERFACTO, {"distortion": 0.0}),
     ),
     "captures": (
-        Row("nerfacto", NERFACTO),
-        Row("without the camera's distortion", NERFACTO, undistorted=True),
-        Row("with codes of 8 numbers", {**NERFACTO, "code_size": 8}),
-        Row("with exposures", {**NERFACTO, "exposure": True}),
-        Row("with refined poses", {**NERFACTO, "refine_poses": True}),
-        Row(
+        FieldRow("nerfacto", NERFACTO),
+        FieldRow("without the camera's distortion", NERFACTO, undistorted=True),
+        FieldRow("with codes of 8 numbers", {**NERFACTO, "code_size": 8}),
+        FieldRow("with exposures", {**NERFACTO, "exposure": True}),
+        FieldRow("with refined poses", {**NERFACTO, "refine_poses": True}),
+        FieldRow(
             "with refined poses and intrinsics",
             {**NERFACTO, "refine_poses": True, "refine_intrinsics": True},
         ),
     ),
     "poses": (
-        Row("exact poses", NGP),
-        Row("disturbed poses", NGP, pose_noise=True),
-        Row("disturbed poses, refined", {**NGP, **REFINED}, pose_noise=True),
+        FieldRow("exact poses", NGP),
+        FieldRow("disturbed poses", NGP, pose_noise=True),
+        FieldRow("disturbed poses, refined", {**NGP, **REFINED}, pose_noise=True),
     ),
 }
 
@@ -178,10 +178,10 @@ def main(config: Config) -> dict[str, Any]:
     for row in chosen:
         place = folder / "rows" / row.name.replace(" ", "_").replace(",", "")
         made_of = [dataclasses.asdict(row), config.minutes, config.views, config.seed]
-        compute = functools.partial(figures_of, config, row, scene, smaller, place)
+        compute = functools.partial(row_figures, config, row, scene, smaller, place)
         found[row.name] = cached_figures(place / "figures.json", compute, made_of=made_of)
         write_table(folder / "table.md", found)
-    plot_curves(folder, {row.name: row.name.replace(" ", "_").replace(",", "") for row in chosen})
+    plot_psnr(folder, {row.name: row.name.replace(" ", "_").replace(",", "") for row in chosen})
     report("\n" + (folder / "table.md").read_text())
     report(f"table and curves are in {folder}")
     return found
@@ -199,12 +199,12 @@ def at_scale(config: Config, scene: Scene, factor: int) -> Scene:
     return load_scene(config.data, size=longer // factor)
 
 
-def field_flags(config: Config, row: Row) -> FieldFlags:
+def field_flags(config: Config, row: FieldRow) -> FieldFlags:
     """The flags of a row's field."""
     return FieldFlags(**row.field, box=config.box)
 
 
-def model_of(config: Config, row: Row, scene: Scene) -> RadianceConfig | SplatConfig:
+def model_of(config: Config, row: FieldRow, scene: Scene) -> RadianceConfig | SplatConfig:
     """What a row trains on a scene."""
     flags = field_flags(config, row)
     if flags.field == "splats":
@@ -212,8 +212,8 @@ def model_of(config: Config, row: Row, scene: Scene) -> RadianceConfig | SplatCo
     return flags.config(scene)
 
 
-def figures_of(
-    config: Config, row: Row, scene: Scene, smaller: Sequence[Scene], folder: pathlib.Path
+def row_figures(
+    config: Config, row: FieldRow, scene: Scene, smaller: Sequence[Scene], folder: pathlib.Path
 ) -> dict[str, float]:
     """Trains a field, or resumes, and evaluates it."""
     report(f"\n{row.name}")
@@ -282,7 +282,7 @@ def write_table(path: pathlib.Path, found: Mapping[str, Mapping[str, float]]) ->
     write_text(path, format_table(("field", *columns), rows))
 
 
-def plot_curves(folder: pathlib.Path, places: Mapping[str, str]) -> None:
+def plot_psnr(folder: pathlib.Path, places: Mapping[str, str]) -> None:
     """PSNR of validation pixels against seconds of training."""
     figure, axes = new_figure("PSNR of validation pixels in the course of training", 8, 5)
     shown = False
