@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.nerf import communication
-from experiments.nerf.communication import plan_tables, training_program
+from experiments.nerf.communication import plan_tables, field_training_program
 from experiments.nerf.support.field_flags import FieldFlags
 from experiments.nerf.support.field_training import GRID, FieldTrainingFlags, resident_views
 from experiments.shared.launch import LaunchConfig
@@ -37,7 +37,7 @@ def train(scene, flags, tables, description):
         ).for_field(field)
         layout = plan_tables(field, tables)
         resident = resident_views(scene.part("train"))
-        step, (abstract, *_) = training_program(field, layout, training, resident)
+        step, (abstract, *_) = field_training_program(field, layout, training, resident)
         variables = None if field.occupancy is None else {GRID: field.occupancy.initial()}
         state, _ = create_state(
             field.make_init(),
