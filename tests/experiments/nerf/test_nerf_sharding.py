@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.nerf import communication
-from experiments.nerf.communication import plan_tables, field_training_program
+from experiments.nerf.communication import field_training_program, plan_tables
 from experiments.nerf.support.field_flags import FieldFlags
 from experiments.nerf.support.field_training import GRID, FieldTrainingFlags, resident_views
 from experiments.shared.launch import LaunchConfig
