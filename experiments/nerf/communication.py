@@ -70,7 +70,7 @@ def main(config: Config) -> dict[str, int]:
     field = config.field.config(scene)
     flags = config.training.for_field(field)
     check_rays(flags)
-    resident = resident_views(scene.part("train"))
+    resident = resident_views((scene.part("train"),))
     listed = list_collectives(
         {
             f"training step, tables: {tables}": field_training_program(
@@ -104,7 +104,7 @@ def field_training_program(
     tx = make_optimizer(flags.optimizer())
     variables = None if field.occupancy is None else {GRID: field.occupancy.initial()}
     state = abstract_state(layout, tx, ema=True, variables=variables)
-    loss_fn = make_pixel_loss(field, flags.distortion, layout)
+    loss_fn = make_pixel_loss(field, flags.distortion, flags.eikonal, layout)
     stateful = variables is not None
     step = make_train_step(loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful)
     sharding = batch_sharding(layout.mesh)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.errors import check_positive
 from jaxgen.nerf.cameras import Box, check_box
 from jaxgen.nerf.contraction import contract
 from jaxgen.nerf.dense_grids import DenseGridConfig, TriPlaneConfig
@@ -44,6 +45,8 @@ class HashFieldConfig:
       view_dependent: whether colour depends on the direction.
       code_size: numbers of an image's code, which joins the direction.
       coarse_to_fine: share of the training in which levels are faded in, one after the other.
+      initial_density: what the density begins with, everywhere: the exponential's factor. Where
+        space is sampled by its occupancy, it should be too little to be occupied.
 
     Raises:
       InputError: for options that make no network.
@@ -58,10 +61,12 @@ class HashFieldConfig:
     view_dependent: bool = True
     code_size: int = 0
     coarse_to_fine: float = 0.0
+    initial_density: float = 1.0
 
     def __post_init__(self) -> None:
         check_sizes(self, "width", "geometry_features", "colour_layers")
         check_sizes(self, "code_size", least=0)
+        check_positive("initial_density", self.initial_density)
         check_box("box", self.box)
 
     @property
@@ -135,4 +140,5 @@ class HashField(nn.Module):
 
     def _density(self, x: Array, geometry: Array) -> Array:
         density = jnp.exp(jnp.minimum(geometry[..., 0], MAX_LOG_DENSITY))
+        density = self.config.initial_density * density
         return density_within(self.config.bounds, x, density)

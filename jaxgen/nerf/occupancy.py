@@ -146,7 +146,8 @@ def measure_cells(
     """The occupied cells of a density that is known, without the history of a training.
 
     A cell is occupied where density times the length of a step is above the threshold at one of
-    8 points of it or of its neighbours.
+    8 points of it. (Not where a neighbour is: empty cells are not seen in training, and what little
+    density they have is no part of the field.)
 
     Args:
       config: the options.
@@ -167,8 +168,7 @@ def measure_cells(
     largest = jax.lax.reduce_window(
         found.reshape((size,) * 3), 0.0, jax.lax.max, (PARTS,) * 3, (PARTS,) * 3, "VALID"
     )
-    near = jax.lax.reduce_window(largest, 0.0, jax.lax.max, (3,) * 3, (1,) * 3, "SAME")
-    return near * config.step_length(box) > config.threshold
+    return largest * config.step_length(box) > config.threshold
 
 
 def cell_is_occupied(

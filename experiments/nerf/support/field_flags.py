@@ -27,6 +27,9 @@ FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus", 
 
 GRID = ("encoding", "levels", "features", "log2_table_size", "finest_resolution")
 NETWORK = ("width", "depth", "octaves")
+START = 0.1
+"""Of an occupied cell's least density, what a field with occupancy begins with."""
+
 OWN: Mapping[str, tuple[str, ...]] = {
     "ngp": (*GRID, "fine_samples", "coarse_samples", "occupancy", "candidates", "samples"),
     "nerfacto": (*GRID, "fine_samples", "proposal_samples"),
@@ -207,11 +210,14 @@ class FieldFlags:
             case "neus":
                 return RadianceConfig(self._signed(box), **common, **self._samples(48, 24))
             case _:
-                occupancy = None
+                gridded, occupancy = self._gridded(box), None
                 if self.occupancy:
                     occupancy = OccupancyConfig(candidates=self.candidates, samples=self.samples)
+                    # What no ray has seen stays below what counts as occupied.
+                    begin = START / occupancy.step_length(box) * occupancy.threshold
+                    gridded = dataclasses.replace(gridded, initial_density=begin)
                 samples = self._samples(64, 20)
-                return RadianceConfig(self._gridded(box), **common, **samples, occupancy=occupancy)
+                return RadianceConfig(gridded, **common, **samples, occupancy=occupancy)
 
     def chosen(self, scene: Scene) -> str:
         """The field of a scene."""

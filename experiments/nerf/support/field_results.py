@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from experiments.nerf.support.field_training import GRID
 from experiments.nerf.support.flight_paths import FlightPath, flight_cameras
 from experiments.nerf.support.view_rays import cameras_of
 from experiments.shared.image_plots import plot_images
@@ -20,7 +21,7 @@ from jaxgen.evaluation import psnr, ssim
 from jaxgen.geometry.triangle_mesh import Mesh
 from jaxgen.interop.scene_viewer import write_viewer
 from jaxgen.interop.viewer_scenes import GaussianSplats
-from jaxgen.nerf import Cameras, RadianceConfig
+from jaxgen.nerf import Cameras, RadianceConfig, occupied_cells
 from jaxgen.parallel import is_main_process, replicated
 from jaxgen.typing import Tree
 
@@ -56,7 +57,7 @@ def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
     guided = isinstance(config, RadianceConfig) and config.occupancy is not None
     options = {"to_the_end": True} if guided else {}
     render = config.make_render(normals=normals, **options)
-    cells = jax.jit(config.make_cells(), out_shardings=whole)(trained.params) if guided else None
+    cells = _cells(trained) if guided else None
 
     def run(params: Tree, cameras: Cameras, cells: Array | None) -> dict[str, Array]:
         found = render(params, cameras, **({} if cells is None else {"cells": cells}))
@@ -68,6 +69,16 @@ def make_view_renderer(trained: TrainedModel, *, normals: bool = False) -> Any:
 
     compiled = jax.jit(run, out_shardings=whole)
     return lambda cameras, i: compiled(trained.params, cameras.take(slice(i, i + 1)), cells)
+
+
+def _cells(trained: TrainedModel) -> Array:
+    """The cells that were occupied at the end of the training."""
+    config: RadianceConfig = trained.config
+    assert config.occupancy is not None
+    assert config.box is not None
+    grid = trained.variables[GRID]
+    find = jax.jit(occupied_cells, (0, 2), out_shardings=replicated(trained.layout.mesh))
+    return find(config.occupancy, grid, config.box)
 
 
 def render_views(

@@ -36,7 +36,7 @@ def train(scene, flags, tables, description):
             FieldTrainingFlags(rays=RAYS, training_steps=STEPS), learning_rate=1e-2
         ).for_field(field)
         layout = plan_tables(field, tables)
-        resident = resident_views(scene.part("train"))
+        resident = resident_views((scene.part("train"),))
         step, (abstract, *_) = field_training_program(field, layout, training, resident)
         variables = None if field.occupancy is None else {GRID: field.occupancy.initial()}
         state, _ = create_state(
@@ -58,9 +58,14 @@ def train(scene, flags, tables, description):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mesh", "tables"), [("data=8", "replicated"), ("fsdp=8", "fsdp"), ("data=4,model=2", "model")]
+    ("flags", "mesh", "tables"),
+    [
+        (OCCUPANCY, "data=8", "replicated"),
+        (EVEN, "fsdp=8", "fsdp"),
+        (OCCUPANCY, "data=4,model=2", "model"),
+    ],
+    ids=["occupancy", "even", "occupancy, model"],
 )
-@pytest.mark.parametrize("flags", [OCCUPANCY, EVEN], ids=["occupancy", "even"])
 def test_eight_devices_are_one(scene, flags, mesh, tables):
     losses, (params, variables) = train(scene, flags, tables, mesh)
     expected, (params_1, variables_1) = train(scene, flags, "replicated", "data=1")
