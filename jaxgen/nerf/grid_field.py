@@ -45,8 +45,7 @@ class HashFieldConfig:
       view_dependent: whether colour depends on the direction.
       code_size: numbers of an image's code, which joins the direction.
       coarse_to_fine: share of the training in which levels are faded in, one after the other.
-      initial_density: what the density begins with, everywhere: the exponential's factor. Where
-        space is sampled by its occupancy, it should be too little to be occupied.
+      initial_density: what the density begins with, everywhere: the exponential's factor.
 
     Raises:
       InputError: for options that make no network.

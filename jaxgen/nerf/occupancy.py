@@ -145,9 +145,9 @@ def measure_cells(
 ) -> Bool[Array, "X Y Z"]:
     """The occupied cells of a density that is known, without the history of a training.
 
-    A cell is occupied where density times the length of a step is above the threshold at one of
-    8 points of it. (Not where a neighbour is: empty cells are not seen in training, and what little
-    density they have is no part of the field.)
+    A cell is occupied where density times the length of a step is above twice the threshold at one
+    of 8 points of it. Empty cells are not seen in training: they keep about the density that they
+    had when they were given up, the threshold at most, which is no part of the field.
 
     Args:
       config: the options.
@@ -168,7 +168,7 @@ def measure_cells(
     largest = jax.lax.reduce_window(
         found.reshape((size,) * 3), 0.0, jax.lax.max, (PARTS,) * 3, (PARTS,) * 3, "VALID"
     )
-    return largest * config.step_length(box) > config.threshold
+    return largest * config.step_length(box) > 2 * config.threshold
 
 
 def cell_is_occupied(

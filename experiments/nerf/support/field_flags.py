@@ -27,8 +27,9 @@ FieldName = Literal["ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus", 
 
 GRID = ("encoding", "levels", "features", "log2_table_size", "finest_resolution")
 NETWORK = ("width", "depth", "octaves")
-START = 0.1
-"""Of an occupied cell's least density, what a field with occupancy begins with."""
+START = 1.1
+"""Density that a field with occupancy begins with, in units of an occupied cell's least: so all
+cells are occupied until rays have seen that they are empty."""
 
 OWN: Mapping[str, tuple[str, ...]] = {
     "ngp": (*GRID, "fine_samples", "coarse_samples", "occupancy", "candidates", "samples"),
@@ -213,7 +214,6 @@ class FieldFlags:
                 gridded, occupancy = self._gridded(box), None
                 if self.occupancy:
                     occupancy = OccupancyConfig(candidates=self.candidates, samples=self.samples)
-                    # What no ray has seen stays below what counts as occupied.
                     begin = START / occupancy.step_length(box) * occupancy.threshold
                     gridded = dataclasses.replace(gridded, initial_density=begin)
                 samples = self._samples(64, 20)

@@ -1,5 +1,6 @@
 """What a trained field shows: test views with their figures, an orbit."""
 
+import functools
 import pathlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,8 +78,9 @@ def _cells(trained: TrainedModel) -> Array:
     assert config.occupancy is not None
     assert config.box is not None
     grid = trained.variables[GRID]
-    find = jax.jit(occupied_cells, (0, 2), out_shardings=replicated(trained.layout.mesh))
-    return find(config.occupancy, grid, config.box)
+    occupancy, box = config.occupancy, config.box
+    find = functools.partial(occupied_cells, occupancy, box=box)
+    return jax.jit(find, out_shardings=replicated(trained.layout.mesh))(grid)
 
 
 def render_views(
