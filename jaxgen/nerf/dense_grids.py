@@ -47,6 +47,11 @@ class DenseGridConfig:
         return 1
 
     @property
+    def finest_resolution(self) -> int:
+        """Places along an axis of the only level."""
+        return self.resolution
+
+    @property
     def width(self) -> int:
         """Features of a point."""
         return self.features
@@ -82,6 +87,11 @@ class TriPlaneConfig:
     def levels(self) -> int:
         """Levels of detail."""
         return 1
+
+    @property
+    def finest_resolution(self) -> int:
+        """Places along an axis of the only level."""
+        return self.resolution
 
     @property
     def width(self) -> int:

@@ -27,6 +27,9 @@ from jaxgen.nn.dense import Dense
 MAX_LOG_DENSITY = 15.0
 """Where the exponential is clipped."""
 
+NORMAL_CELLS = 8
+"""Cells of the finest level over which normals are differences."""
+
 GridConfig = HashGridConfig | DenseGridConfig | TriPlaneConfig
 
 
@@ -77,6 +80,13 @@ class HashFieldConfig:
     def uses_covariance(self) -> bool:
         """Whether samples are Gaussians."""
         return False
+
+    @property
+    def normal_step(self) -> float:
+        """Over which distance normals are differences, in units of the world: some fine cells."""
+        cells = max(self.grid.finest_resolution, NORMAL_CELLS)
+        side = max(high - low for low, high in zip(*self.box, strict=True))
+        return side * (2 if self.contracted else 1) * NORMAL_CELLS / cells
 
     def make_model(self) -> "HashField":
         """The network as a Flax module."""

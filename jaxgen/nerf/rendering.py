@@ -22,9 +22,9 @@ class Rendering:
         `jaxgen.nerf.volume_rendering.expected_depth`.
       weights: [..., S], of the samples that colour is the sum of. None where rays have no common
         number of samples: see `jaxgen.nerf.packed_rays`.
-      normals: [..., 3], ``sum_i w_i n_i`` of the unit vectors n against the gradient of density, in
-        world coordinates: shorter than 1 where opacity is, or where n disagree. None unless they
-        are wanted.
+      normals: [..., 3], ``sum_i w_i n_i`` of the unit vectors n against the gradient of density (of
+        fields over grids, a difference), in world coordinates: shorter than 1 where opacity is, or
+        where n disagree. None unless they are wanted.
       edges: [..., S + 1], distances along the ray between which the samples' intervals are, for
         `jaxgen.nerf.volume_rendering.percentile_distance`. None where weights are.
       left_out: [...], whether some of a ray's samples did not fit into the budget, so that what it

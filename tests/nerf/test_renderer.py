@@ -21,6 +21,7 @@ from jaxgen.nerf import (
     orbit_cameras,
     render_rays,
 )
+from jaxgen.nerf.ray_passes import BoundField
 from jaxgen.parallel import make_mesh, plan_layout
 
 NETWORK = NeRFFieldConfig(
@@ -195,6 +196,17 @@ def test_normals_point_against_the_gradient_of_density():
     expected = (np.asarray(found.weights)[..., None] * unit).sum(axis=-2)
     np.testing.assert_allclose(found.normals, expected, atol=2e-2)
     assert np.abs(expected).max() > 0.05
+
+
+def test_normals_of_grids_are_differences_over_some_cells():
+    """Of the logarithm of 1 + density of a plane's slope they are exact; and they are unit."""
+    field = HASH
+    assert field.normal_step == pytest.approx(3 * 8 / 16)
+    bound = BoundField(field, params_of(CONFIGS["one field"])["fine"])
+    bound.density = lambda x, context=None: jnp.expm1(1 + 0.1 * (2 * x[..., 0] - x[..., 2]))
+    x = np.random.default_rng(0).uniform(-1, 1, size=(5, 3)).astype(np.float32)
+    found = jax.jit(bound.normals)(x)
+    np.testing.assert_allclose(found, np.tile([-2, 0, 1], (5, 1)) / np.sqrt(5), atol=1e-5)
 
 
 def test_gradients_with_respect_to_poses_are_finite_differences():
