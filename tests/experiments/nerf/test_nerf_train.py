@@ -111,7 +111,7 @@ def test_a_mesh_changes_nothing(reference, tmp_path, monkeypatch):
 def test_nor_do_two_processes(reference, tmp_path):
     """Parameters cut over the devices of both, which no process holds whole."""
     flags = [*map(str, FLAGS), "--workdir", str(tmp_path), "--coordinator", "auto"]
-    flags += ["--mesh", "data=1,fsdp=4"]
+    flags += ["--mesh", "data=1,fsdp=4", "--mesh-resolution", "0", "--orbit-side", "0"]
     run_processes("experiments.nerf.train", flags, devices_per_process=2)
     assert_same_losses(tmp_path, reference, ROUNDING)
 
