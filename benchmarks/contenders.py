@@ -9,10 +9,13 @@ import json
 import os
 import pathlib
 import resource
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -113,6 +116,67 @@ def say_goodbye() -> None:
     """A contender's last message: its peak memory."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     send({"peak_megabytes": peak})
+
+
+def measure_in_turns(
+    contenders: Mapping[tuple[str, str], Contender],
+    rounds: int,
+    folder: pathlib.Path,
+    tolerance: float,
+    *,
+    unchecked: Sequence[str] = (),
+    label: str = "",
+) -> list[dict]:
+    """Lets contenders take turns, then stops them: a record of each.
+
+    Args:
+      contenders: by form and side.
+      rounds: runs of each.
+      folder: where they have saved their first results, ``FORM_SIDE.npy``.
+      tolerance: how far a side may be from jaxgen's.
+      unchecked: forms whose results are not compared.
+      label: before what is said of the progress.
+
+    Raises:
+      ValueError: where a side is too far from jaxgen's to compare their speed.
+    """
+    found = {
+        (form, side): None if form in unchecked else check_equal(folder, form, side, tolerance)
+        for form, side in contenders
+    }
+    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in contenders}
+    for round_ in range(rounds):
+        for name, contender in contenders.items():
+            seconds[name].append(contender.run())
+        progress(f"{label}round {round_ + 1} of {rounds}")
+    return [
+        {
+            "form": form,
+            "side": side,
+            "seconds": statistics.median(seconds[form, side]),
+            "all seconds": seconds[form, side],
+            "peak megabytes": contender.stop(),
+            "difference": found[form, side],
+        }
+        for (form, side), contender in contenders.items()
+    ]
+
+
+def check_equal(folder: pathlib.Path, form: str, side: str, tolerance: float) -> float | None:
+    """How far the first run of a side is from jaxgen's, relative to the largest number.
+
+    Raises:
+      ValueError: where it is too far to compare their speed.
+    """
+    if side == "jaxgen" or not (folder / f"{form}_jaxgen.npy").exists():
+        return None
+    ours, theirs = (np.load(folder / f"{form}_{each}.npy") for each in ("jaxgen", side))
+    difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    if not difference <= tolerance:
+        raise ValueError(
+            f"{form}: {side} differs by {difference:.1e}, expected {tolerance} at most"
+        )
+    return difference
 
 
 def write_report(report: dict, table: str, out: pathlib.Path | None) -> None:

@@ -30,7 +30,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import statistics
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -42,6 +41,7 @@ from benchmarks.contenders import (
     CLOCKS,
     HUGE_PAGES,
     Contender,
+    measure_in_turns,
     progress,
     say_goodbye,
     serve_function,
@@ -131,40 +131,13 @@ def measure(
         contender = Contender.start(python, "benchmarks.nerf", task, variables)
         if contender is not None:
             contenders[form, side] = contender
-    found = {name: check_equal(pathlib.Path(folder), *name) for name in contenders}
-    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in contenders}
-    for round_ in range(arguments.rounds):
-        for name, contender in contenders.items():
-            seconds[name].append(contender.run())
-        progress(f"round {round_ + 1} of {arguments.rounds}")
-    return [
-        {
-            "form": form,
-            "side": side,
-            "seconds": statistics.median(seconds[form, side]),
-            "all seconds": seconds[form, side],
-            "peak megabytes": contender.stop(),
-            "difference": found[form, side],
-        }
-        for (form, side), contender in contenders.items()
-    ]
-
-
-def check_equal(folder: pathlib.Path, form: str, side: str) -> float | None:
-    """How far the first run of a side is from jaxgen's, relative to the largest number.
-
-    Raises:
-      ValueError: where it is too far to compare their speed.
-    """
-    if side == "jaxgen" or form == "product" or not (folder / f"{form}_jaxgen.npy").exists():
-        return None
-    ours, theirs = (np.load(folder / f"{form}_{each}.npy") for each in ("jaxgen", side))
-    difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-    if not difference <= TOLERANCE:
-        raise ValueError(
-            f"{form}: {side} differs by {difference:.1e}, expected {TOLERANCE} at most"
-        )
-    return difference
+    return measure_in_turns(
+        contenders,
+        arguments.rounds,
+        pathlib.Path(folder),
+        TOLERANCE,
+        unchecked=("product",),
+    )
 
 
 def serve(task: dict[str, Any]) -> None:
