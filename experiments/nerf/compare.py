@@ -33,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.nerf.support.field_flags import FieldFlags
-from experiments.nerf.support.field_results import render_views, view_figures
+from experiments.nerf.support.field_results import evenly_chosen, render_views, view_figures
 from experiments.nerf.support.field_training import PSNR, FieldTrainingFlags, train_field
 from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
 from experiments.nerf.support.splat_flags import SplatFlags, flags_of_splats
@@ -73,6 +73,11 @@ class FieldRow:
     training: Mapping[str, Any] = field(default_factory=dict)
     undistorted: bool = False
     pose_noise: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Its name as that of a folder."""
+        return self.name.replace(" ", "_").replace(",", "")
 
 
 NGP, NERF = {"field": "ngp"}, {"field": "nerf"}
@@ -176,12 +181,12 @@ def main(config: Config) -> dict[str, Any]:
     report(scene.describe())
     found: dict[str, dict[str, float]] = {}
     for row in chosen:
-        place = folder / "rows" / row.name.replace(" ", "_").replace(",", "")
+        place = folder / "rows" / row.folder
         made_of = [dataclasses.asdict(row), config.minutes, config.views, config.seed]
         compute = functools.partial(row_figures, config, row, scene, smaller, place)
         found[row.name] = cached_figures(place / "figures.json", compute, made_of=made_of)
         write_table(folder / "table.md", found)
-    plot_psnr(folder, {row.name: row.name.replace(" ", "_").replace(",", "") for row in chosen})
+    plot_psnr(folder, {row.name: row.folder for row in chosen})
     report("\n" + (folder / "table.md").read_text())
     report(f"table and curves are in {folder}")
     return found
@@ -247,11 +252,8 @@ def row_figures(
 
 def mean_figures(trained: Any, views: Views, most: int) -> dict[str, float]:
     """Figures of test views, averaged over at most so many."""
-    chosen = np.unique(np.linspace(0, len(views) - 1, min(most, len(views))).round()).astype(int)
-    rows = [
-        view_figures(view)
-        for view in render_views(trained, views.take(chosen.tolist()), normals=False)
-    ]
+    chosen = views.take(evenly_chosen(len(views), most))
+    rows = [view_figures(view) for view in render_views(trained, chosen, normals=False)]
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 

@@ -39,6 +39,7 @@ from experiments.nerf.support.field_results import (
     SHOWN,
     RenderedView,
     as_bytes,
+    evenly_chosen,
     geometry_figures,
     plot_views,
     render_views,
@@ -281,7 +282,7 @@ def show_test_views(folder: pathlib.Path, trained: TrainedModel, scene: Scene) -
     views = scene.part("test")
     rows: list[dict[str, float]] = []
     shown: list[RenderedView] = []
-    chosen = np.unique(np.linspace(0, len(views) - 1, min(SHOWN, len(views))).round()).astype(int)
+    chosen = evenly_chosen(len(views), SHOWN)
     (folder / "views").mkdir(exist_ok=True)
     for i, view in enumerate(render_views(trained, views)):
         row = view_figures(view)

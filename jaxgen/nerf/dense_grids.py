@@ -23,23 +23,17 @@ PLANES = ((0, 1), (0, 2), (1, 2))
 """Axes of the planes."""
 
 
-@dataclass(frozen=True)
-class DenseGridConfig:
-    """Options of a dense grid.
+class _OneLevel:
+    """What grids of one level have in common with a hash grid."""
 
-    Attributes:
-      resolution: N, places along each axis.
-      features: of a place.
+    resolution: int
+    features: int
 
-    Raises:
-      InputError: for numbers that make no grid.
-    """
-
-    resolution: int = 128
-    features: int = 4
-
-    def __post_init__(self) -> None:
-        _check(self)
+    def _check(self) -> None:
+        if self.resolution < 2:
+            raise InputError(f"resolution is {self.resolution}, expected 2 or more")
+        if self.features < 1:
+            raise InputError(f"features is {self.features}, expected 1 or more")
 
     @property
     def levels(self) -> int:
@@ -56,13 +50,32 @@ class DenseGridConfig:
         """Features of a point."""
         return self.features
 
+
+@dataclass(frozen=True)
+class DenseGridConfig(_OneLevel):
+    """Options of a dense grid.
+
+    Attributes:
+      resolution: N, places along each axis.
+      features: of a place.
+
+    Raises:
+      InputError: for numbers that make no grid.
+    """
+
+    resolution: int = 128
+    features: int = 4
+
+    def __post_init__(self) -> None:
+        self._check()
+
     def make_model(self) -> "DenseGrid":
         """The grid as a Flax module."""
         return DenseGrid(self)
 
 
 @dataclass(frozen=True)
-class TriPlaneConfig:
+class TriPlaneConfig(_OneLevel):
     """Options of a tri-plane.
 
     Attributes:
@@ -79,24 +92,9 @@ class TriPlaneConfig:
     combine: Literal["sum", "product"] = "sum"
 
     def __post_init__(self) -> None:
-        _check(self)
+        self._check()
         if self.combine not in ("sum", "product"):
             raise InputError(f"combine is {self.combine!r}, expected 'sum' or 'product'")
-
-    @property
-    def levels(self) -> int:
-        """Levels of detail."""
-        return 1
-
-    @property
-    def finest_resolution(self) -> int:
-        """Places along an axis of the only level."""
-        return self.resolution
-
-    @property
-    def width(self) -> int:
-        """Features of a point."""
-        return self.features
 
     def make_model(self) -> "TriPlane":
         """The planes as a Flax module."""
@@ -175,10 +173,3 @@ def _looked_up(
         rows.append(row_N)
         weights.append(weight_N)
     return weighted_rows(table_RF, jnp.stack(rows)[None], jnp.stack(weights)[None])[:, 0]
-
-
-def _check(config: DenseGridConfig | TriPlaneConfig) -> None:
-    if config.resolution < 2:
-        raise InputError(f"resolution is {config.resolution}, expected 2 or more")
-    if config.features < 1:
-        raise InputError(f"features is {config.features}, expected 1 or more")

@@ -110,7 +110,7 @@ class DistanceFieldConfig:
             check_positive(name, getattr(self, name))
         for name in ("coarse_to_fine", "anneal"):
             check_not_negative(name, getattr(self, name))
-        if not -1 <= self.skip < self.depth - 1 and self.skip != -1:
+        if not -1 <= self.skip < self.depth - 1:
             raise InputError(f"skip is {self.skip}, expected -1 to {self.depth - 2}")
         if self.taps not in (4, 6):
             raise InputError(f"taps is {self.taps}, expected 4 or 6")

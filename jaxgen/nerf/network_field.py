@@ -78,7 +78,7 @@ class NeRFFieldConfig:
     def __post_init__(self) -> None:
         check_sizes(self, "depth", "width", "colour_width")
         check_sizes(self, "position_octaves", "direction_octaves", "code_size", least=0)
-        if not -1 <= self.skip < self.depth - 1 and self.skip != -1:
+        if not -1 <= self.skip < self.depth - 1:
             raise InputError(f"skip is {self.skip}, expected -1 to {self.depth - 2}")
         for name, kind in (("activation", Activation), ("basis", Basis)):
             if getattr(self, name) not in get_args(kind):

@@ -24,11 +24,11 @@ from jaxgen.nerf.fields import SampleContext
 from jaxgen.nerf.occupancy import OccupancyConfig, cell_is_occupied
 from jaxgen.nerf.ray_passes import BoundField, RaySpan, normals_of
 from jaxgen.nerf.rendering import RenderedRays, Rendering
+from jaxgen.nerf.volume_rendering import EPSILON
 from jaxgen.typing import Tree
 
 WORD, ROW = 32, 512
 """Bits of a word; candidates of a row, when those that weigh something are packed once more."""
-EPSILON = 1e-6
 
 
 class OccupiedSteps(NamedTuple):

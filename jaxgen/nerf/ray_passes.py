@@ -144,15 +144,20 @@ def shade_rays(
 
 
 def normals_of(
-    field: BoundField, points: Array, output: FieldOutput, context: SampleContext
-) -> Array:
+    field: BoundField, points: Float[Array, "*B 3"], output: FieldOutput, context: SampleContext
+) -> Float[Array, "*B 3"]:
     """Unit normals at points: of a signed distance its gradient, else against that of density."""
     if output.gradient is not None:
         return unit(output.gradient)
     return field.normals(points, context)
 
 
-def density_weights(field: BoundField, span: RaySpan, edges: Array, jitter: Array | None) -> Array:
+def density_weights(
+    field: BoundField,
+    span: RaySpan,
+    edges: Float[Array, "R S1"],
+    jitter: Float[Array, "R S"] | None,
+) -> Float[Array, "R S"]:
     """Weights of a density alone; samples are where they are, so cameras get no gradient here."""
     _, points, context = jax.lax.stop_gradient(place_samples(field, span, edges, jitter))
     t_edges = jax.lax.stop_gradient(span.distances(edges))

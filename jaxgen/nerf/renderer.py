@@ -29,7 +29,7 @@ edges.) Intervals are even in s from 0 to 1, ``s = (g(t) - g(near)) / (g(far) - 
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -366,28 +366,17 @@ def render_rays(
     edges = even_edges(span.zero, span.zero + 1, even)
     if config.footprints and jitters[0] is not None:
         edges = jittered_edges(edges, jitters[0])
-    earlier: list[RayWeights] = []
+    earlier: tuple[RayWeights, ...] = ()
     if config.two_networks or config.coarse_colour:
-        name = COARSE if config.two_networks else FINE
-        coarse = BoundField(config.field, params[name], progress)
+        coarse = BoundField(config.field, params[COARSE if config.two_networks else FINE], progress)
         first, _ = shade_rays(coarse, span, edges, jitters[0], background, code=code)
-        assert first.weights is not None
-        earlier.append(RayWeights(edges, first.weights, first.colour))
-        if config.two_networks:
-            placed = _place(config, edges, first.weights, jitters[1], config.fine_samples + 1)
-            edges = jnp.sort(jnp.concatenate([edges, placed[..., 1:-1]], axis=-1), axis=-1)
-        else:
-            weights = blurred_weights(first.weights)
-            edges = _place(config, edges, weights, jitters[1], config.fine_samples)
+        edges, earlier = _after_colours(config, edges, first, jitters[1])
     elif config.proposals:
-        for i, proposal in enumerate(config.proposals):
-            field = BoundField(proposal.field, params[proposal_name(i)], progress)
-            weights = density_weights(field, span, edges, jitters[2 * i])
-            earlier.append(RayWeights(edges, weights))
-            power = jnp.broadcast_to(anneal, span.zero.shape)[..., None]
-            annealed = jax.lax.stop_gradient(weights) ** power
-            following = [*(p.samples for p in config.proposals[1:]), config.fine_samples][i]
-            edges = _place(config, edges, annealed, jitters[2 * i + 1], following)
+        fields = [
+            BoundField(proposal.field, params[proposal_name(i)], progress)
+            for i, proposal in enumerate(config.proposals)
+        ]
+        edges, earlier = _after_proposals(config, fields, span, edges, jitters, anneal)
     elif config.fine_samples:
         frozen = BoundField(config.field, jax.lax.stop_gradient(params[FINE]), progress)
         weights = jax.lax.stop_gradient(density_weights(frozen, span, edges, jitters[0]))
@@ -398,7 +387,44 @@ def render_rays(
     assert rendering.weights is not None
     final = RayWeights(edges, rendering.weights)
     rendering = _exposed(params, view, rendering)
-    return RenderedRays(rendering, final, tuple(earlier), gradient)
+    return RenderedRays(rendering, final, earlier, gradient)
+
+
+def _after_colours(
+    config: RadianceConfig, edges: Array, first: Rendering, jitter: Array | None
+) -> tuple[Array, tuple[RayWeights, ...]]:
+    """Edges of the fine pass, placed by the weights of a coarse rendering; and that rendering's."""
+    assert first.weights is not None
+    coarse = RayWeights(edges, first.weights, first.colour)
+    if not config.two_networks:
+        weights = blurred_weights(first.weights)
+        return _place(config, edges, weights, jitter, config.fine_samples), (coarse,)
+    # The fine network is evaluated at the even intervals too.
+    placed = _place(config, edges, first.weights, jitter, config.fine_samples + 1)
+    joined = jnp.concatenate([edges, placed[..., 1:-1]], axis=-1)
+    return jnp.sort(joined, axis=-1), (coarse,)
+
+
+def _after_proposals(
+    config: RadianceConfig,
+    fields: Sequence[BoundField],
+    span: RaySpan,
+    edges: Array,
+    jitters: Sequence[Array | None],
+    anneal: Array | float,
+) -> tuple[Array, tuple[RayWeights, ...]]:
+    """Edges placed by the last of the proposals, each at those placed by the one before; weights of
+    all.
+    """
+    earlier = []
+    samples = [*(proposal.samples for proposal in config.proposals[1:]), config.fine_samples]
+    power = jnp.broadcast_to(anneal, span.zero.shape)[..., None]
+    for i, (field, following) in enumerate(zip(fields, samples, strict=True)):
+        weights = density_weights(field, span, edges, jitters[2 * i])
+        earlier.append(RayWeights(edges, weights))
+        annealed = jax.lax.stop_gradient(weights) ** power
+        edges = _place(config, edges, annealed, jitters[2 * i + 1], following)
+    return edges, tuple(earlier)
 
 
 def render_rays_to_the_end(

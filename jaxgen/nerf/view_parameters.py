@@ -8,6 +8,7 @@ photographs by common factors and shifts. All corrections start at none. Poses a
 tenth of their parameters, so that one learning rate does for fields and for them.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -86,9 +87,7 @@ def refine_cameras(params: Tree, cameras: Cameras) -> Cameras:
     if "intrinsics" in params:
         focal = focal * jnp.exp(SCALE * params["intrinsics"][:2])
         centre = centre + SCALE * params["intrinsics"][2:] * cameras.width
-    return Cameras(
-        pose, focal, centre, cameras.distortion, cameras.height, cameras.width, cameras.model
-    )
+    return dataclasses.replace(cameras, camera_to_world=pose, focal=focal, centre=centre)
 
 
 def rotation_of(vector: Float[Array, "*B 3"]) -> Float[Array, "*B 3 3"]:

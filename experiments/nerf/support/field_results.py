@@ -97,6 +97,12 @@ def render_views(
             advance(1)
 
 
+def evenly_chosen(count: int, most: int) -> list[int]:
+    """Indices of at most so many of a number of views, from the first to the last."""
+    spread = np.linspace(0, count - 1, min(most, count))
+    return np.unique(spread.round()).astype(int).tolist()
+
+
 def view_figures(view: RenderedView) -> dict[str, float]:
     """PSNR and SSIM of a view.
 

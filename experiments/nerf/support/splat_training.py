@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from experiments.nerf.support.field_training import PSNR, FieldTrainingFlags
 from experiments.nerf.support.splat_flags import SplatFlags
-from experiments.nerf.support.view_rays import cameras_of, resident_views
+from experiments.nerf.support.view_rays import cameras_of, laid_over, resident_views
 from experiments.shared.training_runs import (
     VALIDATION_LOSS,
     TrainedModel,
@@ -29,7 +29,7 @@ from experiments.shared.training_runs import (
 )
 from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.data import Scene, Views
-from jaxgen.data.scenes.views import over_background, unit_colours
+from jaxgen.data.scenes.views import over_background
 from jaxgen.evaluation.similarity_loss import differentiable_ssim
 from jaxgen.nerf import Cameras, SplatConfig, add_noise_to_means, relocate
 from jaxgen.nerf.splat_projection import (
@@ -195,14 +195,8 @@ def make_after_step(
             due, moved, lambda state, _: (state.params, state.opt_state), state, key
         )
         params = add_noise_to_means(params, noise_key, NOISE * schedule(state.step), LEAST_OPACITY)
-        return TrainState(
-            **{
-                **vars(state),
-                "params": params,
-                "opt_state": opt_state,
-                "ema": None if state.ema is None else params,
-            }
-        )
+        ema = None if state.ema is None else params
+        return dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
 
     return after_step
 
@@ -228,11 +222,10 @@ def make_image_loss(config: SplatConfig, crop: int | None) -> LossFn:
         mask = views["masks"][view[0]] if "masks" in views else jnp.ones(pixels.shape[:2], bool)
         if crop is not None:
             camera, pixels, mask = random_part(place_key, crop, camera, pixels, mask)
-        unit = unit_colours(pixels)
-        truth, background = unit[..., :3], jnp.asarray(config.background)
+        background = jnp.asarray(config.background)
         if images.shape[-1] == 4:
             background = jax.random.uniform(colour_key, (3,))
-            truth = truth * unit[..., 3:] + background * (1 - unit[..., 3:])
+        truth = laid_over(pixels, background)
         rendering = render(params, camera, background=background)
         colour = jnp.where(mask[..., None], rendering.colour[0], truth)
         difference = colour - truth
@@ -258,9 +251,7 @@ def random_part(
     pixels = jax.lax.dynamic_slice(pixels, (row, column, 0), (side, side, pixels.shape[-1]))
     mask = jax.lax.dynamic_slice(mask, (row, column), (side, side))
     moved = camera.centre - jnp.stack([column, row])
-    part = Cameras(
-        camera.camera_to_world, camera.focal, moved, camera.distortion, side, side, camera.model
-    )
+    part = dataclasses.replace(camera, centre=moved, height=side, width=side)
     return part, pixels, mask
 
 

@@ -106,7 +106,7 @@ def _drawn(
         behind_R3 = background_R3
     elif config.surroundings is None:
         behind_R3 = jnp.broadcast_to(jnp.asarray(config.background), background_R3.shape)
-    truth_R3 = _over(images[camera_R, row_R, column_R], background_R3)
+    truth_R3 = laid_over(images[camera_R, row_R, column_R], background_R3)
     return DrawnRays(rays, truth_R3, behind_R3, counts_R, camera_R)
 
 
@@ -121,10 +121,10 @@ def random_pixels(key: Array, number_R: Array, shape: tuple[int, ...]) -> tuple[
     return jax.vmap(of_ray)(number_R)
 
 
-def _over(pixel_RC: Array, background_R3: Array) -> Array:
+def laid_over(pixels: Array, background: Array) -> Array:
     """Pixels with straight alpha, or without any, over a background."""
-    unit_RC = unit_colours(pixel_RC)
-    if unit_RC.shape[-1] == 3:
-        return unit_RC
-    alpha_R1 = unit_RC[:, 3:]
-    return unit_RC[:, :3] * alpha_R1 + background_R3 * (1 - alpha_R1)
+    unit = unit_colours(pixels)
+    if unit.shape[-1] == 3:
+        return unit
+    alpha = unit[..., 3:]
+    return unit[..., :3] * alpha + background * (1 - alpha)
