@@ -11,7 +11,7 @@ download, and renders the test views, which it has not seen. In the working fold
   splats.ply        in its place with --field splats: the Gaussians, for any viewer of them
   mesh.glb, .obj    the same, with a texture where --texture-size is not 0 (mesh.mtl, mesh.png)
   viewer.html       mesh or Gaussians, and orbit, in a page to turn, for a browser without network
-  views/            every test view as rendered (PNG), its depth along the ray and normals (.npz)
+  views/            test views as rendered (PNG), their depth along the ray and normals (.npz)
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
   metrics.json      means of the table, sizes and times, by name
@@ -54,6 +54,7 @@ from experiments.nerf.support.field_training import (
     train_field,
 )
 from experiments.nerf.support.flight_paths import FlightPath
+from experiments.nerf.support.picture_distance import PictureDistance, load_lpips
 from experiments.nerf.support.pose_refinement import disturb_poses, follow_refinement
 from experiments.nerf.support.splat_flags import SplatFlags, check_no_splats, flags_of_splats
 from experiments.nerf.support.splat_results import write_gaussians
@@ -96,6 +97,10 @@ class ResultFlags:
       path: of the cameras of orbit.mp4: "orbit", around the scene; "spiral", in front of it;
         "keys", through training views. None: a spiral where the training views face forward, else
         an orbit.
+      test_views: at most so many test views are rendered, evenly chosen; None for all.
+      normals: whether their normals are rendered too, which takes as long again or longer.
+      lpips: two files (.safetensors) by which LPIPS joins the figures, torchvision's AlexNet or
+        VGG-16 and the linear layers for it: see jaxgen.evaluation.lpips.
     """
 
     mesh_resolution: int = 128
@@ -104,8 +109,13 @@ class ResultFlags:
     texture_size: int = 0
     orbit_side: int = 128
     path: FlightPath | None = None
+    test_views: int | None = None
+    normals: bool = True
+    lpips: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
+        if self.test_views is not None and self.test_views < 1:
+            raise InputError(f"test_views is {self.test_views}, expected 1 or more")
         for name in ("mesh_resolution", "orbit_side"):
             if getattr(self, name) < 0 or getattr(self, name) == 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0, or 2 or more")
@@ -160,10 +170,14 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, renders, evaluates, shows."""
+    distance = None if config.results.lpips is None else load_lpips(*config.results.lpips)
     scene = load_scene(
         config.data, size=config.size, images=config.images, skip_missing=config.skip_missing
     )
     check_large_enough(scene)
+    if distance is not None:
+        # Images may be too small for its network, which is better known before training.
+        distance(*np.zeros((2, *scene.part("test").images.shape[1:3], 3)))
     field: RadianceConfig | SplatConfig
     if splats := config.field.field == "splats":
         field = config.splats.config(scene, config.field)
@@ -204,7 +218,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.field.refine_poses or config.field.refine_intrinsics:
         scene, errors = follow_refinement(scene, given, trained)
         figures |= errors
-    figures |= show_test_views(folder, trained, scene)
+    figures |= show_test_views(folder, trained, scene, config.results, distance)
     orbit = mesh = gaussians = None
     if config.results.orbit_side:
         flags = config.results
@@ -277,15 +291,23 @@ def scene_digest(scene: Scene) -> str:
     )
 
 
-def show_test_views(folder: pathlib.Path, trained: TrainedModel, scene: Scene) -> dict[str, float]:
-    """Renders and evaluates all test views; their mean figures."""
+def show_test_views(
+    folder: pathlib.Path,
+    trained: TrainedModel,
+    scene: Scene,
+    flags: ResultFlags,
+    distance: PictureDistance | None = None,
+) -> dict[str, float]:
+    """Renders and evaluates test views; their mean figures."""
     views = scene.part("test")
+    if flags.test_views is not None:
+        views = views.take(evenly_chosen(len(views), flags.test_views))
     rows: list[dict[str, float]] = []
     shown: list[RenderedView] = []
     chosen = evenly_chosen(len(views), SHOWN)
     (folder / "views").mkdir(exist_ok=True)
-    for i, view in enumerate(render_views(trained, views)):
-        row = view_figures(view)
+    for i, view in enumerate(render_views(trained, views, normals=flags.normals)):
+        row = view_figures(view, distance)
         if views.depth is not None and views.normals is not None:
             alpha = unit_colours(views.images[i, ..., -1])
             row |= geometry_figures(view, views.depth[i], views.normals[i], alpha)
@@ -313,8 +335,11 @@ def write_view(folder: pathlib.Path, name: str, view: RenderedView) -> None:
     if not is_main_process():
         return
     write_png(folder / f"{name}.png", as_bytes(view.colour))
+    numbers = {"depth": view.depth, "opacity": view.opacity}
+    if view.normals is not None:
+        numbers["normals"] = view.normals
     content = io.BytesIO()
-    np.savez_compressed(content, depth=view.depth, opacity=view.opacity, normals=view.normals)
+    np.savez_compressed(content, **numbers)
     with replacing(folder / f"{name}.npz") as handle:
         handle.write(content.getbuffer())
 

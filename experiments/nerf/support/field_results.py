@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from experiments.nerf.support.field_training import GRID
 from experiments.nerf.support.flight_paths import FlightPath, flight_cameras
+from experiments.nerf.support.picture_distance import PictureDistance
 from experiments.nerf.support.view_rays import cameras_of
 from experiments.shared.image_plots import plot_images
 from experiments.shared.output import progress_bar
@@ -103,18 +104,19 @@ def evenly_chosen(count: int, most: int) -> list[int]:
     return np.unique(spread.round()).astype(int).tolist()
 
 
-def view_figures(view: RenderedView) -> dict[str, float]:
-    """PSNR and SSIM of a view.
+def view_figures(view: RenderedView, distance: PictureDistance | None = None) -> dict[str, float]:
+    """PSNR and SSIM of a view, and its LPIPS where that is given.
 
-    Of one with a mask the PSNR of the pixels that count, and the SSIM with the photograph's pixels
-    in place of all others, for which it has no definition.
+    Of one with a mask the PSNR of the pixels that count, and the others with the photograph's
+    pixels in place of all that do not, for which they have no definition.
     """
     colour, share = np.clip(view.colour, 0, 1), 1.0
     if view.mask is not None:
         colour, share = np.where(view.mask[..., None], colour, view.truth), view.mask.mean()
     # The mean over the pixels that count is that over all of them, divided by their share.
     counted = float(psnr(colour, view.truth)) + 10 * float(np.log10(share))
-    return {"PSNR": counted, "SSIM": float(ssim(colour, view.truth))}
+    figures = {"PSNR": counted, "SSIM": float(ssim(colour, view.truth))}
+    return figures if distance is None else figures | {"LPIPS": distance(colour, view.truth)}
 
 
 def geometry_figures(
@@ -137,14 +139,16 @@ def geometry_figures(
     if not inside.any():
         return {}
     error = np.abs(view.depth - depth)[inside] / depth[inside]
+    figures = {
+        "mean relative depth error": float(error.mean()),
+        "median relative depth error": float(np.median(error)),
+    }
+    if view.normals is None:
+        return figures
     length = np.linalg.norm(view.normals, axis=-1)
     cosine = (view.normals * normals).sum(axis=-1) / np.maximum(length, 1e-6)
     angle = np.degrees(np.arccos(np.clip(cosine[inside], -1, 1)))
-    return {
-        "mean relative depth error": float(error.mean()),
-        "median relative depth error": float(np.median(error)),
-        "median normal error, degrees": float(np.median(angle)),
-    }
+    return figures | {"median normal error, degrees": float(np.median(angle))}
 
 
 def plot_views(path: pathlib.Path, views: list[RenderedView], names: list[str]) -> None:
@@ -156,11 +160,12 @@ def plot_views(path: pathlib.Path, views: list[RenderedView], names: list[str]) 
         low, high = (near.min(), near.max()) if near.size else (0.0, 1.0)
         shade = 1 - 0.8 * (view.depth - low) / max(high - low, 1e-6)
         depth = np.where(view.opacity > SOLID, shade, 0.0)[..., None]
-        normals = view.normals / 2 + 0.5
-        pictures = (view.truth, view.colour, 1 - 4 * error, depth, normals)
+        pictures = [view.truth, view.colour, 1 - 4 * error, depth]
+        if view.normals is not None:
+            pictures.append(view.normals / 2 + 0.5)
         shown = [np.broadcast_to(picture, view.truth.shape) for picture in pictures]
         rows.append(np.stack(shown) * 2 - 1)
-    columns = ("photograph", "rendering", "error x 4", "depth", "normals")
+    columns = ("photograph", "rendering", "error x 4", "depth", "normals")[: rows[0].shape[0]]
     plot_images(path, np.stack(rows), "Test views", columns=columns, rows=names)
 
 

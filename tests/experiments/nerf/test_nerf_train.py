@@ -123,7 +123,10 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
     flags = ["--field", "nerf", "--width", "16", "--depth", "2", "--learning-rate", "1e-3"]
     arguments = [*flags, "--data", tmp_path / "scene", "--workdir", tmp_path / "run"]
     arguments += [*FEW, "--mesh-resolution", "0", "--orbit-side", "0"]
+    arguments += ["--test-views", "2", "--no-normals"]
     assert run(arguments, monkeypatch, flags=COMMON) == 0
+    views = sorted((tmp_path / "run" / "views").glob("*.npz"))
+    assert [set(np.load(view)) for view in views] == 2 * [{"depth", "opacity"}]
     params = load_model(tmp_path / "run" / "checkpoints").params
     assert set(params) == {"coarse", "fine"}
     assert not (tmp_path / "run" / "mesh.ply").exists()
@@ -167,6 +170,7 @@ def test_a_signed_distance(tmp_path, monkeypatch):
         (["--mesh-faces", "3"], "mesh_faces is 3, expected 4 or more"),
         (["--texture-size", "-1"], "texture_size is -1, expected 0 or more"),
         (["--size", "0"], "size is 0"),
+        (["--test-views", "0"], "test_views is 0, expected 1 or more"),
         (["--data", "nowhere"], "nowhere: no such scene or folder"),
         (["--learning-rate", "-1"], "learning_rate"),
     ],
