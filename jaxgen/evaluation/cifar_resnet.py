@@ -1,17 +1,17 @@
-"""The residual network for CIFAR-10 (He et al. 2016, section 4.2): features, and classes of samples.
+"""The residual network for CIFAR-10 (He et al. 2016, section 4.2): features, classes of samples.
 
 A convolution of 16 channels, three stages of n blocks with 16, 32 and 64 channels, the second and
 third beginning with stride 2, and the mean over the positions that are left, the *feature*; 6n + 2
-layers with the logits, which are linear in it. A block is two convolutions around a rectifier, added
-to what enters it; where the number of channels grows, every second pixel of that, with zeros as the
-new channels (the paper's option A)::
+layers with the logits, which are linear in it. A block is two convolutions around a rectifier, and
+what enters it is added; where the number of channels grows, every second pixel of that, with zeros
+as the new channels (the paper's option A)::
 
     h <- relu(W_2 relu(W_1 h) + shortcut(h))        shortcut: h, or [0, h[::2, ::2], 0]
 
-Batch norms are folded into the convolutions before them. Weights come from a file that the user has,
-under the names of the PyTorch network most used, akamaster/pytorch_resnet_cifar10 (``conv1.weight``,
-``layer2.0.bn1.weight``, ..., ``linear.bias``), which takes images with ImageNet's mean and
-deviation.
+Batch norms are folded into the convolutions before them. Weights come from a file that the user
+has, under the names of the PyTorch network most used, akamaster/pytorch_resnet_cifar10
+(``conv1.weight``, ``layer2.0.bn1.weight``, ..., ``linear.bias``), which takes images with
+ImageNet's mean and deviation.
 """
 
 from typing import Any
