@@ -44,7 +44,7 @@ def cifar_resnet_params(tensors: Tensors, source: str = "ResNet weights") -> Tre
     """
     blocks = sum(name.startswith("layer1.") and name.endswith("conv1.weight") for name in tensors)
     bias = tensors.get("linear.bias")
-    classes = len(bias) if getattr(bias, "ndim", 0) == 1 else 10
+    classes = len(bias) if bias is not None and np.ndim(bias) == 1 else 10
     layers = _layers(max(blocks, 1))
     shapes: dict[str, tuple[int, ...]] = {
         "linear.weight": (classes, WIDTHS[-1]),

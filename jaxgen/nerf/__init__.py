@@ -28,9 +28,10 @@ from jaxgen.nerf.fields import FieldOutput, SampleContext
 from jaxgen.nerf.footprints import cylinder_moments, frustum_gaussian, frustum_moments, lift_moments
 from jaxgen.nerf.grid_field import HashField, HashFieldConfig
 from jaxgen.nerf.hash_grid import HashGrid, HashGridConfig
-from jaxgen.nerf.ndc import ndc_points, ndc_rays, ndc_shares
+from jaxgen.nerf.ndc import NdcConfig, ndc_points, ndc_rays, ndc_shares
 from jaxgen.nerf.network_field import NeRFField, NeRFFieldConfig
 from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells, occupied_cells, update_grid
+from jaxgen.nerf.ray_chunks import shard_rays
 from jaxgen.nerf.ray_losses import distortion_loss, eikonal_loss, interlevel_loss
 from jaxgen.nerf.ray_samples import (
     even_edges,
@@ -39,7 +40,7 @@ from jaxgen.nerf.ray_samples import (
     resampled_edges,
     stratified_distances,
 )
-from jaxgen.nerf.renderer import ProposalConfig, RadianceConfig, render_rays, shard_rays
+from jaxgen.nerf.renderer import ProposalConfig, RadianceConfig, render_rays
 from jaxgen.nerf.rendering import RayWeights, Render, RenderedRays, Rendering
 from jaxgen.nerf.splat_relocation import add_noise_to_means, relocate
 from jaxgen.nerf.splat_rendering import SplatConfig, SplatRendering, SplatStatistics
@@ -64,6 +65,7 @@ __all__ = [
     "HashFieldConfig",
     "HashGrid",
     "HashGridConfig",
+    "NdcConfig",
     "NeRFField",
     "NeRFFieldConfig",
     "OccupancyConfig",

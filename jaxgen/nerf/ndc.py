@@ -11,17 +11,88 @@ A ray that is moved to begin at z = -n, with o there and direction d, is o' + t'
     d' = (-2 f/W (d_x / d_z - o_x / o_z), -2 f/H (d_y / d_z - o_y / o_z), -2 n / o_z)
     t' = 1 - o_z / (o_z + t d_z)                          0 at z = -n, 1 at infinity
 
-Cameras of a capture get there with the axes of their average pose (`average_pose`).
+Cameras of a capture get there with the axes of their average pose (`average_pose`): `NdcConfig`.
 """
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
+from jaxgen.errors import InputError, check_positive
 from jaxgen.nerf.cameras import ArrayLike, Rays
 
 ALONG = 1e-6
 """Rays that look along -z by less than this have no place in the cube."""
+FARTHEST = 1e4
+"""Depth at which what is at infinity is said to be, in units of n."""
+
+
+@dataclass(frozen=True)
+class NdcConfig:
+    """The camera whose frustum is the cube.
+
+    Attributes:
+      camera_to_world: its pose, three rows of a rotation and a position.
+      focal: fx and fy, in pixels.
+      width: of its image, in pixels.
+      height: of its image, in pixels.
+      near: n, where the cube begins, in the world's units.
+
+    Raises:
+      InputError: for a pose that is not [3, 4], or numbers that are not positive.
+    """
+
+    camera_to_world: tuple[tuple[float, ...], ...]
+    focal: tuple[float, float]
+    width: int
+    height: int
+    near: float
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.camera_to_world)
+        if shape != (3, 4):
+            raise InputError(f"camera_to_world has shape {list(shape)}, expected [3, 4]")
+        for name, value in (("near", self.near), *(("focal", part) for part in self.focal)):
+            check_positive(name, value)
+        for name in ("width", "height"):
+            check_positive(name, getattr(self, name))
+
+    def points(self, x: Float[Array, "*B 3"]) -> tuple[Float[Array, "*B 3"], Bool[Array, "*B"]]:
+        """Points of the world in the cube, and whether they are beyond its plane; finite."""
+        own = self._turned(x - self._pose[:, 3])
+        beyond = own[..., 2] < -self.near
+        own = jnp.where(beyond[..., None], own, jnp.array([0.0, 0.0, -self.near]))
+        return ndc_points(own, self.focal, self.width, self.height, self.near), beyond
+
+    def rays(self, rays: Rays) -> tuple[Rays, Float[Array, "*B"]]:
+        """Rays of the world in the cube, with directions of length 1, and their length there."""
+        found = ndc_rays(self._own(rays), self.focal, self.width, self.height, self.near)
+        length = jnp.linalg.norm(found.direction, axis=-1)
+        return Rays(found.origin, found.direction / length[..., None], found.valid), length
+
+    def distances(self, rays: Rays, shares: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
+        """Distances along rays of the world of shares t' in the cube: `ndc_shares` the other way.
+
+        What is at infinity is at the depth of `FARTHEST`.
+        """
+        own = self._own(rays)
+        _, direction = _facing(own)
+        z = -self.near / jnp.maximum(1 - shares, 1 / FARTHEST)
+        return (z - own.origin[..., 2:]) / direction[..., 2:]
+
+    @property
+    def _pose(self) -> Float[Array, "3 4"]:
+        return jnp.asarray(self.camera_to_world, jnp.float32)
+
+    def _turned(self, vectors: Float[Array, "*B 3"]) -> Float[Array, "*B 3"]:
+        return jnp.matmul(vectors, self._pose[:, :3], precision=jax.lax.Precision.HIGHEST)
+
+    def _own(self, rays: Rays) -> Rays:
+        origin = self._turned(rays.origin - self._pose[:, 3])
+        return Rays(origin, self._turned(rays.direction), rays.valid)
 
 
 def ndc_points(

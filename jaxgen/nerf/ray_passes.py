@@ -59,18 +59,20 @@ class BoundField:
 
 class RaySpan:
     """Rays between the distances where they begin and end; one that is none, or misses the box,
-    ends where it begins.
+    ends where it begins. Fields see them along `direction`, which is theirs unless it is given.
     """
 
     def __init__(
         self,
         rays: Rays,
         near: Float[Array, ""] | float,
-        far: Float[Array, ""] | float,
+        far: Float[Array, "*#R"] | float,
         box: Box | None,
         spacing: Spacing,
+        direction: Float[Array, "R 3"] | None = None,
     ) -> None:
         self.rays, self.spacing = rays, spacing
+        self.direction = rays.direction if direction is None else direction
         self.zero = jnp.zeros_like(rays.origin[..., 0])
         begin, end = self.zero + near, self.zero + far
         if box is not None:
@@ -124,7 +126,7 @@ def shade_rays(
     distances, points, context = place_samples(field, span, edges, jitter)
     if code is not None:
         context = dataclasses.replace(context, code=code[..., None, :])
-    direction = jnp.broadcast_to(span.rays.direction[..., None, :], points.shape)
+    direction = jnp.broadcast_to(span.direction[..., None, :], points.shape)
     output = field(points, direction, context)
     t_edges = span.distances(edges)
     weights = render_weights(output.density, t_edges)

@@ -27,8 +27,8 @@ edges.) Intervals are even in s from 0 to 1, ``s = (g(t) - g(near)) / (g(far) - 
 """
 
 import dataclasses
+import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,17 +36,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgen.axes import BATCH_MESH_AXES
 from jaxgen.errors import InputError, check_not_negative
 from jaxgen.nerf.cameras import Box, Cameras, Rays, camera_rays
 from jaxgen.nerf.distance_field import DistanceFieldConfig
 from jaxgen.nerf.fields import FieldOutput, SampleContext
 from jaxgen.nerf.grid_field import HashFieldConfig
+from jaxgen.nerf.ndc import NdcConfig
+from jaxgen.nerf.ndc_rendering import cube_span, density_in_cube, rendered_in_the_world
 from jaxgen.nerf.occupancy import OccupancyConfig, measure_cells
 from jaxgen.nerf.packed_rays import render_packed, render_to_the_end
+from jaxgen.nerf.ray_chunks import ray_chunk_size, ray_chunks, shard_rays
 from jaxgen.nerf.ray_passes import BoundField, RaySpan, density_weights, shade_rays
 from jaxgen.nerf.ray_samples import (
     blurred_weights,
@@ -100,6 +101,8 @@ class RadianceConfig:
       views: what is learned of the photographs beside the field.
       surroundings: a network for the colour of the background by direction, in place of
         ``background``.
+      ndc: the cube of normalised device coordinates in which the field is and rays are sampled, all
+        of each, in place of ``near`` and ``far``. Depths and normals are those of the world.
 
     Raises:
       InputError: for numbers that sample nothing.
@@ -120,6 +123,7 @@ class RadianceConfig:
     occupancy: OccupancyConfig | None = None
     views: ViewConfig | None = None
     surroundings: SurroundingsConfig | None = None
+    ndc: NdcConfig | None = None
 
     def __post_init__(self) -> None:
         if self.spacing == "inverse" and not self.near > 0:
@@ -137,6 +141,8 @@ class RadianceConfig:
             )
         if self.occupancy and self.field.bounds is None:
             raise InputError("occupancy is given with a field that has no box, expected one")
+        if self.ndc is not None:
+            self._check_ndc()
         if not 0 <= self.near < self.far:
             raise InputError(f"near is {self.near} with far={self.far}, expected 0 <= near < far")
         for name, least in (("coarse_samples", 1), ("fine_samples", 0), ("chunk", 1)):
@@ -148,6 +154,13 @@ class RadianceConfig:
         check_not_negative("padding", self.padding)
         if len(self.background) != 3 or not all(0 <= part <= 1 for part in self.background):
             raise InputError(f"background is {self.background}, expected 3 numbers in [0, 1]")
+
+    def _check_ndc(self) -> None:
+        if self.footprints or self.proposals or self.spacing != "linear" or self.box is not None:
+            raise InputError(
+                "ndc is given with an integrated encoding, proposals, a box or spacing, "
+                "expected a field of points without a box, at even and placed intervals"
+            )
 
     @property
     def box(self) -> Box | None:
@@ -187,7 +200,10 @@ class RadianceConfig:
 
     def make_density(self, params: Tree) -> Callable[[Array], Array]:
         """``points [..., 3] -> density [...]`` of the (fine) field, in world coordinates."""
-        return BoundField(self.field, params[FINE]).density
+        density = BoundField(self.field, params[FINE]).density
+        return (
+            density if self.ndc is None else functools.partial(density_in_cube, self.ndc, density)
+        )
 
     def make_distance(self, params: Tree) -> Callable[[Array], Array] | None:
         """``points [..., 3] -> signed distance [...]``, negative inside; None of other fields."""
@@ -203,7 +219,8 @@ class RadianceConfig:
         field = BoundField(self.field, params[FINE])
         code = view_codes(params[VIEWS], None) if VIEWS in params else None
         context = SampleContext(code=None if code is None else code[0])
-        return lambda x, direction: field(x, direction, context)
+        place = (lambda x: x) if self.ndc is None else (lambda x: self.ndc.points(x)[0])
+        return lambda x, direction: field(place(x), direction, context)
 
     def make_cells(self) -> Callable[[Tree], Bool[Array, "X Y Z"]]:
         """``params -> the occupied cells`` of a field with an occupancy grid."""
@@ -241,7 +258,7 @@ class RadianceConfig:
             rays = camera_rays(cameras, footprints=self.footprints)
             rays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rays)
             count = rays.origin.shape[0]
-            size = _chunk_size(self.chunk, count)
+            size = ray_chunk_size(self.chunk, count)
 
             def render_chunk(part: tuple[Rays, Array]) -> Rendering:
                 rays, number_R = shard_rays(part)
@@ -271,7 +288,7 @@ class RadianceConfig:
                 return shard_rays(found.rendering)
 
             numbered = rays, jnp.arange(count)
-            chunks = jax.tree.map(lambda x: _in_chunks(x, size), numbered)
+            chunks = jax.tree.map(lambda x: ray_chunks(x, size), numbered)
             found = jax.lax.map(render_chunk, chunks)
             shape = len(cameras), cameras.height, cameras.width
 
@@ -281,29 +298,6 @@ class RadianceConfig:
             return jax.tree.map(join, found)
 
         return render
-
-
-def _chunk_size(chunk: int, count: int) -> int:
-    """At most all rays, rounded up to a multiple of the devices that share them."""
-    mesh = jax.sharding.get_abstract_mesh()
-    shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_MESH_AXES)
-    return -(-min(chunk, count) // shards) * shards
-
-
-def _in_chunks(array: Array, size: int) -> Array:
-    """[R, ...] to [chunks, size, ...]; the last row fills what is missing."""
-    missing = -len(array) % size
-    filled = jnp.concatenate([array, jnp.repeat(array[-1:], missing, axis=0)])
-    return filled.reshape(-1, size, *array.shape[1:])
-
-
-def shard_rays(tree: Tree) -> Tree:
-    """Arrays [R, ...] sharded as the rule "rays" has it; unchanged where no mesh is set."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return tree
-    spec = PartitionSpec(BATCH_MESH_AXES)
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
 
 
 def render_rays(
@@ -340,7 +334,7 @@ def render_rays(
       cells: which cells of the box are occupied; None: all.
     """
     background = _background(config, params, rays, background)
-    span = RaySpan(rays, *_bounds(config, bounds), config.box, config.spacing)
+    span = _span(config, rays, bounds)
     fine = BoundField(config.field, params[FINE], progress)
     counts = _sample_counts(config)
     jitters = _jitters(counts, rays, key, numbers)
@@ -386,6 +380,8 @@ def render_rays(
     )
     assert rendering.weights is not None
     final = RayWeights(edges, rendering.weights)
+    if config.ndc is not None:
+        rendering = rendered_in_the_world(config.ndc, rays, span, rendering)
     rendering = _exposed(params, view, rendering)
     return RenderedRays(rendering, final, earlier, gradient)
 
@@ -462,6 +458,15 @@ def render_rays_to_the_end(
 def proposal_name(i: int) -> str:
     """Of the parameters of a proposal."""
     return f"proposal_{i}"
+
+
+def _span(config: RadianceConfig, rays: Rays, bounds: Array | None) -> RaySpan:
+    """The rays between their ends: all of them, where they are in normalised device coordinates."""
+    if config.ndc is None:
+        return RaySpan(rays, *_bounds(config, bounds), config.box, config.spacing)
+    if bounds is not None:
+        raise InputError("bounds are given with ndc, expected none: rays end at infinity")
+    return cube_span(config.ndc, rays)
 
 
 def _bounds(config: RadianceConfig, bounds: Array | None) -> tuple[Array | float, Array | float]:

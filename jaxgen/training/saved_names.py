@@ -46,6 +46,7 @@ CLASSES: dict[str, str] = {
     "occupancy": "jaxgen.nerf.occupancy:OccupancyConfig",
     "views": "jaxgen.nerf.view_parameters:ViewConfig",
     "surroundings": "jaxgen.nerf.surroundings:SurroundingsConfig",
+    "ndc": "jaxgen.nerf.ndc:NdcConfig",
     "nerf-field": "jaxgen.nerf.network_field:NeRFFieldConfig",
     "hash-field": "jaxgen.nerf.grid_field:HashFieldConfig",
     "distance-field": "jaxgen.nerf.distance_field:DistanceFieldConfig",

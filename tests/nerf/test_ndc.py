@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen import nerf
+from jaxgen.errors import InputError
 from jaxgen.nerf import Rays, make_cameras
 
 ndc_points, ndc_rays = (
@@ -94,3 +95,108 @@ def test_gradients_are_finite_and_those_of_differences():
             moved.append(float(gradient(Rays(origin, rays.direction), 0.7)[0][0]))
         expected = (moved[0] - moved[1]) / (2 * step)
         assert np.asarray(found.origin)[2, i] == pytest.approx(expected, rel=2e-2, abs=2e-2)
+
+
+POSE = nerf.look_at((0.3, -3.0, 0.4), (0.0, 1.0, 0.2))
+CUBE = nerf.NdcConfig(tuple(map(tuple, POSE.tolist())), *LENS)
+FRONTAL = nerf.RadianceConfig(
+    nerf.NeRFFieldConfig(depth=2, width=16, skip=-1, position_octaves=2, colour_width=8),
+    coarse_samples=64,
+    fine_samples=0,
+    ndc=CUBE,
+)
+
+
+def rays_of_the_world(count=20):
+    rays = some_rays(count)
+    turn, move = POSE[:, :3], POSE[:, 3]
+    origin, direction = (np.asarray(x) @ turn.T for x in (rays.origin, rays.direction))
+    return Rays(*(jnp.asarray(x, jnp.float32) for x in (origin + move, direction)))
+
+
+def test_shares_and_distances_are_inverse():
+    """Also for cameras that are turned; infinity has a depth that is finite and large."""
+    rays = rays_of_the_world()
+    shares = jnp.tile(jnp.linspace(0, 1, 9), (20, 1))
+
+    @jax.jit
+    def both(rays, shares):
+        distances = CUBE.distances(rays, shares)
+        return distances, CUBE.points(rays.points(distances)), *CUBE.rays(rays)
+
+    distances, (points, beyond), cube, length = both(rays, shares)
+    expected = cube.points(shares * length[:, None])
+    np.testing.assert_allclose(points[:, 1:-1], expected[:, 1:-1], atol=2e-4)
+    assert np.all(beyond[:, 1:])
+    np.testing.assert_allclose(np.linalg.norm(cube.direction, axis=-1), 1, atol=1e-6)
+    assert np.all((distances[:, -1] > 1e3) & np.isfinite(distances[:, -1]))
+
+
+def test_a_field_in_the_cube_is_rendered_in_the_units_of_the_world():
+    """A wall of density across the cube is at the depth of its plane, and faces the camera."""
+    wall_at = 5.0  # from the mean camera
+    z = 1 - 2 * CUBE.near / wall_at
+
+    class Wall(nerf.NeRFFieldConfig):
+        def make_model(self):
+            return WallField()
+
+    class WallField(nerf.NeRFField):
+        config: nerf.NeRFFieldConfig = nerf.NeRFFieldConfig()
+
+        def setup(self):
+            pass
+
+        def density(self, x, context=None):
+            return 3e3 * jax.nn.sigmoid((x[..., 2] - z) / 3e-4)
+
+        def __call__(self, x, direction, context=None):
+            return nerf.FieldOutput(self.density(x), jnp.abs(direction))
+
+    config = nerf.RadianceConfig(Wall(), coarse_samples=2000, fine_samples=0, ndc=CUBE)
+    rays = rays_of_the_world()
+
+    @jax.jit
+    def run(rays):
+        found = nerf.render_rays(config, {"fine": {}}, rays, normals=True).rendering
+        return found, config.make_density({"fine": {}})(rays.points(found.depth[:, None] + 0.3))
+
+    found, density = run(rays)
+    back = POSE[:, 2]
+    expected = (-wall_at - (np.asarray(rays.origin) - POSE[:, 3]) @ back) / (rays.direction @ back)
+    np.testing.assert_allclose(found.depth, expected, rtol=0.01)
+    np.testing.assert_allclose(found.opacity, 1, atol=1e-5)
+    np.testing.assert_allclose(found.normals, np.tile(back, (20, 1)), atol=0.02)
+    np.testing.assert_allclose(found.colour, np.abs(rays.direction), atol=1e-4)
+    assert np.all(np.diff(found.edges, axis=-1) > 0)
+    assert np.all(density > 1e3)
+
+
+def test_gradients_reach_parameters_and_rays():
+    params = jax.jit(FRONTAL.make_init())(jax.random.key(0))
+    rays = rays_of_the_world(4)
+
+    @jax.jit
+    @jax.grad
+    def gradient(both):
+        params, origin = both
+        moved = Rays(origin, rays.direction)
+        found = nerf.render_rays(FRONTAL, params, moved, jax.random.key(1)).rendering
+        return (found.colour**2).sum()
+
+    to_params, to_origin = gradient((params, rays.origin))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(to_params))
+    assert np.abs(to_origin).max() > 1e-6
+
+
+def test_what_has_no_place_in_the_cube_is_refused():
+    pose = CUBE.camera_to_world
+    with pytest.raises(InputError, match=r"camera_to_world has shape \[2, 4\], expected \[3, 4\]"):
+        nerf.NdcConfig(pose[:2], *LENS)
+    with pytest.raises(InputError, match="near is 0"):
+        nerf.NdcConfig(pose, *LENS[:3], 0.0)
+    for field in (nerf.HashFieldConfig(), nerf.NeRFFieldConfig(integrated=True)):
+        with pytest.raises(InputError, match="ndc is given with an integrated encoding, proposals"):
+            nerf.RadianceConfig(field, ndc=CUBE)
+    with pytest.raises(InputError, match="bounds are given with ndc, expected none"):
+        nerf.render_rays(FRONTAL, {"fine": {}}, rays_of_the_world(2), bounds=jnp.array([0.0, 1.0]))

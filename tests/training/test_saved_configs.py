@@ -117,7 +117,15 @@ def test_every_name_leads_to_a_class_and_was_one_class_in_the_first_format():
     later = {"video-dit", "radiance-field", "nerf-field", "hash-field", "hash-grid"}
     later |= {"compressor", "causal-autoencoder", "frame-autoencoder", "temporal-decoder"}
     later |= {"tiny-autoencoder", "kl", "vq", "fsq", "lfq", "proposal", "splats"}
-    later |= {"occupancy", "views", "surroundings", "dense-grid", "tri-plane", "distance-field"}
+    later |= {
+        "occupancy",
+        "ndc",
+        "views",
+        "surroundings",
+        "dense-grid",
+        "tri-plane",
+        "distance-field",
+    }
     assert set(CLASSES) - later <= set(FIRST_FORMAT.values())
 
 

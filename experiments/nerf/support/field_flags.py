@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from experiments.nerf.support.flight_paths import FORWARD, usual_path
 from jaxgen.data import Scene
 from jaxgen.errors import InputError, check_not_negative
 from jaxgen.nerf import (
@@ -13,6 +14,7 @@ from jaxgen.nerf import (
     DistanceFieldConfig,
     HashFieldConfig,
     HashGridConfig,
+    NdcConfig,
     NeRFFieldConfig,
     OccupancyConfig,
     ProposalConfig,
@@ -20,6 +22,7 @@ from jaxgen.nerf import (
     SurroundingsConfig,
     TriPlaneConfig,
     ViewConfig,
+    average_pose,
 )
 from jaxgen.training.saved_names import register_config
 
@@ -34,7 +37,7 @@ cells are occupied until rays have seen that they are empty."""
 OWN: Mapping[str, tuple[str, ...]] = {
     "ngp": (*GRID, "fine_samples", "coarse_samples", "occupancy", "candidates", "samples"),
     "nerfacto": (*GRID, "fine_samples", "proposal_samples"),
-    "nerf": (*NETWORK, "coarse_samples", "fine_samples"),
+    "nerf": (*NETWORK, "coarse_samples", "fine_samples", "ndc"),
     "mipnerf": (*NETWORK, "coarse_samples", "fine_samples"),
     "mipnerf360": (*NETWORK, "fine_samples", "proposal_samples"),
     "neus": (*GRID, *NETWORK, "coarse_samples", "fine_samples"),
@@ -95,6 +98,9 @@ class FieldFlags:
         "neus" with a grid, 0 of others.
       surroundings: whether the background's colour is learned, as a network of the direction; for
         what is farther away than the field reaches.
+      ndc: for "nerf": all there is from the near plane to infinity, in normalised device
+        coordinates, in place of a box; for views that face forward (Mildenhall et al. 2020,
+        appendix C).
     """
 
     field: FieldName | None = None
@@ -122,6 +128,7 @@ class FieldFlags:
     refine_intrinsics: bool = False
     coarse_to_fine: float | None = None
     surroundings: bool = False
+    ndc: bool = False
 
     def __post_init__(self) -> None:
         if self.box is not None and self.box <= 0:
@@ -171,6 +178,9 @@ class FieldFlags:
                 samples = self._samples(32, 32)
                 network = self._network(box, 10)
                 hierarchy = samples["fine_samples"] > 0
+                if self.ndc:
+                    network = dataclasses.replace(network, box=None)
+                    common["ndc"] = _cube(scene, common["near"])
                 return RadianceConfig(network, **common, **samples, two_networks=hierarchy)
             case "mipnerf":
                 samples = self._samples(32, 32)
@@ -300,6 +310,23 @@ class FieldFlags:
             log2_table_size=self.log2_table_size,
             finest_resolution=self.finest_resolution,
         )
+
+
+def _cube(scene: Scene, near: float) -> NdcConfig:
+    """The cube of the mean camera that trains, which is in front of all others.
+
+    Raises:
+      InputError: where there is no such camera.
+    """
+    if usual_path(scene) != "spiral":
+        raise InputError(
+            f"{scene.name}: ndc is set, expected views within {FORWARD:.0f} degrees of their mean"
+        )
+    views = scene.part("train")
+    height, width = views.images.shape[1:3]
+    pose, focal = average_pose(views.camera_to_world), views.intrinsics.focal.mean(axis=0)
+    rows = tuple(tuple(row) for row in pose.tolist())
+    return NdcConfig(rows, (float(focal[0]), float(focal[1])), width, height, near)
 
 
 def _proposal(box: Box, i: int) -> HashFieldConfig:

@@ -170,6 +170,7 @@ def test_a_signed_distance(tmp_path, monkeypatch):
         (["--mesh-faces", "3"], "mesh_faces is 3, expected 4 or more"),
         (["--texture-size", "-1"], "texture_size is -1, expected 0 or more"),
         (["--size", "0"], "size is 0"),
+        (["--ndc"], "ndc is True with field 'ngp', which has none"),
         (["--test-views", "0"], "test_views is 0, expected 1 or more"),
         (["--data", "nowhere"], "nowhere: no such scene or folder"),
         (["--learning-rate", "-1"], "learning_rate"),
