@@ -44,6 +44,8 @@ PACKAGES: dict[str, set[str]] = {
     "evaluation": BASE | {"parallel", "nn", "geometry"},
     "data": BASE | {"geometry", "interop"},
     "interop": BASE | {"geometry"},
+    "pretrained": BASE
+    | {"parallel", "nn", "interop", "training", "diffusion", "spacetime", "unet"},
 }
 """Package -> the other packages of the library that it may import."""
 
