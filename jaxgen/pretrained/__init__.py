@@ -9,9 +9,12 @@ from jaxgen.pretrained.networks import (
     save_dit,
     save_unet,
 )
+from jaxgen.pretrained.schedulers import SchedulerRecipe, from_diffusers_scheduler
 
 __all__ = [
     "LoadedNetwork",
+    "SchedulerRecipe",
+    "from_diffusers_scheduler",
     "load_dit",
     "load_mdt",
     "load_unet",
