@@ -16,9 +16,11 @@ evaluated with ``--inception`` alone, without accuracy). In the working folder:
   classifier/        the classifier, and features of real images
 
 ``--recipe mnist`` asks for a result that is known (`experiments.images.support.recipes`), and
-``--start FOLDER`` trains on, with other data too: a run, a checkpoint, or weights of other programs;
-``--train-only PATTERN`` then trains some parameters alone. ``--preconditioning edm`` is that of Karras
-et al. (2022). Started again with the same working folder it resumes. Flags of sampling may then be other ones,
+``--start FOLDER`` trains on, with other data too: a run, a checkpoint, or weights of other
+programs; ``--train-only PATTERN`` then trains some parameters alone. ``--preconditioning edm`` is
+that of Karras et al. (2022).
+
+Started again with the same working folder it resumes. Flags of sampling may then be other ones,
 ``--sampling-seed`` among them. With more ``--training-steps`` a finished run is trained further:
 the learning rate's cosine is then the one for the new length, from the step on that was reached.
 MNIST and CIFAR-10 are looked for in the folder that the variable JAXGEN_DATA names.

@@ -123,7 +123,7 @@ def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> Conf
 
 
 def _recipe(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
-    """What flags change where ``--recipe NAME`` is among them; None without one, or without recipes.
+    """What flags change where ``--recipe NAME`` is among them; None without, or without recipes.
 
     A class that has recipes has a method ``recipes(name)``, which gives fields by name.
     """

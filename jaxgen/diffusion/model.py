@@ -86,7 +86,8 @@ class DenoiserConfig:
             raise InputError(f"time_input is {self.time_input!r}, expected thousandths or step")
         if self.time_input == "step" and not isinstance(self.schedule, TableSchedule):
             raise InputError(
-                f"time_input is 'step' with {type(self.schedule).__name__}, expected a table of steps"
+                f"time_input is 'step' with {type(self.schedule).__name__}, expected a table of "
+                "steps"
             )
         if self.sigma_data is not None:
             check_positive("sigma_data", self.sigma_data)

@@ -33,7 +33,8 @@ def guidance_weight(guidance: float | None, scale: float | None) -> float | None
         return guidance
     if guidance is not None:
         raise InputError(
-            f"guidance is {guidance} and scale is {scale}, expected one of them: scale = 1 + guidance"
+            f"guidance is {guidance} and scale is {scale}, expected one of them: "
+            "scale = 1 + guidance"
         )
     return scale - 1
 

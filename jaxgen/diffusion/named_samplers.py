@@ -30,10 +30,10 @@ EDM                                                ``StochasticKarras(schedule)`
 angular, adjusted                                  ``AngularDDIM()``, ``AdjustedDDIM()``
 ====================  ===========================  =====================================
 
-Case, blanks, hyphens and underscores do not matter; ``k_`` and ``sample_`` before a name, ``pp`` for
-``++``, and diffusers' ``Scheduler`` and ``Discrete`` are understood. A name may end in how levels are
-spaced: Karras, Exponential (even in log-SNR), SGM Uniform (trailing), DDIM Uniform (leading),
-Uniform or Normal. Not here: DPM++ 2S a, DPM fast, DPM adaptive, Restart.
+Case, blanks, hyphens and underscores do not matter; ``k_`` and ``sample_`` before a name, ``pp``
+for ``++``, and diffusers' ``Scheduler`` and ``Discrete`` are understood. A name may end in how
+levels are spaced: Karras, Exponential (even in log-SNR), SGM Uniform (trailing), DDIM Uniform
+(leading), Uniform or Normal. Not here: DPM++ 2S a, DPM fast, DPM adaptive, Restart.
 """
 
 import re

@@ -16,8 +16,8 @@ output                     decoder_pred
 smooth                     final_layer
 =========================  ===========================
 
-There the class's token comes before the time's, here behind it; which of the two comes first changes
-nothing but the first two positions. The table of classes has no null class of its own: the
+There the class's token comes before the time's, here behind it; which of the two comes first
+changes nothing but the first two positions. The table of classes has no null class of its own: the
 published networks for ImageNet have 1,001 classes, the last of which is the null class.
 """
 

@@ -27,7 +27,6 @@ from jaxgen.pretrained.networks import LoadedNetwork, load_dit, load_unet
 from jaxgen.pretrained.schedulers import SCHEDULER_FILE, from_diffusers_scheduler
 from jaxgen.training import load_model
 
-
 CLASSES_OF = {
     "DiTTransformer2DModel": load_dit,
     "Transformer2DModel": load_dit,
@@ -107,8 +106,8 @@ def _scheduler_of(folder: pathlib.Path, name: str) -> Path | Mapping[str, Any]:
             return place / SCHEDULER_FILE
     if name == "UNet2DModel":
         raise InputError(
-            f"{folder}: no {SCHEDULER_FILE} in it, in scheduler/ or beside it, expected one: what a "
-            "U-Net predicts is said there"
+            f"{folder}: no {SCHEDULER_FILE} in it, in scheduler/ or beside it, expected one: what "
+            "a U-Net predicts is said there"
         )
     return DIT_SCHEDULER
 
@@ -149,9 +148,7 @@ def adapt_to_data(
         network = dataclasses.replace(network, null_class=False, class_dropout=0.0)
     if hasattr(network, "input_size"):
         network = dataclasses.replace(network, input_size=image_shape[:2])
-    changed = dataclasses.replace(
-        config, network=network, image_shape=image_shape, classes=classes
-    )
+    changed = dataclasses.replace(config, network=network, image_shape=image_shape, classes=classes)
     kept_table = classes == config.classes
     fresh = jax.tree.map(
         lambda leaf: np.asarray(getattr(leaf, "value", leaf)),

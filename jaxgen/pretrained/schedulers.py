@@ -143,7 +143,7 @@ class SchedulerRecipe:
         return make_steps(self.schedule, count, spacing, final=final, **options)
 
     def time_input(self, level: Level) -> Any:
-        """What a network is told of a level: the step of a table, 1,000 s of flows, ln(sigma) / 4."""
+        """What a network is told: the step of a table, 1,000 s of flows, ln(sigma) / 4 of EDM."""
         if self.name in FLOW_METHODS:
             return level.s * self.fields.get("num_train_timesteps", 1000)
         if self.name in EDM_METHODS:
@@ -158,7 +158,7 @@ class SchedulerRecipe:
         return jnp.round(index)
 
     def make_denoiser(self, network: Network) -> Denoiser:
-        """The denoiser of a network ``(z, time) -> prediction``, clipped as the configuration says."""
+        """The denoiser of ``(z, time) -> prediction``, clipped as the configuration says."""
         if self.sigma_data is not None:
             sign = -1 if self.target == "v" else 1
             denoiser = precondition(
@@ -271,9 +271,7 @@ def _schedule_of(where: str, name: str, get: Callable[[str, Any], Any]) -> Sched
         return CustomTable.from_betas(get("trained_betas", None))
     kind = get("beta_schedule", "linear")
     if kind not in KINDS:
-        raise InputError(
-            f"{where}: beta_schedule is {kind!r}, expected one of {', '.join(KINDS)}"
-        )
+        raise InputError(f"{where}: beta_schedule is {kind!r}, expected one of {', '.join(KINDS)}")
     first, last = get("beta_start", 1e-4), get("beta_end", 0.02)
     if name in ("Heun", "KDPM2", "KDPM2Ancestral"):
         first, last = get("beta_start", 0.00085), get("beta_end", 0.012)

@@ -65,8 +65,8 @@ class DiTConfig(TransformerConfig):
             )
         if self.own_embeddings and self.conditioning not in ("adaln_zero", "adaln"):
             raise InputError(
-                f"own_embeddings is True with conditioning {self.conditioning!r}, expected adaptive "
-                "norms (adaln_zero or adaln)"
+                f"own_embeddings is True with conditioning {self.conditioning!r}, expected "
+                "adaptive norms (adaln_zero or adaln)"
             )
         check_wave_width(self.width)
 

@@ -30,8 +30,8 @@ def trainable(params: Tree, pattern: str) -> Tree:
     found = _matches(params, pattern)
     if not any(jax.tree.leaves(found)):
         raise InputError(
-            f"the pattern {pattern!r} is found in no parameter's path, expected a part of one, such "
-            f"as {_some_path(params)}"
+            f"the pattern {pattern!r} is found in no parameter's path, expected a part of one, "
+            f"such as {_some_path(params)}"
         )
     return found
 
@@ -50,7 +50,9 @@ def train_only(tx: optax.GradientTransformation, pattern: str) -> optax.Gradient
     """
 
     def labels(params: Tree) -> Tree:
-        return jax.tree.map(lambda chosen: "train" if chosen else "keep", trainable(params, pattern))
+        return jax.tree.map(
+            lambda chosen: "train" if chosen else "keep", trainable(params, pattern)
+        )
 
     return optax.multi_transform({"train": tx, "keep": optax.set_to_zero()}, labels)
 

@@ -96,7 +96,9 @@ def test_preconditioned_model():
         config, PARAMS, KEY, LABELS, steps=8, sampler="DPM++ 2M Karras", clip=False
     )
     np.testing.assert_allclose(found, wanted, atol=1e-4)
-    with pytest.raises(InputError, match="sigma_data is 0.5 with target 'v', expected target 'x'"):
+    with pytest.raises(
+        InputError, match=r"sigma_data is 0\.5 with target 'v', expected target 'x'"
+    ):
         DenoiserConfig(TinyConfig(), SHAPE, "abc", "v", edm.schedule, sigma_data=0.5)
 
 
@@ -115,9 +117,7 @@ def test_steps_of_a_table_and_learnt_variance():
     levels = make_steps(table, 5, "trailing")
     denoiser = make_denoiser(network, "e", time_input=step_index(table))
     wanted = sample(DDIM(), denoiser, noise_of(levels, 4), levels, KEY)
-    found = sample_model(
-        config, PARAMS, KEY, count=4, steps=5, sampler="DDIM trailing", clip=False
-    )
+    found = sample_model(config, PARAMS, KEY, count=4, steps=5, sampler="DDIM trailing", clip=False)
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
     plain = config.make_network(PARAMS)(found, jnp.full(4, 500.0), None)
     assert plain.shape == found.shape

@@ -22,8 +22,8 @@ NO_DENOISERS = ("LCM",)
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in NO_DENOISERS])
 def test_samples(name):
-    """Mean 0.3 and deviation 0.5, to what 24 steps and 2,000 samples allow."""
-    method, count = sampler_named(name, SCHEDULE), 24
+    """Mean 0.3 and deviation 0.5, to what 40 steps and 2,000 samples allow."""
+    method, count = sampler_named(name, SCHEDULE), 40
     levels = method.levels(SCHEDULE, count)
     z = initial_noise(jax.random.key(0), jnp.arange(2000), (1,), levels)
     x = sample(method.sampler, EXACT, z, levels, jax.random.key(1))

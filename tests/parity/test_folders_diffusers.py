@@ -4,7 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen.pretrained import load_dit, load_unet, save_dit, save_unet
+from jaxgen.diffusion import sample_model
+from jaxgen.pretrained import (
+    from_diffusers_scheduler,
+    load_dit,
+    load_unet,
+    open_denoiser,
+    save_dit,
+    save_unet,
+)
 
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
 diffusers = pytest.importorskip("diffusers", reason="diffusers (the [parity] extra) is missing")
@@ -112,3 +120,31 @@ def test_unet(case, tmp_path):
     assert load_unet(tmp_path / "back").config == config
     again = diffusers.UNet2DModel.from_pretrained(tmp_path / "back")
     np.testing.assert_array_equal(theirs(again, *inputs), expected)
+
+
+def test_pipeline(tmp_path):
+    """A pipeline's folder, opened and sampled in one call, against its own loop."""
+    network = randomised(diffusers.UNet2DModel(**UNET))
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False
+    )
+    diffusers.DDIMPipeline(network, scheduler).save_pretrained(tmp_path)
+    config, params = open_denoiser(tmp_path)
+    recipe = from_diffusers_scheduler(tmp_path)
+    z = np.random.default_rng(2).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    found = sample_model(
+        config,
+        params,
+        jax.random.key(0),
+        count=2,
+        sampler=recipe.sampler,
+        levels=recipe.levels(5),
+        noise=z,
+        clip=False,
+    )
+    sample = torch.tensor(z.transpose(0, 3, 1, 2))
+    scheduler.set_timesteps(5)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            sample = scheduler.step(network(sample, t).sample, t, sample).prev_sample
+    assert difference(found, sample.numpy().transpose(0, 2, 3, 1)) < 2e-5

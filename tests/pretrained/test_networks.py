@@ -195,7 +195,10 @@ def test_published_names(case, tmp_path):
         np.testing.assert_array_equal(new[:extra], old[:extra])
         np.testing.assert_array_equal(new[extra:], resize_positions(old[extra:], (2, 2), (4, 6)))
     jax.eval_shape(
-        large.config.make_model().apply, {"params": large.params}, np.zeros((2, 8, 12, C)), time,
+        large.config.make_model().apply,
+        {"params": large.params},
+        np.zeros((2, 8, 12, C)),
+        time,
         label,
     )
 
@@ -230,9 +233,9 @@ def test_what_a_folder_has_not(tmp_path):
         load_dit(tmp_path, variant="fp16")
     with pytest.raises(InputError, match="sample_size is 5, expected a multiple of the patch, 2"):
         save_dit(tmp_path, config, params, sample_size=5)
-    with pytest.raises(InputError, match="mlp_ratio is 2.0, expected 4.0"):
+    with pytest.raises(InputError, match=r"mlp_ratio is 2\.0, expected 4\.0"):
         save_dit(tmp_path, DiTConfig(mlp_ratio=2.0), params, sample_size=4)
-    with pytest.raises(InputError, match="no tensor 'patch_embed.proj.weight'"):
+    with pytest.raises(InputError, match=r"no tensor 'patch_embed\.proj\.weight'"):
         load_uvit(tmp_path)
     with pytest.raises(FileNotFoundError):
         load_dit(tmp_path / "none")

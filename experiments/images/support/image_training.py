@@ -83,7 +83,8 @@ def train_denoiser(
       train_only: which parameters are trained, by a pattern of their paths; None: all.
 
     Raises:
-      InputError: as `plan_image_batches` and `jaxgen.training.train_only`; and where `folder` has another run's checkpoints.
+      InputError: as `plan_image_batches` and `jaxgen.training.train_only`; and where `folder` has
+        another run's checkpoints.
     """
     plan = plan_image_batches(images, flags.batch_size, seed)
     tx = None

@@ -71,7 +71,7 @@ def edm_digits() -> Flags:
     python -m experiments.images.train --recipe edm_digits
 
     Figures, means over blocks of 179 images a row: EDM_FIGURES
-    Time: as `digits`.
+    Time: as `digits`, on two quiet cores.
     """
     return {
         "launch": LaunchConfig(workdir="runs/edm_digits"),
@@ -97,4 +97,3 @@ def recipe_named(name: str) -> Flags:
     if name not in RECIPES:
         raise InputError(f"recipe is {name!r}, expected one of {', '.join(RECIPES)}")
     return {**RECIPES[name](), "recipe": name}
-

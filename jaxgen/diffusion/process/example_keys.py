@@ -50,7 +50,9 @@ def step_keys(keys_B: Key[Array, "B"], step: int | Int[Array, ""]) -> Key[Array,
       InputError: for noise of one's own, where several parts of a step draw.
     """
     if isinstance(keys_B, OwnNoise):
-        raise InputError("noise is given, but this method draws several times a step, expected None")
+        raise InputError(
+            "noise is given, but this method draws several times a step, expected None"
+        )
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, step)
 
 

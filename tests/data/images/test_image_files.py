@@ -376,5 +376,5 @@ def test_unreadable_images_are_skipped_and_listed(tmp_path):
     assert found.describe().endswith("3 unreadable, skipped: a/2.png, b/0.png, b/9.jpg")
     for file in tmp_path.glob("*/*"):
         file.write_bytes(b"x")
-    with pytest.raises(InputError, match="no image can be read; .*not a readable image"):
+    with pytest.raises(InputError, match=r"no image can be read; .*not a readable image"):
         load_images(tmp_path, skip_unreadable=True)

@@ -76,9 +76,7 @@ def test_a_repeated_last_level(sampler):
     repeated = repeat_last(LEVELS)
     assert len(repeated.t) == len(LEVELS.t)
     assert repeated.log_snr[-1] == repeated.log_snr[-2]
-    wanted, found = (
-        sample(sampler, denoiser(), Z, levels, KEY) for levels in (shorter, repeated)
-    )
+    wanted, found = (sample(sampler, denoiser(), Z, levels, KEY) for levels in (shorter, repeated))
     np.testing.assert_array_equal(found, wanted)
 
 
