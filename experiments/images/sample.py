@@ -34,7 +34,7 @@ from jaxgen.diffusion.named_samplers import sampler_named
 from jaxgen.errors import InputError
 from jaxgen.parallel import is_main_process
 from jaxgen.pretrained import open_denoiser
-from jaxgen.pretrained.denoisers import describe
+from jaxgen.pretrained.denoisers import describe_denoiser
 from jaxgen.training.saved_names import register_config
 
 ROW = 10
@@ -89,7 +89,7 @@ def main(config: Config) -> dict[str, Any]:
     layout = plan_layout_of(model)
     draw = make_draw(model, layout, clip=config.clip)
     folder = open_workdir(config, may_differ=[f for f in vars(config) if f != "launch"])
-    report(describe(model))
+    report(describe_denoiser(model))
     start = time.monotonic()
     x = draw(
         jax.device_put(params, layout.shardings),
@@ -102,7 +102,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     seconds = time.monotonic() - start
     names = [""] * len(x) if label_N is None else [model.classes[i] for i in label_N]
-    write_images(folder / "images", x, names)
+    write_samples(folder / "images", x, names)
     across = config.count if rows else min(ROW, len(x))
     grid = _in_rows(x, across)
     how = f"{config.sampler}, {config.steps} steps, guidance {w:g}, seed {config.seed}"
@@ -140,7 +140,7 @@ def chosen_labels(
     return np.repeat(chosen, config.count), tuple(model.classes[i] for i in chosen)
 
 
-def write_images(folder: pathlib.Path, x: np.ndarray, names: list[str]) -> None:
+def write_samples(folder: pathlib.Path, x: np.ndarray, names: list[str]) -> None:
     """One PNG for each image, in place of those of an earlier run."""
     if not is_main_process():
         return

@@ -15,7 +15,7 @@ evaluated with ``--inception`` alone, without accuracy). In the working folder:
   checkpoints/       the network (jaxgen.training.load_model opens it)
   classifier/        the classifier, and features of real images
 
-``--recipe mnist`` asks for a result that is known (`experiments.images.support.recipes`), and
+``--recipe mnist`` asks for a result that is known (`experiments.images.support.image_recipes`), and
 ``--start FOLDER`` trains on, with other data too: a run, a checkpoint, or weights of other
 programs; ``--train-only PATTERN`` then trains some parameters alone. ``--preconditioning edm`` is
 that of Karras et al. (2022).
@@ -57,7 +57,7 @@ from experiments.images.support.image_training import (
     train_denoiser,
 )
 from experiments.images.support.process_flags import ProcessFlags
-from experiments.images.support.recipes import recipe_named
+from experiments.images.support.image_recipes import recipe_named
 from experiments.shared.denoiser_sampling import (
     SAMPLERS,
     SamplingFlags,
@@ -90,7 +90,7 @@ from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
 from jaxgen.pretrained import adapt_to_data, open_denoiser
-from jaxgen.pretrained.denoisers import describe
+from jaxgen.pretrained.denoisers import describe_denoiser
 from jaxgen.training import trainable
 from jaxgen.training.saved_names import register_config
 from jaxgen.typing import Tree
@@ -113,7 +113,7 @@ class Config(SampledConfig):
       size: resize and crop images to so many pixels; None keeps them as they are.
       skip_unreadable: leave out (and list) images of a folder that nothing can read, instead of
         stopping at the first.
-      recipe: flags of a result that is known, by its name (`experiments.images.support.recipes`);
+      recipe: flags of a result that is known, by its name (`experiments.images.support.image_recipes`);
         others that are given change it.
       start: train on: the folder of a run, a checkpoint, or weights of other programs; its network,
         target and schedule are kept. Without a network's flags.
@@ -220,7 +220,7 @@ def model_for(config: Config, images: ImageSet) -> tuple[DenoiserConfig, Tree | 
     if config.network != NetworkFlags():
         raise InputError(
             f"network is {config.network.network} with flags of its own and start {config.start}, "
-            "expected no flags of a network: training goes on with the one that is there"
+            "expected no flags of a network: training continues with the one that is there"
         )
     if config.process not in (ProcessFlags(), ProcessFlags(weighting=config.process.weighting)):
         raise InputError(
@@ -229,10 +229,10 @@ def model_for(config: Config, images: ImageSet) -> tuple[DenoiserConfig, Tree | 
             "the model predicts stays"
         )
     found = open_denoiser(config.start)
-    adapted, anew = adapt_to_data(found, shape, images.classes, jax.random.key(config.seed))
-    report(f"from {config.start}: {describe(adapted.config)}")
-    if anew:
-        report(f"parameters that start anew: {', '.join(anew)}")
+    adapted, fresh = adapt_to_data(found, shape, images.classes, jax.random.key(config.seed))
+    report(f"from {config.start}: {describe_denoiser(adapted.config)}")
+    if fresh:
+        report(f"newly initialised parameters: {', '.join(fresh)}")
     return adapted.config, adapted.params
 
 

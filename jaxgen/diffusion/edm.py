@@ -4,8 +4,8 @@ Symbols as in `jaxgen.diffusion.preconditioning`; with P_mean and P_std of the p
 
     training    ln sigma ~ N(P_mean, P_std^2),  loss (sigma^2 + d^2) / (sigma d)^2 |x - x^|^2
     sampling    Heun's method (algorithm 1), or with churn algorithm 2, through
-                sigma_i = (A + i / (N - 1) (B - A))^rho, A = sigma_max^(1/rho), B = sigma_min^(1/rho)
-                and from sigma_min to clean data
+                sigma_i = (A + i / (N - 1) (B - A))^rho and from sigma_min to clean data,
+                with A = sigma_max^(1/rho) and B = sigma_min^(1/rho)
 
 The weight is ``1 / c_out^2``, so the loss is the mean of |F's error|^2::
 

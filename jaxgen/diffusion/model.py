@@ -35,7 +35,7 @@ from jaxgen.errors import InputError, check_positive
 from jaxgen.typing import Tree
 
 TimeName = Literal["thousandths", "step"]
-"""How a network is told the noise level."""
+"""What a network is conditioned on: 1,000 t, or the number of a step."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Samples of a trained model in one call, on one device or with parameters that lie over a mesh::
+"""Samples of a trained model in one call, on one device or on those of the parameters::
 
     model = load_model("runs/images_train")                                  # jaxgen.training
     x = sample_model(model.config, model.params, jax.random.key(0), labels=[3, 3, 7],

@@ -20,9 +20,9 @@ final/output                 final_layer.linear     proj_out_2
 
 B is every block ``transformer_blocks.i``: diffusers keeps embeddings of time and class in each.
 Copies are one here; where they differ (`has_own_embeddings`) they are ``conditions_i``, and the
-configuration says ``own_embeddings=True``. Blocks are ``blocks.i`` in the original. Its files also hold the fixed sines and
-cosines of the positions, ``pos_embed``. Shift, scale and gate have the same order everywhere, and
-so have the numbers of a patch at the output (row, column, channel).
+configuration says ``own_embeddings=True``. Blocks are ``blocks.i`` in the original. Its files
+also hold the fixed sines and cosines of the positions, ``pos_embed``. Shift, scale and gate have
+the same order everywhere, and so have the numbers of a patch at the output (row, column, channel).
 
 The number of heads follows from no shape: it comes from the ``config.json`` that diffusers leaves
 beside weights, or from the published network with that depth and width, or else from the caller.

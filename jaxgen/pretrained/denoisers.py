@@ -121,16 +121,16 @@ def adapt_to_data(
     """A model to be trained on with other images: of another size, or with other classes.
 
     Parameters whose shapes do not depend on either are kept; learnt positions are interpolated; the
-    table of classes starts anew where the classes are others.
+    table of classes is initialised where the classes are others.
 
     Args:
       model: what to start from.
       image_shape: Y, X, C of the new images; C must be that of the model.
       classes: their names; empty for images without labels.
-      key: randomness of what starts anew.
+      key: randomness of what is initialised.
 
     Returns:
-      The model, and the paths of the parameters that start anew.
+      The model, and the paths of the parameters that are initialised.
 
     Raises:
       InputError: for images with other channels, or of a size that the network does not take.
@@ -140,8 +140,8 @@ def adapt_to_data(
         return model, []
     if image_shape[2] != config.image_shape[2]:
         raise InputError(
-            f"images have {image_shape[2]} channels, expected {config.image_shape[2]}, as the model "
-            "that training starts from"
+            f"images have {image_shape[2]} channels, expected {config.image_shape[2]}, as the "
+            "model that training starts from"
         )
     network = dataclasses.replace(config.network, num_classes=len(classes))
     if not classes:
@@ -156,7 +156,7 @@ def adapt_to_data(
         is_leaf=lambda leaf: hasattr(leaf, "value"),
     )
     old = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
-    anew: list[str] = []
+    fresh_paths: list[str] = []
 
     def chosen(path: Any, leaf: np.ndarray) -> Any:
         name = _name(path)
@@ -167,10 +167,10 @@ def adapt_to_data(
             return jnp.asarray(found)
         if found is not None and name.endswith("positions"):
             return jnp.asarray(_resized(config.network, network, np.asarray(found)))
-        anew.append(name)
+        fresh_paths.append(name)
         return jnp.asarray(leaf)
 
-    return LoadedNetwork(changed, jax.tree_util.tree_map_with_path(chosen, fresh)), anew
+    return LoadedNetwork(changed, jax.tree_util.tree_map_with_path(chosen, fresh)), fresh_paths
 
 
 def _resized(old: Any, new: Any, positions: np.ndarray) -> np.ndarray:
@@ -183,7 +183,7 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def describe(config: DenoiserConfig) -> str:
+def describe_denoiser(config: DenoiserConfig) -> str:
     """One line on a model: network, images, classes, what is predicted."""
     height, width, channels = config.image_shape
     classes = f"{len(config.classes)} classes" if config.classes else "no classes"

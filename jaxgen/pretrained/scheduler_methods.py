@@ -66,7 +66,7 @@ class TableMethod(NamedTuple):
       spacing: where the configuration does not say it.
       final: where its last step ends.
       without_first: whether the table's first entry is never evaluated (`make_steps`).
-      whole_times: whether networks are told whole numbers of steps, however sigmas are spaced.
+      whole_times: whether networks are conditioned on whole steps, however sigmas are spaced.
       in_sigma: whether latents are kept in the scaling "ve" there.
       check: refuses fields that it has otherwise here.
     """

@@ -3,7 +3,7 @@
 ::
 
     recipe = from_diffusers_scheduler("stable-diffusion-v1-5")     # a pipeline, folder or file
-    denoiser = recipe.make_denoiser(network)                       # told times as diffusers tells
+    denoiser = recipe.make_denoiser(network)                       # conditioned on diffusers' times
     levels = recipe.levels(50)
     x = sample(recipe.sampler, denoiser, z, levels, key)
 
@@ -24,7 +24,8 @@ EDMEuler, EDMDPMSolver           ``Euler()``, ``DPMSolver``             clean
 
 What changes a result and is not known here is an error that names the field. Differences that stay
 are those of docs/diffusion_design.md ("Parity with other implementations"), such as DDPM's noise in
-its last step. Where the schedule is a table, a network is told the number of the step.
+its last step. Where the schedule is a table, a network is conditioned on the number
+of the step.
 """
 
 import dataclasses
@@ -143,7 +144,7 @@ class SchedulerRecipe:
         return make_steps(self.schedule, count, spacing, final=final, **options)
 
     def time_input(self, level: Level) -> Any:
-        """What a network is told: the step of a table, 1,000 s of flows, ln(sigma) / 4 of EDM."""
+        """The conditioning: the step of a table, 1,000 s of flows, ln(sigma) / 4 of EDM."""
         if self.name in FLOW_METHODS:
             return level.s * self.fields.get("num_train_timesteps", 1000)
         if self.name in EDM_METHODS:

@@ -146,8 +146,8 @@ def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> L
     """The mean loss of a batch of ``"image"`` (and ``"label"``), at times spread evenly.
 
     Of a network with several predictions in training (MDT's, with all patches and with some of them
-    hidden) the losses are added. A model that is preconditioned as in Karras et al. (2022) is trained
-    with their weighting and times.
+    hidden) the losses are added. A model that is preconditioned as in Karras et al. (2022) is
+    trained with their weighting and times.
 
     Args:
       config: the model.

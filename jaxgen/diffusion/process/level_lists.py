@@ -4,7 +4,7 @@ All take and give levels [N + 1] from noise to data (`jaxgen.diffusion.process.s
 
     levels = skip_steps(make_steps(schedule, 50), 20)          30 steps are left
     z = start_from(x, noise, levels)                           data with the noise of the first one
-    levels = with_times(levels, [999, 966, ...] / 1000)        what the network is told, no more
+    levels = with_times(levels, [999, 966, ...] / 1000)        times for the network alone
     levels = repeat_last(levels)                               ends where it was evaluated last
 """
 
@@ -57,7 +57,7 @@ def start_from(
 
 
 def with_times(levels: Level, times: Any) -> Level:
-    """Levels with the same noise, of which a network is told other times.
+    """Levels with the same noise, at which a network is conditioned on other times.
 
     Args:
       levels: [N + 1].

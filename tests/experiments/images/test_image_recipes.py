@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.images import train
-from experiments.images.support.recipes import RECIPES
+from experiments.images.support.image_recipes import RECIPES
 from experiments.shared.launch import parse_flags
 from jaxgen.errors import InputError
 

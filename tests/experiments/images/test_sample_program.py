@@ -77,7 +77,7 @@ def test_what_cannot_be_sampled(model, tmp_path, monkeypatch, capfd, flags, mess
 
 @pytest.mark.slow
 def test_training_on_with_other_data(model, pictures, tmp_path, monkeypatch, capfd):
-    """Three of the classes, one file damaged: the table starts anew, what is frozen stays."""
+    """Three of the classes, one file damaged: the table is initialised, what is frozen stays."""
     others = tmp_path / "others"
     for name in ("circle", "stripe", "wall"):
         shutil.copytree(pictures / name, others / name)
@@ -89,7 +89,7 @@ def test_training_on_with_other_data(model, pictures, tmp_path, monkeypatch, cap
     assert run_here("train", flags, monkeypatch) == 0
     said = capfd.readouterr()[0]
     assert "1 unreadable, skipped: wall/0.png" in said
-    assert "parameters that start anew: condition/label/table" in said
+    assert "newly initialised parameters: condition/label/table" in said
     old, new = open_denoiser(model), open_denoiser(tmp_path / "run")
     assert new.config.classes == ("circle", "stripe", "wall")
     changed = set()
