@@ -51,13 +51,13 @@ from experiments.images.support.image_quality import (
     quality_table,
     show_text,
 )
+from experiments.images.support.image_recipes import recipe_named
 from experiments.images.support.image_training import (
     TrainingFlags,
     check_image_batches,
     train_denoiser,
 )
 from experiments.images.support.process_flags import ProcessFlags
-from experiments.images.support.image_recipes import recipe_named
 from experiments.shared.denoiser_sampling import (
     SAMPLERS,
     SamplingFlags,
@@ -113,8 +113,8 @@ class Config(SampledConfig):
       size: resize and crop images to so many pixels; None keeps them as they are.
       skip_unreadable: leave out (and list) images of a folder that nothing can read, instead of
         stopping at the first.
-      recipe: flags of a result that is known, by its name (`experiments.images.support.image_recipes`);
-        others that are given change it.
+      recipe: flags of a result that is known, by its name
+        (`experiments.images.support.image_recipes`); others that are given change it.
       start: train on: the folder of a run, a checkpoint, or weights of other programs; its network,
         target and schedule are kept. Without a network's flags.
       train_only: a regular expression; only parameters in whose path it is found are trained, and

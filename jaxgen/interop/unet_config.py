@@ -46,7 +46,7 @@ def unet_fields(config: Any, sample_size: int | tuple[int, int] | None = None) -
         "act_fn": config.activation,
         "attention_head_dim": config.head_size,
         "norm_num_groups": config.groups,
-        "attn_norm_num_groups": config.middle_groups or None,
+        "attn_norm_num_groups": _middle_groups(config),
         "norm_eps": config.norm_epsilon,
         "resnet_time_scale_shift": "scale_shift" if config.adaptive_norm else "default",
         "add_attention": config.middle_attention,
@@ -66,8 +66,9 @@ def _check_told(config: Any, fields: dict[str, Any], count: int) -> None:
     wanted["up_attention_levels"] = tuple(sorted(config.attention_levels_up))
     wanted["attention_levels"] = tuple(sorted(config.attention_levels))
     wanted["middle_divisor"] = config.middle_skip_divisor
-    if config.middle_groups == config.groups and not config.adaptive_norm:
-        wanted["middle_groups"] = told["middle_groups"]
+    for middle in (told, wanted):
+        if middle["middle_groups"] is None or not config.middle_attention:
+            middle["middle_groups"] = config.groups
     wanted |= {"temporal": config.temporal, "skip_divisor": config.skip_divisor}
     told |= {"temporal": False, "skip_divisor": 1.0}
     for name, value in told.items():
@@ -75,6 +76,13 @@ def _check_told(config: Any, fields: dict[str, Any], count: int) -> None:
             raise InputError(
                 f"{name} is {wanted[name]!r}, expected {value!r}, which a UNet2DModel has"
             )
+
+
+def _middle_groups(config: Any) -> int | None:
+    """Groups of the norm in the middle; none is none with adaptive norms, else as in all norms."""
+    if config.middle_groups is None:
+        return config.groups if config.adaptive_norm else None
+    return config.middle_groups or None
 
 
 def _per_level(value: str | tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def test_as_if_the_others_were_not_there():
 
 def test_no_state_for_frozen_parameters():
     """Also as it is planned for a mesh: moments of 10 numbers in place of 26."""
-    layout = plan_layout(lambda key: PARAMS, jax.random.key(0), mesh=make_mesh("data=1"))
+    layout = plan_layout(lambda key: PARAMS, jax.random.key(0), mesh=make_mesh("data=-1"))
 
     def moments(tx):
         state = abstract_state(layout, tx).opt_state

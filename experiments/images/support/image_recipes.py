@@ -10,7 +10,6 @@ from typing import Any
 
 from experiments.images.support.image_networks import NetworkFlags
 from experiments.images.support.image_training import TrainingFlags
-from experiments.images.support.process_flags import ProcessFlags
 from experiments.shared.denoiser_sampling import SamplingFlags
 from experiments.shared.experiment_config import LaunchConfig
 from jaxgen.errors import InputError
@@ -65,26 +64,10 @@ def cifar10() -> Flags:
     }
 
 
-def edm_digits() -> Flags:
-    """The digits of scikit-learn with the preconditioning, loss and steps of Karras et al. (2022).
-
-    python -m experiments.images.train --recipe edm_digits
-
-    Figures, means over blocks of 179 images a row: EDM_FIGURES
-    Time: as `digits`, on two quiet cores.
-    """
-    return {
-        "launch": LaunchConfig(workdir="runs/edm_digits"),
-        "process": ProcessFlags(preconditioning="edm"),
-        "sampling": SamplingFlags(sampler="heun", steps=18, spacing="karras"),
-    }
-
-
 RECIPES: Mapping[str, Callable[[], Flags]] = {
     "digits": digits,
     "mnist": mnist,
     "cifar10": cifar10,
-    "edm_digits": edm_digits,
 }
 
 

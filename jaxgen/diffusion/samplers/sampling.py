@@ -158,7 +158,7 @@ def sample_with_table(
 
     def step(state: SampleState, numbered: tuple[Array, Any, Any]) -> tuple[SampleState, Any]:
         i, row, own = numbered
-        keys = step_keys(keys_B, i) if own is None else OwnNoise(own)
+        keys: Any = step_keys(keys_B, i) if own is None else OwnNoise(own)
         state = sampler.step(denoiser, state, row, keys)
         return state, state.x if previews else None
 

@@ -17,8 +17,6 @@ LONG = {
     "mnist": "--data mnist --batch-size 64 --training-steps 8000 --workdir runs/mnist",
     "cifar10": "--data cifar10 --width 192 --depth 6 --batch-size 64 --flip --training-steps 5000 "
     "--evaluate 0 --workdir runs/cifar",
-    "edm_digits": "--preconditioning edm --sampler heun --steps 18 --spacing karras "
-    "--workdir runs/edm_digits",
 }
 """The flags that each recipe stands for."""
 
