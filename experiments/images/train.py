@@ -195,11 +195,13 @@ def main(config: Config) -> dict[str, Any]:
     elif evaluator.features is None:
         show_text(folder / "table.md", f"{NOT_EVALUATED}, or from Inception: --inception FILE.")
     else:
-        evaluated = evaluate_samples(evaluator, images, trained, config.sampling, key)
-        size = held_out_count(images, config.sampling.evaluate)
-        table = quality_table(f"{size:,} images a row", evaluated)
-        show_text(folder / "table.md", table)
-        figures |= evaluated
+        tables = evaluate_samples(evaluator, images, trained, config.sampling, key)
+        named = {f"{count:,} images a row": rows for count, rows in tables.items()}
+        texts = [quality_table(name, rows) for name, rows in named.items()]
+        show_text(folder / "table.md", "\n\n".join(texts))
+        for rows in tables.values():
+            figures |= rows
+        figures |= named if len(named) > 1 else {}
     report(f"samples, table and figures are in {folder}")
     return figures
 
@@ -276,17 +278,23 @@ def evaluate_samples(
     trained: TrainedModel,
     flags: SamplingFlags,
     key: jax.Array,
-) -> dict[str, dict[str, float]]:
-    """Figures of real images, of samples, and of samples without guidance beside guided ones.
+) -> dict[int, dict[str, dict[str, float]]]:
+    """Figures of samples, without guidance and with, beside those of real images.
 
-    All are of equally many images; where there are more samples, they are means over blocks.
+    All rows of a table are of equally many images, because figures depend on the number. Where
+    there are fewer held-out images than samples, there are two tables: real images beside means
+    over blocks of as many samples, and all samples together.
+
+    Returns:
+      Images a row -> name -> figures.
     """
     model = trained.config
     draw = make_draw(model, trained.layout, clip=flags.clip)
     labels = even_labels(flags.evaluate, len(model.classes))
     size = held_out_count(images, flags.evaluate)
 
-    def figures(guidance: float) -> dict[str, float]:
+    tables = {size: {"real, held out": held_out_figures(evaluator, images, size)}}
+    for guidance in dict.fromkeys((0.0, flags.guidance)):
         x = draw(
             trained.params,
             SAMPLERS[flags.sampler],
@@ -297,12 +305,10 @@ def evaluate_samples(
             count=flags.evaluate,
             name=f"sampling, guidance {guidance:g}",
         )
-        return evaluator.figures_in_blocks(x, labels, size)
-
-    evaluated = {"real, held out": held_out_figures(evaluator, images, size)}
-    for guidance in dict.fromkeys((0.0, flags.guidance)):
-        evaluated[f"samples, guidance {guidance:g}"] = figures(guidance)
-    return evaluated
+        for count in dict.fromkeys((size, flags.evaluate)):
+            found = evaluator.figures_in_blocks(x, labels, count)
+            tables.setdefault(count, {})[f"samples, guidance {guidance:g}"] = found
+    return tables
 
 
 if __name__ == "__main__":
