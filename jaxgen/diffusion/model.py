@@ -226,24 +226,29 @@ class DenoiserConfig:
           InputError: for guidance without labels or without a null class, and for known frames
             where the network takes none.
         """
-        variance = {"learned_variance": self.learned_variance}
+        variance = self.learned_variance
         network = self.make_network(params, given, keep_variance=True)
         if self.guidance_channels:
             w = jnp.asarray(0.0 if guidance is None else guidance, jnp.float32)
             denoiser = make_denoiser(
                 lambda z, time: network(z, time, jnp.broadcast_to(w, len(z)), label_B),
                 self.target,
-                **variance,
+                learned_variance=variance,
             )
         elif guidance is None:
             denoiser = make_denoiser(
-                lambda z, time: network(z, time, label_B), self.target, **variance
+                lambda z, time: network(z, time, label_B), self.target, learned_variance=variance
             )
         elif label_B is None:
             raise InputError("labels are None, expected [B] classes to guide with")
         else:
             denoiser = guide_network(
-                network, label_B, self.null_label, guidance, target=self.target, **variance
+                network,
+                label_B,
+                self.null_label,
+                guidance,
+                target=self.target,
+                learned_variance=variance,
             )
         denoiser = clip_x(denoiser) if clip else denoiser
         return denoiser if given is None else with_known(denoiser, given.known, given.x)

@@ -52,8 +52,13 @@ from jaxgen.diffusion.process.level_lists import repeat_last
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import Target
 from jaxgen.diffusion.process.schedules import KarrasSchedule, RectifiedFlow, Schedule
-from jaxgen.diffusion.process.step_levels import make_steps, steps_at
-from jaxgen.diffusion.process.table_schedules import CustomTable, DiscreteSchedule, TableSchedule
+from jaxgen.diffusion.process.step_levels import Spacing, make_steps, steps_at
+from jaxgen.diffusion.process.table_schedules import (
+    CustomTable,
+    DiscreteSchedule,
+    TableKind,
+    TableSchedule,
+)
 from jaxgen.diffusion.samplers.sampling import Sampler
 from jaxgen.errors import InputError
 from jaxgen.interop.safetensors import Path
@@ -72,7 +77,7 @@ TARGET_NAMES: dict[str, Target] = {
     "v_prediction": "v",
     "flow_prediction": "flow",
 }
-KINDS = {
+KINDS: dict[str, TableKind] = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
     "squaredcos_cap_v2": "squared_cosine",
@@ -128,7 +133,7 @@ class SchedulerRecipe:
             return steps_at(self.schedule, np.linspace(1, last, count))
         if self.name in EDM_METHODS:
             spacing = get("sigma_schedule", "karras")
-            named = {"exponential": "uniform_log_snr"}.get(spacing, spacing)
+            named: Spacing = "uniform_log_snr" if spacing == "exponential" else "karras"
             return make_steps(self.schedule, count, named, rho=get("rho", 7.0))
         method = TABLE_METHODS[self.name]
         spaced = _spaced_sigmas(get)
@@ -208,6 +213,11 @@ def from_diffusers_scheduler(path: Path | Mapping[str, Any], **changes: Any) -> 
     for field, value in UNCHANGED.items():
         if (name, field) not in READ and get(field, value) != value:
             raise InputError(f"{where}: {field} is {get(field, value)!r}, expected {value!r}")
+    if get("sigma_schedule", "karras") not in ("karras", "exponential"):
+        raise InputError(
+            f"{where}: sigma_schedule is {get('sigma_schedule', '')!r}, expected karras or "
+            "exponential"
+        )
     schedule = _schedule_of(where, name, get)
     default = "flow_prediction" if name in FLOW_METHODS else "epsilon"
     prediction = get("prediction_type", default)

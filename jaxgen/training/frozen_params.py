@@ -50,9 +50,10 @@ def train_only(tx: optax.GradientTransformation, pattern: str) -> optax.Gradient
     """
 
     def labels(params: Tree) -> Tree:
-        return jax.tree.map(
-            lambda chosen: "train" if chosen else "keep", trainable(params, pattern)
-        )
+        # Optax's placeholder, by which it finds what is kept per parameter.
+        if not jax.tree.leaves(params):
+            return params
+        return jax.tree.map(lambda own: "train" if own else "keep", trainable(params, pattern))
 
     return optax.multi_transform({"train": tx, "keep": optax.set_to_zero()}, labels)
 

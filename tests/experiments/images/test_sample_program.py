@@ -116,4 +116,4 @@ def test_preconditioned_training(pictures, tmp_path, monkeypatch, capfd):
     config = open_denoiser(tmp_path).config
     assert (config.sigma_data, config.target, config.schedule.sigma_max) == (0.5, "x", 80.0)
     loss = json.loads((tmp_path / "metrics.json").read_text())["train/loss"]
-    assert 0.1 < loss < 1.5  # |F's error|^2, about one before anything is learnt
+    assert 0.1 < loss < 3  # |F's error|^2, about one for data of deviation 0.5
