@@ -25,6 +25,7 @@ from jaxgen.diffusion.objectives.losses import denoiser_loss, diffusion_loss
 from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Rescaled, Shifted
 from jaxgen.diffusion.process.level_lists import (
     repeat_last,
+    scale_noise,
     skip_steps,
     start_from,
     with_times,
@@ -107,6 +108,7 @@ __all__ = [
     "sample_model",
     "sample_with_table",
     "sampler_named",
+    "scale_noise",
     "skip_steps",
     "start_from",
     "threshold_x",

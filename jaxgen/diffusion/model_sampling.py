@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.named_samplers import sampler_named
-from jaxgen.diffusion.process.level_lists import skip_steps, start_from
+from jaxgen.diffusion.process.level_lists import scale_noise, skip_steps, start_from
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample_with_table
 from jaxgen.errors import InputError
@@ -100,11 +100,8 @@ def sample_model(
         if value is not None and jnp.shape(value) != shape:
             raise InputError(f"{name} has shape {jnp.shape(value)}, expected {shape}")
     index_N = jnp.arange(total)
-    if x is not None or noise is not None:
-        drawn = _standard(key, index_N, config) if noise is None else jnp.asarray(noise)
-        z_N = start_from(jnp.zeros(shape) if x is None else jnp.asarray(x), drawn, given)
-    else:
-        z_N = initial_noise(key, index_N, config.image_shape, given)
+    drawn = _standard(key, index_N, config) if noise is None else jnp.asarray(noise)
+    z_N = scale_noise(drawn, given) if x is None else start_from(jnp.asarray(x), drawn, given)
     run = _compiled(config, method, clip)
     table, parts = method.table(given), []
     for first in range(0, total, batch):

@@ -69,6 +69,9 @@ def test_guided_samples_in_batches():
     for options in ({"guidance": 1.5}, {"scale": 2.5, "batch": 2}):
         found = sample_model(CONFIG, PARAMS, KEY, LABELS, steps=6, **options)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+    own = noise_of(levels) / np.hypot(levels.a[0], levels.s[0]).astype(np.float32)
+    found = sample_model(CONFIG, PARAMS, KEY, LABELS, steps=6, guidance=1.5, noise=own)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_starting_from_data_and_noise():

@@ -60,7 +60,7 @@ OWN = {
 }
 
 
-def compare(path, scheduler, monkeypatch, count=10):
+def compare(path, scheduler, monkeypatch, tolerance=1e-5, count=10):
     """All steps of both, from the same latents with the same noise."""
     kind = type(scheduler)
     if hasattr(kind, "_sigma_to_t"):  # numpy 2 no longer takes logarithms of tensors
@@ -90,7 +90,6 @@ def compare(path, scheduler, monkeypatch, count=10):
     ends = np.asarray(recipe.sampler.table(levels).next.a) if in_sigma else None
     # A last level that is there twice: their last step goes nowhere, and is none here.
     assert len(wanted) - len(found) == (levels.log_snr[-1] == levels.log_snr[-2])
-    tolerance = {"LMS": 5e-5, "DPMSolverMultistep": 2e-5}.get(recipe.name, 1e-5)
     assert_same_steps(found, wanted[: len(found)], ends, tolerance)
 
 
@@ -117,7 +116,8 @@ def test_no_configuration_is_forgotten(data_folder):
 def test_own_configurations(name, tmp_path, monkeypatch):
     scheduler = getattr(diffusers, f"{name.split('-')[0]}Scheduler")(**OWN[name])
     scheduler.save_pretrained(tmp_path)
-    compare(tmp_path, scheduler, monkeypatch)
+    # Their tables are in float32 (`table_of` of other tests), LMS is integrated numerically.
+    compare(tmp_path, scheduler, monkeypatch, 5e-5 if name == "LMSDiscrete" else 3e-5)
 
 
 @pytest.mark.parametrize(

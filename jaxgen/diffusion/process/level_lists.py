@@ -4,6 +4,7 @@ All take and give levels [N + 1] from noise to data (`jaxgen.diffusion.process.s
 
     levels = skip_steps(make_steps(schedule, 50), 20)          30 steps are left
     z = start_from(x, noise, levels)                           data with the noise of the first one
+    z = scale_noise(noise, levels)                             noise alone
     levels = with_times(levels, [999, 966, ...] / 1000)        times for the network alone
     levels = repeat_last(levels)                               ends where it was evaluated last
 """
@@ -43,7 +44,7 @@ def start_from(
     """Latents at the first of some levels, of data and noise of one's own: ``a x + s noise``.
 
     Args:
-      x: data, [B, ...]; zeros for pure noise.
+      x: data, [B, ...].
       noise: standard normal numbers of the same shape.
       levels: [N + 1].
 
@@ -54,6 +55,19 @@ def start_from(
         raise InputError(f"noise has shape {jnp.shape(noise)}, expected {jnp.shape(x)}, the data's")
     first = Level(*(jnp.float32(np.ravel(value)[0]) for value in levels))
     return add_noise(jnp.asarray(x), jnp.asarray(noise), first)
+
+
+def scale_noise(noise: Float[Array, "B ..."], levels: Level) -> Float[Array, "B ..."]:
+    """Noise of one's own as latents at the first of some levels, to sample from.
+
+    Its deviation is that of `jaxgen.diffusion.initial_noise`, sqrt(a^2 + s^2).
+
+    Args:
+      noise: standard normal numbers, [B, ...].
+      levels: [N + 1].
+    """
+    a, s = (np.float32(np.ravel(value)[0]) for value in (levels.a, levels.s))
+    return jnp.hypot(a, s) * jnp.asarray(noise)
 
 
 def with_times(levels: Level, times: Any) -> Level:
