@@ -116,8 +116,10 @@ def test_no_configuration_is_forgotten(data_folder):
 def test_own_configurations(name, tmp_path, monkeypatch):
     scheduler = getattr(diffusers, f"{name.split('-')[0]}Scheduler")(**OWN[name])
     scheduler.save_pretrained(tmp_path)
-    # Their tables are in float32 (`table_of` of other tests), LMS is integrated numerically.
-    compare(tmp_path, scheduler, monkeypatch, 5e-5 if name == "LMSDiscrete" else 3e-5)
+    # Their tables are in float32 (`table_of` of other tests), which third orders show most; LMS is
+    # integrated numerically.
+    loose = name in ("LMSDiscrete", "DPMSolverMultistep")
+    compare(tmp_path, scheduler, monkeypatch, 1e-4 if loose else 3e-5)
 
 
 @pytest.mark.parametrize(
