@@ -24,6 +24,7 @@ BUDGETS = {
         "nerf": 1900,
         "spacetime": 1850,
     },
+    **{"pretrained": 700},
     **{"tests": 300, "training": 750, "unet": 650, "compressors": 1400},
 }
 """Folder of `tests` -> the most programs that its tests may compile, plain or slow.

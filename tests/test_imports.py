@@ -44,12 +44,15 @@ PACKAGES: dict[str, set[str]] = {
     "evaluation": BASE | {"parallel", "nn", "geometry"},
     "data": BASE | {"geometry", "interop"},
     "interop": BASE | {"geometry"},
+    "pretrained": BASE
+    | {"parallel", "nn", "interop", "training", "diffusion", "spacetime", "unet"},
 }
 """Package -> the other packages of the library that it may import."""
 
 PARTS_OF_DIFFUSION = (
-    *("process", "denoiser", "exact", "objectives", "samplers", "conditioning"),
-    *("distillation", "other_corruptions", "model"),
+    *("process", "denoiser", "exact", "preconditioning", "objectives", "samplers", "edm"),
+    *("conditioning", "distillation", "other_corruptions", "named_samplers", "model"),
+    "model_sampling",
 )
 """From the bottom to the top: each may import those before it."""
 SAME_MEANING = {"nplm", "local_steps", "communication", "train", "compare", "compressor"}

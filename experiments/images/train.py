@@ -15,6 +15,11 @@ evaluated with ``--inception`` alone, without accuracy). In the working folder:
   checkpoints/       the network (jaxgen.training.load_model opens it)
   classifier/        the classifier, and features of real images
 
+``--recipe mnist`` asks for a result that is known (`experiments.images.support.image_recipes`), and
+``--start FOLDER`` trains on, with other data too: a run, a checkpoint, or weights of other
+programs; ``--train-only PATTERN`` then trains some parameters alone. ``--preconditioning edm`` is
+that of Karras et al. (2022).
+
 Started again with the same working folder it resumes. Flags of sampling may then be other ones,
 ``--sampling-seed`` among them. With more ``--training-steps`` a finished run is trained further:
 the learning rate's cosine is then the one for the new length, from the step on that was reached.
@@ -24,13 +29,14 @@ MNIST and CIFAR-10 are looked for in the folder that the variable JAXGEN_DATA na
 import functools
 import pathlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from experiments.images.support.image_networks import (
     NetworkFlags,
+    Shape,
     make_config,
     make_loss,
 )
@@ -38,17 +44,20 @@ from experiments.images.support.image_quality import (
     COLUMNS,
     NOT_EVALUATED,
     Evaluator,
+    held_out_count,
     held_out_figures,
     make_evaluator,
     open_inception,
     quality_table,
     show_text,
 )
+from experiments.images.support.image_recipes import recipe_named
 from experiments.images.support.image_training import (
     TrainingFlags,
     check_image_batches,
     train_denoiser,
 )
+from experiments.images.support.process_flags import ProcessFlags
 from experiments.shared.denoiser_sampling import (
     SAMPLERS,
     SamplingFlags,
@@ -70,44 +79,23 @@ from experiments.shared.training_runs import (
     VALIDATION_LOSS,
     TrainedModel,
     check_layout,
+    plan_layout_of,
     plot_training,
 )
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.objectives.weightings import weighting_named
-from jaxgen.diffusion.process.predictions import LONG_NAMES
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
+from jaxgen.pretrained import adapt_to_data, open_denoiser
+from jaxgen.pretrained.denoisers import describe_denoiser
+from jaxgen.training import trainable
 from jaxgen.training.saved_names import register_config
+from jaxgen.typing import Tree
 
 GRID_ROWS, STRIP_ROWS, STRIP_COLUMNS, MOST_COLUMNS = 8, 10, 12, 10
-
-
-@register_config("images.process", first_format=["experiments.image_diffusion:ProcessFlags"])
-@dataclass(frozen=True, kw_only=True)
-class ProcessFlags:
-    """What is predicted, and how errors are weighed.
-
-    Attributes:
-      target: "v", "e" or "epsilon" (the noise), "x" or "x0" (the data), or "both" (x and e
-        together).
-      weighting: of the error of the data: "snr", "truncated_snr", "snr_plus_one", "constant",
-        "min_snr", "soft_min_snr", "p2".
-    """
-
-    target: str = "v"
-    weighting: str = "snr_plus_one"
-
-    def __post_init__(self) -> None:
-        target = LONG_NAMES.get(self.target, self.target)
-        if target not in ("v", "e", "x", "both"):
-            raise InputError(
-                f"target is {self.target!r}, expected one of v, e, x, both (or epsilon, x0)"
-            )
-        object.__setattr__(self, "target", target)  # one name in what is saved and compared
-        weighting_named(self.weighting)
 
 
 @register_config("images.train", first_format=["experiments.image_diffusion:Config"])
@@ -123,6 +111,14 @@ class Config(SampledConfig):
       data: "digits", "mnist", "cifar10", "tfds:NAME", or a folder of images whose subfolders are
         classes. Grey images among others in colour count as colour.
       size: resize and crop images to so many pixels; None keeps them as they are.
+      skip_unreadable: leave out (and list) images of a folder that nothing can read, instead of
+        stopping at the first.
+      recipe: flags of a result that is known, by its name
+        (`experiments.images.support.image_recipes`); others that are given change it.
+      start: train on: the folder of a run, a checkpoint, or weights of other programs; its network,
+        target and schedule are kept. Without a network's flags.
+      train_only: a regular expression; only parameters in whose path it is found are trained, and
+        the optimizer keeps no state for others.
       inception: a file (safetensors) with Inception's weights, to evaluate samples by its features.
       network: the network.
       process: what it learns.
@@ -133,7 +129,12 @@ class Config(SampledConfig):
     launch: LaunchConfig = LaunchConfig(workdir="runs/images_train")
     data: str = "digits"
     size: int | None = None
+    skip_unreadable: bool = False
+    recipe: str | None = None
+    start: str | None = None
+    train_only: str | None = None
     inception: str | None = None
+    recipes: ClassVar[Any] = staticmethod(recipe_named)
     network: NetworkFlags = NetworkFlags()
     process: ProcessFlags = ProcessFlags()
     training: TrainingFlags = TrainingFlags()
@@ -143,19 +144,21 @@ class Config(SampledConfig):
 def main(config: Config) -> dict[str, Any]:
     """Trains, samples, evaluates, shows."""
     config = keep_training_seed(config)
-    images = load_images(config.data, size=config.size)
-    model = model_for(config, images)
+    images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
+    model, start = model_for(config, images)
     model.check_guidance(config.sampling.guidance)
     table = SAMPLERS[config.sampling.sampler].table(config.sampling.levels(model))
     check_image_batches(images, config.training.batch_size, config.seed)
     check_layout(model)
+    if config.train_only is not None:
+        trainable(plan_layout_of(model).abstract, config.train_only)
     inception = open_inception(config.inception)
     steps = config.training.training_steps
     check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
     longer = may_train_longer(config, "training_steps")
     folder = open_workdir(
         config,
-        may_differ=("sampling", "sampling_seed", "inception", *longer),
+        may_differ=("sampling", "sampling_seed", "inception", "recipe", *longer),
         data={images.name: images_digest(images)},
         check=lambda folder: check_checkpoints(folder, model),
     )
@@ -168,6 +171,8 @@ def main(config: Config) -> dict[str, Any]:
         functools.partial(make_loss, model, weighting_named(config.process.weighting)),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
+        start=start,
+        train_only=config.train_only,
     )
     plot_training(folder / "curves.png", trained)
     key = jax.random.key(config.seed_of_samples + 1)
@@ -190,21 +195,47 @@ def main(config: Config) -> dict[str, Any]:
     elif evaluator.features is None:
         show_text(folder / "table.md", f"{NOT_EVALUATED}, or from Inception: --inception FILE.")
     else:
-        evaluated = evaluate_samples(evaluator, images, trained, config.sampling, key)
-        show_text(folder / "table.md", quality_table("", evaluated))
-        figures |= evaluated
+        tables = evaluate_samples(evaluator, images, trained, config.sampling, key)
+        named = {f"{count:,} images a row": rows for count, rows in tables.items()}
+        texts = [quality_table(name, rows) for name, rows in named.items()]
+        show_text(folder / "table.md", "\n\n".join(texts))
+        for rows in tables.values():
+            figures |= rows
+        figures |= named if len(named) > 1 else {}
     report(f"samples, table and figures are in {folder}")
     return figures
 
 
-def model_for(config: Config, images: ImageSet) -> DenoiserConfig:
-    """The model that the flags ask for.
+def model_for(config: Config, images: ImageSet) -> tuple[DenoiserConfig, Tree | None]:
+    """The model that the flags ask for, and the parameters that its training starts from, if any.
 
     Raises:
-      InputError: as `make_config`.
+      InputError: as `make_config`, `open_denoiser` and `adapt_to_data`; for flags of a network
+        where one is started from.
     """
-    shape = tuple(images.images.shape[1:])
-    return make_config(config.network, shape, images.classes, config.process.target)
+    shape: Shape = tuple(images.images.shape[1:])
+    if config.start is None:
+        model = make_config(
+            config.network, shape, images.classes, config.process.target, edm=config.process.edm
+        )
+        return model, None
+    if config.network != NetworkFlags():
+        raise InputError(
+            f"network is {config.network.network} with flags of its own and start {config.start}, "
+            "expected no flags of a network: training continues with the one that is there"
+        )
+    if config.process not in (ProcessFlags(), ProcessFlags(weighting=config.process.weighting)):
+        raise InputError(
+            f"target is {config.process.target!r} and preconditioning "
+            f"{config.process.preconditioning} with start {config.start}, expected neither: what "
+            "the model predicts stays"
+        )
+    found = open_denoiser(config.start)
+    adapted, fresh = adapt_to_data(found, shape, images.classes, jax.random.key(config.seed))
+    report(f"from {config.start}: {describe_denoiser(adapted.config)}")
+    if fresh:
+        report(f"newly initialised parameters: {', '.join(fresh)}")
+    return adapted.config, adapted.params
 
 
 def show_samples(
@@ -247,13 +278,23 @@ def evaluate_samples(
     trained: TrainedModel,
     flags: SamplingFlags,
     key: jax.Array,
-) -> dict[str, dict[str, float]]:
-    """Figures of real images, of samples, and of samples without guidance beside guided ones."""
+) -> dict[int, dict[str, dict[str, float]]]:
+    """Figures of samples, without guidance and with, beside those of real images.
+
+    All rows of a table are of equally many images, because figures depend on the number. Where
+    there are fewer held-out images than samples, there are two tables: real images beside means
+    over blocks of as many samples, and all samples together.
+
+    Returns:
+      Images a row -> name -> figures.
+    """
     model = trained.config
     draw = make_draw(model, trained.layout, clip=flags.clip)
     labels = even_labels(flags.evaluate, len(model.classes))
+    size = held_out_count(images, flags.evaluate)
 
-    def figures(guidance: float) -> dict[str, float]:
+    tables = {size: {"real, held out": held_out_figures(evaluator, images, size)}}
+    for guidance in dict.fromkeys((0.0, flags.guidance)):
         x = draw(
             trained.params,
             SAMPLERS[flags.sampler],
@@ -264,12 +305,10 @@ def evaluate_samples(
             count=flags.evaluate,
             name=f"sampling, guidance {guidance:g}",
         )
-        return evaluator.figures(x, labels)
-
-    evaluated = {"real, held out": held_out_figures(evaluator, images, flags.evaluate)}
-    for guidance in dict.fromkeys((0.0, flags.guidance)):
-        evaluated[f"samples, guidance {guidance:g}"] = figures(guidance)
-    return evaluated
+        for count in dict.fromkeys((size, flags.evaluate)):
+            found = evaluator.figures_in_blocks(x, labels, count)
+            tables.setdefault(count, {})[f"samples, guidance {guidance:g}"] = found
+    return tables
 
 
 if __name__ == "__main__":

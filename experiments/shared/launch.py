@@ -105,11 +105,13 @@ def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> Conf
     """What tyro makes of flags; its box of complaints becomes one line."""
     program = sys.modules["__main__"]
     captured = io.StringIO()
+    start = _recipe(config_class, sys.argv[1:] if arguments is None else arguments)
     try:
         with contextlib.redirect_stderr(captured):
             return tyro.cli(
                 config_class,
                 args=arguments,
+                **({} if start is None else {"default": start}),
                 prog=_program_name(program),
                 description=(sys.modules[config_class.__module__].__doc__ or "").strip(),
                 config=(tyro.conf.OmitArgPrefixes,),
@@ -118,6 +120,17 @@ def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> Conf
         if not stopped.code:
             raise
         raise InputError(_message_of_box(captured.getvalue())) from None
+
+
+def _recipe(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
+    """What flags change where ``--recipe NAME`` is among them; None without, or without recipes.
+
+    A class that has recipes has a method ``recipes(name)``, which gives fields by name.
+    """
+    recipes = getattr(config_class, "recipes", None)
+    joined = " ".join(map(str, arguments))
+    found = re.search(r"(?:^|\s)--recipe[= ]([\w-]+)", joined)
+    return None if recipes is None or found is None else config_class(**recipes(found[1]))
 
 
 def report(text: str = "") -> None:

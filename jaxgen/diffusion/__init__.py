@@ -18,8 +18,18 @@ from jaxgen.diffusion.conditioning.inpainting import RePaint, Replacement
 from jaxgen.diffusion.conditioning.reconstruction import moment_guidance, reconstruction_guidance
 from jaxgen.diffusion.denoiser import Denoiser, Estimate, clip_x, make_denoiser, threshold_x
 from jaxgen.diffusion.distillation.progressive import distillation_loss, every_second, halving_plan
+from jaxgen.diffusion.edm import EDM
+from jaxgen.diffusion.model_sampling import sample_model
+from jaxgen.diffusion.named_samplers import sampler_named
 from jaxgen.diffusion.objectives.losses import denoiser_loss, diffusion_loss
 from jaxgen.diffusion.process.derived_schedules import Blended, Bounded, Rescaled, Shifted
+from jaxgen.diffusion.process.level_lists import (
+    repeat_last,
+    scale_noise,
+    skip_steps,
+    start_from,
+    with_times,
+)
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import Target, TargetName, convert, make_target
 from jaxgen.diffusion.process.schedules import (
@@ -46,6 +56,7 @@ from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample, s
 
 __all__ = [
     "DDIM",
+    "EDM",
     "Ancestral",
     "AngularDDIM",
     "Blended",
@@ -92,7 +103,14 @@ __all__ = [
     "make_target",
     "moment_guidance",
     "reconstruction_guidance",
+    "repeat_last",
     "sample",
+    "sample_model",
     "sample_with_table",
+    "sampler_named",
+    "scale_noise",
+    "skip_steps",
+    "start_from",
     "threshold_x",
+    "with_times",
 ]

@@ -8,7 +8,7 @@ What checkpoints of diffusion models hold. With it and the parameters a model ca
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,23 @@ from jaxgen.diffusion.conditioning.frame_masks import frame_channels, with_frame
 from jaxgen.diffusion.conditioning.guidance import GuidanceWeight, guide_network
 from jaxgen.diffusion.conditioning.image_to_image import with_known
 from jaxgen.diffusion.conditioning.known_frames import KnownFrames
-from jaxgen.diffusion.denoiser import Denoiser, check_target_fits, clip_x, make_denoiser
+from jaxgen.diffusion.denoiser import (
+    Denoiser,
+    check_target_fits,
+    clip_x,
+    make_denoiser,
+    split_variance,
+)
 from jaxgen.diffusion.distillation.progressive import with_guidance_weight
+from jaxgen.diffusion.preconditioning import precondition_network
 from jaxgen.diffusion.process.predictions import TargetName, check_target
 from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
-from jaxgen.errors import InputError
+from jaxgen.diffusion.process.table_schedules import TableSchedule
+from jaxgen.errors import InputError, check_positive
 from jaxgen.typing import Tree
+
+TimeName = Literal["thousandths", "step"]
+"""What a network is conditioned on: 1,000 t, or the number of a step."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,16 @@ class DenoiserConfig:
       known_frames: whether the network was trained with known frames of videos, which are then the
         last channels of its input, the data's and one for the mask (see
         `jaxgen.diffusion.conditioning.frame_masks`).
+      time_input: the network's conditioning on the noise level: "thousandths", 1,000 t, or "step",
+        the number of the step of a table of some, t T - 1.
+      learned_variance: whether the network's output is twice as long along the last axis, the
+        second half telling the variance (Nichol & Dhariwal 2021).
+      sigma_data: d of the preconditioning of Karras et al. (2022), for networks that were trained
+        with it (`jaxgen.diffusion.edm`); the target is then "x". None: without.
 
     Raises:
-      InputError: for a target that the schedule does not allow.
+      InputError: for a target that the schedule or the preconditioning does not allow, or steps of
+        a schedule that is no table.
     """
 
     network: Any
@@ -57,10 +75,27 @@ class DenoiserConfig:
     schedule: Schedule = CosineSchedule()
     guidance_channels: int = 0
     known_frames: bool = False
+    time_input: TimeName = "thousandths"
+    learned_variance: bool = False
+    sigma_data: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", check_target(self.target))
         check_target_fits(self.schedule, self.target)
+        if self.time_input not in get_args(TimeName):
+            raise InputError(f"time_input is {self.time_input!r}, expected thousandths or step")
+        if self.time_input == "step" and not isinstance(self.schedule, TableSchedule):
+            raise InputError(
+                f"time_input is 'step' with {type(self.schedule).__name__}, expected a table of "
+                "steps"
+            )
+        if self.sigma_data is not None:
+            check_positive("sigma_data", self.sigma_data)
+            if self.target != "x" or self.learned_variance or self.time_input != "thousandths":
+                raise InputError(
+                    f"sigma_data is {self.sigma_data} with target {self.target!r}, expected target "
+                    "'x', no learned variance and times in thousandths"
+                )
 
     @property
     def null_label(self) -> int | None:
@@ -107,12 +142,43 @@ class DenoiserConfig:
 
         return init
 
-    def make_network(self, params: Tree, given: KnownFrames | None = None) -> Callable[..., Array]:
+    def adapt(
+        self, network: Callable[..., Any], *, keep_variance: bool = False
+    ) -> Callable[..., Any]:
+        """A raw network as all others expect it: times are 1,000 t, outputs are the target alone.
+
+        Args:
+          network: ``(z, time, ...) -> output``, or several outputs, with the network's own times.
+          keep_variance: whether a learnt variance stays behind the prediction.
+        """
+        if self.sigma_data is not None:
+            return precondition_network(network, self.schedule, self.sigma_data)
+        if self.time_input == "thousandths" and (keep_variance or not self.learned_variance):
+            return network
+
+        def adapted(z: Array, time: Array, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(self.schedule, TableSchedule) and self.time_input == "step":
+                time = self.schedule.index(jnp.asarray(time) / 1000)
+            outputs = network(z, time, *args, **kwargs)
+            if keep_variance or not self.learned_variance:
+                return outputs
+            return jax.tree.map(lambda output: split_variance(output)[0], outputs)
+
+        return adapted
+
+    def make_network(
+        self,
+        params: Tree,
+        given: KnownFrames | None = None,
+        *,
+        keep_variance: bool = False,
+    ) -> Callable[..., Array]:
         """``(z, time, label_B) -> prediction``; guidance-conditioned: ``(z, time, w_B, label_B)``.
 
         Args:
           params: the network's parameters.
           given: known frames, for a network that was trained with some; None: none are known.
+          keep_variance: as in `adapt`.
 
         Raises:
           InputError: for known frames where the network takes none.
@@ -132,8 +198,8 @@ class DenoiserConfig:
                 network, None if given is None else frame_channels(*given)
             )
         if self.guidance_channels:
-            return with_guidance_weight(network, self.guidance_channels)
-        return network
+            network = with_guidance_weight(network, self.guidance_channels)
+        return self.adapt(network, keep_variance=keep_variance)
 
     def make_denoiser(
         self,
@@ -160,19 +226,29 @@ class DenoiserConfig:
           InputError: for guidance without labels or without a null class, and for known frames
             where the network takes none.
         """
-        network = self.make_network(params, given)
+        variance = self.learned_variance
+        network = self.make_network(params, given, keep_variance=True)
         if self.guidance_channels:
             w = jnp.asarray(0.0 if guidance is None else guidance, jnp.float32)
             denoiser = make_denoiser(
-                lambda z, time: network(z, time, jnp.broadcast_to(w, len(z)), label_B), self.target
+                lambda z, time: network(z, time, jnp.broadcast_to(w, len(z)), label_B),
+                self.target,
+                learned_variance=variance,
             )
         elif guidance is None:
-            denoiser = make_denoiser(lambda z, time: network(z, time, label_B), self.target)
+            denoiser = make_denoiser(
+                lambda z, time: network(z, time, label_B), self.target, learned_variance=variance
+            )
         elif label_B is None:
             raise InputError("labels are None, expected [B] classes to guide with")
         else:
             denoiser = guide_network(
-                network, label_B, self.null_label, guidance, target=self.target
+                network,
+                label_B,
+                self.null_label,
+                guidance,
+                target=self.target,
+                learned_variance=variance,
             )
         denoiser = clip_x(denoiser) if clip else denoiser
         return denoiser if given is None else with_known(denoiser, given.known, given.x)

@@ -70,3 +70,52 @@ def _heads_in(where: str, given: Mapping[str, Any], width: int) -> int | None:
             f"product of {width}, the width"
         )
     return heads
+
+
+DIFFUSERS_SHIFT = 1.0
+"""The frequency shift that diffusers computes with, whatever the weights were trained with."""
+
+
+def dit_fields(config: Any, sample_size: int) -> dict[str, Any]:
+    """The ``config.json`` of a ``DiTTransformer2DModel``; the inverse of `told_by_config`.
+
+    Args:
+      config: A `jaxgen.spacetime.DiTConfig`.
+      sample_size: Height and width of the images or latents, in pixels.
+
+    Returns:
+      The fields; ``frequency_shift`` among them, which diffusers passes over, where it is not what
+      diffusers computes with.
+
+    Raises:
+      InputError: For a field that diffusers' network has in one way alone.
+    """
+    fixed = {"mlp_ratio": 4.0, "conditioning": "adaln_zero", "qk_norm": False, "null_class": True}
+    for name, value in fixed.items():
+        if getattr(config, name) != value:
+            raise InputError(
+                f"{name} is {getattr(config, name)!r}, expected {value!r}, which diffusers' DiT has"
+            )
+    if sample_size < 1 or sample_size % config.patch:
+        raise InputError(
+            f"sample_size is {sample_size}, expected a multiple of the patch, {config.patch}"
+        )
+    fields = {
+        "_class_name": CLASS_NAMES[0],
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.width // config.heads,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "num_layers": config.depth,
+        "dropout": 0.0,
+        "norm_num_groups": 32,
+        "sample_size": sample_size,
+        "patch_size": config.patch,
+        "num_embeds_ada_norm": config.num_classes,
+        "upcast_attention": False,
+        "norm_eps": config.mlp_norm_epsilon,
+        **FIXED,
+    }
+    if config.frequency_shift != DIFFUSERS_SHIFT:
+        fields["frequency_shift"] = config.frequency_shift
+    return fields

@@ -18,10 +18,11 @@ final/modulation             final_layer            proj_out_1
 final/output                 final_layer.linear     proj_out_2
 ===========================  =====================  =====================================
 
-B is every block ``transformer_blocks.i``: diffusers keeps a copy of the embeddings of time and
-class in each. Blocks are ``blocks.i`` in the original. Its files also hold the fixed sines and
-cosines of the positions, ``pos_embed``. Shift, scale and gate have the same order everywhere, and
-so have the numbers of a patch at the output (row, column, channel).
+B is every block ``transformer_blocks.i``: diffusers keeps embeddings of time and class in each.
+Copies are one here; where they differ (`has_own_embeddings`) they are ``conditions_i``, and the
+configuration says ``own_embeddings=True``. Blocks are ``blocks.i`` in the original. Its files
+also hold the fixed sines and cosines of the positions, ``pos_embed``. Shift, scale and gate have
+the same order everywhere, and so have the numbers of a patch at the output (row, column, channel).
 
 The number of heads follows from no shape: it comes from the ``config.json`` that diffusers leaves
 beside weights, or from the published network with that depth and width, or else from the caller.
@@ -181,7 +182,24 @@ def dit_options(
             f"expected heads=N, a divisor of the width {options['width']}"
         )
     null = told.setdefault("null_class", True)
+    if has_own_embeddings(tensors, options["depth"]):
+        options["own_embeddings"] = True
     return {**options, **told, "num_classes": rows - null}
+
+
+def has_own_embeddings(tensors: Mapping[str, np.ndarray], depth: int) -> bool:
+    """Whether blocks under diffusers' names embed time and class otherwise than the first does."""
+    emb = "norm1.emb."
+    first = f"transformer_blocks.0.{emb}"
+    for name in tensors:
+        if not name.startswith(first):
+            continue
+        value = np.asarray(tensors[name]).tobytes()
+        for i in range(1, depth):
+            other = f"transformer_blocks.{i}.{emb}{name.removeprefix(first)}"
+            if other in tensors and np.asarray(tensors[other]).tobytes() != value:
+                return True
+    return False
 
 
 def _told_by_shapes(
@@ -240,8 +258,8 @@ def dit_params(
 
     Raises:
       InputError: If these are no weights of a DiT; for the first tensor that does not fit the
-        model; if diffusers' copies of the embeddings differ between blocks (one network here
-        has one embedding); or if the positions are not the fixed ones.
+        model; if diffusers' copies of the embeddings differ between blocks and the model has one
+        embedding for all; or if the positions are not the fixed ones.
     """
     tensors = without_prefix(tensors, MARKERS, prefix, name)
     naming = dit_naming(tensors, name)
@@ -296,7 +314,8 @@ def _check_published(params: Tree) -> None:
             f"parameter blocks_0/modulation/bias has {parts} vectors, expected shift, scale and "
             "gate twice (conditioning 'adaln_zero'), which DiT's checkpoints hold"
         )
-    if "label" not in params["condition"]:
+    condition = params.get("condition", params.get("conditions_0", {}))
+    if "label" not in condition:
         raise InputError(
             "no parameter condition/label/table, expected a network with classes (num_classes of 1 "
             "or more), whose table DiT's checkpoints hold"
@@ -312,6 +331,11 @@ def _rule_of(naming: str, patch: int, depth: int) -> RuleOf:
             inner = BLOCK_LAYERS[naming].get(match[2])
             prefix = f"{BLOCKS[naming]}.{match[1]}."
             return None if inner is None else _layer_rule(naming, match[2], prefix + inner, kind)
+        if match := re.fullmatch(r"conditions_(\d+)/(.*)", layer):
+            inner = LAYERS[naming].get(f"condition/{match[2]}")
+            if naming != "diffusers" or inner is None:
+                return None
+            return _plain_rule(match[2], f"{BLOCKS[naming]}.{match[1]}.{inner}", kind)
         name = LAYERS[naming].get(layer)
         if name is None:
             return None

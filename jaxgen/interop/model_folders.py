@@ -56,6 +56,7 @@ def write_model_folder(
     fields: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
     max_bytes: int | None = None,
+    variant: str | None = None,
 ) -> list[pathlib.Path]:
     """Writes the folder that diffusers opens, whole or not at all.
 
@@ -64,6 +65,7 @@ def write_model_folder(
       fields: The content of ``config.json``.
       tensors: The weights by name.
       max_bytes: The size above which they are cut into shards; None: one file.
+      variant: What stands before the file's ending, "fp16" say (`jaxgen.interop.weight_folders`).
 
     Returns:
       The files written.
@@ -72,5 +74,8 @@ def write_model_folder(
     # The configuration appears when the block ends well: with the weights or not at all.
     with replacing(target / CONFIG) as handle:
         handle.write(json.dumps(fields, indent=2).encode() + b"\n")
-        files = write_safetensors(target / WEIGHTS, tensors, {"format": "pt"}, max_bytes)
+        name = WEIGHTS if variant is None else WEIGHTS.replace(".", f".{variant}.", 1)
+        files = write_safetensors(target / name, tensors, {"format": "pt"}, max_bytes)
+        if variant is not None and len(files) > 1:  # the index of a variant has its name at the end
+            files[0] = files[0].rename(target / f"{WEIGHTS}.index.{variant}.json")
     return [target / CONFIG, *files]

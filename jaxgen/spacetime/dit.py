@@ -11,6 +11,7 @@ computed for the grid at hand, so every network takes images of any size that it
 """
 
 import dataclasses
+import functools
 from typing import Any, get_args
 
 import jax.numpy as jnp
@@ -45,11 +46,14 @@ class DiTConfig(TransformerConfig):
       frequency_shift: see `jaxgen.nn.time_frequencies`; the networks of diffusers have 1.
       mlp_norm_epsilon: added to the variance in the norm before the MLP of adaptive blocks; the
         networks of diffusers have 1e-5.
+      own_embeddings: whether every adaptive block embeds time and class by itself, and the final
+        layer has the condition of the first, as in networks that were trained with diffusers.
     """
 
     conditioning: Conditioning = "adaln_zero"
     frequency_shift: float = 0.0
     mlp_norm_epsilon: float = EPSILON
+    own_embeddings: bool = False
 
     def __post_init__(self) -> None:
         """Validates the fields."""
@@ -58,6 +62,11 @@ class DiTConfig(TransformerConfig):
             raise InputError(
                 f"conditioning is {self.conditioning!r}, "
                 f"expected one of {', '.join(get_args(Conditioning))}"
+            )
+        if self.own_embeddings and self.conditioning not in ("adaln_zero", "adaln"):
+            raise InputError(
+                f"own_embeddings is True with conditioning {self.conditioning!r}, expected "
+                "adaptive norms (adaln_zero or adaln)"
             )
         check_wave_width(self.width)
 
@@ -92,9 +101,13 @@ class DiT(nn.Module):
         """Makes the embeddings, the blocks and the final layer."""
         c = self.config
         self.patch_embedding = Dense((c.width,), ("patch", "embed"), c.dtype)
-        self.condition = Condition(
-            c.width, c.num_classes, c.null_class, c.class_dropout, c.frequency_shift
+        embeddings = functools.partial(
+            Condition, c.width, c.num_classes, c.null_class, c.class_dropout, c.frequency_shift
         )
+        if c.own_embeddings:
+            self.conditions = [embeddings() for _ in range(c.depth)]
+        else:
+            self.condition = embeddings()
         block = nn.remat(DiTBlock) if c.remat else DiTBlock
         self.blocks = [block(c, c.conditioning, c.mlp_norm_epsilon) for _ in range(c.depth)]
         self.final = FinalLayer(c, adaptive=c.conditioning in ("adaln", "adaln_zero"))
@@ -122,8 +135,12 @@ class DiT(nn.Module):
         grid = c.check_input(z_BYXC, time_B, label_B)
         x_BLD = self.patch_embedding(patchify(z_BYXC, c.patch)).astype(jnp.float32)
         x_BLD = x_BLD + sincos_grid(grid, c.width)
-        time_BD, class_BD = self.condition(time_B, label_B, train=train)
-        conditions = [time_BD] if class_BD is None else [time_BD, class_BD]
+        if c.own_embeddings:
+            own = [condition.sum(time_B, label_B, train=train) for condition in self.conditions]
+            for block, condition_BD in zip(self.blocks, own, strict=True):
+                x_BLD = block(x_BLD, condition_BD)
+            return unpatchify(self.final(x_BLD, own[0]), grid, c.patch)
+        conditions = self.condition.each(time_B, label_B, train=train)
         condition_BD = sum(conditions[1:], conditions[0])
         x_BLD = self._blocks(x_BLD, conditions, condition_BD)
         outputs_BLF = self.final(x_BLD, condition_BD)

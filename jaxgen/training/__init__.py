@@ -20,6 +20,7 @@ from jaxgen.training.checkpoint import (
     load_params,
     load_variables,
 )
+from jaxgen.training.frozen_params import train_only, trainable
 from jaxgen.training.local_steps import make_local_steps
 from jaxgen.training.loop import FitResult, LoopConfig, NonFiniteError, fit
 from jaxgen.training.metrics import (
@@ -75,6 +76,8 @@ __all__ = [
     "scan_steps",
     "state_axes",
     "state_from_params",
+    "train_only",
+    "trainable",
     "write_csv",
     "write_figures",
 ]

@@ -9,9 +9,10 @@ from jaxtyping import Array
 
 from experiments.shared.unet_sizes import HEAD_SIZE, unet_of_size
 from jaxgen.diffusion import CosineSchedule, Schedule
+from jaxgen.diffusion.edm import EDM
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.objectives.losses import diffusion_loss, loss_by_level
-from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
+from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy, NormalLogSNR, Times
 from jaxgen.diffusion.objectives.weightings import Weighting
 from jaxgen.diffusion.process.predictions import TargetName, channels_of, check_target
 from jaxgen.errors import InputError
@@ -122,22 +123,31 @@ def make_config(
     classes: tuple[str, ...],
     target: TargetName = "v",
     schedule: Schedule | None = None,
+    edm: EDM | None = None,
 ) -> DenoiserConfig:
     """The model that flags ask for, for images of a shape.
+
+    With `edm` target and schedule are those of Karras et al. (2022).
 
     Raises:
       InputError: as `NetworkFlags.config` and `DenoiserConfig`.
     """
-    target = check_target(target)
+    target = check_target("x" if edm else target)
+    sigma_data = None
+    if edm is not None:
+        schedule, sigma_data = edm.schedule, edm.sigma_data
     network = flags.config(shape, len(classes), channels_of(target, shape[2]))
-    return DenoiserConfig(network, shape, classes, target, schedule or CosineSchedule())
+    return DenoiserConfig(
+        network, shape, classes, target, schedule or CosineSchedule(), sigma_data=sigma_data
+    )
 
 
 def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> LossFn:
     """The mean loss of a batch of ``"image"`` (and ``"label"``), at times spread evenly.
 
     Of a network with several predictions in training (MDT's, with all patches and with some of them
-    hidden) the losses are added.
+    hidden) the losses are added. A model that is preconditioned as in Karras et al. (2022) is
+    trained with their weighting and times.
 
     Args:
       config: the model.
@@ -145,6 +155,11 @@ def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> L
       layout: of the parameters.
     """
     model = config.make_model()
+    times: Times = LowDiscrepancy()
+    if config.sigma_data is not None:
+        edm = EDM(config.sigma_data)
+        weighting = edm.weighting
+        times = LowDiscrepancy(NormalLogSNR(config.schedule, edm.times.mean, edm.times.deviation))
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         noise_key, dropout_key, mask_key = jax.random.split(key, 3)
@@ -157,13 +172,13 @@ def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> L
             method=config.network.training_method,
         )
         loss_B, level = diffusion_loss(
-            network,
+            config.adapt(network),
             batch["image"],
             noise_key,
             schedule=config.schedule,
             target=config.target,
             weighting=weighting,
-            times=LowDiscrepancy(),
+            times=times,
         )
         return loss_B.mean(), loss_by_level(loss_B, level)
 

@@ -93,6 +93,26 @@ class Evaluator:
             found[ACCURACY] = class_accuracy(p_NV, labels)
         return found
 
+    def figures_in_blocks(
+        self,
+        images: Float[np.ndarray, "N Y X C"],
+        labels: Int[np.ndarray, "N"] | None,
+        size: int,
+    ) -> dict[str, float]:
+        """The mean figures of as many blocks of `size` images as there are.
+
+        A Fréchet distance falls with the number of images, and precision and recall depend on it
+        too: rows of a table are of equally many images each, whatever there are in all.
+
+        Args:
+          images: in about [-1, 1].
+          labels: the classes that were asked for.
+          size: images of a block, at most N.
+        """
+        blocks = [slice(i, i + size) for i in range(0, len(images) - size + 1, size)]
+        found = [self.figures(images[b], None if labels is None else labels[b]) for b in blocks]
+        return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+
 
 def make_evaluator(
     images: ImageSet,
@@ -178,6 +198,12 @@ def held_out_figures(evaluator: Evaluator, images: ImageSet, count: int) -> dict
     held = images.part(part)
     labels = None if held.labels is None else held.labels[:count]
     return evaluator.figures(to_unit(held.images[:count]), labels)
+
+
+def held_out_count(images: ImageSet, count: int) -> int:
+    """How many images each row of a table is of, beside real ones: all held-out ones at most."""
+    held = next((images.part(part) for part in ("test", "validation") if part in images.parts), ())
+    return min(count, len(held)) or count
 
 
 def write_tables(

@@ -27,7 +27,8 @@ from jaxgen.parallel import (
     put_batch,
     replicated,
 )
-from jaxgen.training import TrainState, averaged_params
+from jaxgen.training import TrainState, averaged_params, make_optimizer
+from jaxgen.training import train_only as freeze_others
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
@@ -65,6 +66,7 @@ def train_denoiser(
     tensorboard: bool = False,
     progress: bool = True,
     start: Tree | None = None,
+    train_only: str | None = None,
 ) -> TrainedModel:
     """Trains a denoiser on the training part of a set of images, or resumes.
 
@@ -78,11 +80,16 @@ def train_denoiser(
       tensorboard: whether to write event files too.
       progress: whether to show a bar.
       start: parameters to start from; None: new ones.
+      train_only: which parameters are trained, by a pattern of their paths; None: all.
 
     Raises:
-      InputError: as `plan_image_batches`; and where `folder` has another run's checkpoints.
+      InputError: as `plan_image_batches` and `jaxgen.training.train_only`; and where `folder` has
+        another run's checkpoints.
     """
     plan = plan_image_batches(images, flags.batch_size, seed)
+    tx = None
+    if train_only is not None:
+        tx = freeze_others(make_optimizer(flags.optimizer()), train_only)
     return train_model(
         config,
         lambda index: batch_at(images, plan, index, flip=flags.flip),
@@ -94,6 +101,7 @@ def train_denoiser(
         tensorboard=tensorboard,
         progress=progress,
         start=start,
+        tx=tx,
         single_steps=isinstance(config.network, UNetConfig),
     )
 

@@ -160,6 +160,7 @@ class ImageFolder:
       size: Y and X of the images, or None for their own.
       channels: 1, 3, or None for what each file has; `open_image_folder` sets 1 or 3.
       left_out: Names of the files in the folder that are none of `files`.
+      unreadable: Names of the images that were skipped because nothing could read them.
     """
 
     name: str
@@ -170,6 +171,7 @@ class ImageFolder:
     size: int | None = None
     channels: int | None = None
     left_out: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_size_and_channels(self.size, self.channels)
@@ -205,8 +207,15 @@ class ImageFolder:
         """
         images = [read_image(file, self.size, self.channels) for file in self.files]
         check_same_shape([str(file) for file in self.files], images)
-        stacked = np.stack(images)
-        return ImageSet(self.name, stacked, self.labels, self.classes, self.parts, self.left_out)
+        return ImageSet(
+            self.name,
+            np.stack(images),
+            self.labels,
+            self.classes,
+            self.parts,
+            self.left_out,
+            self.unreadable,
+        )
 
 
 def check_same_shape(names: Sequence[str], images: Sequence[UInt8[np.ndarray, "Y X C"]]) -> None:
@@ -226,7 +235,11 @@ def check_same_shape(names: Sequence[str], images: Sequence[UInt8[np.ndarray, "Y
 
 
 def open_image_folder(
-    folder: Path, *, size: int | None = None, channels: int | None = None
+    folder: Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    skip_unreadable: bool = False,
 ) -> ImageFolder:
     """Finds the images of a folder, without reading their pixels.
 
@@ -239,6 +252,8 @@ def open_image_folder(
       size: Y and X to resize and crop the images to (`read_image`), or None.
       channels: 1 or 3 to convert the images to. None looks at the files' headers, up to the first
         in colour: 3 for all if any is, grey images then having three equal channels, else 1.
+      skip_unreadable: Whether images that are damaged, truncated or none at all are left out, and
+        named in `unreadable`; all images are then read once to see.
 
     Returns:
       The folder; where it has no parts, divided by `shuffled_parts`: a fixed random tenth each for
@@ -259,6 +274,9 @@ def open_image_folder(
     files, left_out = _image_files(root)
     if not files:
         raise InputError(f"{folder}: no images in it ({' '.join(sorted(SUFFIXES))})")
+    unreadable: tuple[str, ...] = ()
+    if skip_unreadable:
+        files, unreadable = _readable(root, files)
     tops = [file.relative_to(root).parts[0] for file in files]
     if {top.lower() for top in tops} <= set(PART_NAMES):
         names = [_class_name(root / top, file) for top, file in zip(tops, files, strict=True)]
@@ -270,7 +288,29 @@ def open_image_folder(
     channels = channels or (1 if all(map(_is_grey, files)) else 3)
     files = tuple(files[i] for i in order)
     labels = None if labels is None else labels[order]
-    return ImageFolder(str(folder), files, labels, classes, parts, size, channels, left_out)
+    return ImageFolder(
+        str(folder), files, labels, classes, parts, size, channels, left_out, unreadable
+    )
+
+
+def _readable(
+    root: pathlib.Path, files: Sequence[pathlib.Path]
+) -> tuple[tuple[pathlib.Path, ...], tuple[str, ...]]:
+    """The files that can be read, and the names of the others.
+
+    Raises:
+      InputError: None can; the message is that of the first.
+    """
+    faults: dict[pathlib.Path, InputError] = {}
+    for file in files:
+        try:
+            read_image(file)
+        except InputError as error:
+            faults[file] = error
+    kept = tuple(file for file in files if file not in faults)
+    if not kept:
+        raise InputError(f"{root}: no image can be read; {next(iter(faults.values()))}")
+    return kept, tuple(str(file.relative_to(root)) for file in faults)
 
 
 def _is_grey(path: pathlib.Path) -> bool:

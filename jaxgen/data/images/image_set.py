@@ -38,6 +38,7 @@ class ImageSet:
       classes: The names of the classes; empty where there are no labels.
       parts: "train" and where there are any "validation" and "test" -> (start, stop) in N.
       left_out: Names of the files beside the images that were not read.
+      unreadable: Names of images that were skipped because nothing could read them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ImageSet:
     classes: tuple[str, ...]
     parts: Spans
     left_out: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     def __post_init__(self):
         shape, dtype = self.images.shape, self.images.dtype
@@ -78,7 +80,10 @@ class ImageSet:
         shape = "x".join(map(str, self.images.shape[1:]))
         classes = f", {len(self.classes)} classes" if self.classes else ""
         line = f"{self.name}: {len(self):,} images of {shape} ({parts}){classes}"
-        return line + describe_left_out(self.left_out)
+        line += describe_left_out(self.left_out)
+        if self.unreadable:
+            line += f"; {len(self.unreadable)} unreadable, skipped: {', '.join(self.unreadable)}"
+        return line
 
 
 def batch_at(

@@ -45,6 +45,7 @@ def load_images(
     size: int | None = None,
     channels: int | None = None,
     data_dir: Path | None = None,
+    skip_unreadable: bool = False,
 ) -> ImageSet:
     """Reads a set of images into memory. (Larger folders: `open_image_folder`.)
 
@@ -59,6 +60,8 @@ def load_images(
         images and others in colour, all in colour.
       data_dir: Where "mnist" and "cifar10" are looked for, by default the folder that the
         environment variable JAXGEN_DATA names; and where prepared tfds sets lie.
+      skip_unreadable: Whether images of a folder that nothing can read are left out and listed
+        (`open_image_folder`); otherwise the first one is an error.
 
     Raises:
       FileNotFoundError: There is no such path.
@@ -70,7 +73,7 @@ def load_images(
         16-bit files lose most of what they say (`read_image`).
     """
     check_size_and_channels(size, channels)
-    images = _read(name, size, channels, data_dir)
+    images = _read(name, size, channels, data_dir, skip_unreadable)
     largest = int(images.images.max())
     if 0 < largest < LEAST_MAXIMUM:
         warnings.warn(
@@ -81,7 +84,13 @@ def load_images(
     return images
 
 
-def _read(name: Path, size: int | None, channels: int | None, data_dir: Path | None) -> ImageSet:
+def _read(
+    name: Path,
+    size: int | None,
+    channels: int | None,
+    data_dir: Path | None,
+    skip_unreadable: bool,
+) -> ImageSet:
     if name == "digits":
         images = read_digits()
     elif isinstance(name, str) and name.startswith("tfds:"):
@@ -97,7 +106,9 @@ def _read(name: Path, size: int | None, channels: int | None, data_dir: Path | N
     elif is_cifar_folder(pathlib.Path(name)):
         images = read_cifar10(name)
     else:
-        return open_image_folder(name, size=size, channels=channels).read_all()
+        return open_image_folder(
+            name, size=size, channels=channels, skip_unreadable=skip_unreadable
+        ).read_all()
     return fit_images(images, size, channels)
 
 

@@ -39,6 +39,7 @@ from jaxgen.diffusion.denoiser import (
 )
 from jaxgen.diffusion.objectives.losses import UNIFORM, mean_square
 from jaxgen.diffusion.objectives.time_distributions import Times
+from jaxgen.diffusion.preconditioning import precondition
 from jaxgen.diffusion.process.forward import add_noise
 from jaxgen.diffusion.process.levels import Level, broadcast_level, expand
 from jaxgen.diffusion.process.predictions import divide
@@ -71,7 +72,8 @@ def make_consistency_function(
 ) -> Denoiser:
     """f(z, t) = c_skip z + c_out F(c_in z, t), which is z / a at sigma_min whatever F is.
 
-    The scales of Song et al. (2023, appendix C), here for all scalings; with d for sigma_data ::
+    The scales of Song et al. (2023, appendix C), which are EDM's for paths that end at sigma_min
+    (`jaxgen.diffusion.preconditioning`), here for all scalings; with d for sigma_data ::
 
         c_skip = d^2 a / ((s - sigma_min a)^2 + d^2 a^2)
         c_out = d (s - sigma_min a) / r      c_in = 1 / r      r = sqrt(s^2 + d^2 a^2)
@@ -91,22 +93,7 @@ def make_consistency_function(
     Raises:
       InputError: unless sigma_min >= 0 and sigma_data > 0.
     """
-    if not (0 <= sigma_min < math.inf and 0 < sigma_data < math.inf):
-        raise InputError(
-            f"sigma_min is {sigma_min}, sigma_data is {sigma_data}, expected sigma_min >= 0 and "
-            "sigma_data > 0"
-        )
-
-    def denoiser(z: Float[Array, "B ..."], level: Level) -> Estimate:
-        level = broadcast_level(level, len(z))
-        a, s = expand(level.a, z), expand(level.s, z)
-        noise, data = s - sigma_min * a, sigma_data * a
-        r = jnp.sqrt(s * s + data * data)
-        skip, out = sigma_data * data / (noise * noise + data * data), sigma_data * noise / r
-        x = skip * z + out * network(z / r, time_input(level))
-        return Estimate(x, noise_given(x, z, level))
-
-    return denoiser
+    return precondition(network, sigma_data, sigma_min=sigma_min, time_input=time_input)
 
 
 def ten_per_thousandth(level: Level) -> Any:

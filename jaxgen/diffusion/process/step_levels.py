@@ -201,12 +201,16 @@ def insert_middles(levels: Level, schedule: Schedule) -> Level:
 def pair_levels(levels: Level) -> tuple[Level, Level]:
     """Where each of N steps begins and where it ends, [N] each, in float64.
 
+    A last level that repeats the one before is left out: such a step goes nowhere.
+
     Raises:
       InputError: unless there are at least two levels and their log-SNR strictly rises or falls.
     """
     levels = Level(*(np.asarray(value, np.float64) for value in levels))
     if levels.log_snr.ndim != 1 or len(levels.log_snr) < 2:
         raise InputError(f"levels have shape {levels.log_snr.shape}, expected [N + 1] with N >= 1")
+    if len(levels.log_snr) > 2 and levels.log_snr[-1] == levels.log_snr[-2]:
+        levels = Level(*(value[:-1] for value in levels))
     now, after = levels.log_snr[:-1], levels.log_snr[1:]
     if not ((after > now).all() or (after < now).all()):
         rising = (after > now).sum() >= (after < now).sum()

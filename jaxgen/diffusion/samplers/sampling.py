@@ -27,7 +27,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.denoiser import Denoiser, visiting
-from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal, step_keys
+from jaxgen.diffusion.process.example_keys import (
+    OwnNoise,
+    example_indices,
+    example_keys,
+    normal,
+    step_keys,
+)
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.errors import InputError, can_be_checked
 
@@ -72,6 +78,7 @@ def sample(
     key: Key[Array, ""],
     index_B: Int[Array, "B"] | None = None,
     *,
+    noise: Float[Array, "R B ..."] | None = None,
     previews: bool = False,
 ) -> Any:
     """Takes latents through levels, from noise to data (or to noise, for encoding).
@@ -83,6 +90,7 @@ def sample(
       levels: [N + 1], from `make_steps`; numbers, no traced arrays.
       key: the randomness of stochastic samplers.
       index_B: which example each is; 0 .. B-1 if not given.
+      noise: numbers for the noise of each row of the sampler's table, in place of random ones.
       previews: whether x^ of every row of the sampler's table is returned too.
 
     Returns:
@@ -94,7 +102,9 @@ def sample(
         (`jaxgen.diffusion.denoiser.check_level_fits`).
     """
     table = sampler.table(_known_levels(levels))
-    return sample_with_table(sampler, denoiser, z, table, key, index_B, previews=previews)
+    return sample_with_table(
+        sampler, denoiser, z, table, key, index_B, noise=noise, previews=previews
+    )
 
 
 def _known_levels(levels: Level) -> Level:
@@ -119,6 +129,7 @@ def sample_with_table(
     key: Key[Array, ""],
     index_B: Int[Array, "B"] | None = None,
     *,
+    noise: Float[Array, "R B ..."] | None = None,
     previews: bool = False,
 ) -> Any:
     """`sample` through the rows of a table, which may be traced: one program for many tables.
@@ -130,6 +141,7 @@ def sample_with_table(
       table: ``sampler.table(levels)``.
       key: as in `sample`.
       index_B: as there.
+      noise: as there.
       previews: as there.
 
     Returns:
@@ -137,17 +149,21 @@ def sample_with_table(
 
     Raises:
       InputError: where the table can be looked at, for a first level that the denoiser cannot begin
-        at.
+        at; for noise of another shape.
     """
     keys_B = example_keys(key, example_indices(index_B, len(z)))
     count = len(jax.tree.leaves(table)[0])
+    if noise is not None and jnp.shape(noise) != (count, *z.shape):
+        raise InputError(f"noise has shape {jnp.shape(noise)}, expected {(count, *z.shape)}")
 
-    def step(state: SampleState, numbered: tuple[Array, Any]) -> tuple[SampleState, Any]:
-        i, row = numbered
-        state = sampler.step(denoiser, state, row, step_keys(keys_B, i))
+    def step(state: SampleState, numbered: tuple[Array, Any, Any]) -> tuple[SampleState, Any]:
+        i, row, own = numbered
+        keys: Any = step_keys(keys_B, i) if own is None else OwnNoise(own)
+        state = sampler.step(denoiser, state, row, keys)
         return state, state.x if previews else None
 
-    rows = (jnp.arange(count), jax.tree.map(jnp.asarray, table))
+    own = None if noise is None else jnp.asarray(noise)
+    rows = (jnp.arange(count), jax.tree.map(jnp.asarray, table), own)
     with visiting(table.now):
         state, xs = jax.lax.scan(step, sampler.start(z), rows)
     return (state.z, xs) if previews else state.z

@@ -10,7 +10,7 @@ import pytest
 from image_files import random_images, write_image
 from PIL import Image
 
-from jaxgen.data import open_image_folder, read_image
+from jaxgen.data import load_images, open_image_folder, read_image
 from jaxgen.data.images.image_files import check_same_shape
 from jaxgen.errors import InputError
 
@@ -355,3 +355,26 @@ def test_targets_that_no_image_can_have(tmp_path):
         open_image_folder(tmp_path, channels=2)
     with pytest.raises(InputError, match="channels is 0, expected 1"):
         open_image_folder(tmp_path, channels=0)
+
+
+def test_unreadable_images_are_skipped_and_listed(tmp_path):
+    """Truncated, empty and foreign files; without the option the first is one error."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            Image.fromarray(random_images(5, 5, 3, seed=i)).save(tmp_path / name / f"{i}.png")
+    whole = (tmp_path / "a" / "2.png").read_bytes()
+    (tmp_path / "a" / "2.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "b" / "0.png").write_bytes(b"")
+    (tmp_path / "b" / "9.jpg").write_text("no image")
+    with pytest.raises(InputError, match=r"(2|0)\.png: not a readable image"):
+        load_images(tmp_path)
+    found = load_images(tmp_path, skip_unreadable=True)
+    assert found.unreadable == ("a/2.png", "b/0.png", "b/9.jpg")
+    assert len(found) == 10
+    assert np.bincount(found.labels).tolist() == [5, 5]
+    assert found.describe().endswith("3 unreadable, skipped: a/2.png, b/0.png, b/9.jpg")
+    for file in tmp_path.glob("*/*"):
+        file.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"no image can be read; .*not a readable image"):
+        load_images(tmp_path, skip_unreadable=True)

@@ -192,8 +192,8 @@ def test_steps_at_and_reverse():
             "times are .* in \\[0, 1\\], expected",
         ),
         (
-            lambda: pair_levels(Level(*np.array([[0, 0.5, 0.5]] * 4))),
-            r"levels 1 and 2 .*the same level twice \(t = 0.5\): leave out one of them",
+            lambda: pair_levels(Level(*np.array([[0.5, 0.5, 1]] * 4))),
+            r"levels 0 and 1 .*the same level twice \(t = 0.5\): leave out one of them",
         ),
         (lambda: steps_at(RectifiedFlow(), [1.5]), "times are .* in \\[0, 1\\], expected"),
         (

@@ -1,0 +1,119 @@
+"""Images of a trained model as a program and in five lines; training on with other data."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from picture_folder import run_here, write_pictures
+
+from jaxgen.data import from_unit
+from jaxgen.pretrained import open_denoiser
+
+FLAGS = ["--training-steps", "8", "--batch-size", "8", "--evaluate", "0", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> pathlib.Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def model(pictures, tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("model")
+    network = ["--width", "32", "--depth", "1", "--patch", "4"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        arguments = [*FLAGS, *network, "--data", pictures, "--workdir", folder]
+        assert run_here("train", arguments, monkeypatch) == 0
+    return folder
+
+
+def images_in(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    read = {path.name: imread(path) for path in sorted((folder / "images").glob("*.png"))}
+    return {name: np.rint(255 * image[..., :1]).astype(np.uint8) for name, image in read.items()}
+
+
+def test_images_of_chosen_classes(model, tmp_path, monkeypatch):
+    """By name and number, from run and checkpoints, by guidance and by scale; and in five lines."""
+    shared = ["--classes", "dot", "3", "--count", "2", "--steps", "3", "--seed", "5"]
+    shared += ["--sampler", "DPM++ 2M Karras", "--workdir", tmp_path]
+    assert run_here("sample", [*shared, "--run", model, "--scale", "2.5"], monkeypatch) == 0
+    found = images_in(tmp_path)
+    assert list(found) == ["00000_dot.png", "00001_dot.png", "00002_wall.png", "00003_wall.png"]
+    assert min(imread(tmp_path / "sheet.png").shape[:2]) > 100
+    assert json.loads((tmp_path / "metrics.json").read_text())["NFE per sample"] == 6
+
+    from jaxgen.diffusion import sample_model
+
+    opened = open_denoiser(model / "checkpoints")
+    key, names = jax.random.key(5), {"sampler": "DPM++ 2M Karras", "steps": 3, "guidance": 1.5}
+    x = sample_model(opened.config, opened.params, key, [1, 1, 3, 3], **names)
+    for image, own in zip(found.values(), from_unit(x), strict=True):
+        assert np.abs(image.astype(int) - own).max() <= 1
+
+    fewer = [*shared, "--run", model / "checkpoints", "--guidance", "1.5", "--count", "1"]
+    assert run_here("sample", fewer, monkeypatch) == 0
+    assert list(images_in(tmp_path)) == ["00000_dot.png", "00001_wall.png"]
+    np.testing.assert_array_equal(images_in(tmp_path)["00000_dot.png"], found["00000_dot.png"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--classes", "cat"], "class 'cat' is none of the model's, expected one of circle, dot"),
+        (["--guidance", "1", "--scale", "2"], "expected one of them: scale = 1 + guidance"),
+        (["--sampler", "best"], "sampler is 'best', expected one of DDIM"),
+    ],
+)
+def test_what_cannot_be_sampled(model, tmp_path, monkeypatch, capfd, flags, message):
+    arguments = ["--run", model, "--workdir", tmp_path / "none", *flags]
+    assert run_here("sample", arguments, monkeypatch) == 2
+    assert message in capfd.readouterr()[1]
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_training_on_with_other_data(model, pictures, tmp_path, monkeypatch, capfd):
+    """Three of the classes, one file damaged: the table is initialised, what is frozen stays."""
+    others = tmp_path / "others"
+    for name in ("circle", "stripe", "wall"):
+        shutil.copytree(pictures / name, others / name)
+    (others / "wall" / "0.png").write_bytes(b"no image")
+    flags = [*FLAGS, "--data", others, "--workdir", tmp_path / "run", "--start", model]
+    flags += ["--train-only", "label|final", "--skip-unreadable"]
+    assert run_here("train", flags[:-1], monkeypatch) == 2
+    assert "0.png: not a readable image" in capfd.readouterr()[1]
+    assert run_here("train", flags, monkeypatch) == 0
+    said = capfd.readouterr()[0]
+    assert "1 unreadable, skipped: wall/0.png" in said
+    assert "newly initialised parameters: condition/label/table" in said
+    old, new = open_denoiser(model), open_denoiser(tmp_path / "run")
+    assert new.config.classes == ("circle", "stripe", "wall")
+    changed = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(new.params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        before = jax.tree_util.tree_leaves_with_path(old.params)
+        former = {jax.tree_util.keystr(p, simple=True, separator="/"): v for p, v in before}[name]
+        if former.shape != leaf.shape or not np.array_equal(former, leaf):
+            changed.add(name.split("/")[0])
+    assert changed == {"condition", "final"}
+    network = [*flags, "--width", "64"]
+    assert run_here("train", network, monkeypatch) == 2
+    assert "expected no flags of a network" in capfd.readouterr()[1]
+
+
+@pytest.mark.slow
+def test_preconditioned_training(pictures, tmp_path, monkeypatch, capfd):
+    """Trained as EDM, opened as EDM; flags that it has of its own are refused beside it."""
+    flags = [*FLAGS, "--width", "32", "--depth", "1", "--patch", "4", "--data", pictures]
+    flags += ["--workdir", tmp_path, "--preconditioning", "edm"]
+    assert run_here("train", [*flags, "--target", "e"], monkeypatch) == 2
+    assert "with preconditioning edm, expected none of them" in capfd.readouterr()[1]
+    assert run_here("train", flags, monkeypatch) == 0
+    config = open_denoiser(tmp_path).config
+    assert (config.sigma_data, config.target, config.schedule.sigma_max) == (0.5, "x", 80.0)
+    loss = json.loads((tmp_path / "metrics.json").read_text())["train/loss"]
+    assert 0.1 < loss < 3  # |F's error|^2, about one for data of deviation 0.5

@@ -1,0 +1,138 @@
+"""Recipes of ``scheduler_config.json`` against diffusers' schedulers, latents after every step."""
+
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen.errors import InputError
+from jaxgen.pretrained import from_diffusers_scheduler
+from jaxgen.pretrained.scheduler_methods import TABLE_METHODS
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
+diffusers = pytest.importorskip("diffusers", reason="diffusers (the [parity] extra) is missing")
+
+from diffusers_steps import (  # noqa: E402
+    assert_same_steps,
+    in_float64,
+    latents,
+    network,
+    ours,
+    theirs,
+    twice,
+)
+
+CONFIGURATIONS = [
+    "Tencent-Hunyuan/HunyuanDiT-Diffusers",
+    "black-forest-labs/FLUX.1-schnell",
+    "runwayml/stable-diffusion-inpainting",
+    "runwayml/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-3-medium-diffusers",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+]
+LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+OWN = {
+    "DDIM": {},
+    "DDIM-trailing": {"timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+    "DDPM": {"variance_type": "fixed_large", "beta_schedule": "squaredcos_cap_v2"},
+    "DDPM-learned": {"variance_type": "learned_range", "clip_sample": False},
+    "PNDM": {"set_alpha_to_one": True, "steps_offset": 1},
+    "EulerDiscrete": {**LATENT, "steps_offset": 1, "timestep_spacing": "leading"},
+    "EulerDiscrete-karras": {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
+    "EulerAncestralDiscrete": {"timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+    "HeunDiscrete": {"use_karras_sigmas": True, "clip_sample": True},
+    "LMSDiscrete": {},
+    "KDPM2Discrete": {},
+    "DPMSolverMultistep": {"solver_order": 3, "use_karras_sigmas": True},
+    "DPMSolverMultistep-sde": {"algorithm_type": "sde-dpmsolver++", "steps_offset": 1},
+    "DPMSolverMultistep-threshold": {"thresholding": True, "sample_max_value": 2.0},
+    "DPMSolverSinglestep": {"prediction_type": "v_prediction"},
+    "DEISMultistep": {},
+    "UniPCMultistep": {"final_sigmas_type": "sigma_min"},
+    "FlowMatchEulerDiscrete": {"shift": 2.0},
+    "FlowMatchHeunDiscrete": {"shift": 3.0},
+    "EDMEuler": {"sigma_max": 40.0},
+    "EDMDPMSolverMultistep": {"sigma_schedule": "exponential", "prediction_type": "v_prediction"},
+}
+
+
+def compare(path, scheduler, monkeypatch, tolerance=1e-5, count=10):
+    """All steps of both, from the same latents with the same noise."""
+    kind = type(scheduler)
+    if hasattr(kind, "_sigma_to_t"):  # numpy 2 no longer takes logarithms of tensors
+        of_sigma = kind._sigma_to_t
+        monkeypatch.setattr(
+            kind, "_sigma_to_t", lambda self, *args: of_sigma(self, *map(np.asarray, args))
+        )
+    recipe = from_diffusers_scheduler(path)
+    scheduler.set_timesteps(count)
+    if recipe.name in ("DEISMultistep", "UniPCMultistep"):
+        in_float64(scheduler)
+    if recipe.name == "DEISMultistep":
+        monkeypatch.setattr(importlib.import_module(kind.__module__), "np", torch)
+    net = twice if recipe.learned_variance else network
+    levels = recipe.levels(count)
+    times = [float(np.ravel(recipe.time_input(at(levels, i)))[0]) for i in range(count)]
+    in_sigma = recipe.name in TABLE_METHODS and TABLE_METHODS[recipe.name].in_sigma
+    told = np.asarray(scheduler.timesteps, np.float64)
+    if len(told) == count:
+        np.testing.assert_allclose(times, told, atol=1e-2)
+    scale = np.float32(levels.a[0]) if in_sigma else np.float32(1)
+    z = latents(float(levels.s[0]) if recipe.name.startswith("EDM") else 1.0)
+    found, noises = ours(recipe.sampler, recipe.make_denoiser(net), z, levels)
+    if recipe.name == "DDPM":  # diffusers adds noise where the last step begins above index 0
+        noises = [*noises[:-1], np.zeros_like(noises[-1])]
+    wanted = theirs(scheduler, z / scale, noises, net)
+    ends = np.asarray(recipe.sampler.table(levels).next.a) if in_sigma else None
+    # A last level that is there twice: their last step goes nowhere, and is none here.
+    assert len(wanted) - len(found) == (levels.log_snr[-1] == levels.log_snr[-2])
+    assert_same_steps(found, wanted[: len(found)], ends, tolerance)
+
+
+def at(levels, i):
+    return jax.tree.map(lambda value: np.asarray(value)[i], levels)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_real_configurations(name, data_folder, monkeypatch):
+    folder = pathlib.Path(data_folder) / "text" / "hub_configs" / name
+    config = folder / "scheduler"
+    kind = from_diffusers_scheduler(folder).fields["_class_name"]
+    scheduler = getattr(diffusers, kind).from_pretrained(config)
+    compare(folder, scheduler, monkeypatch)
+
+
+def test_no_configuration_is_forgotten(data_folder):
+    folder = pathlib.Path(data_folder) / "text" / "hub_configs"
+    found = folder.glob("*/*/scheduler/scheduler_config.json")
+    assert sorted("/".join(path.parts[-4:-2]) for path in found) == CONFIGURATIONS
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_configurations(name, tmp_path, monkeypatch):
+    scheduler = getattr(diffusers, f"{name.split('-')[0]}Scheduler")(**OWN[name])
+    scheduler.save_pretrained(tmp_path)
+    # Their tables are in float32 (`table_of` of other tests), which third orders show most; LMS is
+    # integrated numerically.
+    loose = name in ("LMSDiscrete", "DPMSolverMultistep")
+    compare(tmp_path, scheduler, monkeypatch, 1e-4 if loose else 3e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"_class_name": "VQDiffusionScheduler"}, "_class_name is 'VQDiffusionScheduler'"),
+        ({"_class_name": "DDIMScheduler", "timestep_spacing": "linspace"}, "timestep_spacing"),
+        ({"_class_name": "DDIMScheduler", "beta_schedule": "exp"}, "beta_schedule is 'exp'"),
+        ({"_class_name": "PNDMScheduler", "prediction_type": "v_prediction"}, "averages before"),
+        ({"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True}, "use_beta_sigmas"),
+        ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "variance_type is 'lea"),
+    ],
+)
+def test_what_is_not_known(fields, message):
+    with pytest.raises(InputError, match=message):
+        from_diffusers_scheduler(fields)
