@@ -48,6 +48,7 @@ from experiments.images.support.image_quality import (
     held_out_figures,
     make_evaluator,
     open_inception,
+    open_resnet,
     quality_table,
     show_text,
 )
@@ -120,6 +121,8 @@ class Config(SampledConfig):
       train_only: a regular expression; only parameters in whose path it is found are trained, and
         the optimizer keeps no state for others.
       inception: a file (safetensors) with Inception's weights, to evaluate samples by its features.
+      resnet: a file (safetensors) with the weights of a ResNet for CIFAR-10, to evaluate samples by
+        in place of a small classifier that is trained here.
       network: the network.
       process: what it learns.
       training: how it is trained.
@@ -134,6 +137,7 @@ class Config(SampledConfig):
     start: str | None = None
     train_only: str | None = None
     inception: str | None = None
+    resnet: str | None = None
     recipes: ClassVar[Any] = staticmethod(recipe_named)
     network: NetworkFlags = NetworkFlags()
     process: ProcessFlags = ProcessFlags()
@@ -152,13 +156,13 @@ def main(config: Config) -> dict[str, Any]:
     check_layout(model)
     if config.train_only is not None:
         trainable(plan_layout_of(model).abstract, config.train_only)
-    inception = open_inception(config.inception)
+    inception, resnet = open_inception(config.inception), open_resnet(config.resnet, images)
     steps = config.training.training_steps
     check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
     longer = may_train_longer(config, "training_steps")
     folder = open_workdir(
         config,
-        may_differ=("sampling", "sampling_seed", "inception", "recipe", *longer),
+        may_differ=("sampling", "sampling_seed", "inception", "resnet", "recipe", *longer),
         data={images.name: images_digest(images)},
         check=lambda folder: check_checkpoints(folder, model),
     )
@@ -188,7 +192,9 @@ def main(config: Config) -> dict[str, Any]:
     evaluator = None
     if config.sampling.evaluate:
         kept = folder / "classifier"
-        evaluator = make_evaluator(images, kept, inception=inception, seed=config.seed)
+        evaluator = make_evaluator(
+            images, kept, inception=inception, resnet=resnet, seed=config.seed
+        )
     if evaluator is None:
         # A table would be of other samples than the pictures show.
         remove_table(folder / "table.md", COLUMNS, NOT_EVALUATED)

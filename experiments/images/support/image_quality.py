@@ -1,8 +1,8 @@
 """How good samples of images are: a classifier that an experiment trains and keeps, and figures.
 
-Features come from that classifier, or from Inception where a weight file is given; figures under
-different features cannot be compared. Samples are compared with the training part, as is usual; the
-same figures of real held-out images say what is the best to hope for.
+Features come from that classifier, or from Inception or a residual network where a weight file is
+given; figures under different features cannot be compared. Samples are compared with the training
+part, as is usual; the same figures of real held-out images say what is the best to hope for.
 """
 
 import functools
@@ -19,8 +19,8 @@ from experiments.shared.launch import report
 from experiments.shared.output import cached_arrays, format_table, three_decimals, write_text
 from experiments.shared.workdir import using_folder
 from jaxgen.data import ImageSet, from_unit, to_unit
+from jaxgen.errors import InputError
 from jaxgen.evaluation import (
-    ClassifierConfig,
     Moments,
     apply_classifier,
     class_accuracy,
@@ -28,6 +28,7 @@ from jaxgen.evaluation import (
     frechet_distance,
     precision_recall,
 )
+from jaxgen.evaluation.cifar_resnet import apply_cifar_resnet, cifar_resnet_params
 from jaxgen.evaluation.inception import inception_features, inception_params
 from jaxgen.interop.safetensors import TensorFile
 from jaxgen.interop.tensors import without_prefix
@@ -46,6 +47,10 @@ MOST_NEIGHBOURS_OF = 2000
 """Images of each side that precision and recall are taken from, at most."""
 
 Features = Callable[[Float[np.ndarray, "N Y X C"]], Float[np.ndarray, "N D"]]
+Classify = Callable[
+    [Float[np.ndarray, "N Y X C"]], tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N V"]]
+]
+"""Images in [-1, 1] to features and class probabilities."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,14 @@ class Evaluator:
 
     Attributes:
       features: images in [-1, 1] to features; None where there are none.
-      classifier: the trained classifier and its parameters; None for images without labels.
+      classify: the classifier; None for images without labels.
       train: moments of the training part's features.
       real_ND: features of some training images, for precision and recall.
       made_of: a digest of the images and of what makes the features.
     """
 
     features: Features | None
-    classifier: tuple[ClassifierConfig, Tree] | None
+    classify: Classify | None
     train: Moments | None
     real_ND: Float[np.ndarray, "N D"] | None
     made_of: str = ""
@@ -88,8 +93,8 @@ class Evaluator:
                     self.real_ND[:count], features_ND[:count], neighbours=NEIGHBOURS
                 )
                 found |= {name: float(value) for name, value in covered._asdict().items()}
-        if self.classifier is not None and labels is not None:
-            _, p_NV = apply_classifier(*self.classifier, images)
+        if self.classify is not None and labels is not None:
+            _, p_NV = self.classify(images)
             found[ACCURACY] = class_accuracy(p_NV, labels)
         return found
 
@@ -119,37 +124,47 @@ def make_evaluator(
     folder: pathlib.Path,
     *,
     inception: Tree | None = None,
+    resnet: Tree | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Evaluator:
-    """Trains the classifier of a set, or opens the one that `folder` holds; takes real features.
+    """Takes real features, and trains the classifier of a set or opens the one `folder` holds.
 
     Args:
       images: the set.
       folder: where the figures of real features are kept, and the classifier, in a folder of its
         own for every set of images.
       inception: parameters of Inception (`open_inception`), if its features are wanted.
+      resnet: parameters of a classifier that was trained elsewhere (`open_resnet`), in place of
+        one that is trained here.
       seed: of the classifier's training.
       progress: whether to show a bar while it is trained.
     """
-    classifier, digest = None, images_digest(images)
-    if len(images.classes) > 1:
+    classify, made_by, digest = None, "", images_digest(images)
+    name = "classifier"
+    if resnet is not None:
+        classify = functools.partial(apply_cifar_resnet, resnet)
+        made_by = tree_digest(resnet)
+        name = f"resnet_{made_by}"
+    elif len(images.classes) > 1:
         with using_folder(folder / digest):
-            classifier = train_classifier(images, folder / digest, seed, progress)
+            config, params = train_classifier(images, folder / digest, seed, progress)
+        classify = functools.partial(apply_classifier, config, params)
+        made_by = params_digest(params)
     features: Features | None = None
     if inception is not None:
         features = functools.partial(inception_features, inception)
-    elif classifier is not None:
-        features = functools.partial(_classifier_features, *classifier)
+        name = f"inception_{tree_digest(inception)}"
+    elif classify is not None:
+        features = _first_of(classify)
     if features is None:
         return Evaluator(None, None, None, None)
-    name = "classifier" if inception is None else f"inception_{tree_digest(inception)}"
-    made_of = digest_of(digest, name, classifier and params_digest(classifier[1]))
+    made_of = digest_of(digest, name, made_by)
     real = cached_arrays(
         folder / f"{name}_features.npz", lambda: _real_features(features, images), made_of=made_of
     )
     train = Moments(int(real["count"]), real["mean"], real["scatter"])
-    return Evaluator(features, classifier, train, real["some"], made_of)
+    return Evaluator(features, classify, train, real["some"], made_of)
 
 
 def open_inception(path: str | None) -> Tree | None:
@@ -165,10 +180,27 @@ def open_inception(path: str | None) -> Tree | None:
     return inception_params(without_prefix(TensorFile(path), ["Conv2d_1a_3x3.conv.weight"]), path)
 
 
-def _classifier_features(
-    config: ClassifierConfig, params: Tree, images: Float[np.ndarray, "N Y X C"]
-) -> Float[np.ndarray, "N D"]:
-    return apply_classifier(config, params, images)[0]
+def open_resnet(path: str | None, images: ImageSet) -> Tree | None:
+    """A classifier's parameters from a weight file (`jaxgen.evaluation.cifar_resnet`).
+
+    Raises:
+      InputError: for a file of another network, or one of other classes; the message names it.
+    """
+    if path is None:
+        return None
+    params = cifar_resnet_params(without_prefix(TensorFile(path), ["conv1.weight"]), path)
+    classes, channels = len(params["linear"]["bias"]), images.images.shape[-1]
+    if classes != len(images.classes) or channels != 3:
+        raise InputError(
+            f"{path}: {classes} classes of images of 3 channels, expected the "
+            f"{len(images.classes)} of {images.name}, of {channels}"
+        )
+    return params
+
+
+def _first_of(classify: Classify) -> Features:
+    """Its features alone."""
+    return lambda images: classify(images)[0]
 
 
 def _real_features(features: Features, images: ImageSet) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The experiment on images from end to end, on a small folder of pictures."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -23,6 +24,7 @@ from experiments.shared.output import remove_table
 from jaxgen.data import ImageSet, to_unit
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import Ancestral
+from jaxgen.errors import InputError
 from jaxgen.interop.safetensors import write_safetensors
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
@@ -380,3 +382,32 @@ def test_missing_data_is_said(tmp_path, monkeypatch, capfd):
 def test_sampling_flags_say_what_is_wrong():
     with pytest.raises(train.InputError, match="sampler is 'magic', expected one of"):
         SamplingFlags(sampler="magic")
+
+
+def test_a_residual_network_judges_in_place_of_the_classifier(tmp_path):
+    """Nothing is trained; other classes or a grey set are refused by name."""
+    rng = np.random.default_rng(0)
+    tensors = {"linear.weight": rng.normal(size=(10, 64)), "linear.bias": np.zeros(10)}
+    before, layers = 3, {"conv1": ("bn1", 16)}
+    for stage, width in enumerate((16, 32, 64), start=1):
+        for i in (1, 2):
+            layers[f"layer{stage}.0.conv{i}"] = (f"layer{stage}.0.bn{i}", width)
+    for conv, (norm, width) in layers.items():
+        tensors[f"{conv}.weight"] = 0.1 * rng.normal(size=(width, before, 3, 3))
+        for kind, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            tensors[f"{norm}.{kind}"] = np.full(width, value)
+        before = width
+    path = str(tmp_path / "resnet.safetensors")
+    write_safetensors(path, {name: x.astype(np.float32) for name, x in tensors.items()})
+    bytes_NYXC = rng.integers(256, size=(40, 8, 8, 3), dtype=np.uint8)
+    classes = tuple("abcdefghij")
+    parts = {"train": (0, 20), "test": (20, 40)}
+    images = ImageSet("some", bytes_NYXC, np.arange(40, dtype=np.int32) % 10, classes, parts)
+    params = image_quality.open_resnet(path, images)
+    evaluator = image_quality.make_evaluator(images, tmp_path / "kept", resnet=params)
+    found = image_quality.held_out_figures(evaluator, images, 20)
+    assert set(found) == set(image_quality.COLUMNS)
+    assert [file.suffix for file in (tmp_path / "kept").iterdir()] == [".npz"]
+    few = dataclasses.replace(images, classes=classes[:3], labels=images.labels % 3)
+    with pytest.raises(InputError, match=r"resnet\.safetensors: 10 classes .* expected the 3 of"):
+        image_quality.open_resnet(path, few)
