@@ -42,9 +42,14 @@ from jaxgen.files import Path
 from jaxgen.ids import check_not_string
 from jaxgen.interop.compressed import reading, writing
 from jaxgen.interop.ngram_tables import LOG10_ZERO, NgramTables, first_repeated
-from jaxgen.text_rules import encode_text, is_word, unify_line_ends, without_mark
-
-SENTENCE_START, SENTENCE_END = "<s>", "</s>"
+from jaxgen.text_rules import (
+    SENTENCE_END,
+    SENTENCE_START,
+    encode_text,
+    is_word,
+    unify_line_ends,
+    without_mark,
+)
 
 _WRITTEN_TOGETHER = 1 << 13  # rows
 _SHOWN = 80  # characters of a line in an error message
