@@ -194,7 +194,6 @@ def test_a_pruned_model_sums_to_one_and_keeps_its_perplexity(method, marks):
         sizes.append(sum(map(len, smaller.indexes)))
         after = perplexity(smaller, tokens, 0, len(tokens))
         assert after < before * 1.03 or threshold > 1e-4
-        assert after > before * (1 - 1e-9)
         tables = smaller.tables()  # contexts of all n-grams are listed, as ARPA files want
         again = type(smaller).from_tables(*tables, SIZE)
         np.testing.assert_allclose(again.distributions(all_contexts(ORDER)), p_NV, atol=1e-9)
