@@ -23,14 +23,17 @@ was saved.
 """
 
 import contextlib
+import functools
 import importlib.util
+import inspect
 import io
+import operator
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import tyro
@@ -56,6 +59,7 @@ __all__ = [
     "parse_flags",
     "report",
     "run",
+    "run_tool",
 ]
 
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
@@ -83,6 +87,30 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
     sys.exit(0)
 
 
+def run_tool(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> NoReturn:
+    """Runs a program of several commands, ``python -m PROGRAM COMMAND --flags``, without a folder.
+
+    Args:
+      commands: name -> (dataclass of its flags, the function that is given them).
+    """
+    with ending_well(True):
+        flags = _parse(command_line(commands), None)
+        check_finite(flags)
+        next(work for kind, work in commands.values() if isinstance(flags, kind))(flags)
+    sys.exit(0)
+
+
+def command_line(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> Any:
+    """What tyro makes flags of several commands from."""
+    kinds = [
+        Annotated[
+            kind, tyro.conf.subcommand(name, description=inspect.cleandoc(kind.__doc__ or ""))
+        ]
+        for name, (kind, _) in commands.items()
+    ]
+    return functools.reduce(operator.or_, kinds)
+
+
 def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = None) -> ConfigT:
     """The configuration that flags ask for; ``--help`` prints them and exits with 0.
 
@@ -101,9 +129,10 @@ def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = N
     return config
 
 
-def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> ConfigT:
+def _parse(config_class: Any, arguments: Sequence[str] | None) -> Any:
     """What tyro makes of flags; its box of complaints becomes one line."""
     program = sys.modules["__main__"]
+    module = getattr(config_class, "__module__", "__main__")
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
@@ -111,7 +140,7 @@ def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> Conf
                 config_class,
                 args=arguments,
                 prog=_program_name(program),
-                description=(sys.modules[config_class.__module__].__doc__ or "").strip(),
+                description=(sys.modules[module].__doc__ or "").strip(),
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stopped:
