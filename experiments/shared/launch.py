@@ -25,7 +25,6 @@ was saved.
 import contextlib
 import functools
 import importlib.util
-import inspect
 import io
 import operator
 import pathlib
@@ -94,7 +93,7 @@ def run_tool(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> No
       commands: name -> (dataclass of its flags, the function that is given them).
     """
     with ending_well(True):
-        flags = _parse(command_line(commands), None)
+        flags = _parse(command_line(commands), None, _documentation_of(commands))
         check_finite(flags)
         next(work for kind, work in commands.values() if isinstance(flags, kind))(flags)
     sys.exit(0)
@@ -103,12 +102,15 @@ def run_tool(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> No
 def command_line(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> Any:
     """What tyro makes flags of several commands from."""
     kinds = [
-        Annotated[
-            kind, tyro.conf.subcommand(name, description=inspect.cleandoc(kind.__doc__ or ""))
-        ]
+        Annotated[kind, tyro.conf.subcommand(name, description=(kind.__doc__ or "").split("\n")[0])]
         for name, (kind, _) in commands.items()
     ]
     return functools.reduce(operator.or_, kinds)
+
+
+def _documentation_of(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> str:
+    kind, _ = next(iter(commands.values()))
+    return sys.modules[kind.__module__].__doc__ or ""
 
 
 def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = None) -> ConfigT:
@@ -122,17 +124,16 @@ def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = N
       InputError: for an unknown flag or a bad value, in one line; infinities and NaN are bad values
         of every flag.
     """
-    config = _parse(config_class, arguments)
+    config = _parse(config_class, arguments, sys.modules[config_class.__module__].__doc__ or "")
     check_finite(config)
     if not 0 <= config.seed < SEEDS:
         raise InputError(f"seed is {config.seed}, expected 0 to {SEEDS - 1:,}")
     return config
 
 
-def _parse(config_class: Any, arguments: Sequence[str] | None) -> Any:
+def _parse(config_class: Any, arguments: Sequence[str] | None, documentation: str) -> Any:
     """What tyro makes of flags; its box of complaints becomes one line."""
     program = sys.modules["__main__"]
-    module = getattr(config_class, "__module__", "__main__")
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
@@ -140,7 +141,7 @@ def _parse(config_class: Any, arguments: Sequence[str] | None) -> Any:
                 config_class,
                 args=arguments,
                 prog=_program_name(program),
-                description=(sys.modules[module].__doc__ or "").strip(),
+                description=documentation.strip(),
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stopped:

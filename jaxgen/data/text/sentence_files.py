@@ -6,12 +6,19 @@ anywhere else they are an error.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32
 
 from jaxgen.data.archives import Path, decode_text, read_bytes
-from jaxgen.data.text.corpus import TokenStream
+from jaxgen.data.text.corpus import (
+    Corpus,
+    Spans,
+    TokenStream,
+    spans_by_fraction,
+    spans_by_size,
+)
 from jaxgen.data.text.vocabulary import UNKNOWN, Vocabulary, count_vocabulary
 from jaxgen.errors import InputError
 from jaxgen.text_rules import SENTENCE_END, SENTENCE_START, split_words
@@ -83,3 +90,51 @@ def encode_sentences(sentences: Sentences, vocabulary: Vocabulary) -> Int32[np.n
     if SENTENCE_END not in vocabulary:
         raise InputError(f"vocabulary has no {SENTENCE_END}, expected one of sentences")
     return vocabulary.encode(sentence_stream(sentences).tokens)
+
+
+def load_sentences(
+    path: Path,
+    *,
+    split: tuple[int, int] | tuple[float, float] = (0.8, 0.1),
+    cutoff: int = 3,
+    vocabulary_from: Literal["all", "train"] = "all",
+    encoding: str = "utf-8",
+) -> Corpus:
+    """A text file of sentences as a corpus that is trained on and evaluated by sentence.
+
+    Its stream has ``</s>`` after each sentence, its vocabulary ``<s>`` too, which the stream lacks.
+
+    Args:
+      path: the file, a sentence a line.
+      split: sizes of the training and validation parts as words or fractions, moved to the ends of
+        sentences; the rest is for test.
+      cutoff: words of at most this frequency are ``<unk>``.
+      vocabulary_from: "all" counts the words of the whole text, "train" those of the training part.
+      encoding: a codec of Python's.
+
+    Raises:
+      FileNotFoundError, InputError: as `read_sentences`; or the text is too short for three parts.
+    """
+    sentences = read_sentences(path, encoding)
+    stops = np.cumsum([len(words) + 1 for words in sentences])
+    spans = _spans_of_sentences(stops, split, str(path))
+    trained = int(np.searchsorted(stops, spans["train"][1])) + 1
+    counted = sentences if vocabulary_from == "all" else sentences[:trained]
+    vocabulary = sentence_vocabulary(counted, cutoff)
+    return Corpus(str(path), vocabulary, encode_sentences(sentences, vocabulary), spans)
+
+
+def _spans_of_sentences(
+    stops: np.ndarray, split: tuple[int, int] | tuple[float, float], name: str
+) -> Spans:
+    """Parts of a text that end where a sentence does, the first end after the wanted one."""
+    total, (train, validation) = int(stops[-1]), split
+    if isinstance(train, int) and isinstance(validation, int):
+        spans = spans_by_size(total, train, validation, name)
+    else:
+        spans = spans_by_fraction(total, train, validation, name)
+    wanted = [spans["train"][1], spans["validation"][1]]
+    first, second = stops[np.searchsorted(stops, wanted)].tolist()
+    if not first < second < total:
+        raise InputError(f"{name}: {len(stops)} sentences are too few for three parts")
+    return {"train": (0, first), "validation": (first, second), "test": (second, total)}
