@@ -86,31 +86,34 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
     sys.exit(0)
 
 
-def run_tool(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> NoReturn:
+Commands = Mapping[str, tuple[type, Callable[[Any], object]]]
+"""Name of a command -> (dataclass of its flags, the function that is given them)."""
+
+
+def run_tool(commands: Commands, arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a program of several commands, ``python -m PROGRAM COMMAND --flags``, without a folder.
 
     Args:
-      commands: name -> (dataclass of its flags, the function that is given them).
+      commands: what the program can do; flags, their help and defaults are those of the classes.
+      arguments: the command and its flags; by default those of the process.
     """
-    with ending_well(True):
-        flags = _parse(command_line(commands), None, _documentation_of(commands))
+    kind, work = next(iter(commands.values()))
+    program = work.__module__ == "__main__" and sys.modules["__main__"].__spec__ is not None
+    with ending_well(program):
+        documentation = sys.modules[kind.__module__].__doc__ or ""
+        flags = _parse(command_line(commands), arguments, documentation)
         check_finite(flags)
         next(work for kind, work in commands.values() if isinstance(flags, kind))(flags)
     sys.exit(0)
 
 
-def command_line(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> Any:
+def command_line(commands: Commands) -> Any:
     """What tyro makes flags of several commands from."""
     kinds = [
         Annotated[kind, tyro.conf.subcommand(name, description=(kind.__doc__ or "").split("\n")[0])]
         for name, (kind, _) in commands.items()
     ]
     return functools.reduce(operator.or_, kinds)
-
-
-def _documentation_of(commands: Mapping[str, tuple[type, Callable[[Any], object]]]) -> str:
-    kind, _ = next(iter(commands.values()))
-    return sys.modules[kind.__module__].__doc__ or ""
 
 
 def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = None) -> ConfigT:

@@ -266,7 +266,7 @@ def test_limit_repeated_words_and_bytes_that_are_no_utf_8(tmp_path):
         read_word_vectors(path, repeated="first")
     two = tmp_path / "two.bin"
     two.write_bytes(binary(["a", "a"], [[1.0], [2.0]]))
-    with pytest.raises(InputError, match="two.bin, word 2: the word 'a' was on word 1 already"):
+    with pytest.raises(InputError, match=r"two\.bin, word 2: the word 'a' was on word 1 already"):
         read_word_vectors(two)
 
 
