@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxgen.errors import InputError
 from jaxgen.files import Path, open_file, replacing
+from jaxgen.lm.ngram.counts import NgramCounts
 from jaxgen.lm.protocol import LanguageModel
 
 FORMAT = 1
@@ -129,8 +130,9 @@ def _encode(value: Any, arrays: list[np.ndarray]) -> Json:
     if location == "jaxgen.lm.network:NetworkModel":
         fields = {"config": value.network.config, "params": value.params, "batch": value.batch}
         return {"class": NETWORK, "fields": _encode(fields, arrays)["tree"]}
-    if callable(value) and getattr(value, "__name__", "") == "context_frequencies":
-        return {"class": _FREQUENCIES, "fields": {"counts": _encode(value.__self__, arrays)}}
+    counts = getattr(value, "__self__", None)
+    if isinstance(counts, NgramCounts) and value == counts.context_frequencies:
+        return {"class": _FREQUENCIES, "fields": {"counts": _encode(counts, arrays)}}
     name = next((name for name, where in CLASSES.items() if where == location), None)
     if name is None:
         raise InputError(f"model has a part {value!r} without a saved form, expected one of jaxgen")

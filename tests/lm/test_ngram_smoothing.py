@@ -162,7 +162,7 @@ def test_pruning_takes_what_the_relative_entropy_allows():
     index = model.indexes[1]
     rises = {}
     words_of = model.contexts.words(1)[:, 0]
-    for threshold in np.geomspace(1e-7, 0.3, 400):
+    for threshold in np.geomspace(1e-6, 0.3, 130):
         smaller = prune(model, float(threshold))
         gone = set(index.keys.tolist()) - set(smaller.indexes[1].keys.tolist())
         for key in gone - rises.keys():
@@ -175,7 +175,7 @@ def test_pruning_takes_what_the_relative_entropy_allows():
                 rise = np.expm1(divergence(model, smaller, (w,), alone[0] % SIZE))
                 assert rise <= threshold
                 first = rises[alone[0]]
-                assert rise >= first / 1.05 or first < 2e-7  # the threshold before kept it
+                assert rise >= first / 1.11 or first < 2e-6  # the threshold before kept it
     assert len(rises) > 10
 
 

@@ -1,5 +1,6 @@
 """Scores of sentences: probabilities, perplexities as SRILM's and KenLM's, and hits, by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ from jaxgen.lm import (
     within_sentences,
 )
 from jaxgen.lm.generate import generate
-from jaxgen.lm.ngram import count_ngrams, fit_kneser_ney, fit_witten_bell
+from jaxgen.lm.ngram import count_ngrams, fit_interpolated, fit_kneser_ney, fit_witten_bell
 
 WORDS = ("<unk>", "<s>", "</s>", "a", "b")
 TABLES = NgramTables(
@@ -121,6 +122,20 @@ def test_a_stream_of_sentences_and_its_sentences_have_one_perplexity():
     contexts = np.array([[2, 3, 4], [2, 1, 4], [-1, 2, 3], [2, 1, 1], [4, 0, 3]])
     expected = [[2, 3, 4], [0, 0, 4], [0, 2, 3], [0, 0, 0], [0, 0, 3]]
     np.testing.assert_array_equal(within_sentences(contexts, marks), expected)
+
+
+def test_weights_of_an_interpolated_model_are_fitted_by_sentence():
+    rng = np.random.default_rng(0)
+    text = [[*rng.integers(2, 7, n), 1] for n in rng.integers(1, 6, 90)]
+    stream, marks = np.concatenate(text), SentenceMarks(0, 1)
+    stop = sum(map(len, text[:60]))
+    counts = count_ngrams(stream[:stop], 3, 7, marks)
+    within = fit_interpolated(counts, stream, stop, len(stream))
+    alone = fit_interpolated(counts, stream[stop:], 0, len(stream) - stop)
+    np.testing.assert_allclose(within.weight_CJ, alone.weight_CJ, rtol=1e-12)
+    crossing = dataclasses.replace(counts, marks=None)
+    other = fit_interpolated(crossing, stream, stop, len(stream))
+    assert np.abs(within.weight_CJ - other.weight_CJ).max() > 1e-3
 
 
 def test_sentences_are_written_until_they_end():

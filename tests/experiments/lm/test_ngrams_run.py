@@ -139,6 +139,7 @@ def test_mixing_pruning_and_writing(tool, texts, tmp_path):
     assert tool("generate", "--model", small, "--prompt", "nowhere")[0] == 2
 
 
+@pytest.mark.slow
 def test_models_with_different_words_share_one_list(tool, texts, tmp_path):
     first, second = tmp_path / "a.arpa", tmp_path / "b.arpa"
     tool("estimate", "--text", texts["train"], "--output", first, "--cutoff", "2")
