@@ -33,6 +33,7 @@ from jaxgen.lm import (
     score_text,
 )
 from jaxgen.lm.generate import generate
+from jaxgen.lm.merging import merge_backoff_models
 from jaxgen.lm.mixture import fixed_mixture, learn_weights
 from jaxgen.lm.ngram import (
     BackoffModel,
@@ -42,7 +43,6 @@ from jaxgen.lm.ngram import (
     fit_add_k,
     fit_kneser_ney,
     fit_witten_bell,
-    merge_backoff_models,
     prune,
 )
 from jaxgen.text_rules import SENTENCE_END, SENTENCE_START, split_words
@@ -55,7 +55,7 @@ FITS: dict[str, Callable[..., BackoffModel]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class EstimateFlags:
     """Text to a model.
 
     Attributes:
@@ -88,7 +88,7 @@ class Estimate:
     encoding: str = "utf-8"
 
 
-def estimate(flags: Estimate) -> TextModel:
+def estimate(flags: EstimateFlags) -> TextModel:
     """Counts, smooths, writes."""
     sentences = read_texts(flags.text, flags.encoding)
     vocabulary = _vocabulary(flags, sentences)
@@ -100,12 +100,12 @@ def estimate(flags: Estimate) -> TextModel:
     share = np.mean(tokens == vocabulary.unknown) * len(tokens) / (len(tokens) - len(sentences))
     report(
         f"{len(sentences):,} sentences, {len(tokens) - len(sentences):,} words, "
-        f"|V| = {len(vocabulary):,}, {share:.1%} unknown\n{describe(model)}: {flags.output}"
+        f"|V| = {len(vocabulary):,}, {share:.1%} unknown\n{describe_model(model)}: {flags.output}"
     )
     return model
 
 
-def _vocabulary(flags: Estimate, sentences: Sequence[Sequence[str]]) -> Vocabulary:
+def _vocabulary(flags: EstimateFlags, sentences: Sequence[Sequence[str]]) -> Vocabulary:
     if flags.vocabulary is None:
         return sentence_vocabulary(sentences, flags.cutoff, flags.vocabulary_size)
     if flags.cutoff or flags.vocabulary_size is not None:
@@ -115,7 +115,7 @@ def _vocabulary(flags: Estimate, sentences: Sequence[Sequence[str]]) -> Vocabula
     return Vocabulary((*special, *words), 0)
 
 
-def _fit(flags: Estimate, counts: NgramCounts) -> BackoffModel:
+def _fit(flags: EstimateFlags, counts: NgramCounts) -> BackoffModel:
     if flags.smoothing != "add-k":
         minimum = flags.minimum_counts or None
         return FITS[flags.smoothing](counts, not flags.back_off, minimum)
@@ -125,7 +125,7 @@ def _fit(flags: Estimate, counts: NgramCounts) -> BackoffModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class ScoreFlags:
     """Text against a model: log-probabilities, perplexities, hits by order.
 
     Attributes:
@@ -144,7 +144,7 @@ class Score:
     encoding: str = "utf-8"
 
 
-def score_files(flags: Score) -> TextScore:
+def score_files(flags: ScoreFlags) -> TextScore:
     """Scores a text, sentence by sentence where the model has the marks of sentences."""
     model = read_language_model(flags.model)
     sentences = read_texts(flags.text, flags.encoding)
@@ -180,7 +180,7 @@ def summary(total: TextScore) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix:
+class MixFlags:
     """Weights of several models by EM on a text, and their mixture.
 
     Attributes:
@@ -199,7 +199,7 @@ class Mix:
     encoding: str = "utf-8"
 
 
-def mix_models(flags: Mix) -> list[float]:
+def mix_models(flags: MixFlags) -> list[float]:
     """Finds the weights, prints them, writes the mixture."""
     if bool(flags.text) == bool(flags.weights):
         raise InputError("text and weights are both given or both missing, expected one of them")
@@ -218,7 +218,7 @@ def mix_models(flags: Mix) -> list[float]:
     if flags.output is not None:
         model = TextModel(_mixture(flags.output, models, weights), models[0].words)
         write_language_model(flags.output, model)
-        report(f"{describe(model)}: {flags.output}")
+        report(f"{describe_model(model)}: {flags.output}")
     return weights
 
 
@@ -261,7 +261,7 @@ def onto_one_vocabulary(models: Sequence[TextModel]) -> list[TextModel]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune:
+class PruneFlags:
     """A smaller n-gram model, by relative entropy (Stolcke 1998).
 
     Attributes:
@@ -275,7 +275,7 @@ class Prune:
     threshold: float = 1e-8
 
 
-def prune_model(flags: Prune) -> TextModel:
+def prune_model(flags: PruneFlags) -> TextModel:
     """Prunes, writes."""
     model = read_language_model(flags.model)
     if not isinstance(model.model, BackoffModel):
@@ -284,12 +284,12 @@ def prune_model(flags: Prune) -> TextModel:
         )
     smaller = TextModel(prune(model.model, flags.threshold, model.marks), model.words)
     write_language_model(flags.output, smaller)
-    report(f"{describe(model)}\n{describe(smaller)}: {flags.output}")
+    report(f"{describe_model(model)}\n{describe_model(smaller)}: {flags.output}")
     return smaller
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
+class GenerateFlags:
     """Text from a model, n-gram or network.
 
     Attributes:
@@ -313,7 +313,7 @@ class Generate:
     top_p: float | None = None
 
 
-def generate_texts(flags: Generate) -> list[str]:
+def generate_texts(flags: GenerateFlags) -> list[str]:
     """Writes sentences, without <unk>."""
     model = read_language_model(flags.model)
     prompt = split_words(flags.prompt)
@@ -350,7 +350,7 @@ def read_texts(paths: Sequence[Path], encoding: str) -> list[list[str]]:
     return [words for path in paths for words in read_sentences(path, encoding)]
 
 
-def describe(model: TextModel) -> str:
+def describe_model(model: TextModel) -> str:
     """The size of a model, on one line."""
     if not isinstance(model.model, BackoffModel):
         return f"{type(model.model).__name__} of order {model.model.order}"
@@ -359,11 +359,11 @@ def describe(model: TextModel) -> str:
 
 
 COMMANDS = {
-    "estimate": (Estimate, estimate),
-    "score": (Score, score_files),
-    "mix": (Mix, mix_models),
-    "prune": (Prune, prune_model),
-    "generate": (Generate, generate_texts),
+    "estimate": (EstimateFlags, estimate),
+    "score": (ScoreFlags, score_files),
+    "mix": (MixFlags, mix_models),
+    "prune": (PruneFlags, prune_model),
+    "generate": (GenerateFlags, generate_texts),
 }
 
 if __name__ == "__main__":

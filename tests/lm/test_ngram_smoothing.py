@@ -9,13 +9,13 @@ from ngram_references import known_words, ngrams, random_text, some_contexts
 from jaxgen.errors import InputError
 from jaxgen.lm.contexts import SentenceMarks
 from jaxgen.lm.evaluation import perplexity
+from jaxgen.lm.merging import merge_backoff_models
 from jaxgen.lm.ngram import (
     count_ngrams,
     fit_absolute_discounting,
     fit_add_k,
     fit_kneser_ney,
     fit_witten_bell,
-    merge_backoff_models,
     prune,
 )
 

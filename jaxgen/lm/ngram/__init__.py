@@ -1,11 +1,10 @@
-"""N-gram models: counting, smoothing, interpolation, back-off tables, pruning, merging, classes."""
+"""N-gram models: counting, smoothing, interpolation, back-off tables, pruning, classes."""
 
 from jaxgen.lm.ngram.backoff import BackoffModel, BackoffTables
 from jaxgen.lm.ngram.class_based import ClassModel, fit_class_model
 from jaxgen.lm.ngram.counts import NgramCounts, count_ngrams
 from jaxgen.lm.ngram.interpolated import InterpolatedModel, fit_interpolated
 from jaxgen.lm.ngram.kneser_ney import fit_kneser_ney, modified_discounts
-from jaxgen.lm.ngram.merging import merge_backoff_models
 from jaxgen.lm.ngram.pruning import prune
 from jaxgen.lm.ngram.smoothing import fit_absolute_discounting, fit_add_k, fit_witten_bell
 
@@ -22,7 +21,6 @@ __all__ = [
     "fit_interpolated",
     "fit_kneser_ney",
     "fit_witten_bell",
-    "merge_backoff_models",
     "modified_discounts",
     "prune",
 ]

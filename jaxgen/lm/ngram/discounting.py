@@ -79,7 +79,7 @@ def smooth(counts: NgramCounts, shares: Sequence[Shares], interpolated: bool) ->
     backoffs: list[np.ndarray] = []
     lower_N = counts.uniform()
     for k, of_order in enumerate(shares):
-        method = interpolate if interpolated or k == 0 else back_off
+        method = interpolate_shares if interpolated or k == 0 else back_off_shares
         probability_N, backoff_C = method(of_order, lower_N)
         listed_N = of_order.listed_N if k else np.ones(counts.vocabulary_size, bool)
         indexes.append(NgramIndex(counts.vocabulary_size, of_order.index.keys[listed_N]))
@@ -105,14 +105,14 @@ def occurrences(counts: NgramCounts, order: int) -> tuple[NgramIndex, Int64[np.n
     return NgramIndex(counts.vocabulary_size, np.arange(counts.vocabulary_size)), counts_V
 
 
-def interpolate(
+def interpolate_shares(
     shares: Shares, lower_N: Float64[np.ndarray, "ngrams"]
 ) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
     """P(w | c) of each n-gram and b(c) of each context, from P(w | parent(c)) of each n-gram."""
     return shares.kept_N + shares.left_C[shares.index.contexts] * lower_N, shares.left_C
 
 
-def back_off(
+def back_off_shares(
     shares: Shares, lower_N: Float64[np.ndarray, "ngrams"]
 ) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
     """P(w | c) of each n-gram and b(c) of each context, from P(w | parent(c)) of each n-gram.
