@@ -30,6 +30,9 @@ from jaxgen.errors import InputError
 MARK = "\ufeff"
 """The byte-order mark as a character."""
 
+SENTENCE_START, SENTENCE_END = "<s>", "</s>"
+"""The words before and after a sentence, as all programs for n-grams spell them."""
+
 _OTHER_MARKS = {  # UTF-32 first: its little-endian mark begins as that of UTF-16
     b"\xff\xfe\x00\x00": "UTF-32",
     b"\x00\x00\xfe\xff": "UTF-32",

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -105,8 +105,12 @@ class Config(ExperimentConfig):
       launch: where to run and on what.
       corpus: the Brown corpus as NLTK distributes it, zip or folder; or any other corpus, which is
         not compared with the paper's figures.
-      split: words of the training and the validation part, the rest is for test; None for the
-        paper's 800,000 and 200,000 of Brown, and for another corpus' own parts.
+      encoding: of a text file, a codec of Python's.
+      cutoff: words of at most this frequency are one symbol; None for the paper's 3, and for
+        another corpus' own.
+      vocabulary_from: count the words of all parts, as the paper does, or of the training part.
+      split: the training and the validation part, in words or as fractions, the rest is for test;
+        None for the paper's 800,000 and 200,000 of Brown, and for another corpus' own parts.
       rows: names of the rows to compute, separated by spaces or commas; none for all. What they
         are made from is computed too.
       training: how the networks of Table 1 are trained.
@@ -114,7 +118,10 @@ class Config(ExperimentConfig):
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/lm_bengio2003")
     corpus: str
-    split: tuple[int, int] | None = None
+    encoding: str = "utf-8"
+    cutoff: int | None = None
+    vocabulary_from: Literal["all", "train"] = "all"
+    split: tuple[int, int] | tuple[float, float] | None = None
     rows: tuple[str, ...] = ()
     training: RecipeFlags = RecipeFlags()
 
@@ -127,7 +134,13 @@ BEST_RECIPE = RecipeFlags(epochs=4)
 def main(config: Config) -> dict[str, Any]:
     """Computes the rows that are asked for; prints the table and the checks."""
     rows = selected_rows(config.rows)
-    corpus = load_corpus(config.corpus, split=config.split)
+    corpus = load_corpus(
+        config.corpus,
+        split=config.split,
+        rare_frequency=config.cutoff,
+        vocabulary_from=config.vocabulary_from,
+        encoding=config.encoding,
+    )
     is_brown = recognise(config.corpus)[0] == "brown"
     _check_classes(rows, corpus)
     check_text_batches(max(map(highest_order, rows)), corpus, config.training.chosen())
@@ -137,7 +150,8 @@ def main(config: Config) -> dict[str, Any]:
         data={corpus.name: corpus_digest(corpus)},
         check=functools.partial(check_paper_networks, corpus),
     )
-    report(f"{corpus.describe()}\n{_what_compares(corpus, is_brown)}".rstrip())
+    words_differ = config.cutoff not in (None, 3) or config.vocabulary_from != "all"
+    report(f"{corpus.describe()}\n{_what_compares(corpus, is_brown, words_differ)}".rstrip())
     table_of_rows = Rows(config, corpus, folder)
     for row in rows:
         table_of_rows.compute(row)
@@ -175,10 +189,12 @@ def _check_classes(rows: Sequence[Row], corpus: Corpus) -> None:
             )
 
 
-def _what_compares(corpus: Corpus, is_brown: bool) -> str:
+def _what_compares(corpus: Corpus, is_brown: bool, words_differ: bool) -> str:
     """A line for corpora to which the paper's figures do not apply as they stand."""
     if not is_brown:
         return "not the Brown corpus: the paper's figures and what they show are left out"
+    if words_differ:
+        return "another vocabulary than the paper's: its figures stand for comparison only"
     papers = spans_by_size(TOKENS, BROWN_TRAIN, BROWN_VALIDATION)
     if len(corpus.tokens) == TOKENS and dict(corpus.spans) == papers:
         return ""

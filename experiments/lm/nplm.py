@@ -30,7 +30,7 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -40,10 +40,13 @@ from experiments.lm.support.language_modelling import (
     MAY_DIFFER,
     PARTS,
     TrainedNetwork,
+    WordVectors,
     check_text_batches,
     frequency_bins_of,
+    marks_of,
     mix_by_frequency,
     model_probabilities,
+    own_contexts,
     perplexities,
     plan_text_batches,
     train_network,
@@ -61,11 +64,13 @@ from experiments.shared.restarts import (
 )
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import UNKNOWN, Corpus, load_corpus
+from jaxgen.data.text.sentence_files import load_sentences
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
-from jaxgen.interop.word_vectors import write_word_vectors
-from jaxgen.lm import LanguageModel, windows
-from jaxgen.lm.generate import make_generator
+from jaxgen.interop.word_vectors import read_word_vectors, write_word_vectors
+from jaxgen.lm import LanguageModel, SentenceMarks, windows
+from jaxgen.lm.generate import generate, make_generator
+from jaxgen.lm.initial_features import align_vectors
 from jaxgen.lm.ngram import NgramCounts, count_ngrams, fit_interpolated, fit_kneser_ney
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.lm.word_maps import nearest_words, word_features, word_map
@@ -75,7 +80,7 @@ from jaxgen.training.saved_names import register_config
 TRIGRAM, KNESER_NEY = "interpolated trigram", "Kneser-Ney"
 NETWORK, MIXTURE = "network", "mixture"
 
-NEIGHBOURS, MAPPED_WORDS, WRITTEN_WORDS = 8, 400, 100
+NEIGHBOURS, MAPPED_WORDS, WRITTEN_WORDS, WRITTEN_SENTENCES = 8, 400, 100, 5
 LEARNED_FREQUENCY = 10
 """How often a word must occur to be shown as a neighbour: rare words have learnt little."""
 
@@ -103,7 +108,17 @@ class Config(SampledConfig):
       sampling_seed: of the texts that the network writes; may differ when the run is started again.
       corpus: "builtin", "tfds:NAME", a text file, or a folder or zip archive with the Brown corpus,
         token files or text files.
+      encoding: of a text file, a codec of Python's.
+      cutoff: words of at most this frequency are one symbol; None: the corpus' own (3 for text
+        files).
+      vocabulary_from: count the words of all parts, as the paper does, or of the training part.
+      split: sizes of the training and validation parts, as words or as fractions, the rest is for
+        test; None: the corpus' own parts.
+      sentences: the text file has a sentence a line, words between white space; every sentence is
+        trained on and evaluated by itself, after <s> and with </s>.
       kneser_ney_order: n of the Kneser-Ney model.
+      vectors: a file of word vectors (word2vec, text or binary, or GloVe) that the network's word
+        features start from; their width is the network's `features`.
       words: whose neighbours to show; none: some frequent ones.
       network: the network.
       training: how it is trained.
@@ -111,7 +126,13 @@ class Config(SampledConfig):
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/lm_nplm")
     corpus: str = "builtin"
+    encoding: str = "utf-8"
+    cutoff: int | None = None
+    vocabulary_from: Literal["all", "train"] = "all"
+    split: tuple[int, int] | tuple[float, float] | None = None
+    sentences: bool = False
     kneser_ney_order: int = 5
+    vectors: str | None = None
     words: tuple[str, ...] = ()
     network: WordNetworkFlags = WordNetworkFlags(features=100, hidden=300, dropout=0.4)
     training: RecipeFlags = RecipeFlags(epochs=12, learning_rate=0.05)
@@ -125,12 +146,16 @@ class Config(SampledConfig):
 def main(config: Config) -> dict[str, Any]:
     """Trains, compares, shows."""
     config = keep_training_seed(config)
-    corpus = load_corpus(config.corpus)
+    corpus = read_corpus(config)
     model = config.network.config(len(corpus.vocabulary))
     words, recipe = chosen_words(corpus, config.words), config.training.chosen()
+    vectors = chosen_vectors(config, corpus)
     order = max(model.order, config.kneser_ney_order)
     counts = count_ngrams(
-        corpus.split("train"), max(3, config.kneser_ney_order), len(corpus.vocabulary)
+        corpus.split("train"),
+        max(3, config.kneser_ney_order),
+        len(corpus.vocabulary),
+        marks_of(corpus),
     )
     baselines = {
         TRIGRAM: fit_interpolated(counts.up_to(3), corpus.tokens, *corpus.spans["validation"]),
@@ -167,7 +192,13 @@ def main(config: Config) -> dict[str, Any]:
     }
     report(f"training the network: {model.parameter_count:,} parameters")
     network = train_network(
-        model, corpus, folder, recipe, seed=config.seed, tensorboard=config.launch.tensorboard
+        model,
+        corpus,
+        folder,
+        recipe,
+        seed=config.seed,
+        vectors=vectors,
+        tensorboard=config.launch.tensorboard,
     )
     by_model[NETWORK] = probabilities(NETWORK, network.model, params_digest(network.params))
     by_model[MIXTURE] = mixture(folder, corpus, counts.up_to(3), by_model, order)
@@ -194,6 +225,41 @@ def main(config: Config) -> dict[str, Any]:
     }
 
 
+def read_corpus(config: Config) -> Corpus:
+    """The text, as its flags say."""
+    options: dict[str, Any] = {
+        "encoding": config.encoding,
+        "vocabulary_from": config.vocabulary_from,
+    }
+    if not config.sentences:
+        cutoff, split = config.cutoff, config.split
+        return load_corpus(config.corpus, split=split, rare_frequency=cutoff, **options)
+    if config.cutoff is not None:
+        options["cutoff"] = config.cutoff
+    if config.split is not None:
+        options["split"] = config.split
+    return load_sentences(config.corpus, **options)
+
+
+def chosen_vectors(config: Config, corpus: Corpus) -> WordVectors | None:
+    """The vectors that the word features start from, of those words that the text has.
+
+    Raises:
+      InputError: they have another width than the features, or none of the words.
+    """
+    if config.vectors is None:
+        return None
+    words, vectors_ND = read_word_vectors(config.vectors, repeated="first", invalid="skip")
+    if vectors_ND.shape[1] != config.network.features:
+        raise InputError(
+            f"{config.vectors}: vectors of {vectors_ND.shape[1]} numbers, expected "
+            f"{config.network.features}, the network's features"
+        )
+    table_VD, found_V = align_vectors(corpus.vocabulary.words, words, vectors_ND)
+    report(f"{config.vectors}: vectors for {found_V.sum():,} of {len(found_V):,} words")
+    return [corpus.vocabulary.words[i] for i in np.flatnonzero(found_V)], table_VD[found_V]
+
+
 def mixture(
     folder: pathlib.Path,
     corpus: Corpus,
@@ -205,7 +271,7 @@ def mixture(
     bins, size = frequency_bins_of(trigrams, corpus, order)
     members = (NETWORK, KNESER_NEY)
     mixed, weight_CJ = mix_by_frequency([by_model[name] for name in members], bins, size)
-    context_NL = windows(corpus.tokens, 3, *corpus.spans["test"])
+    context_NL = own_contexts(corpus, windows(corpus.tokens, 3, *corpus.spans["test"]))
     frequency_N = trigrams.context_frequencies(context_NL)
     used = [c for c in reversed(range(size)) if (bins["test"] == c).any()]
     plot_weights(
@@ -283,6 +349,10 @@ def show_generated_text(
     start = corpus.spans["test"][0]
     prompt_1L = corpus.tokens[None, start : start + network.config.order - 1]
     unknown = corpus.vocabulary.unknown
+    marks = marks_of(corpus)
+    if marks is not None:
+        show_sentences(folder, corpus, network, marks, seed)
+        return
     texts = [f"[the text before] {readable(corpus.vocabulary.decode(prompt_1L[0]))}"]
     for name, options in SAMPLING.items():
         write = make_generator(
@@ -296,6 +366,34 @@ def show_generated_text(
         texts.append(f"[{name}]\n{readable(corpus.vocabulary.decode(ids))}")
     report("\n" + "\n\n".join(texts))
     write_text(folder / "generated.txt", "\n\n".join(texts))
+
+
+def show_sentences(
+    folder: pathlib.Path,
+    corpus: Corpus,
+    network: TrainedNetwork,
+    marks: SentenceMarks,
+    seed: int,
+) -> None:
+    """Sentences that the network writes."""
+    forbid = [i for i in (corpus.vocabulary.unknown, marks.start) if i is not None]
+    prompt = [marks.start] * (network.config.order - 1)
+    lines = []
+    for name, options in SAMPLING.items():
+        lines.append(f"[{name}]")
+        for number in range(WRITTEN_SENTENCES):
+            ids = generate(
+                network.model,
+                prompt,
+                WRITTEN_WORDS,
+                WRITTEN_SENTENCES * seed + number,
+                forbid=forbid,
+                stop=marks.end,
+                **options,
+            )
+            lines.append(" ".join(corpus.vocabulary.decode(ids[ids != marks.end])))
+    report("\n" + "\n".join(lines))
+    write_text(folder / "generated.txt", "\n".join(lines))
 
 
 def show_plane(config: Config, folder: pathlib.Path, corpus: Corpus) -> None:

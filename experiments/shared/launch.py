@@ -23,14 +23,16 @@ was saved.
 """
 
 import contextlib
+import functools
 import importlib.util
 import io
+import operator
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import tyro
@@ -56,6 +58,7 @@ __all__ = [
     "parse_flags",
     "report",
     "run",
+    "run_tool",
 ]
 
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
@@ -83,6 +86,36 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
     sys.exit(0)
 
 
+Commands = Mapping[str, tuple[type, Callable[[Any], object]]]
+"""Name of a command -> (dataclass of its flags, the function that is given them)."""
+
+
+def run_tool(commands: Commands, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs a program of several commands, ``python -m PROGRAM COMMAND --flags``, without a folder.
+
+    Args:
+      commands: what the program can do; flags, their help and defaults are those of the classes.
+      arguments: the command and its flags; by default those of the process.
+    """
+    kind, work = next(iter(commands.values()))
+    program = work.__module__ == "__main__" and sys.modules["__main__"].__spec__ is not None
+    with ending_well(program):
+        documentation = sys.modules[kind.__module__].__doc__ or ""
+        flags = _parse(command_line(commands), arguments, documentation)
+        check_finite(flags)
+        next(work for kind, work in commands.values() if isinstance(flags, kind))(flags)
+    sys.exit(0)
+
+
+def command_line(commands: Commands) -> Any:
+    """What tyro makes flags of several commands from."""
+    kinds = [
+        Annotated[kind, tyro.conf.subcommand(name, description=(kind.__doc__ or "").split("\n")[0])]
+        for name, (kind, _) in commands.items()
+    ]
+    return functools.reduce(operator.or_, kinds)
+
+
 def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = None) -> ConfigT:
     """The configuration that flags ask for; ``--help`` prints them and exits with 0.
 
@@ -94,14 +127,14 @@ def parse_flags(config_class: type[ConfigT], arguments: Sequence[str] | None = N
       InputError: for an unknown flag or a bad value, in one line; infinities and NaN are bad values
         of every flag.
     """
-    config = _parse(config_class, arguments)
+    config = _parse(config_class, arguments, sys.modules[config_class.__module__].__doc__ or "")
     check_finite(config)
     if not 0 <= config.seed < SEEDS:
         raise InputError(f"seed is {config.seed}, expected 0 to {SEEDS - 1:,}")
     return config
 
 
-def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> ConfigT:
+def _parse(config_class: Any, arguments: Sequence[str] | None, documentation: str) -> Any:
     """What tyro makes of flags; its box of complaints becomes one line."""
     program = sys.modules["__main__"]
     captured = io.StringIO()
@@ -113,7 +146,7 @@ def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> Conf
                 args=arguments,
                 **({} if start is None else {"default": start}),
                 prog=_program_name(program),
-                description=(sys.modules[config_class.__module__].__doc__ or "").strip(),
+                description=documentation.strip(),
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stopped:

@@ -331,7 +331,7 @@ def plot_training(path: pathlib.Path, trained: TrainedModel) -> None:
     )
 
 
-def open_model(folder: pathlib.Path, kind: type, what: str) -> OpenedModel:
+def open_trained_model(folder: pathlib.Path, kind: type, what: str) -> OpenedModel:
     """The model of a finished (or interrupted) run, laid over the current mesh.
 
     Args:

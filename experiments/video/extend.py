@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Int
 
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.shared.training_runs import open_model
+from experiments.shared.training_runs import open_trained_model
 from experiments.video.support.clip_tasks import ClipTask, MethodName, TaskName, method_of
 from experiments.video.support.completed_clips import (
     complete_clips,
@@ -99,7 +99,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Opens, completes, shows, evaluates."""
     teacher = as_path(config.model)
-    model = open_model(teacher, DenoiserConfig, "a model of videos")
+    model = open_trained_model(teacher, DenoiserConfig, "a model of videos")
     if len(model.config.image_shape) != 4:
         raise InputError(f"{teacher} holds a model of images, expected one of videos")
     size, task = size_of(config, model.config), task_of(config, model.config)

@@ -23,6 +23,11 @@ from jaxgen.data.text.corpus import (
 )
 from jaxgen.data.text.load_corpus import load_corpus
 from jaxgen.data.text.plain_text import read_plain_text, tokenise
+from jaxgen.data.text.sentence_files import (
+    encode_sentences,
+    read_sentences,
+    sentence_vocabulary,
+)
 from jaxgen.data.text.tfds_text import read_tfds
 from jaxgen.data.text.token_files import read_token_files
 from jaxgen.data.text.vocabulary import UNKNOWN, Vocabulary, count_vocabulary
@@ -46,6 +51,7 @@ __all__ = [
     "Vocabulary",
     "batch_at",
     "count_vocabulary",
+    "encode_sentences",
     "from_unit",
     "load_corpus",
     "load_images",
@@ -60,9 +66,11 @@ __all__ = [
     "read_clip",
     "read_image",
     "read_plain_text",
+    "read_sentences",
     "read_tfds",
     "read_token_files",
     "read_video",
+    "sentence_vocabulary",
     "spans_by_fraction",
     "spans_by_size",
     "to_unit",

@@ -1,9 +1,10 @@
-"""Word vectors in the text forms of word2vec and GloVe.
+"""Word vectors in the forms of word2vec, text and binary, and of GloVe.
 
 A line is a word and the numbers of its vector, separated by white space. word2vec begins with a
 line "V D", GloVe does not. Numbers are written with nine significant digits, enough to read every
 float32 back exactly. Encoding, lines, white space and compression are those of
-`jaxgen.text_rules`; word2vec's binary form is not read.
+`jaxgen.text_rules`. The binary form is that of `jaxgen.interop.binary_vectors`; a file is taken for
+it that begins with a header and has bytes soon after that no text has.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from jaxtyping import Float, Float32
 from jaxgen.errors import InputError
 from jaxgen.files import Path
 from jaxgen.ids import check_not_string
+from jaxgen.interop.binary_vectors import is_binary, read_binary, write_binary
 from jaxgen.interop.compressed import reading, writing
 from jaxgen.text_rules import encode_text, is_word, keep_mark, line_chunks, split_words
 
@@ -31,16 +33,17 @@ def write_word_vectors(
     path: Path,
     words: Sequence[str],
     vectors_VD: Float[np.ndarray, "V D"],
-    form: Literal["word2vec", "glove"] = "word2vec",
+    form: Literal["word2vec", "glove", "word2vec-binary"] = "word2vec",
 ) -> None:
-    """Writes words and their vectors as text, UTF-8.
+    """Writes words and their vectors; words in UTF-8.
 
     Args:
       path: The file; compressed if its name ends in ``.gz``.
       words: V words. In the form "glove" all but the first may have single spaces inside, as some
         in published files do, if what follows the last space is no number.
       vectors_VD: Their vectors, [V, D]; stored as float32.
-      form: "word2vec" begins with the line "V D"; "glove" does not.
+      form: "word2vec" is text that begins with the line "V D"; "glove" does not; "word2vec-binary"
+        begins with it and has float32 in the place of digits.
 
     Raises:
       InputError: The shapes do not agree, a word is empty, holds white space or occurs twice, a
@@ -54,12 +57,17 @@ def write_word_vectors(
             f"{path}: {len(words)} words for vectors of shape {vectors_VD.shape},"
             " expected [V, D], a row a word"
         )
-    if form not in ("word2vec", "glove"):
-        raise InputError(f"{path}: form {form!r}, expected 'word2vec' or 'glove'")
+    if form not in (forms := ("word2vec", "glove", "word2vec-binary")):
+        raise InputError(
+            f"{path}: form {form!r}, expected {forms[0]!r}, {forms[1]!r}, {forms[2]!r}"
+        )
     _check_words(path, words, form)
     if not np.isfinite(vectors_VD).all():
         row = int(np.argmin(np.isfinite(vectors_VD).all(axis=1)))
         raise InputError(f"{path}: the vector of {words[row]!r} (row {row}) is not finite")
+    if form == "word2vec-binary":
+        write_binary(path, words, vectors_VD)
+        return
     header = f"{len(words)} {vectors_VD.shape[1]}\n" if form == "word2vec" else ""
     lines = _lines(words, vectors_VD)
     first = keep_mark(header + next(lines))
@@ -94,9 +102,15 @@ def _is_phrase(word: str) -> bool:
 
 
 def read_word_vectors(
-    path: Path, header: bool | None = None
+    path: Path,
+    header: bool | None = None,
+    *,
+    binary: bool | None = None,
+    limit: int | None = None,
+    repeated: Literal["error", "first"] = "error",
+    invalid: Literal["error", "replace", "skip"] = "error",
 ) -> tuple[tuple[str, ...], Float32[np.ndarray, "V D"]]:
-    """Reads a word2vec or GloVe text file.
+    """Reads a word2vec file, text or binary, or a GloVe file.
 
     A GloVe word may hold spaces, as some in published files do: the last D fields of a line are
     numbers, and what stands before them is the word if it does not end in a number too.
@@ -105,6 +119,11 @@ def read_word_vectors(
       path: The file, plain or gzip.
       header: Whether the first line is "V D". None: it is if it consists of two whole numbers,
         which is wrong only for one-dimensional GloVe vectors of whole numbers.
+      binary: Whether it is word2vec's binary form. None: found out from its bytes.
+      limit: Reads no more than so many words, the first of the file (as a rule the most frequent).
+      repeated: What a word is that occurs twice: an error, or left out but for its "first" place.
+      invalid: What a word is whose bytes are not UTF-8: an error, a word in which U+FFFD stands for
+        them ("replace"), or left out ("skip").
 
     Returns:
       (words, vectors): V distinct words and float32 [V, D], both in the order of the file.
@@ -113,8 +132,33 @@ def read_word_vectors(
       FileNotFoundError: There is no such file.
       InputError: Names the file and the line: a wrong count of numbers, something that is not a
         finite number, a word that occurs twice, is empty or not UTF-8, an empty line, another
-        number of words than the header says; or the file is empty, binary, or a damaged gzip file.
+        number of words than the header says; or the file is empty, binary, or a damaged gzip file;
+        or an option is none of the above.
     """
+    _check_options(limit, repeated, invalid)
+    if binary or (binary is None and header is not False and is_binary(path)):
+        first_row, names, vectors_ND = 1, *read_binary(path, limit)
+        place = "word"
+    else:
+        first_row, names, vectors_ND = _read_text(path, header, limit)
+        place = "line"
+    words, rows = _distinct_words(f"{path}, {place}", names, first_row, repeated, invalid)
+    return words, vectors_ND if len(rows) == len(names) else vectors_ND[rows]
+
+
+def _check_options(limit: int | None, repeated: str, invalid: str) -> None:
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}, expected 1 or more words")
+    if repeated not in ("error", "first"):
+        raise InputError(f"repeated is {repeated!r}, expected 'error' or 'first'")
+    if invalid not in ("error", "replace", "skip"):
+        raise InputError(f"invalid is {invalid!r}, expected 'error', 'replace' or 'skip'")
+
+
+def _read_text(
+    path: Path, header: bool | None, limit: int | None
+) -> tuple[int, Lines, Float32[np.ndarray, "N D"]]:
+    """The number of the first word's line, the words as bytes, and the vectors."""
     chunks = _chunks(path)
     first_chunk = next(chunks)
     size = _parse_header(path, first_chunk[0], header)
@@ -122,15 +166,39 @@ def read_word_vectors(
     width = size[1] if size else len(first_chunk[0].split()) - 1
     if width < 1:
         raise InputError(f"{path}, line 1: no numbers after the word")
-    words: list[str] = []
+    words: Lines = []
     blocks: list[np.ndarray] = []
     for lines in itertools.chain([first_chunk[first_line - 1 :]], chunks):
+        if limit is not None:
+            lines = lines[: limit - len(words)]
         block_words, block_ND = _parse_lines(path, lines, first_line + len(words), width)
         words += block_words
         blocks.append(block_ND)
-    _check_count(path, words, size)
-    _check_distinct(path, words, first_line)
-    return tuple(words), np.concatenate(blocks)
+        if len(words) == limit:
+            break
+    if len(words) != limit:
+        _check_count(path, words, size)
+    return first_line, words, np.concatenate(blocks)
+
+
+def _distinct_words(
+    place: str, names: Lines, first_row: int, repeated: str, invalid: str
+) -> tuple[tuple[str, ...], list[int]]:
+    """The words that are kept, and their places in the file."""
+    row_of: dict[str, int] = {}
+    for row, name in enumerate(names):
+        try:
+            word = name.decode("utf-8", "strict" if invalid != "replace" else "replace")
+        except UnicodeDecodeError as error:
+            if invalid == "skip":
+                continue
+            raise InputError(
+                f"{place} {first_row + row}: the word {name!r} is not UTF-8"
+            ) from error
+        if row_of.setdefault(word, row) != row and repeated == "error":
+            where = f"{place.rpartition(' ')[2]} {first_row + row_of[word]}"
+            raise InputError(f"{place} {first_row + row}: the word {word!r} was on {where} already")
+    return tuple(row_of), list(row_of.values())
 
 
 def _chunks(path: Path) -> Iterator[Lines]:
@@ -167,7 +235,7 @@ def _is_header(fields: Lines) -> bool:
 
 def _parse_lines(
     path: Path, lines: Lines, first: int, width: int
-) -> tuple[list[str], Float32[np.ndarray, "N D"]]:
+) -> tuple[Lines, Float32[np.ndarray, "N D"]]:
     """Words and vectors of some lines, the first of which has the number `first` in the file."""
     for i, line in enumerate(lines):
         if line[:1].isspace() and line.strip():
@@ -183,7 +251,7 @@ def _parse_lines(
     finite_N = np.isfinite(block_ND).all(axis=1)
     if not finite_N.all():
         raise InputError(f"{path}, line {first + int(np.argmin(finite_N))}: a number is not finite")
-    return [_decode(path, first + i, pair[0]) for i, pair in enumerate(pairs)], block_ND
+    return [pair[0] for pair in pairs], block_ND
 
 
 def _parse_numbers(rows: Lines, width: int) -> Float32[np.ndarray, "N D"] | None:
@@ -210,16 +278,9 @@ def _split_line(path: Path, number: int, line: bytes, width: int) -> list[bytes]
         )
     for field in vector:
         if not _is_number(field):
-            hint = "; word2vec's binary form is not read" if b"\0" in line else ""
+            hint = "; word2vec's binary form has a header" if b"\0" in line else ""
             raise InputError(f"{path}, line {number}: {_show(field)} is not a finite number{hint}")
     return [b" ".join(word), b" ".join(vector)]
-
-
-def _decode(path: Path, number: int, word: bytes) -> str:
-    try:
-        return word.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}, line {number}: the word {word!r} is not UTF-8") from error
 
 
 def _show(content: bytes) -> str:
@@ -227,18 +288,8 @@ def _show(content: bytes) -> str:
     return repr(content[:40].decode("utf-8", "replace").strip())
 
 
-def _check_count(path: Path, words: list[str], expected: tuple[int, int] | None) -> None:
+def _check_count(path: Path, words: Lines, expected: tuple[int, int] | None) -> None:
     if expected and len(words) != expected[0]:
         raise InputError(
             f"{path}: the header promises {expected[0]} words, the file has {len(words)}"
         )
-
-
-def _check_distinct(path: Path, words: list[str], first_line: int) -> None:
-    lines: dict[str, int] = {}
-    for number, word in enumerate(words, start=first_line):
-        if word in lines:
-            raise InputError(
-                f"{path}, line {number}: the word {word!r} was on line {lines[word]} already"
-            )
-        lines[word] = number

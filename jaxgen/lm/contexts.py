@@ -3,7 +3,13 @@
 A text is one stream of ids. A model of order n predicts ``tokens[i]`` from
 ``tokens[i-n+1 : i]``; a span of the stream is visited at every position, and contexts reach back
 over its start. Where the stream itself begins, the missing words are :data:`NO_WORD`.
+
+A text of sentences is the same stream with ``</s>`` after each sentence, and a model of sentences
+is given contexts that do not reach into the sentence before: `within_sentences`. ``<s>`` is a word
+of contexts alone.
 """
+
+import dataclasses
 
 import numpy as np
 from jaxtyping import Int32, Integer
@@ -13,6 +19,46 @@ from jaxgen.ids import as_ids
 
 NO_WORD = -1
 """The id in a context where the text has no word: never seen in training, never predicted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceMarks:
+    """The ids of the marks of sentences.
+
+    Attributes:
+      start: of ``<s>``, the context of a sentence's first word; never predicted.
+      end: of ``</s>``, which follows each sentence and is predicted.
+    """
+
+    start: int
+    end: int
+
+
+def within_sentences(
+    contexts_NL: Integer[np.ndarray, "N L"], marks: SentenceMarks
+) -> Int32[np.ndarray, "N L"]:
+    """Contexts of a stream cut to their own sentence.
+
+    Args:
+      contexts_NL: as `windows` gives them, the nearest word last.
+      marks: the ids of ``<s>`` and ``</s>``.
+
+    Returns:
+      int32 [N, L]: every word up to the last ``</s>``, ``<s>`` or :data:`NO_WORD` of a row is
+      ``<s>``. (N-grams list ``<s>`` at most once: a model that does not know ``<s> <s>`` takes
+      the shorter context. Networks want a word at each place.)
+    """
+    words_NL = as_ids(contexts_NL, "contexts")
+    ends_NL = np.isin(words_NL, (marks.start, marks.end, NO_WORD))
+    before_NL = np.logical_or.accumulate(ends_NL[:, ::-1], axis=1)[:, ::-1]
+    return np.where(before_NL, np.int32(marks.start), words_NL)
+
+
+def check_marks(marks: SentenceMarks, vocabulary_size: int) -> None:
+    """Raise an InputError unless the marks are two different words of the vocabulary."""
+    check_words(np.array([marks.start, marks.end]), vocabulary_size, "sentence marks")
+    if marks.start == marks.end:
+        raise InputError(f"sentence marks are both {marks.start}, expected two different words")
 
 
 def windows(

@@ -40,6 +40,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     forbid: Sequence[int] = (),
+    stop: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Int32[np.ndarray, "N"]:
     """The continuation of a prompt, from any language model.
@@ -54,10 +55,11 @@ def generate(
       top_k: keep the k likeliest words.
       top_p: keep the smallest set of likeliest words with this much probability.
       forbid: ids that are never written, such as the mark of merged rare words.
+      stop: the id after which nothing more is written, such as that of ``</s>``.
       progress: called after each word with 1.
 
     Returns:
-      int32 [length], the words after the prompt.
+      int32 [N], the words after the prompt; N = `length` unless `stop` came.
 
     Raises:
       InputError: for options out of range, ids outside the vocabulary, or a prompt too short.
@@ -69,14 +71,16 @@ def generate(
     rng = np.random.default_rng(seed)
     before = model.order - 1
     text = [*[NO_WORD] * max(0, before - len(prompt_L)), *prompt_L]
-    for _ in range(length):
+    written: list[int] = []
+    while len(written) < length and (not written or written[-1] != stop):
         context_1L = np.array(text[len(text) - before :], np.int32).reshape(1, before)
         p_V = model.distributions(context_1L)[0]
         p_V = restrict(p_V, temperature=temperature, top_k=top_k, top_p=top_p, forbid=forbid)
-        text.append(_draw(p_V, rng.random()))
+        written.append(_draw(p_V, rng.random()))
+        text.append(written[-1])
         if progress is not None:
             progress(1)
-    return np.array(text[len(text) - length :], np.int32)
+    return np.array(written, np.int32)
 
 
 def restrict(

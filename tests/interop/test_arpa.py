@@ -1,4 +1,7 @@
 import gzip
+import pathlib
+import subprocess
+import sys
 import textwrap
 
 import numpy as np
@@ -359,3 +362,55 @@ def test_writing_refuses_what_could_not_be_read_back(tmp_path):
         with pytest.raises(InputError, match=message):
             write_arpa(path, tables)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_row_far_into_the_file_is_named(saved, monkeypatch):
+    monkeypatch.setattr("jaxgen.interop.arpa_reading._ROWS", 4)  # parsed in several parts
+    words = [f"w{i}" for i in range(10)]
+    lines = [f"-1\t{word}" for word in words]
+    pairs = [f"-1\t{words[i % 10]} {words[i // 10]}" for i in range(60)]
+    head = f"\\data\\\nngram 1=10\nngram 2={len(pairs)}\n\n\\1-grams:\n"
+    tables = read_arpa(
+        saved(f"{head}{chr(10).join(lines)}\n\n\\2-grams:\n{chr(10).join(pairs)}\n\n\\end\\\n")
+    )
+    np.testing.assert_array_equal(tables.ngrams[1], [[i % 10, i // 10] for i in range(60)])
+    pairs[57] = pairs[3]
+    text = f"{head}{chr(10).join(lines)}\n\n\\2-grams:\n{chr(10).join(pairs)}\n\n\\end\\\n"
+    with pytest.raises(InputError, match=r"line 75: '-1 w3 w0', expected each 2-gram once"):
+        read_arpa(saved(text))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_reading_needs_the_memory_of_the_tables(tmp_path):
+    # 66 MB within 300 MB, of which the interpreter with numpy and JAX takes some 170.
+    path, size, rng = tmp_path / "large.arpa", 60_000, np.random.default_rng(0)
+    first = np.repeat(np.arange(size), 16)
+    second = (first * 7 + np.tile(np.arange(16), size) * 3001) % size
+    with path.open("w") as file:
+        file.write(f"\\data\\\nngram 1={size}\nngram 2={len(first)}\nngram 3={len(first)}\n")
+        file.write("\n\\1-grams:\n")
+        file.write("".join(f"-4.778151\tword{i}\t-0.301030\n" for i in range(size)))
+        file.write("\n\\2-grams:\n")
+        pairs = [f"word{a} word{b}" for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+        file.write("".join(f"-1.204120\t{pair}\t-0.301030\n" for pair in pairs))
+        file.write("\n\\3-grams:\n")
+        third = rng.integers(0, size, len(pairs)).tolist()
+        file.write("".join(f"-0.602060\t{p} word{w}\n" for p, w in zip(pairs, third, strict=True)))
+        file.write("\n\\end\\\n")
+    assert path.stat().st_size > 66e6
+    code = (
+        "import re, sys\n"
+        "from jaxgen.interop.arpa import read_arpa\n"
+        "tables = read_arpa(sys.argv[1])\n"
+        "assert tables.ngrams[2].shape == (960000, 3)\n"
+        # ru_maxrss would be at least that of the process which started this one.
+        "status = open('/proc/self/status').read()\n"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]) / 1024)\n"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 300

@@ -1,7 +1,9 @@
 """Word vectors in word2vec and GloVe text form."""
 
 import gzip
+import math
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -167,8 +169,8 @@ def test_files_are_read_in_pieces(tmp_path, monkeypatch):
         (b"a 1 2\n\xff 3 4\n", r"v, line 2: the word b'\\xff' is not UTF-8"),
         (b"0 5\n", "v, line 1: '0 5', expected a header"),
         (gzip.compress(os.urandom(999))[:500], "v: a damaged or truncated gzip file"),
-        (b"3 4\na \x00\x01\x80?\x9a\x99\x19?\x00\x00\x00@\n", "v, line 2: "),
-        (b"1 2\na \x00\x01\x80? 2\n", "v, line 2: .*; word2vec's binary form is not read"),
+        (b"3 4\na \x00\x01\x80?\x9a\x99\x19?\x00\x00\x00@\n", "v: ends after 0 words, expected 3"),
+        (b"b 1 2\na \x00\x01\x80? 2\n", "v, line 2: .*; word2vec's binary form has a header"),
         (b"the 1 2\n 3 4\n", "v, line 2: '3 4' begins with an empty word"),
         (b"the 1 2\na 3\xc2\xa04 5\n", r"v, line 2: '3\\xa04' is not a finite number"),
         ("the 1 2\n".encode("utf-16"), "v: begins with the byte-order mark of UTF-16"),
@@ -210,5 +212,82 @@ def test_what_cannot_be_written(tmp_path, words, vectors, fault):
 
 
 def test_an_unknown_form(tmp_path):
-    with pytest.raises(InputError, match="form 'fasttext', expected 'word2vec' or 'glove'"):
+    with pytest.raises(InputError, match="form 'fasttext', expected 'word2vec', 'glove', 'w"):
         write_word_vectors(tmp_path / "v", ["a"], np.ones((1, 1)), "fasttext")
+
+
+def binary(words, vectors_VD, end=b"\n"):
+    """The form as word2vec's program writes it, byte by byte."""
+    rows = [
+        word.encode() + b" " + struct.pack(f"<{len(row)}f", *row) + end
+        for word, row in zip(words, vectors_VD, strict=True)
+    ]
+    return f"{len(words)} {len(vectors_VD[0])}\n".encode() + b"".join(rows)
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+@pytest.mark.parametrize("name", ["v", "v.gz"])
+def test_the_binary_form(tmp_path, monkeypatch, name, end):
+    monkeypatch.setattr("jaxgen.interop.binary_vectors._READ_TOGETHER", 100)
+    words = [f"wörd{i}" for i in range(200)]
+    vectors_VD = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
+    content = binary(words, vectors_VD.tolist(), end)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    read_words, read_VD = read_word_vectors(tmp_path / name)
+    assert read_words == tuple(words)
+    np.testing.assert_array_equal(read_VD, vectors_VD)
+    few_words, few_VD = read_word_vectors(tmp_path / name, limit=7)
+    assert few_words == tuple(words[:7])
+    np.testing.assert_array_equal(few_VD, vectors_VD[:7])
+    if end and name == "v":
+        write_word_vectors(tmp_path / "w", words, vectors_VD, form="word2vec-binary")
+        assert (tmp_path / "w").read_bytes() == content
+    # A few vectors, none of whose bytes tells: the name or the caller does.
+    (tmp_path / "few.bin").write_bytes(binary(["a"], [[0.3, 0.7]]))
+    assert read_word_vectors(tmp_path / "few.bin")[0] == ("a",)
+    assert read_word_vectors(tmp_path / "few.bin", binary=True)[0] == ("a",)
+
+
+def test_limit_repeated_words_and_bytes_that_are_no_utf_8(tmp_path):
+    path = tmp_path / "v"
+    path.write_bytes(b"4 1\na 1\nb\xff 2\na 3\nc 4\n")
+    for options, words, rows in [
+        ({"limit": 1}, ("a",), [1]),
+        ({"repeated": "first", "invalid": "skip"}, ("a", "c"), [1, 4]),
+        ({"repeated": "first", "invalid": "replace"}, ("a", "b\ufffd", "c"), [1, 2, 4]),
+        ({"limit": 2, "invalid": "replace"}, ("a", "b\ufffd"), [1, 2]),
+    ]:
+        read_words, vectors_VD = read_word_vectors(path, **options)
+        assert read_words == words
+        np.testing.assert_array_equal(vectors_VD[:, 0], rows)
+    with pytest.raises(InputError, match=r"v, line 4: the word 'a' was on line 2 already"):
+        read_word_vectors(path, invalid="skip")
+    with pytest.raises(InputError, match=r"v, line 3: the word b'b\\xff' is not UTF-8"):
+        read_word_vectors(path, repeated="first")
+    two = tmp_path / "two.bin"
+    two.write_bytes(binary(["a", "a"], [[1.0], [2.0]]))
+    with pytest.raises(InputError, match=r"two\.bin, word 2: the word 'a' was on word 1 already"):
+        read_word_vectors(two)
+
+
+def test_binary_files_that_are_damaged(tmp_path):
+    path = tmp_path / "v.bin"
+    whole = binary(["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
+    for content, fault in [
+        (whole[:-4], "ends after 1 words, expected 2 as the header says"),
+        (whole + b"c", "has more than the 2 words"),
+        (b"2 2\n" + whole[4:].replace(b"b ", b" "), "word 2: an empty word"),
+        (binary(["a"], [[math.inf, 1.0]]), "word 1: a number is not finite"),
+        (b"2 0\n", "line 1: b'2 0"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=fault):
+            read_word_vectors(path)
+    for options, fault in [
+        ({"limit": 0}, "limit is 0"),
+        ({"repeated": "last"}, "repeated is 'last'"),
+        ({"invalid": "guess"}, "invalid is 'guess'"),
+        ({"binary": True}, "expected a header"),
+    ]:
+        with pytest.raises(InputError, match=fault):
+            read_word_vectors(path, **options)

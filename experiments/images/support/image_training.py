@@ -13,7 +13,7 @@ from experiments.shared.training_runs import (
     OpenedModel,
     OptimizationFlags,
     TrainedModel,
-    open_model,
+    open_trained_model,
     train_model,
 )
 from jaxgen.data import BatchPlan, ImageSet, batch_at, to_unit
@@ -107,8 +107,8 @@ def train_denoiser(
 
 
 def open_image_model(folder: pathlib.Path) -> OpenedModel:
-    """The model of images of a finished (or interrupted) run; as `open_model`."""
-    return open_model(folder, DenoiserConfig, "a model of images")
+    """The model of images of a finished (or interrupted) run; as `open_trained_model`."""
+    return open_trained_model(folder, DenoiserConfig, "a model of images")
 
 
 def check_fits(model: DenoiserConfig, images: ImageSet) -> None:

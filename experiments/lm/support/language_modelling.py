@@ -18,7 +18,16 @@ from jaxtyping import Float, Float64, Int
 from experiments.lm.support.recipes import METRIC, Recipe
 from experiments.shared.output import progress_bar
 from jaxgen.data import BatchPlan, Corpus, trainable_span, windows_at
-from jaxgen.lm import LanguageModel, perplexity_of, span_probabilities, windows
+from jaxgen.lm import (
+    LanguageModel,
+    SentenceMarks,
+    SentenceModel,
+    perplexity_of,
+    span_probabilities,
+    windows,
+    within_sentences,
+)
+from jaxgen.lm.initial_features import init_from_vectors
 from jaxgen.lm.mixture import FrequencyBins, learn_weights, mix
 from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.ngram import NgramCounts
@@ -32,6 +41,7 @@ from jaxgen.parallel import (
     put_batch,
     replicated,
 )
+from jaxgen.text_rules import SENTENCE_END, SENTENCE_START
 from jaxgen.training import (
     Checkpoints,
     LoopConfig,
@@ -52,6 +62,9 @@ from jaxgen.training import (
 from jaxgen.training.metrics import Record
 from jaxgen.training.step import LossFn, StepFn
 from jaxgen.typing import Batch, Tree
+
+WordVectors = tuple[Sequence[str], Float[np.ndarray, "N D"]]
+"""Words and their vectors, as `jaxgen.interop.word_vectors.read_word_vectors` gives them."""
 
 PARTS = ("train", "validation", "test")
 EVALUATION_BATCH = 1024
@@ -104,6 +117,7 @@ def train_network(
     *,
     seed: int = 0,
     local_steps: int | None = None,
+    vectors: WordVectors | None = None,
     tensorboard: bool = False,
     progress: bool = True,
 ) -> TrainedNetwork:
@@ -121,13 +135,16 @@ def train_network(
       seed: of the parameters, the order of the examples, and dropout.
       local_steps: k, the updates that each data shard makes on its own before all are averaged
         (`jaxgen.training.local_steps`); None: the shards average every gradient.
+      vectors: words and vectors that the word features start from; None: at random.
       tensorboard: whether to write event files too.
       progress: whether to show a bar.
 
     Raises:
       InputError: as `plan_text_batches`; and where `folder` has another run's checkpoints.
     """
-    ready = prepare_training(config, corpus, recipe, seed=seed, local_steps=local_steps)
+    ready = prepare_training(
+        config, corpus, recipe, seed=seed, local_steps=local_steps, vectors=vectors
+    )
     score = make_scorer(config, ready.layout)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -197,17 +214,21 @@ def prepare_training(
     *,
     seed: int = 0,
     local_steps: int | None = None,
+    vectors: WordVectors | None = None,
 ) -> Training:
     """Everything for a run but its folder; arguments and errors as for `train_network`."""
     plan = plan_text_batches(config.order, corpus, recipe, seed)
     loop = recipe.loop_for(plan.steps_per_epoch, local_steps)
     tx = make_optimizer(recipe.optimizer_for(loop.steps), lambda path, _: is_weight(path))
     bias_V = unigram_bias(corpus) if recipe.unigram_bias else None
-    state, layout = create_state(make_nplm_init(config, bias_V), jax.random.key(seed), tx=tx)
+    init = make_nplm_init(config, bias_V)
+    if vectors is not None:
+        init = starting_from(init, corpus.vocabulary.words, vectors)
+    state, layout = create_state(init, jax.random.key(seed), tx=tx)
     step = make_step(make_nplm_loss(config, layout), tx, loop.steps_per_call, local_steps)
 
     def data(index: int) -> Batch:
-        return make_batch(corpus.tokens, plan.positions(index), config.order)
+        return make_batch(corpus, plan.positions(index), config.order)
 
     return Training(state, layout, tx, compile_step(step, state), data, loop)
 
@@ -249,10 +270,25 @@ def make_step(
     return round_ if local_steps > 1 else round_of_one
 
 
-def make_batch(tokens_N: Int[np.ndarray, "N"], positions_B: np.ndarray, order: int) -> Batch:
+def make_batch(corpus: Corpus, positions_B: np.ndarray, order: int) -> Batch:
     """``{"contexts": int32 [B, n-1], "targets": int32 [B]}`` of positions of a text."""
-    window_BL = windows_at(tokens_N, positions_B, order)
-    return {"contexts": window_BL[:, :-1], "targets": window_BL[:, -1]}
+    window_BL = windows_at(corpus.tokens, positions_B, order)
+    return {"contexts": own_contexts(corpus, window_BL[:, :-1]), "targets": window_BL[:, -1]}
+
+
+def marks_of(corpus: Corpus) -> SentenceMarks | None:
+    """The marks of a text that is trained on by sentence (`load_sentences`), None for a stream."""
+    vocabulary = corpus.vocabulary
+    if SENTENCE_START not in vocabulary or SENTENCE_END not in vocabulary:
+        return None
+    start, end = vocabulary.encode([SENTENCE_START, SENTENCE_END]).tolist()
+    return None if np.any(corpus.tokens == start) else SentenceMarks(start, end)
+
+
+def own_contexts(corpus: Corpus, contexts_NL: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
+    """Contexts of a text's stream, those of a text of sentences cut to their own sentence."""
+    marks = marks_of(corpus)
+    return contexts_NL if marks is None else within_sentences(contexts_NL, marks)
 
 
 def unigram_bias(corpus: Corpus) -> Float64[np.ndarray, "V"]:
@@ -277,6 +313,13 @@ def make_nplm_init(
         return params
 
     return init
+
+
+def starting_from(
+    init: Callable[[jax.Array], Tree], words: Sequence[str], vectors: WordVectors
+) -> Callable[[jax.Array], Tree]:
+    """``key -> parameters`` whose word features are given vectors where words have one."""
+    return lambda key: init_from_vectors(init(key), words, *vectors)
 
 
 def make_nplm_loss(config: NPLMConfig, layout: Layout) -> LossFn:
@@ -328,7 +371,7 @@ def make_scorer(config: Any, layout: Layout) -> Scorer:
         for first in range(start, stop, size):
             # The last batch repeats the last position, so that there is one shape to compile.
             position_B = np.minimum(np.arange(first, first + size), stop - 1)
-            batch = put_batch(make_batch(corpus.tokens, position_B, config.order), mesh)
+            batch = put_batch(make_batch(corpus, position_B, config.order), mesh)
             parts.append(compiled(params, batch))
         return np.concatenate(parts)[: stop - start].astype(np.float64)
 
@@ -351,6 +394,8 @@ def model_probabilities(
     name: str = "the model",
 ) -> dict[str, Float64[np.ndarray, "N"]]:
     """Part -> P(word | context) at the positions of `evaluated_span`."""
+    marks = marks_of(corpus)
+    model = model if marks is None else SentenceModel(model, marks)
     spans = {part: evaluated_span(corpus, part, order) for part in parts}
     total = sum(stop - start for start, stop in spans.values())
     with progress_bar(f"evaluating {name}", "word", total) as advance:
@@ -400,7 +445,8 @@ def frequency_bins_of(
     """
     bins = FrequencyBins(counts.context_frequencies, counts.tokens)
     spans = {part: evaluated_span(corpus, part, order) for part in parts}
-    return {p: bins(windows(corpus.tokens, 3, *span)) for p, span in spans.items()}, bins.size
+    contexts = {p: own_contexts(corpus, windows(corpus.tokens, 3, *spans[p])) for p in parts}
+    return {part: bins(contexts_NL) for part, contexts_NL in contexts.items()}, bins.size
 
 
 def perplexities(probabilities: Mapping[str, Float64[np.ndarray, "N"]]) -> dict[str, float]:

@@ -53,6 +53,7 @@ def load_corpus(
     paragraph_mark: str | None = PARAGRAPH,
     normalise: Callable[[TokenStream], TokenStream] | None = None,
     data_dir: Path | None = None,
+    encoding: str = "utf-8",
 ) -> Corpus:
     """Reads, splits and numbers a text, recognised by what it holds.
 
@@ -72,6 +73,7 @@ def load_corpus(
       normalise: Applied to the stream before words are counted (`jaxgen.data.text.normalise`); tags
         are read for it where the text has them.
       data_dir: Where prepared tfds sets lie.
+      encoding: Of plain text, a codec of Python's; all else is UTF-8.
 
     Raises:
       FileNotFoundError: There is no such path.
@@ -79,7 +81,9 @@ def load_corpus(
         refuses it; the message names the file and the fault.
     """
     kind, source = recognise(name)
-    stream = _read(kind, source, paragraph_mark, data_dir, tags=normalise is not None)
+    if kind != "plain text" and encoding.lower().replace("-", "").replace("_", "") != "utf8":
+        raise InputError(f"{name}: encoding is {encoding}, expected utf-8 of a corpus of {kind}")
+    stream = _read(kind, source, paragraph_mark, data_dir, encoding, tags=normalise is not None)
     stream = replace(stream, left_out=(*stream.left_out, *_beside(name, source)))
     if normalise is not None:
         stream = normalise(stream)
@@ -140,7 +144,13 @@ def _kind_of_members(names: list[str]) -> Kind | None:
 
 
 def _read(
-    kind: Kind, source: Path, paragraph_mark: str | None, data_dir: Path | None, tags: bool
+    kind: Kind,
+    source: Path,
+    paragraph_mark: str | None,
+    data_dir: Path | None,
+    encoding: str,
+    *,
+    tags: bool,
 ) -> TokenStream:
     if kind == "builtin":
         return read_builtin(paragraph_mark)
@@ -150,7 +160,7 @@ def _read(
         return read_brown(source, paragraph_mark=paragraph_mark, tags=tags)
     if kind == "token files":
         return read_token_files(source)
-    return read_plain_text(source, paragraph_mark=paragraph_mark)
+    return read_plain_text(source, paragraph_mark=paragraph_mark, encoding=encoding)
 
 
 def _spans(

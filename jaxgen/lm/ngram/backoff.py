@@ -87,6 +87,20 @@ class BackoffModel:
             probability_N = np.where(ngram_N >= 0, listed_N, backed_off_N)
         return probability_N
 
+    def ngram_lengths(
+        self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
+    ) -> Int64[np.ndarray, "N"]:
+        """The words of the longest listed n-gram that ends each context and its target.
+
+        1 where no longer n-gram is listed, as KenLM counts (also for a word without a unigram).
+        """
+        checked_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
+        targets_N = check_targets(targets_N, len(checked_NL), self.vocabulary_size)
+        length_N = np.ones(len(checked_NL), np.int64)
+        for k, node_N in enumerate(self.contexts.walk(checked_NL)[1:], start=1):
+            length_N[self.indexes[k].find(node_N, targets_N) >= 0] = k + 1
+        return length_N
+
     def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one if the tables are normalised."""
         checked_NL = check_contexts(contexts_NL, self.order, self.vocabulary_size)
@@ -158,7 +172,7 @@ def _from_tables(
     weighted = [rows[log10 != 0] for rows, log10 in zip(ngrams, log10_backoffs, strict=True)]
     rows_by_length = [rows[:, :-1] for rows in ngrams] + weighted[:-1]
     trie, _ = build_trie(
-        np.concatenate([_pad(rows, order - 1) for rows in rows_by_length]), vocabulary_size
+        np.concatenate([pad_contexts(rows, order - 1) for rows in rows_by_length]), vocabulary_size
     )
     indexes, probabilities = [], []
     backoffs = [np.ones(trie.size(length)) for length in range(order)]
@@ -184,7 +198,7 @@ def _tables(model: BackoffModel) -> BackoffTables:
         listed_Nk = np.column_stack([model.contexts.words(order - 1)[index.contexts], index.words])
         # The contexts of n-grams added to the next order have to be listed, too.
         added_Nk = _missing(model, np.concatenate([added_Nk[:, :-1], _weighted(model, order)]))
-        contexts_NL = _pad(added_Nk[:, :-1], model.order - 1)
+        contexts_NL = pad_contexts(added_Nk[:, :-1], model.order - 1)
         added_N = model.probabilities(contexts_NL, added_Nk[:, -1])
         ngrams.insert(0, np.concatenate([listed_Nk, added_Nk]))
         probabilities.insert(0, np.concatenate([model.ngram_probabilities[order - 1], added_N]))
@@ -218,7 +232,8 @@ def _weighted(model: BackoffModel, length: int) -> Int64[np.ndarray, "N {length}
     return model.contexts.words(length)[has_effect_C]
 
 
-def _pad(words_NL: Integer[np.ndarray, "N L"], width: int) -> Int[np.ndarray, "N width"]:
+def pad_contexts(words_NL: Integer[np.ndarray, "N L"], width: int) -> Int[np.ndarray, "N width"]:
+    """Contexts with "no word" on the left, so that there are `width` columns."""
     padding = np.full((len(words_NL), width - words_NL.shape[1]), NO_WORD, words_NL.dtype)
     return np.concatenate([padding, words_NL], axis=1)
 

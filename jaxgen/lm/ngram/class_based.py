@@ -36,11 +36,10 @@ from jaxgen.lm.contexts import NO_WORD, check_contexts, check_targets, check_tex
 from jaxgen.lm.ngram.backoff import BackoffModel
 from jaxgen.lm.ngram.counts import count_ngrams
 from jaxgen.lm.ngram.kneser_ney import fit_kneser_ney
+from jaxgen.lm.ngram.smoothing import leaving_one_out_discount
 
 NO_CLASS = NO_WORD
 """The class of a word that the training text lacks: to the model of classes it is no word."""
-
-_DISCOUNT_FALLBACK = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,15 +168,10 @@ def _shares(
     """P(w | its class) of the words that occur, and what each unseen word gets from each class."""
     seen_V = count_V > 0
     unseen = int((~seen_V).sum())
-    discount = _leaving_one_out_discount(count_V) if unseen else 0.0
+    discount = leaving_one_out_discount(count_V) if unseen else 0.0
     total_C = np.bincount(class_V[seen_V], count_V[seen_V], size)
     words_C = np.bincount(class_V[seen_V], minlength=size)
     share_V = np.zeros(len(count_V))
     share_V[seen_V] = (count_V[seen_V] - discount) / total_C[class_V[seen_V]]
     unseen_share_C = discount * words_C / (total_C * unseen) if unseen else np.zeros(size)
     return share_V, unseen_share_C
-
-
-def _leaving_one_out_discount(count_V: Integer[np.ndarray, "V"]) -> float:
-    once, twice = int((count_V == 1).sum()), int((count_V == 2).sum())
-    return once / (once + 2 * twice) if once and twice else _DISCOUNT_FALLBACK

@@ -13,15 +13,19 @@ are no more than the positions of the text, so a vocabulary of millions and any 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Bool, Float64, Int32, Int64, Integer
 
 from jaxgen.errors import InputError
 from jaxgen.lm.contexts import (
+    NO_WORD,
+    SentenceMarks,
     check_contexts,
+    check_marks,
     check_order,
     check_text,
     check_vocabulary_size,
     windows,
+    within_sentences,
 )
 
 Ids = Int64[np.ndarray, "N"]
@@ -170,12 +174,14 @@ class NgramCounts:
       indexes: the n-grams of order 1 ... n.
       counts: for each order the occurrences of each n-gram, int64.
       totals: for each order the occurrences of each context, followed by any word.
+      marks: the marks of sentences where the text was counted by sentence, else None.
     """
 
     contexts: ContextTrie
     indexes: tuple[NgramIndex, ...]
     counts: tuple[Int64[np.ndarray, "ngrams"], ...]
     totals: tuple[Int64[np.ndarray, "contexts"], ...]
+    marks: SentenceMarks | None = None
 
     @property
     def order(self) -> int:
@@ -206,7 +212,28 @@ class NgramCounts:
             self.indexes[:order],
             self.counts[:order],
             self.totals[:order],
+            self.marks,
         )
+
+    def uniform(self) -> Float64[np.ndarray, "V"]:
+        """P(w) of a word of which nothing is known: equal for all words but ``<s>``, which has 0.
+
+        What the lowest order of every model is interpolated with.
+        """
+        size = self.vocabulary_size
+        if self.marks is None:
+            return np.full(size, 1.0 / size)
+        probability_V = np.full(size, 1.0 / (size - 1))
+        probability_V[self.marks.start] = 0.0
+        return probability_V
+
+    def begins_sentence(self, order: int) -> Bool[np.ndarray, "ngrams"]:
+        """Whether the first word of each n-gram of an order is ``<s>``."""
+        index = self.indexes[order - 1]
+        if self.marks is None or order == 1:
+            return np.zeros(len(index), bool)
+        oldest_C = self.contexts.keys[order - 2] % self.vocabulary_size
+        return (oldest_C == self.marks.start)[index.contexts]
 
     def context_frequencies(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Ids:
         """How often the text has each context (its last n-1 words), followed by any word.
@@ -229,31 +256,37 @@ def pick(values: np.ndarray, index_N: Ids, missing: float) -> np.ndarray:
 
 
 def count_ngrams(
-    tokens: Integer[np.ndarray, "tokens"], order: int, vocabulary_size: int
+    tokens: Integer[np.ndarray, "tokens"],
+    order: int,
+    vocabulary_size: int,
+    marks: SentenceMarks | None = None,
 ) -> NgramCounts:
     """Count the n-grams of orders 1 ... ``order`` of a text.
 
     Position i contributes an n-gram of each order k <= i+1: the text is one stream, and no word is
-    assumed before its start.
+    assumed before its start. With `marks`, n-grams do not cross the ends of sentences, and the
+    longest ones of a sentence's first words begin with one ``<s>``, as in SRILM and KenLM.
 
     Args:
-      tokens: the text (a training part), ids in [0, V) of any integer type.
+      tokens: the text (a training part), ids in [0, V) of any integer type; by sentence, each of
+        them followed by ``</s>``, without ``<s>``.
       order: the greatest order n.
       vocabulary_size: V.
+      marks: counts by sentence; None: the text is one stream.
 
     Returns:
       The counts, on arrays.
 
     Raises:
       InputError: if the order is under 1 or larger than the text, the vocabulary has fewer than
-        two words, or an id is out of range.
+        two words, an id is out of range, or a text counted by sentence has ``<s>`` or does not
+        end with ``</s>``.
     """
     check_order(order)
     check_vocabulary_size(vocabulary_size)
     tokens = check_text(tokens, vocabulary_size)
-    if len(tokens) < order:
-        raise InputError(f"order is {order}, expected at most the text's {len(tokens)} token(s)")
-    trie, nodes = build_trie(windows(tokens, order, 0, len(tokens)), vocabulary_size)
+    contexts_NL = _contexts(tokens, order, vocabulary_size, marks)
+    trie, nodes = build_trie(contexts_NL, vocabulary_size)
     indexes, counts, totals = [], [], []
     for length, node_N in enumerate(nodes):
         seen_N = node_N >= 0
@@ -261,4 +294,29 @@ def count_ngrams(
         indexes.append(NgramIndex(vocabulary_size, found.values))
         counts.append(found.counts)
         totals.append(np.bincount(node_N[seen_N], minlength=trie.size(length)))
-    return NgramCounts(trie, tuple(indexes), tuple(counts), tuple(totals))
+    return NgramCounts(trie, tuple(indexes), tuple(counts), tuple(totals), marks)
+
+
+def _contexts(
+    tokens: Int32[np.ndarray, "tokens"],
+    order: int,
+    vocabulary_size: int,
+    marks: SentenceMarks | None,
+) -> Int32[np.ndarray, "tokens L"]:
+    """The context of each position, -1 where it has no word."""
+    if marks is None:
+        if len(tokens) < order:
+            raise InputError(
+                f"order is {order}, expected at most the text's {len(tokens)} token(s)"
+            )
+        return windows(tokens, order, 0, len(tokens))
+    check_marks(marks, vocabulary_size)
+    if len(tokens) == 0 or tokens[-1] != marks.end:
+        raise InputError("text does not end with </s>, expected it after each sentence")
+    if np.any(tokens == marks.start):
+        raise InputError("text has <s>, expected sentences without it, each followed by </s>")
+    contexts_NL = within_sentences(windows(tokens, order, 0, len(tokens)), marks)
+    is_start_NL = contexts_NL == marks.start
+    # One <s> is enough: those before it are no word.
+    contexts_NL[:, :-1][is_start_NL[:, :-1] & is_start_NL[:, 1:]] = NO_WORD
+    return contexts_NL

@@ -16,7 +16,14 @@ import numpy as np
 from jaxtyping import Float64, Integer
 
 from jaxgen.errors import InputError
-from jaxgen.lm.contexts import check_contexts, check_span, check_targets, check_words, windows
+from jaxgen.lm.contexts import (
+    check_contexts,
+    check_span,
+    check_targets,
+    check_words,
+    windows,
+    within_sentences,
+)
 from jaxgen.lm.ngram.counts import Ids, NgramCounts, pick
 from jaxgen.lm.ngram.interpolation_weights import fit_weights, frequency_bin_count, frequency_bins
 
@@ -83,7 +90,8 @@ def fit_interpolated(
     """Fit the weights of an interpolated n-gram by EM on a validation span.
 
     Args:
-      counts: n-gram counts of the training part; their order is the model's.
+      counts: n-gram counts of the training part; their order is the model's. Counted by sentence,
+        contexts of the validation span begin with their sentence too.
       tokens: the whole stream, ids in [0, V).
       start: first position of the validation span, which the counts must not contain.
       stop: one past the last position of the validation span.
@@ -102,7 +110,10 @@ def fit_interpolated(
         raise InputError(f"validation span [{start}, {stop}) is empty, expected some positions")
     first = max(start - counts.order + 1, 0)
     text = check_words(tokens[first:stop], counts.vocabulary_size)
-    nodes = counts.contexts.walk(windows(text, counts.order, start - first, stop - first))
+    contexts_NL = windows(text, counts.order, start - first, stop - first)
+    if counts.marks is not None:
+        contexts_NL = within_sentences(contexts_NL, counts.marks)
+    nodes = counts.contexts.walk(contexts_NL)
     likelihood_NJ = _components(counts, nodes, text[start - first :])
     bin_count = frequency_bin_count(counts.tokens)
     weight_CJ = fit_weights(likelihood_NJ, _bins(counts, nodes), bin_count, iterations)

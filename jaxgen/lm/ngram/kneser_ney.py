@@ -17,26 +17,31 @@ proportion to P(w | parent(c)).
 
 The lowest order is interpolated with 1/|V| in both forms, so that words of the vocabulary that the
 text does not have get probability too. An n-gram shorter than n that occurs only at the very start
-of the text has no preceding word: its count a is 0 and it is not listed.
+of the text has no preceding word: its count a is 0 and it is not listed. Of a text counted by
+sentence, nothing precedes ``<s>``: n-grams that begin with it count by their occurrences at every
+order, as in SRILM and KenLM, and ``<s>`` itself has no part of 1/|V|.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Int64
 
 from jaxgen.errors import InputError
 from jaxgen.lm.ngram.backoff import BackoffModel
-from jaxgen.lm.ngram.counts import ContextTrie, Ids, NgramCounts, NgramIndex
+from jaxgen.lm.ngram.counts import NgramCounts, NgramIndex
+from jaxgen.lm.ngram.discounting import (
+    Discounts,
+    check_minimum_counts,
+    occurrences,
+    shortened,
+    smooth,
+    take_shares,
+)
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 """D_1, D_2, D_3 of an order whose counts of counts do not define them."""
-
-Discounts = tuple[float, float, float]
-
-_ROUNDING = 1e-12  # a sum of probabilities this small is zero but for rounding
 
 
 def modified_discounts(counts_N: Int64[np.ndarray, "ngrams"], order: int) -> Discounts:
@@ -96,115 +101,31 @@ def fit_kneser_ney(
         UserWarning: where the counts of counts do not define an order's discounts.
     """
     minimum_counts = [1] * counts.order if minimum_counts is None else minimum_counts
-    _check_minimum_counts(minimum_counts, counts.order)
+    check_minimum_counts(minimum_counts, counts.order)
     adjusted = [_adjusted_counts(counts, order) for order in range(1, counts.order + 1)]
     if discounts is None:
         discounts = [modified_discounts(a, order) for order, (_, a) in enumerate(adjusted, start=1)]
     _check_discounts(discounts, counts.order)
 
-    indexes: list[NgramIndex] = []
-    probabilities: list[np.ndarray] = []
-    backoffs: list[np.ndarray] = []
-    lower_N = np.full(counts.vocabulary_size, 1.0 / counts.vocabulary_size)
-    for k, (index, counts_N) in enumerate(adjusted):
-        contexts = counts.contexts.size(k)
-        shares = _share(index, counts_N, contexts, minimum_counts[k], discounts[k])
-        smooth = _interpolate if interpolated or k == 0 else _back_off
-        probability_N, backoff_C = smooth(shares, lower_N)
-        listed_N = shares.listed_N if k else np.ones(counts.vocabulary_size, bool)
-        indexes.append(NgramIndex(counts.vocabulary_size, index.keys[listed_N]))
-        probabilities.append(probability_N[listed_N])
-        backoffs.append(backoff_C)
-        if k + 1 < counts.order:
-            lower_N = probability_N[_shortened(counts.contexts, adjusted[k + 1][0], k + 1, index)]
-    return BackoffModel(counts.contexts, tuple(indexes), tuple(probabilities), tuple(backoffs))
-
-
-def _shortened(contexts: ContextTrie, index: NgramIndex, length: int, lower: NgramIndex) -> Ids:
-    """Where the lower order has each n-gram of ``index`` without its oldest word."""
-    return lower.find(contexts.parents(length)[index.contexts], index.words)
+    shares = [
+        take_shares(*of_order, counts.contexts.size(k), minimum_counts[k], discounts[k])
+        for k, of_order in enumerate(adjusted)
+    ]
+    return smooth(counts, shares, interpolated)
 
 
 def _adjusted_counts(
     counts: NgramCounts, order: int
 ) -> tuple[NgramIndex, Int64[np.ndarray, "ngrams"]]:
     """The n-grams of one order (every word, at order 1) and their a(c w)."""
-    index, counts_N = counts.indexes[order - 1], counts.counts[order - 1]
-    if order < counts.order:
-        shortened_N = _shortened(counts.contexts, counts.indexes[order], order, index)
-        counts_N = np.bincount(shortened_N, minlength=len(index))
-    if order > 1:
+    index, counts_N = occurrences(counts, order)
+    if order == counts.order:
         return index, counts_N
-    counts_V = np.zeros(counts.vocabulary_size, np.int64)
-    counts_V[index.words] = counts_N
-    return NgramIndex(counts.vocabulary_size, np.arange(counts.vocabulary_size)), counts_V
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Shares:
-    """What the n-grams of an order keep of their contexts' probability, and what they leave.
-
-    Attributes:
-      index: the n-grams.
-      listed_N: whether an n-gram's count reaches the minimum.
-      kept_N: (a(c w) - D) / sum_w a(c w), 0 where not listed.
-      left_C: g(c), with the whole share of n-grams that are not listed.
-    """
-
-    index: NgramIndex
-    listed_N: Bool[np.ndarray, "ngrams"]
-    kept_N: Float64[np.ndarray, "ngrams"]
-    left_C: Float64[np.ndarray, "contexts"]
-
-
-def _share(
-    index: NgramIndex,
-    counts_N: Int64[np.ndarray, "ngrams"],
-    contexts: int,
-    minimum_count: int,
-    discounts: Discounts,
-) -> _Shares:
-    context_N = index.contexts
-    listed_N = counts_N >= minimum_count
-    discount_N = np.array([0.0, *discounts])[np.minimum(counts_N, 3)]
-    total_C = np.bincount(context_N, counts_N, minlength=contexts)
-    left_C = np.bincount(context_N, np.where(listed_N, discount_N, counts_N), minlength=contexts)
-    # A context without listed n-grams hands everything on.
-    empty_C = np.bincount(context_N, listed_N, minlength=contexts) == 0
-    total_C[total_C == 0] = 1.0
-    kept_N = np.where(listed_N, counts_N - discount_N, 0.0) / total_C[context_N]
-    return _Shares(index, listed_N, kept_N, np.where(empty_C, 1.0, left_C / total_C))
-
-
-def _interpolate(
-    shares: _Shares, lower_N: Float64[np.ndarray, "ngrams"]
-) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
-    """P(w | c) of each n-gram and b(c) of each context, from P(w | parent(c)) of each n-gram."""
-    return shares.kept_N + shares.left_C[shares.index.contexts] * lower_N, shares.left_C
-
-
-def _back_off(
-    shares: _Shares, lower_N: Float64[np.ndarray, "ngrams"]
-) -> tuple[Float64[np.ndarray, "ngrams"], Float64[np.ndarray, "contexts"]]:
-    """P(w | c) of each n-gram and b(c) of each context, from P(w | parent(c)) of each n-gram.
-
-    b(c) is such that the words not listed after c get g(c) together. Where the listed words are all
-    that the lower order gives probability to, they keep g(c), in proportion.
-    """
-    context_N, listed_N, contexts = shares.index.contexts, shares.listed_N, len(shares.left_C)
-    listed_C = np.bincount(context_N, listed_N, minlength=contexts)
-    rest_C = 1.0 - np.bincount(context_N, np.where(listed_N, lower_N, 0.0), minlength=contexts)
-    full_C = (listed_C == shares.index.vocabulary_size) | (rest_C < _ROUNDING)
-    backoff_C = np.where(full_C, 1.0, shares.left_C / np.where(full_C, 1.0, rest_C))
-    kept_N = shares.kept_N / np.where(full_C, 1.0 - shares.left_C, 1.0)[context_N]
-    return np.where(listed_N, kept_N, backoff_C[context_N] * lower_N), backoff_C
-
-
-def _check_minimum_counts(minimum_counts: Sequence[int], orders: int) -> None:
-    if len(minimum_counts) != orders:
-        raise InputError(f"there are {len(minimum_counts)} minimum counts, expected {orders}")
-    if min(minimum_counts) < 1:
-        raise InputError(f"minimum counts are {list(minimum_counts)}, expected 1 or more each")
+    shortened_N = shortened(counts.contexts, counts.indexes[order], order, index)
+    continuation_N = np.bincount(shortened_N, minlength=len(index))
+    if order == 1:
+        return index, continuation_N
+    return index, np.where(counts.begins_sentence(order), counts_N, continuation_N)
 
 
 def _check_discounts(discounts: Sequence[Discounts], orders: int) -> None:

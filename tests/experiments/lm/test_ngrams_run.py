@@ -1,0 +1,182 @@
+"""The program for n-gram models on small texts: files in, files and figures out."""
+
+import gzip
+import re
+
+import numpy as np
+import pytest
+from random_text import WORDS, sentences
+
+from experiments.lm.ngrams import COMMANDS
+from experiments.lm.support.model_files import read_language_model
+from experiments.shared.launch import run_tool
+from jaxgen.data import read_sentences
+from jaxgen.interop.arpa import read_arpa
+from jaxgen.lm import TextModel, open_model, score_text
+
+pytestmark = pytest.mark.filterwarnings("ignore:Kneser-Ney discounts")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Names of a training, a validation and a test text."""
+    folder, lines = tmp_path_factory.mktemp("texts"), [" ".join(s) for s in sentences(700)]
+    parts = {"train": lines[:500], "valid": lines[500:600], "test": lines[600:]}
+    for name, part in parts.items():
+        (folder / f"{name}.txt").write_text("\n".join(part) + "\n")
+    (folder / "words.txt").write_text("".join(f"w{i}\n" for i in range(WORDS)) + ".\n")
+    return {name: str(folder / f"{name}.txt") for name in (*parts, "words")}
+
+
+@pytest.fixture
+def tool(capsys):
+    """``(words of the command line) -> (exit code, what was printed, what was complained of)``."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            run_tool(COMMANDS, [str(argument) for argument in arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def number_after(name, text):
+    return float(re.search(rf"{re.escape(name)} ([-\d.e+]+)", text)[1])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--smoothing", "witten-bell", "--back-off"),
+        ("--smoothing", "absolute", "--order", "2", "--cutoff", "1"),
+        ("--smoothing", "add-k", "--k", "0.1", "--vocabulary-size", "100"),
+    ],
+    ids=["kneser-ney", "witten-bell", "absolute", "add-k"],
+)
+def test_text_to_arpa_and_text_against_arpa(tool, texts, tmp_path, flags):
+    arpa = tmp_path / "model.arpa"
+    code, printed, _ = tool("estimate", "--text", texts["train"], "--output", arpa, *flags)
+    assert code == 0
+    assert "500 sentences" in printed
+    code, printed, _ = tool("score", "--model", arpa, "--text", texts["test"])
+    assert code == 0
+    model = TextModel.from_tables(read_arpa(arpa))
+    expected = score_text(model, read_sentences(texts["test"]))
+    assert number_after("ppl", printed) == pytest.approx(expected.ppl, rel=1e-5)
+    assert number_after("ppl1", printed) == pytest.approx(expected.ppl1, rel=1e-5)
+    assert number_after("perplexity with OOVs", printed) == pytest.approx(
+        expected.perplexity, rel=1e-5
+    )
+    assert f"100 sentences, {len(expected.words) - 100} words" in printed
+    contexts = np.full((1, model.model.order - 1), model.marks.start)
+    assert model.model.distributions(contexts).sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_encodings_compression_and_word_lists(tool, tmp_path):
+    text = "där är öl\nöl är där\ndär är vin\n" * 3
+    (tmp_path / "t.gz").write_bytes(gzip.compress(text.encode("latin-1")))
+    (tmp_path / "words").write_text("öl\när\n", "utf-8")
+    model = tmp_path / "model.lm"
+    code, printed, _ = tool(
+        *("estimate", "--text", tmp_path / "t.gz", "--encoding", "latin-1", "--order", "2"),
+        *("--vocabulary", tmp_path / "words", "--output", model, "--smoothing", "witten-bell"),
+    )
+    assert code == 0
+    assert "9 sentences, 27 words, |V| = 5, 44.4% unknown" in printed
+    assert open_model(model).words == ("<unk>", "<s>", "</s>", "öl", "är")
+    code, printed, _ = tool(
+        *("score", "--model", model, "--text", tmp_path / "t.gz", "--encoding", "latin-1"),
+        *("--words", "--open-vocabulary", "100"),
+    )
+    assert code == 0
+    assert re.search(r"^där -\d\.\d{6} 2 OOV$", printed, re.MULTILINE)
+    _, _, error = tool("score", "--model", model, "--text", tmp_path / "t.gz")
+    assert "not utf-8 text: byte 0xe4 at offset 1" in error
+
+
+def test_mixing_pruning_and_writing(tool, texts, tmp_path):
+    first, second = tmp_path / "a.arpa.gz", tmp_path / "b.lm"
+    words = ("--vocabulary", texts["words"])
+    tool("estimate", "--text", texts["train"], "--output", first, *words)
+    back_off = ("--smoothing", "witten-bell", "--order", 2)
+    tool("estimate", "--text", texts["valid"], "--output", second, *back_off, *words)
+    mixed = ("mix", "--models", first, second, "--text", texts["test"], "--output")
+    code, printed, _ = tool(*mixed, tmp_path / "m.lm")
+    assert code == 0
+    weights = [float(w) for w in re.findall(r"^(\d\.\d{6})  ", printed, re.MULTILINE)]
+    assert sum(weights) == pytest.approx(1, abs=1e-5)
+    perplexity = number_after("perplexity of the mixture", printed)
+    members = [float(p) for p in re.findall(r"perplexity ([\d.]+|inf)$", printed, re.MULTILINE)]
+    assert perplexity < min(members)
+    test = read_sentences(texts["test"])
+    exact = score_text(read_language_model(str(tmp_path / "m.lm")), test).perplexity
+    assert exact == pytest.approx(perplexity, rel=1e-5)
+    assert tool(*mixed, tmp_path / "m.arpa")[0] == 0
+    static = score_text(read_language_model(str(tmp_path / "m.arpa")), test).perplexity
+    assert static == pytest.approx(perplexity, rel=0.05)
+
+    small = tmp_path / "small.arpa"
+    code, printed, _ = tool(
+        "prune", "--model", tmp_path / "m.arpa", "--output", small, "--threshold", "1e-4"
+    )
+    before, after = (
+        [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d(?=,? |,|:|$)", line.split(": ")[1])]
+        for line in printed.splitlines()
+    )
+    assert code == 0
+    assert before[0] == after[0]
+    assert after[2] < before[2]
+
+    written = [
+        tool("generate", "--model", small, "--count", 5, "--seed", seed, "--prompt", "w1")[1]
+        for seed in (0, 0, 1)
+    ]
+    assert written[0] == written[1] != written[2]
+    lines = written[0].splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("w1") and "<" not in line for line in lines)
+    assert tool("generate", "--model", small, "--prompt", "nowhere")[0] == 2
+
+
+@pytest.mark.slow
+def test_models_with_different_words_share_one_list(tool, texts, tmp_path):
+    first, second = tmp_path / "a.arpa", tmp_path / "b.arpa"
+    tool("estimate", "--text", texts["train"], "--output", first, "--cutoff", "2")
+    tool("estimate", "--text", texts["valid"], "--output", second, "--cutoff", "1")
+    weights = ("mix", "--models", first, second, "--weights", "0.5", "0.5", "--output")
+    assert tool(*weights, tmp_path / "m.arpa")[0] == 0
+    mixed = read_language_model(str(tmp_path / "m.arpa"))
+    members = [read_language_model(str(path)) for path in (first, second)]
+    assert set(mixed.words) == {word for member in members for word in member.words}
+    for word in ("w1", "w2", "</s>", "<unk>"):
+        halves = [m.model.unigrams()[m.ids[word]] if word in m.ids else 0.0 for m in members]
+        got = mixed.model.unigrams()[mixed.ids[word]]
+        assert got == pytest.approx(sum(halves) / 2, rel=1e-6)
+
+
+def test_mistakes_are_one_line(tool, texts, tmp_path):
+    model = tmp_path / "m.lm"
+    estimate = ("estimate", "--text", texts["train"], "--output", tmp_path / "x.arpa")
+    tool("estimate", "--text", texts["train"], "--output", model, "--order", 2)
+    for arguments, message in [
+        (("mix", "--models", model), "text and weights are both given or both missing"),
+        (("prune", "--model", model, "--output", model, "--threshold", -1), "threshold is -1"),
+        ((*estimate, "--order", 0), "order is 0"),
+        ((*estimate, "--smoothing", "add-k", "--back-off"), "expected no --back-off"),
+        ((*estimate, "--vocabulary", model, "--cutoff", 1), "expected no cutoff"),
+        (("score", "--model", "nowhere", "--text", texts["test"]), "nowhere: no such file"),
+        (("score", "--model", texts["test"], "--text", texts["test"]), "no line \\data\\"),
+        (("scor",), "Unrecognized options: scor"),
+        (("score", "--model", model), "--text missing"),
+    ]:
+        code, _, error = tool(*arguments)
+        assert code == 2
+        assert message in error
+        assert error.count("\n") == 1
+    mixture = ("mix", "--models", model, model, "--weights", 0.5, 0.5, "--output")
+    tool(*mixture, tmp_path / "mixture.lm")
+    code, _, error = tool("prune", "--model", tmp_path / "mixture.lm", "--output", model)
+    assert code == 2
+    assert "a Mixture, expected an n-gram model to prune" in error
+    assert not (tmp_path / "x.arpa").exists()
