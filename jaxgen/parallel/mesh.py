@@ -102,6 +102,10 @@ def make_mesh(description: str = "data=-1", devices: Sequence[jax.Device] | None
 
     Raises:
       InputError: If the description is malformed or does not fit the number of devices.
+
+    Example:
+      >>> dict(make_mesh("data=-1", jax.devices()[:1]).shape)
+      {'data': 1, 'fsdp': 1, 'sequence': 1, 'model': 1}
     """
     if devices is None:
         devices = jax.devices()
