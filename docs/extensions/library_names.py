@@ -35,7 +35,10 @@ def library_modules() -> dict[str, ast.Module]:
 
 
 def definitions(tree: ast.Module) -> dict[str, str]:
-    """A module's public functions, classes and documented values: name -> first paragraph."""
+    """A module's public functions, classes and documented values: name -> first paragraph.
+
+    A value is documented by a string after it. ("text::" gives "text:".)
+    """
     found = {}
     for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -49,7 +52,7 @@ def definitions(tree: ast.Module) -> dict[str, str]:
 
 
 def _first_paragraph(docstring: str) -> str:
-    return " ".join(docstring.strip().split("\n\n")[0].split())
+    return " ".join(docstring.strip().split("\n\n")[0].split()).removesuffix(":")
 
 
 def exported(package: str) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""All of space in a ball, or a cube, of radius 2 (Barron et al. 2022, equation 10)::
+"""All of space in a ball, or a cube, of radius 2 (Barron et al. 2022).
+
+Equation 10::
 
     contract(x) = x                          |x| <= 1
                   (2 - 1 / |x|) x / |x|      beyond
