@@ -230,7 +230,9 @@ def test_notebooks_begin_with_their_installation_and_are_small(name):
     assert BADGE in title.source
     assert first.source.startswith(INSTALL)
     assert first.source == read_notebook("diffusion").cells[1].source
-    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs = [
+        output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])
+    ]
     assert all(len(data.get("text/plain", "")) < 2000 for data in outputs)
     assert sum(len(data.get("image/png", "")) for data in outputs) < 350_000
     assert (ROOT / "docs" / "notebooks" / f"{name}.ipynb").stat().st_size < 500_000
