@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 from library_names import library_modules
-
 from sphinx.application import Sphinx
 
 _LITERAL = re.compile(r"(``.*?``|`[^`]*`)")

@@ -72,9 +72,10 @@ def _defining_module(module: str, name: str) -> str:
     """Follows imports: a package may take a name from another package's ``__init__``."""
     tree = library_modules()[module]
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module in library_modules():
-            if any((alias.asname or alias.name) == name for alias in node.names):
-                return _defining_module(node.module, name)
+        if not isinstance(node, ast.ImportFrom) or node.module not in library_modules():
+            continue
+        if any((alias.asname or alias.name) == name for alias in node.names):
+            return _defining_module(node.module, name)
     return module
 
 

@@ -96,10 +96,8 @@ def test_models_and_weights_of_the_table_exist():
 
 
 def test_parameters_of_the_table_are_those_of_the_classes():
-    rows = {
-        (name, preset): int(n.replace(",", ""))
-        for name, preset, n in ROW.findall(page("models.md"))
-    }
+    found = ROW.findall(page("models.md"))
+    rows = {(name, preset): int(count.replace(",", "")) for name, preset, count in found}
     of_language = {"NPLMConfig": NPLMConfig, "EnergyNPLMConfig": EnergyNPLMConfig}
     for (name, preset), count in rows.items():
         if name in of_language:
