@@ -19,9 +19,10 @@ def module_section(module: str) -> str:
     """A section in MyST: the module's docstring, what its package exports, its members."""
     name = module.removeprefix("jaxgen.")
     lines = [f"## {name}", "", "```{eval-rst}", f".. automodule:: {module}"]
-    names = exported(module)
+    lines += ["   :ignore-module-all:", ""]  # what is imported has a place of its own
+    names = {alias: home for alias, home in exported(module).items() if home != module}
     if names:
-        lines += ["   :no-members:", "", "Public names:", ""]
+        lines += ["Public names:", ""]
         for alias, home in names.items():
             summary = definitions(library_modules()[home]).get(alias, "")
             lines += [f"* :py:obj:`{alias} <{home}.{alias}>`: {escape_markup(summary)}"]

@@ -35,7 +35,15 @@ def _escape_text(text: str) -> str:
 def process_docstring(
     app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]
 ) -> None:
-    """Escapes the lines of a docstring that are not of a literal block."""
+    """Escapes the lines of a docstring that are not of a literal block.
+
+    What is indented after a paragraph that ends with a colon, and after a blank line, is a table of
+    formulas: a literal block.
+    """
+    for i, line in enumerate(lines[:-2]):
+        announces = re.match(r"\S.*[^:]:\s*$", line) and not lines[i + 1].strip()
+        if announces and lines[i + 2].startswith(" ") and not _BULLET.match(line):
+            lines[i] = line.rstrip() + ":"
     block: int | None = None  # the indentation of the paragraph that announced the block
     for i, line in enumerate(lines):
         indentation = len(line) - len(line.lstrip())
