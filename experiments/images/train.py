@@ -193,7 +193,6 @@ def main(config: Config) -> dict[str, Any]:
         evaluated = evaluate_samples(evaluator, images, trained, config.sampling, key)
         show_text(folder / "table.md", quality_table("", evaluated))
         figures |= evaluated
-    report(f"samples, table and figures are in {folder}")
     return figures
 
 
