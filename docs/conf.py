@@ -26,7 +26,7 @@ templates_path: list[str] = []
 
 myst_fence_as_directive = ["math"]  # GitHub's blocks of formulas
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header", "toc.empty_glob"]
+suppress_warnings = ["myst.header"]
 
 default_role = "py:obj"  # `name` in a docstring
 autodoc_default_options = {
