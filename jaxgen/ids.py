@@ -29,6 +29,13 @@ def as_ids(
     Raises:
       InputError: They are a string, floats, booleans or anything else that is no integer, or an id
         is outside [low, stop).
+
+    Example:
+      >>> as_ids([[3, 1], [2, 0]]).dtype
+      dtype('int32')
+      >>> as_ids([1.0])
+      Traceback (most recent call last):
+      jaxgen.errors.InputError: tokens have type float64, expected integer ids
     """
     array = _integers(values, name)
     limits = np.iinfo(array.dtype)

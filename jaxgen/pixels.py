@@ -29,6 +29,10 @@ def to_unit(images: UInt8[Any, "*shape"]) -> Float32[Any, "*shape"]:
 
     Raises:
       InputError: for another type, which would be scaled a second time.
+
+    Example:
+      >>> to_unit(np.array([0, 51, 255], np.uint8))
+      array([-1. , -0.6,  1. ], dtype=float32)
     """
     if images.dtype != np.uint8:
         raise InputError(f"images have type {images.dtype}, expected uint8, bytes of 0 to 255")
@@ -45,6 +49,10 @@ def from_unit(images: Shaped[Any, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
 
     Raises:
       InputError: A number is NaN, or these are no real numbers but bytes already.
+
+    Example:
+      >>> from_unit(np.array([-1.0, -0.6, 0.0, 2.0]))
+      array([  0,  51, 128, 255], dtype=uint8)
     """
     values = np.asarray(images)
     if not jax.numpy.issubdtype(values.dtype, np.floating):

@@ -154,7 +154,6 @@ def main(config: Config) -> dict[str, Any]:
     }
     show_figures(config, folder, figures)
     show_students(config, folder, draw, teacher, students)
-    report(f"students, tables and samples are in {folder}")
     return figures
 
 

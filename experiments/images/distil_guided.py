@@ -173,7 +173,6 @@ def main(config: Config) -> dict[str, Any]:
     columns = {f"{w:g}": f"w = {w:g}" for w in config.guidance_weights}
     write_tables(folder, columns, {describe(name, config): figures[name] for name in models})
     show_strengths(config, folder, teacher.config.classes, draw, list(models)[-1])
-    report(f"students, tables and samples are in {folder}")
     return figures
 
 

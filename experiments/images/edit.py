@@ -147,7 +147,6 @@ def main(config: Config) -> dict[str, Any]:
     if config.inpaint:
         figures["inpainting"] = show_inpainting(config, folder, model, held, evaluator)
         figures["upsampling"] = show_upsampling(config, folder, model, held)
-    report(f"pictures and figures are in {folder}")
     return figures
 
 

@@ -74,7 +74,6 @@ def main(config: Config) -> dict[str, float]:
         "error",
         x_label="steps",
     )
-    report(f"plot and table are in {folder}")
     return orders
 
 

@@ -132,7 +132,6 @@ def main(config: Config) -> dict[str, Any]:
                 config, images, evaluator, folder / name, target, weighting
             )
             show_table(folder, config, figures)
-    report(f"table and figures are in {folder}")
     return figures
 
 

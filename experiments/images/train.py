@@ -208,7 +208,6 @@ def main(config: Config) -> dict[str, Any]:
         for rows in tables.values():
             figures |= rows
         figures |= named if len(named) > 1 else {}
-    report(f"samples, table and figures are in {folder}")
     return figures
 
 

@@ -110,7 +110,6 @@ def main(config: Config) -> dict[str, Any]:
         for k in (None, *config.steps)
     }
     show(folder, results, shards)
-    report(f"table, curves and figures are in {folder}")
     return {name: dataclasses.asdict(result) for name, (result, _) in results.items()}
 
 

@@ -215,7 +215,6 @@ def main(config: Config) -> dict[str, Any]:
     show_features(folder, corpus, network, words)
     show_generated_text(folder, corpus, network, config.seed_of_samples)
     show_plane(config, folder, corpus)
-    report(f"\ntables, pictures and generated text are in {folder}")
     return {
         **figures,
         "parameters": model.parameter_count,

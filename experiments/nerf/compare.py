@@ -188,7 +188,6 @@ def main(config: Config) -> dict[str, Any]:
         write_table(folder / "table.md", found)
     plot_psnr(folder, {row.name: row.folder for row in chosen})
     report("\n" + (folder / "table.md").read_text())
-    report(f"table and curves are in {folder}")
     return found
 
 

@@ -240,7 +240,6 @@ def main(config: Config) -> dict[str, Any]:
         )
         figures |= found
     write_page(folder / "viewer.html", scene, mesh, orbit, gaussians)
-    report(f"comparison, orbit, mesh and figures are in {folder}")
     return figures
 
 

@@ -70,6 +70,8 @@ SEEDS = 2**31
 def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT]) -> NoReturn:
     """Runs an experiment as a program: flags in, ``metrics.json`` and an exit code out.
 
+    The last line that it prints says where its results are.
+
     Args:
       main: the experiment, called with the mesh set; its final figures by name are written at the
         end, nested as `write_figures` allows.
@@ -83,6 +85,7 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
         with jax.set_mesh(_start(config.launch)):
             figures = main(config)
             write_figures(as_path(config.launch.workdir) / "metrics.json", figures)
+            report(f"Results are in {config.launch.workdir}")
     sys.exit(0)
 
 

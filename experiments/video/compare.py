@@ -255,7 +255,6 @@ def main(config: Config) -> dict[str, Any]:
             curve = held_out_curve(folder_of(folder, row, seed), seconds[row.name])
             curves.setdefault(row.name, []).append(curve)
             show_comparison(compared, rows, figures, curves)
-    report(f"table, curves and figures are in {folder}")
     return figures
 
 

@@ -129,7 +129,6 @@ def main(config: Config) -> dict[str, Any]:
     table = comparison_table(clips, means)
     report(f"\n{table}\n")
     write_text(folder / "table.md", table)
-    report(f"clips, table and figures are in {folder}")
     rate = {f"numbers kept, 1 of ({kind})": rate_of(model) for kind, model in models.items()}
     return {**rate, "training seconds": seconds, "clips": clips, **means}
 

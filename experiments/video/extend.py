@@ -122,7 +122,6 @@ def main(config: Config) -> dict[str, Any]:
     figures = completed_figures(task, clips, label_N, data, evaluator)
     for name, value in figures.items():
         report(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
-    report(f"clips, sheet and figures are in {folder}")
     return figures
 
 

@@ -181,7 +181,6 @@ def main(config: Config) -> dict[str, Any]:
         **trained.last("train/loss", VALIDATION_LOSS),
     }
     found = sample_and_evaluate(config, folder, trained, videos, sizes, sampled, latents, i3d)
-    report(f"samples, table and figures are in {folder}")
     return {**figures, **found}
 
 

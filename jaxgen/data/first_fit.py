@@ -143,6 +143,10 @@ def longest_first(
 
     Raises:
       InputError: for a window below 1.
+
+    Example:
+      >>> longest_first(np.arange(4), np.array([2, 9, 5, 7]), window=2).tolist()
+      [1, 0, 3, 2]
     """
     if window < 1:
         raise InputError(f"window is {window}, expected 1 example or more")

@@ -28,6 +28,14 @@ def gaussian_denoiser(mean_D: Float[Array, "D"], covariance_DD: Float[Array, "D 
 
     Raises:
       InputError: where the shapes do not fit.
+
+    Example:
+      >>> from jaxgen.diffusion import CosineSchedule
+      >>> denoiser = gaussian_denoiser(np.array([2.0]), np.array([[1.0]]))
+      >>> level = CosineSchedule().at(np.array([0.5]))  # a = s
+      >>> x, e = denoiser(level.a * 2 + np.zeros((1, 1)), level)[:2]
+      >>> round(float(x[0, 0]), 5), round(abs(float(e[0, 0])), 5)
+      (2.0, 0.0)
     """
     mean_D, covariance_DD = jnp.asarray(mean_D), jnp.asarray(covariance_DD)
     if covariance_DD.shape != mean_D.shape * 2:

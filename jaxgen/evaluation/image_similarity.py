@@ -62,6 +62,11 @@ def psnr(
     Raises:
       InputError: Shapes differ or are not [..., Y, X, C], there are no pixels, the type is not one
         of real numbers (bytes are divided by 255 first), or `data_range` is not above 0.
+
+    Example:
+      >>> a = np.zeros((4, 4, 3), np.float32)
+      >>> round(float(psnr(a, a + 0.1)), 3)
+      20.0
     """
     return _psnr(*_as_pair(a, b, data_range, least=1), data_range)
 

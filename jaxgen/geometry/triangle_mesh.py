@@ -147,7 +147,14 @@ def face_areas(mesh: Mesh) -> Float64[np.ndarray, "F"]:
 
 
 def enclosed_volume(mesh: Mesh) -> float:
-    """The volume inside a closed mesh, below zero where its faces turn inwards."""
+    """The volume inside a closed mesh, below zero where its faces turn inwards.
+
+    Example:
+      >>> corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+      >>> faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)
+      >>> round(enclosed_volume(Mesh(corners, faces)), 6)
+      0.166667
+    """
     first_F3 = corner_places(mesh)[:, 0]
     return float(np.sum((first_F3 - first_F3.mean(axis=0)) * face_vectors(mesh)) / 3)
 

@@ -78,6 +78,12 @@ def windows(
 
     Raises:
       InputError: if the order is under 1 or the span does not lie within the stream.
+
+    Example:
+      >>> windows(np.array([7, 8, 9]), order=3, start=0, stop=3)  # NO_WORD is -1
+      array([[-1, -1],
+             [-1,  7],
+             [ 7,  8]], dtype=int32)
     """
     check_order(order)
     check_span(tokens, start, stop)

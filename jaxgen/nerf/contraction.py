@@ -1,7 +1,9 @@
-"""All of space in a ball, or a cube, of radius 2 (Barron et al. 2022, equation 10)::
+"""All of space in a ball, or a cube, of radius 2 (Barron et al. 2022).
 
-contract(x) = x                          |x| <= 1
-              (2 - 1 / |x|) x / |x|      beyond
+Equation 10::
+
+    contract(x) = x                          |x| <= 1
+                  (2 - 1 / |x|) x / |x|      beyond
 """
 
 from typing import Literal
@@ -15,7 +17,12 @@ grid needs it (nerfacto; Tancik et al. 2023)."""
 
 
 def contract(x: Float[Array, "*B 3"], norm: Norm = "largest") -> Float[Array, "*B 3"]:
-    """``contract(x)``; finite, with finite gradients, at any finite x."""
+    """``contract(x)``; finite, with finite gradients, at any finite x.
+
+    Example:
+      >>> contract(jnp.array([[0.5, 0.0, 0.0], [4.0, 0.0, 0.0]]))[:, 0].tolist()
+      [0.5, 1.75]
+    """
     size = _size(x, norm)
     beyond = size > 1
     size = jnp.where(beyond, size, 1)

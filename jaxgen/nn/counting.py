@@ -19,7 +19,12 @@ from jaxgen.typing import Tree
 
 
 def parameter_count(tree: Tree) -> int:
-    """Numbers in a tree of arrays or of abstract values, boxed by Linen or not."""
+    """Numbers in a tree of arrays or of abstract values, boxed by Linen or not.
+
+    Example:
+      >>> parameter_count({"kernel": jax.ShapeDtypeStruct((3, 4), "float32"), "bias": np.zeros(4)})
+      16
+    """
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 

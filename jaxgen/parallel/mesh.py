@@ -37,6 +37,10 @@ def parse_mesh(description: str, num_devices: int) -> dict[str, int]:
 
     Raises:
       InputError: For anything else, naming the part of the description that is wrong.
+
+    Example:
+      >>> parse_mesh("data=-1,model=2", 8)
+      {'data': 4, 'fsdp': 1, 'sequence': 1, 'model': 2}
     """
     sizes = _written_sizes(description)
     free = [axis for axis, size in sizes.items() if size == -1]

@@ -76,6 +76,12 @@ def patchify(z: Shaped[Any, "B *sizes C"], patch: Patch) -> Shaped[Any, "B L F"]
 
     Raises:
       InputError: if a side does not divide a size.
+
+    Example:
+      >>> patchify(np.zeros((8, 32, 32, 4)), 2).shape
+      (8, 256, 16)
+      >>> patchify(np.zeros((1, 6, 16, 16, 3)), (2, 8, 8)).shape  # a video
+      (1, 12, 384)
     """
     grid = patch_grid(z.shape, patch)
     sides, axes = patch_sides(patch, len(grid)), len(grid)

@@ -54,6 +54,11 @@ def update_average(ema: Tree, params: Tree, decay: float, t: Float[Array, ""]) -
       params: theta_t, of the same shapes.
       decay: d.
       t: good updates so far, this one included.
+
+    Example:
+      >>> average = update_average({"w": jnp.ones(1)}, {"w": jnp.zeros(1)}, 0.9, jnp.float32(1000))
+      >>> round(float(average["w"][0]), 4)
+      0.9
     """
     if decay == 0:
         return jax.tree.map(lambda e, p: p.astype(e.dtype), ema, params)

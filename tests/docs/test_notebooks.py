@@ -217,3 +217,36 @@ def test_every_notebook_is_tested():
     assert [path.stem for path in NOTEBOOKS] == [
         *("diffusion", "neural_language_model", "radiance_fields", "spacetime")
     ]
+
+
+INSTALL = "import importlib.util\nimport pathlib\n\n# Installs jaxgen from a clone"
+BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_notebooks_begin_with_their_installation_and_are_small(name):
+    notebook = read_notebook(name)
+    title, first = notebook.cells[:2]
+    assert BADGE in title.source
+    assert first.source.startswith(INSTALL)
+    assert first.source == read_notebook("diffusion").cells[1].source
+    outputs = [
+        output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])
+    ]
+    assert all(len(data.get("text/plain", "")) < 2000 for data in outputs)
+    assert sum(len(data.get("image/png", "")) for data in outputs) < 350_000
+    assert (ROOT / "docs" / "notebooks" / f"{name}.ipynb").stat().st_size < 500_000
+
+
+def test_the_first_cell_finds_the_clone(tmp_path, monkeypatch):
+    """In the notebook's own folder, and in a folder that holds the clone, as Colab's does."""
+    cell = read_notebook("diffusion").cells[1].source
+    lines = cell.replace("%pip install --quiet", "installed = ").replace('"{', 'f"{')
+    lines = lines.replace('importlib.util.find_spec("jaxgen")', "None")
+    (tmp_path / "clone" / "jaxgen").mkdir(parents=True)
+    (tmp_path / "clone" / "jaxgen" / "__init__.py").touch()
+    for folder, clone in ((ROOT / "docs" / "notebooks", ROOT), (tmp_path, tmp_path / "clone")):
+        monkeypatch.chdir(folder)
+        names: dict = {}
+        exec(lines, names)
+        assert names["installed"] == f"{clone}[notebooks]"

@@ -27,7 +27,12 @@ CLOSING_SIGNS = frozenset("\"'”’»)]}")
 
 
 def tokenise(text: str) -> list[str]:
-    """Words, numbers and punctuation of a text, in order, by `TOKEN`."""
+    """Words, numbers and punctuation of a text, in order, by `TOKEN`.
+
+    Example:
+      >>> tokenise("Don't pay 3.14 twice...")
+      ["Don't", 'pay', '3.14', 'twice', '...']
+    """
     return TOKEN.findall(text)
 
 

@@ -28,6 +28,8 @@ from jaxgen.diffusion.process.levels import Level, expand
 from jaxgen.errors import InputError
 
 Target = Literal["x", "e", "v", "score", "flow", "both"]
+"""What a network predicts."""
+
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 TargetName = Literal["x", "e", "v", "score", "flow", "both", "x0", "epsilon"]

@@ -82,6 +82,14 @@ def make_steps(
       InputError: for an unknown spacing or final; a count below 1, or one for which the table has
         too few steps; an offset that leaves the table; rho <= 0; an infinite log-SNR where the
         spacing cannot have one; or two steps at one level.
+
+    Example:
+      >>> from jaxgen.diffusion import CosineSchedule
+      >>> levels = make_steps(CosineSchedule(), 4)
+      >>> levels.t.tolist()
+      [1.0, 0.75, 0.5, 0.25, 0.0]
+      >>> bool(np.allclose(levels.a**2 + levels.s**2, 1))
+      True
     """
     _check(schedule, count, spacing, final, rho)
     if spacing in TABLE_SPACINGS:

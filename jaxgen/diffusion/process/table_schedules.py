@@ -103,12 +103,12 @@ class TableSchedule(Schedule):
 
 @dataclass(frozen=True)
 class DiscreteSchedule(TableSchedule):
-    """The tables in common use.
+    """The tables in common use::
 
-    ``linear``          beta_i from beta_first to beta_last (Ho et al. 2020)
-    ``scaled_linear``   sqrt(beta_i) from sqrt(beta_first) to sqrt(beta_last) (Rombach et al. 2022)
-    ``squared_cosine``  a^2 ~ cos^2((t + 0.008) / 1.008 pi/2), beta at most 0.999 (Nichol &
-                        Dhariwal 2021); beta_first and beta_last do not matter
+      linear          beta_i from beta_first to beta_last (Ho et al. 2020)
+      scaled_linear   sqrt(beta_i) from sqrt(beta_first) to sqrt(beta_last) (Rombach et al. 2022)
+      squared_cosine  a^2 ~ cos^2((t + 0.008) / 1.008 pi/2), beta at most 0.999 (Nichol &
+                      Dhariwal 2021); beta_first and beta_last do not matter
 
     Attributes:
       kind: which table.

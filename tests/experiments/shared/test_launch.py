@@ -265,3 +265,22 @@ def test_sigterm_ends_with_143_and_no_traceback(tmp_path):
     process.terminate()
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (128 + signal.SIGTERM, "")
+
+
+def test_the_last_line_says_where_the_results_are(monkeypatch, tmp_path, capsys, sigterm):
+    def main(config):
+        open_workdir(config)
+        return {}
+
+    assert run_main(main, ["--workdir", tmp_path / "run"], monkeypatch) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"Results are in {tmp_path / 'run'}"
+
+
+def test_every_program_is_run_by_the_launcher():
+    folders = {path.parent for path in (ROOT / "experiments").glob("*/support")}
+    assert len(folders) >= 4
+    for path in sorted(path for folder in folders for path in folder.glob("[!_]*.py")):
+        started = path.read_text(encoding="utf8").split('if __name__ == "__main__":')[-1]
+        # A tool of several commands has no folder of results.
+        assert "run(main, Config)" in started or "run_tool(" in started, path
