@@ -35,7 +35,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import tyro
 
-from experiments.shared.endings import ending_well
+from experiments.shared.endings import ending_well, watching_peers
 from experiments.shared.experiment_config import ExperimentConfig, LaunchConfig
 from experiments.shared.workdir import (
     check_finite,
@@ -77,7 +77,7 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
     with ending_well(program, last_opened, let_go), keeping_folders():
         config = parse_flags(config_class)
         _check_packages(config.launch)
-        with jax.set_mesh(_start(config.launch)):
+        with jax.set_mesh(_start(config.launch)), watching_peers():
             figures = main(config)
             write_figures(as_path(config.launch.workdir) / "metrics.json", figures)
     sys.exit(0)

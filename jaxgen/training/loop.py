@@ -24,6 +24,7 @@ from jaxgen.errors import InputError
 from jaxgen.parallel import current_mesh
 from jaxgen.parallel.batches import put_batch
 from jaxgen.parallel.distributed import is_main_process
+from jaxgen.parallel.preemption import reached_sync_point
 from jaxgen.training.checkpoint import Checkpoints, Mode
 from jaxgen.training.metrics import MetricsLog, Record, RunningAverage
 from jaxgen.training.progress import Progress
@@ -32,9 +33,6 @@ from jaxgen.training.signals import Interrupted, Signals, held
 from jaxgen.training.state import TrainState
 from jaxgen.training.step import Metrics, StepFn
 from jaxgen.typing import Batch
-
-AGREEMENT_SECONDS = 3.0
-"""How often several processes ask each other whether one was told to stop, roughly."""
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
 Callback = Callable[[Record, TrainState], bool | None]
@@ -124,9 +122,11 @@ def fit(
     """Trains, or resumes where `checkpoints` holds an earlier state of the run.
 
     SIGINT and SIGTERM end the run cleanly: the step under way is finished, a checkpoint saved, and
-    `SystemExit` raised with 128 + the signal's number; a second signal ends it at once. (Several
-    processes agree on it, and on what callbacks say, at the next multiple of ``log_every`` or after
-    about `AGREEMENT_SECONDS`.) A signal that comes too late for that is raised at the end.
+    `SystemExit` raised with 128 + the signal's number; a second signal ends it at once. Several
+    processes that `jaxgen.parallel.start` joined stop at the same step, the next that none of them
+    has begun when all have heard of it (JAX looks once a second), or the next that is logged,
+    evaluated or saved, where they agree on what callbacks say too. A signal that comes too late for
+    that is raised at the end.
 
     Args:
       step: a compiled step (`compile_step`); of `scan_steps` where ``steps_per_call`` is not 1.
@@ -201,8 +201,6 @@ class _Run:
         self.average = RunningAverage()
         self.started = time.monotonic()
         self.stop = False
-        self.last_agreement = 0, -math.inf
-        self.next_agreement = 0
         self.save_due = False
 
     def resume(self, state: TrainState, padding: Padding | None) -> TrainState:
@@ -230,24 +228,16 @@ class _Run:
         return "callback" if stop else None
 
     def _agreed(self, *wishes: bool) -> Sequence[bool]:
-        """Which of some wishes any process has; between agreements, none.
-
-        Processes exchange them at multiples of log_every and about every `AGREEMENT_SECONDS`. They
-        exchange how long a step takes too: so all of them know at which step they do it next.
-        """
+        """Which of the wishes of signals and of callbacks any process has."""
         if jax.process_count() == 1:
             return wishes
-        if self.step % self.config.log_every and self.step < self.next_agreement:
-            return (False,) * len(wishes)
+        synced = reached_sync_point()
+        if not self.due():
+            return synced, False
         from jax.experimental import multihost_utils
 
-        now, (step, then) = time.monotonic(), self.last_agreement
-        pace = (now - then) / (self.step - step) if self.step > step else math.inf
-        self.last_agreement = self.step, now
-        said = multihost_utils.process_allgather(np.array([*wishes, pace], np.float32))
-        steps = AGREEMENT_SECONDS / max(float(said[:, -1].max()), 1e-6)
-        self.next_agreement = self.step + max(int(steps), 1)
-        return [bool(wished) for wished in said[:, :-1].any(axis=0)]
+        signalled, stop = multihost_utils.process_allgather(np.array(wishes)).any(axis=0)
+        return synced or bool(signalled), bool(stop)
 
     def look(self, metrics: Metrics | None) -> None:
         """Takes in the metrics of one call, [] or [K] each."""
