@@ -28,7 +28,7 @@ import io
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
@@ -46,12 +46,20 @@ from experiments.shared.workdir import (
 )
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
-from jaxgen.parallel import is_main_process, keep_freed_memory, make_mesh, start
+from jaxgen.parallel import (
+    is_main_process,
+    keep_freed_memory,
+    make_mesh,
+    parse_rules,
+    start,
+    using_rules,
+)
 from jaxgen.training.metrics import write_figures
 
 __all__ = [
     "ExperimentConfig",
     "LaunchConfig",
+    "launch_options",
     "open_workdir",
     "parse_flags",
     "report",
@@ -77,7 +85,7 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
     with ending_well(program, last_opened, let_go), keeping_folders():
         config = parse_flags(config_class)
         _check_packages(config.launch)
-        with jax.set_mesh(_start(config.launch)), watching_peers():
+        with jax.set_mesh(_start(config.launch)), watching_peers(), _options(config.launch):
             figures = main(config)
             write_figures(as_path(config.launch.workdir) / "metrics.json", figures)
     sys.exit(0)
@@ -120,6 +128,29 @@ def _parse(config_class: type[ConfigT], arguments: Sequence[str] | None) -> Conf
         raise InputError(_message_of_box(captured.getvalue())) from None
 
 
+_launched = LaunchConfig()
+
+
+def launch_options() -> LaunchConfig:
+    """How the program was launched that this process runs; the defaults outside of `run`.
+
+    What may change when a run is started again (how many checkpoints are kept, what is traced) is
+    the same for all that a program trains.
+    """
+    return _launched
+
+
+@contextlib.contextmanager
+def _options(launch: LaunchConfig) -> Iterator[None]:
+    global _launched
+    _launched = launch
+    try:
+        with using_rules(parse_rules(launch.rules)):
+            yield
+    finally:
+        _launched = LaunchConfig()
+
+
 def report(text: str = "") -> None:
     """Prints on the main process."""
     if is_main_process():
@@ -132,10 +163,13 @@ def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
     if launch.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", launch.devices)
+    if launch.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", launch.compilation_cache)
+    ids = launch.device_ids
     if launch.coordinator == "auto":
-        start()
+        start(local_device_ids=ids)
     elif (launch.coordinator, launch.num_processes, launch.process_id) != (None, None, None):
-        start(launch.coordinator, launch.num_processes, launch.process_id)
+        start(launch.coordinator, launch.num_processes, launch.process_id, local_device_ids=ids)
     return make_mesh(launch.mesh)
 
 

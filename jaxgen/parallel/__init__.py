@@ -42,6 +42,7 @@ from jaxgen.parallel.mesh import (
     on_abstract_mesh,
     parse_mesh,
 )
+from jaxgen.parallel.rules import current_rules, parse_rules, using_rules
 from jaxgen.parallel.sharding import (
     Layout,
     bytes_per_device,
@@ -69,6 +70,7 @@ __all__ = [
     "communication",
     "communication_of_text",
     "current_mesh",
+    "current_rules",
     "gather_fsdp",
     "gather_texts",
     "init_optimizer",
@@ -81,6 +83,7 @@ __all__ = [
     "on_main_process",
     "optimizer_layout",
     "parse_mesh",
+    "parse_rules",
     "partition_spec",
     "plan_layout",
     "process_rows",
@@ -90,4 +93,5 @@ __all__ = [
     "shardings_of",
     "start",
     "stop",
+    "using_rules",
 ]

@@ -93,7 +93,7 @@ def _checked_ids(ids: Sequence[int] | None) -> list[int] | None:
         return None
     if not ids or len({*ids}) < len(ids) or min(ids) < 0:
         raise InputError(
-            f"distributed start: local_device_ids is {list(ids)}, expected numbers from 0, each once"
+            f"distributed start: local_device_ids is {list(ids)}, expected different numbers from 0"
         )
     return list(ids)
 

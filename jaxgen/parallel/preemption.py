@@ -4,8 +4,8 @@ the same step.
 JAX's preemption service carries the notice from the process that was told to all others, and fixes
 the next step that none of them has reached yet. Its handler of SIGTERM, which keeps the process
 alive, and Python's exclude each other: whichever is set last gets the signal. `start_listening`
-keeps JAX's aside, and `notify`, called by Python's, passes the signal on to it. JAX looks for the notice once a
-second.
+keeps JAX's aside, and `notify`, called by Python's, passes the signal on to it. JAX looks for the
+notice once a second.
 """
 
 import ctypes

@@ -21,8 +21,9 @@ import optax
 from flax import linen as nn
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from jaxgen.axes import DEFAULT_RULES, FSDP, Rules
+from jaxgen.axes import FSDP, Rules
 from jaxgen.errors import InputError
+from jaxgen.parallel.rules import current_rules
 from jaxgen.typing import Tree
 
 
@@ -54,7 +55,7 @@ def partition_spec(
     names: Sequence[str | None],
     shape: Sequence[int],
     mesh: Mesh | AbstractMesh,
-    rules: Rules = DEFAULT_RULES,
+    rules: Rules | None = None,
     path: str = "array",
 ) -> PartitionSpec:
     """The `PartitionSpec` that the rules give to one array.
@@ -63,7 +64,8 @@ def partition_spec(
       names: A logical axis name per dimension; None for a dimension that is never split.
       shape: The array's shape.
       mesh: The mesh of the array.
-      rules: Logical axis -> mesh axis, several mesh axes, or None for replicated.
+      rules: Logical axis -> mesh axis, several mesh axes, or None for replicated; by default
+        the current rules (`jaxgen.parallel.current_rules`).
       path: What error messages call the array.
 
     Returns:
@@ -74,6 +76,7 @@ def partition_spec(
         not, a mesh axis used by two dimensions, or a dimension that its mesh axes do not
         divide; the message names the path, the shape and the axes.
     """
+    rules = current_rules() if rules is None else rules
     what = f"{path} of shape {tuple(shape)} with axes {tuple(names)}"
     if len(names) != len(shape):
         raise InputError(f"{what}: {len(names)} names for {len(shape)} dimensions")
@@ -126,7 +129,7 @@ def plan_layout(
     init_fn: Callable[..., Tree],
     *args: Any,
     mesh: Mesh | AbstractMesh,
-    rules: Rules = DEFAULT_RULES,
+    rules: Rules | None = None,
 ) -> Layout:
     """How the tree that ``init_fn(*args)`` would return is sharded over the mesh; nothing is
     computed.
@@ -136,7 +139,7 @@ def plan_layout(
         without a box has no names and is replicated.
       *args: Its arguments; only their shapes matter.
       mesh: The mesh, or an abstract one (`jaxgen.parallel.abstract_mesh`).
-      rules: Logical axis -> mesh axes.
+      rules: Logical axis -> mesh axes; by default the current rules.
 
     Raises:
       InputError: See `partition_spec`; the message names the parameter's path.
@@ -159,7 +162,7 @@ def plan_layout(
 
 
 def init_sharded(
-    init_fn: Callable[..., Tree], *args: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
+    init_fn: Callable[..., Tree], *args: Any, mesh: Mesh, rules: Rules | None = None
 ) -> tuple[Tree, Layout]:
     """Initialises ``init_fn(*args)`` with its sharding, and strips Linen's boxes.
 
@@ -169,7 +172,7 @@ def init_sharded(
       init_fn: As in `plan_layout`; traced by `jax.jit`.
       *args: Its arguments, arrays or trees of arrays, for example a key and a batch.
       mesh: The mesh.
-      rules: Logical axis -> mesh axes.
+      rules: Logical axis -> mesh axes; by default the current rules.
 
     Returns:
       The unboxed tree of sharded arrays, and its layout.

@@ -48,6 +48,8 @@ class TrainingFlags(OptimizationFlags):
       weight_decay: on weights, decoupled.
       ema_decay: of the moving average of the parameters, which is what is sampled.
       flip: mirror each image with probability 1/2 (not for digits).
+      accumulate: microbatches of each update, one after the other, to fit it into memory.
+      moment_dtype: of the optimizer's mean of gradients; "bfloat16" halves it.
     """
 
     batch_size: int = 128
@@ -85,10 +87,11 @@ def train_denoiser(
     plan = plan_image_batches(images, flags.batch_size, seed)
     return train_model(
         config,
-        lambda index: batch_at(images, plan, index, flip=flags.flip),
+        lambda index, rows: batch_at(images, plan, index, flip=flags.flip, rows=rows),
         folder,
         flags,
         make_loss_fn,
+        batch_size=flags.batch_size,
         make_evaluation=lambda loss_fn: make_evaluation(loss_fn, images),
         seed=seed,
         tensorboard=tensorboard,
