@@ -21,6 +21,7 @@ from experiments.shared.digests import params_digest
 from experiments.shared.launch import launch_options, report
 from experiments.shared.output import write_text
 from jaxgen.errors import InputError
+from jaxgen.nn.counting import multiply_adds
 from jaxgen.parallel import Layout, current_mesh, plan_layout
 from jaxgen.parallel.batches import process_rows, put_batch, put_local_batch
 from jaxgen.training import (
@@ -44,6 +45,7 @@ from jaxgen.training import (
 from jaxgen.training.metrics import Record
 from jaxgen.training.optimizers import MomentDtype
 from jaxgen.training.profiles import parse_profile
+from jaxgen.training.speed import peak_of
 from jaxgen.training.step import AfterStep, LossFn, StepFn
 from jaxgen.typing import Batch, Tree
 
@@ -235,6 +237,7 @@ def train_model(
             progress=progress,
             resident=resident,
             put=put,
+            multiply_adds=_multiply_adds_of(step, state, of_step, put, loop, resident),
             **loop_options(folder),
         )
     records = read_records(folder / "metrics.jsonl")
@@ -262,6 +265,27 @@ def loop_options(folder: pathlib.Path) -> dict[str, Any]:
     where = folder / "profile"
     profile = None if options.profile is None else parse_profile(options.profile, where)
     return {"prefetch": options.prefetch, "profile": profile}
+
+
+def _multiply_adds_of(
+    step: StepFn,
+    state: TrainState,
+    data: Callable[[int], Batch],
+    put: Callable[..., Batch],
+    loop: LoopConfig,
+    resident: Batch | None,
+) -> int | None:
+    """Those of one step, for devices whose peak is known; None where they cannot be counted."""
+    if peak_of(jax.devices()[0].device_kind) is None:
+        return None
+    count = loop.steps_per_call
+    batch = put(data(0), current_mesh())
+    if count > 1:
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), batch)
+    try:
+        return multiply_adds(step, state, batch, jax.random.key(0), resident) // count
+    except InputError:
+        return None
 
 
 def _own_rows(

@@ -171,8 +171,8 @@ class Checkpoints:
         """Saves a state under its step.
 
         A step that is saved already is left alone, unless it was found damaged or there are figures
-        now that it lacks: then it is rewritten. Returns when the arrays are copied, so the state may
-        be donated to the next step.
+        now that it lacks: then it is rewritten. Returns when the arrays are copied, so the state
+        may be donated to the next step.
 
         Args:
           state: the state.

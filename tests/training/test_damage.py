@@ -133,7 +133,7 @@ def test_a_run_falls_back_to_the_newest_intact_checkpoint(saved, state, tmp_path
     for step in (2, 3):
         for file in (folder / str(step) / "state").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(InputError, match="3: cannot read its arrays.*intact checkpoint is .*/1;"):
+    with pytest.raises(InputError, match=r"3: cannot read its arrays.*intact checkpoint is .*/1;"):
         load_params(folder)
     same(load_params(folder, which="intact"), at(state, 1).ema)
     capsys.readouterr()
