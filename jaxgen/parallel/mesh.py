@@ -63,6 +63,20 @@ def parse_mesh(description: str, num_devices: int) -> dict[str, int]:
     return {axis: sizes.get(axis, 1) for axis in MESH_AXES}
 
 
+def mesh_places(description: str) -> int:
+    """How many devices a mesh takes whose sizes are all written down.
+
+    Raises:
+      InputError: as `parse_mesh`, and for a size of -1.
+    """
+    sizes = _written_sizes(description)
+    if -1 in sizes.values():
+        raise InputError(
+            f"mesh {description!r}: -1 stands for the rest of the devices, expected a number here"
+        )
+    return math.prod(sizes.values())
+
+
 def _written_sizes(description: str) -> dict[str, int]:
     """The axes and sizes that a description names, -1 kept."""
     sizes: dict[str, int] = {}
