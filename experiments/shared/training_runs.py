@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from experiments.shared.digests import params_digest
+from experiments.shared.image_plots import plot_losses
 from experiments.shared.launch import launch_options, report
 from experiments.shared.output import write_text
 from jaxgen.errors import InputError
@@ -389,9 +390,6 @@ def updates_in(minutes: float, folder: pathlib.Path, seconds: Callable[[], float
 
 def plot_training(path: pathlib.Path, trained: TrainedModel) -> None:
     """Plots the losses of a denoiser in the course of training, and by noise level."""
-    # Imported here: matplotlib takes as long as all the rest, and is needed after training.
-    from experiments.shared.image_plots import plot_losses
-
     names = {"training batches": "train/loss", "validation, averaged parameters": VALIDATION_LOSS}
     curves = {label: trained.curve(name) for label, name in names.items()}
     levels = {}
