@@ -28,8 +28,14 @@ from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workd
 from experiments.shared.output import format_table, write_text
 from jaxgen.errors import InputError
 from jaxgen.nn.counting import parameter_count
-from jaxgen.parallel import Communication, bytes_per_device, check_batch_size, communication
-from jaxgen.parallel.mesh import current_mesh, mesh_places
+from jaxgen.parallel import (
+    Communication,
+    bytes_per_device,
+    check_batch_size,
+    communication,
+    current_mesh,
+    mesh_places,
+)
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.state import TrainState
 from jaxgen.typing import Tree

@@ -39,6 +39,7 @@ from jaxgen.parallel.mesh import (
     abstract_mesh,
     current_mesh,
     make_mesh,
+    mesh_places,
     on_abstract_mesh,
     parse_mesh,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "is_main_process",
     "keep_freed_memory",
     "make_mesh",
+    "mesh_places",
     "num_batch_shards",
     "on_abstract_mesh",
     "on_main_process",
