@@ -314,7 +314,7 @@ def _prepare(
     schedule = make_schedule(flags.optimizer()) if tx is None else None
     tx = make_optimizer(flags.optimizer()) if tx is None else tx
     state, layout = create_state(
-        config.make_init(), jax.random.key(seed), tx=tx, ema=True, variables=variables
+        _init_of(config), jax.random.key(seed), tx=tx, ema=True, variables=variables
     )
     loss_fn, stateful = make_loss_fn(layout), variables is not None
     step = make_train_step(
@@ -431,7 +431,13 @@ def plan_layout_of(config: Any) -> Layout:
     Raises:
       InputError: for a size that the mesh does not divide.
     """
-    return plan_layout(config.make_init(), jax.random.key(0), mesh=current_mesh())
+    return plan_layout(_init_of(config), jax.random.key(0), mesh=current_mesh())
+
+
+@functools.lru_cache(maxsize=8)
+def _init_of(config: Any) -> Callable[..., Tree]:
+    """``config.make_init()``, once: JAX keeps what it has traced by the function."""
+    return config.make_init()
 
 
 def check_layout(config: Any) -> None:

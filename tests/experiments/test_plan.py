@@ -62,7 +62,7 @@ def test_the_text_says_it_all(planned):
     rows = plan.parameter_rows(state.params)
     sizes = {name: np.prod([int(x) for x in part.split(", ")]) for name, *_, part in rows}
     assert 4 * sum(sizes.values()) == figures["bytes of parameters"]
-    assert ("C", "1", "17906, 30", "-, fsdp", "17906, 15") in rows
+    assert ("context/C", "1", "17906, 30", "-, fsdp", "17906, 15") in rows
 
 
 def test_blocks_share_a_row():

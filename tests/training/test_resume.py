@@ -42,7 +42,10 @@ def end(process):
 
 def history(folder):
     records = read_records(folder / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+    return [
+        {k: v for k, v in record.items() if k != "seconds" and not k.startswith("speed/")}
+        for record in records
+    ]
 
 
 def load(folder, like):
