@@ -26,7 +26,6 @@ from jaxgen.errors import InputError
 from jaxgen.parallel.rules import current_rules
 from jaxgen.typing import Tree
 
-
 _COMPILED_ONCE = {"xla_backend_optimization_level": 0}
 """Programs that run once: on CPU they are compiled in 0.6 of the time."""
 
