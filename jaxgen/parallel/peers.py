@@ -69,7 +69,8 @@ def watched_peers(
     finally:
         over.set()
         thread.join(2 * POLL_SECONDS)
-    client.key_value_set(f"{_ALIVE}{jax.process_index()}", _ENDED, allow_overwrite=True)
+    with contextlib.suppress(Exception):  # all others may have ended
+        client.key_value_set(f"{_ALIVE}{jax.process_index()}", _ENDED, allow_overwrite=True)
 
 
 def _watch(
