@@ -21,10 +21,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import tyro
 
 from experiments.shared.collectives import Program
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.launch import (
+    ExperimentConfig,
+    LaunchConfig,
+    Positional,
+    open_workdir,
+    report,
+    run,
+)
 from experiments.shared.output import format_table, write_text
 from jaxgen.errors import InputError
 from jaxgen.nn.counting import parameter_count
@@ -60,7 +66,7 @@ class Config(ExperimentConfig):
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/plan", mesh="data=16,fsdp=16")
-    model: tyro.conf.Positional[str] = "DiT-S/2"
+    model: Positional[str] = "DiT-S/2"
     batch_size: int = 256
     image_size: int = 32
     remat: bool = False
@@ -149,14 +155,12 @@ def plan_text(config: Config, figures: dict[str, int], sent: Communication, para
             "## Collectives of a step",
             sent.summary(),
             "## Parameters",
-            format_table(
-                ("array", "times", "shape", "over", "of a device"), parameter_rows(params)
-            ),
+            format_table(("array", "times", "shape", "over", "of a device"), grouped_rows(params)),
         ]
     )
 
 
-def parameter_rows(params: Tree) -> list[tuple[str, ...]]:
+def grouped_rows(params: Tree) -> list[tuple[str, ...]]:
     """Every parameter; those that blocks repeat in one row, with ``*`` for their numbers."""
     counted: Counter[tuple[str, ...]] = Counter()
     for path, x in jax.tree_util.tree_leaves_with_path(params):

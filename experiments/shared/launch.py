@@ -34,6 +34,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import tyro
+from tyro.conf import Positional
 
 from experiments.shared.endings import ending_well, watching_peers
 from experiments.shared.experiment_config import ExperimentConfig, LaunchConfig
@@ -59,6 +60,7 @@ from jaxgen.training.metrics import write_figures
 __all__ = [
     "ExperimentConfig",
     "LaunchConfig",
+    "Positional",
     "launch_options",
     "open_workdir",
     "parse_flags",

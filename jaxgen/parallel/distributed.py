@@ -7,7 +7,7 @@ of all processes. Programs should call it in one place and only when asked to.
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -136,6 +136,15 @@ def _checked(coordinator: str, num_processes: str, process_id: str) -> tuple[str
             f"(num_processes is {count})"
         )
     return coordinator, count, index
+
+
+def coordinator_client() -> Any:
+    """JAX's connection to the coordinator, which has no public name; None for one process alone."""
+    if not jax.distributed.is_initialized():
+        return None
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def is_main_process() -> bool:

@@ -143,8 +143,8 @@ def _place_on_slices(
     axis = next((axis for axis in BATCH_MESH_AXES if sizes[axis] % slices == 0), None)
     if axis is None:
         raise InputError(
-            f"mesh data={sizes[DATA]},fsdp={sizes[FSDP]}: expected one of the two to be a multiple "
-            f"of {slices}, the number of slices that the devices are in"
+            f"mesh has data={sizes[DATA]},fsdp={sizes[FSDP]}, expected one of the two to be a "
+            f"multiple of {slices}, the number of slices that the devices are in"
         )
     between = {name: slices if name == axis else 1 for name in sizes}
     within = [size // between[name] for name, size in sizes.items()]

@@ -17,6 +17,8 @@ from typing import Any
 
 import jax
 
+from jaxgen.parallel.distributed import coordinator_client
+
 LOST_SECONDS = 30.0
 POLL_SECONDS = 1.0
 _ALIVE, _SIGNAL, _ENDED = "jaxgen/alive/", "jaxgen/signal/", "ended"
@@ -38,7 +40,7 @@ def lost_text(process: int | None) -> str:
 
 def announce(number: int) -> None:
     """Lets all processes know that this one received a signal; alone, does nothing."""
-    client = _client()
+    client = coordinator_client()
     if client is not None:
         with contextlib.suppress(Exception):  # another one may have done so
             client.key_value_set(f"{_SIGNAL}{jax.process_index()}", str(number))
@@ -55,7 +57,7 @@ def watched_peers(
         lost, in JAX's own; it should end the process.
       on_signal: called once with the number of a signal that some process received.
     """
-    client = _client()
+    client = coordinator_client()
     if client is None or jax.process_count() == 1:
         yield
         return
@@ -122,12 +124,3 @@ def _abort_means(action: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         set_handler(signal.SIGABRT, before)
-
-
-def _client() -> Any:
-    """JAX's connection to the coordinator, which it has no public name for; None alone."""
-    if not jax.distributed.is_initialized():
-        return None
-    from jax._src import distributed
-
-    return distributed.global_state.client

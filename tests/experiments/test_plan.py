@@ -59,7 +59,7 @@ def test_the_text_says_it_all(planned):
     text = plan.plan_text(config, figures, sent, state.params)
     assert re.search(rf"\| bytes of parameters +\| +{figures['bytes of parameters']:,} \|", text)
     assert "all-reduce" in text
-    rows = plan.parameter_rows(state.params)
+    rows = plan.grouped_rows(state.params)
     sizes = {name: np.prod([int(x) for x in part.split(", ")]) for name, *_, part in rows}
     assert 4 * sum(sizes.values()) == figures["bytes of parameters"]
     assert ("context/C", "1", "17906, 30", "-, fsdp", "17906, 15") in rows
@@ -70,7 +70,7 @@ def test_blocks_share_a_row():
         (8, 4), np.float32, sharding=jax.NamedSharding(make_mesh("data=8"), jax.P("data", None))
     )
     params = {"blocks_0": {"kernel": leaf}, "blocks_11": {"kernel": leaf}, "end": {"kernel": leaf}}
-    rows = plan.parameter_rows(params)
+    rows = plan.grouped_rows(params)
     assert rows == [
         ("blocks_*/kernel", "2", "8, 4", "data, -", "1, 4"),
         ("end/kernel", "1", "8, 4", "data, -", "1, 4"),

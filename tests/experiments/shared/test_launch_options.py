@@ -54,11 +54,11 @@ class Slope:
     """A model of one number, and its loss."""
 
     def make_init(self):
-        return lambda key: {"theta": jnp.ones(())}
+        return lambda key: {"kernel": jnp.ones(())}
 
     def make_loss(self, layout):
         def loss_fn(params, batch, key):
-            return jnp.square(params["theta"] * batch["x"] - 1).mean(), {}
+            return jnp.square(params["kernel"] * batch["x"] - 1).mean(), {}
 
         return loss_fn
 
@@ -75,7 +75,7 @@ def test_microbatches_and_moments_are_those_of_the_flags():
         moments = {x.dtype.name for x in jax.tree.leaves(state.opt_state) if x.dtype != jnp.int32}
         assert moments == {"float32", dtype}
         state, metrics = compile_step(step, state)(state, batch, jax.random.key(0))
-        results.append((float(metrics["loss"]), float(state.params["theta"])))
+        results.append((float(metrics["loss"]), float(state.params["kernel"])))
         rate = flags.optimizer().learning_rate
         assert float(metrics["learning_rate"]) == pytest.approx(rate)
     np.testing.assert_allclose(*results, rtol=1e-4)
