@@ -37,7 +37,9 @@ def test_two_processes_give_the_figures_of_one(tmp_path, monkeypatch):
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", PROGRAM, *FLAGS, "--devices", "2", "--workdir", str(one)]
+    command += ["--compilation-cache", str(tmp_path / "programs")]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert any("jit_step" in path.name for path in (tmp_path / "programs").iterdir())
     several = ["--workdir", str(two), "--num-processes", "2", "--process-id", "{process}"]
     run_processes(PROGRAM, [*FLAGS, *several], devices_per_process=1, timeout=500)
     assert figures(two) == figures(one)
