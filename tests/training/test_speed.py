@@ -112,10 +112,11 @@ def seconds_of_a_run(ahead, count=20):
 
 
 def test_a_slow_reader_costs_nothing():
-    """Steps of 20 ms, batches of 10 ms: 30 ms without a thread, 20 with one."""
-    least = min(seconds_of_a_run(2) for _ in range(3))
-    assert least < STEP_SECONDS + READ_SECONDS / 2
-    assert seconds_of_a_run(0) > STEP_SECONDS + READ_SECONDS
+    """Steps of 20 ms, batches of 10 ms: 30 ms without a thread, 20 with one (more of both where the
+    machine is busy)."""
+    alone, ahead = (min(seconds_of_a_run(n, 15) for _ in range(3)) for n in (0, 2))
+    assert alone > STEP_SECONDS + READ_SECONDS
+    assert ahead < alone - READ_SECONDS / 2
 
 
 def test_batches_made_ahead_give_the_same_run():
