@@ -24,10 +24,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-import jax
-
 from jaxgen.errors import InputError
 from jaxgen.parallel import peers, stop
+from jaxgen.parallel.distributed import coordinator_client
 from jaxgen.training.loop import NonFiniteError
 from jaxgen.training.signals import ENDING, Interrupted, Signals, handled
 
@@ -123,7 +122,7 @@ def _verdict(error: BaseException, signals: Signals, place: str | None) -> tuple
 
 def _lost_a_peer(error: BaseException) -> bool:
     """Whether an error of JAX says that another process is gone."""
-    if isinstance(error, InputError) or not jax.distributed.is_initialized():
+    if isinstance(error, InputError) or coordinator_client() is None:
         return False
     return _LOST_TEXTS.search(str(error)) is not None
 

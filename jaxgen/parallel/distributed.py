@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxgen.errors import InputError
-from jaxgen.parallel.preemption import start_listening
+from jaxgen.parallel.preemption import may_listen, start_listening
 
 Result = TypeVar("Result")
 
@@ -59,6 +59,7 @@ def start(
         for value, variable in zip(given, _VARIABLES, strict=True)
     ]
     ids = _checked_ids(local_device_ids)
+    jax.config.update("jax_enable_preemption_service", may_listen())
     if not any(settings):
         start_listening(lambda: _start_on_cluster(timeout_s, ids))
         return

@@ -13,8 +13,6 @@ import signal
 import threading
 from collections.abc import Callable
 
-import jax
-
 _notify: Callable[[int], object] | None = None
 """JAX's own handler, once `start_listening` has found it."""
 
@@ -22,19 +20,22 @@ _calls = 0
 """Calls of `reached_sync_point` so far: the same number in all processes."""
 
 
+def may_listen() -> bool:
+    """Whether JAX's preemption service can be used here: handlers belong to the main thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def start_listening(initialize: Callable[[], object]) -> None:
     """Starts the processes' connection, and gives SIGTERM back to the handler that had it.
 
     Args:
-      initialize: calls `jax.distributed.initialize`, whose service takes SIGTERM.
+      initialize: joins the processes; JAX's service, which `may_listen`, takes SIGTERM then.
     """
     global _notify
-    if threading.current_thread() is not threading.main_thread():  # which handlers belong to
-        jax.config.update("jax_enable_preemption_service", False)
+    if not may_listen():
         initialize()
         return
     handler, before = signal.getsignal(signal.SIGTERM), _handler_in_c()
-    jax.config.update("jax_enable_preemption_service", True)
     initialize()
     after = _handler_in_c()
     if after is None or after == before:  # JAX left SIGTERM alone
