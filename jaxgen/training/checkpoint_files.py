@@ -188,7 +188,10 @@ def read_tree(folder: pathlib.Path, abstract: Tree, prefix: Names, padding: Padd
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise InputError(f"{folder}: {problems[0]}{more}")
     wanted = nested({names: _as_saved(saved[names], leaf) for names, leaf in expected.items()})
-    arrays = _all_read(lambda: _read_arrays(folder, wanted))
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(wanted)]
+    shared = [s is not None and not s.is_fully_addressable for s in shardings]
+    read = _read_together if any(shared) else _read_arrays
+    arrays = read(folder, wanted)
     if sums is not None:
         _verify(folder, {names: arrays[names] for names in expected}, sums)
     leaves = [_resized(arrays[names], leaf) for names, leaf in expected.items()]
@@ -200,12 +203,12 @@ def _read_arrays(folder: pathlib.Path, wanted: Tree) -> dict[Names, Array]:
         return flat(_orbax().load_checkpointables(folder, {STATE: wanted})[STATE])
 
 
-def _all_read(read: Callable[[], dict[Names, Array]]) -> dict[Names, Array]:
+def _read_together(folder: pathlib.Path, wanted: Tree) -> dict[Names, Array]:
     """What is read, or a `DamagedError` in all processes: what one cannot read all pass over."""
     fault: DamagedError | None = None
     arrays: dict[Names, Array] = {}
     try:
-        arrays = read()
+        arrays = _read_arrays(folder, wanted)
     except DamagedError as error:
         fault = error
     said = [text for text in gather_texts(str(fault or "")) if text]
