@@ -1,5 +1,6 @@
 """Runs a script as several JAX processes on this machine, a real cluster on loopback."""
 
+import contextlib
 import os
 import re
 import socket
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -41,35 +42,67 @@ def run_processes(
     Raises:
       AssertionError: With the standard error of every process, if one fails or time is up.
     """
-    script = [str(worker)] if str(worker).endswith(".py") else ["-m", str(worker)]
-    address = f"127.0.0.1:{_free_port()}"
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [
-            (Path(folder, f"{i}.out"), Path(folder, f"{i}.err")) for i in range(num_processes)
-        ]
-        running: list[subprocess.Popen] = []
-        try:
-            for process, (out, err) in enumerate(outputs):
-                command = [sys.executable, *script, *(_fill(arg, process) for arg in args)]
-                environment = _environment(address, num_processes, process, devices_per_process)
-                with out.open("w") as stdout, err.open("w") as stderr:
-                    running.append(
-                        subprocess.Popen(
-                            command, env=environment, cwd=ROOT, stdout=stdout, stderr=stderr
-                        )
-                    )
+        with _running(worker, args, num_processes, devices_per_process, Path(folder)) as running:
             fault = _wait(running, timeout)
-        finally:
-            for process in running:
-                process.kill()
-                process.wait()
         if fault:
             logs = [
-                f"--- process {i}, standard error ---\n{err.read_text()[-8000:]}"
-                for i, (_, err) in enumerate(outputs)
+                f"--- process {i}, standard error ---\n{text[-8000:]}"
+                for i, text in enumerate(_texts(folder, "err", num_processes))
             ]
             raise AssertionError("\n".join([f"{worker}: {fault}", *logs]))
-        return [out.read_text() for out, _ in outputs]
+        return _texts(folder, "out", num_processes)
+
+
+def end_processes(
+    worker: str | Path,
+    args: Sequence[str] = (),
+    num_processes: int = 2,
+    devices_per_process: int = 4,
+    timeout: float = 240,
+) -> tuple[tuple[int, ...], list[str]]:
+    """Runs processes that end by themselves, however they do.
+
+    Arguments are those of `run_processes`.
+
+    Returns:
+      The exit code of each, and what each printed to standard error.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with _running(worker, args, num_processes, devices_per_process, Path(folder)) as running:
+            end = time.monotonic() + timeout
+            codes = tuple(process.wait(max(end - time.monotonic(), 0)) for process in running)
+        return codes, _texts(folder, "err", num_processes)
+
+
+@contextlib.contextmanager
+def _running(
+    worker: str | Path, args: Sequence[str], count: int, devices: int, folder: Path
+) -> Iterator[list[subprocess.Popen]]:
+    """The processes, which write ``0.out``, ``0.err``, ... and are killed at the end."""
+    script = [str(worker)] if str(worker).endswith(".py") else ["-m", str(worker)]
+    address = f"127.0.0.1:{_free_port()}"
+    running: list[subprocess.Popen] = []
+    try:
+        for process in range(count):
+            command = [sys.executable, *script, *(_fill(arg, process) for arg in args)]
+            environment = _environment(address, count, process, devices)
+            out, err = folder / f"{process}.out", folder / f"{process}.err"
+            with out.open("w") as stdout, err.open("w") as stderr:
+                running.append(
+                    subprocess.Popen(
+                        command, env=environment, cwd=ROOT, stdout=stdout, stderr=stderr
+                    )
+                )
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def _texts(folder: str, kind: str, count: int) -> list[str]:
+    return [Path(folder, f"{i}.{kind}").read_text() for i in range(count)]
 
 
 def xla_flags(devices: int | None = None) -> str:

@@ -7,6 +7,9 @@ SIGTERM. Any other exception is a fault of the program and keeps its traceback.
 A signal raises an exception in the main thread. Where that is swallowed it is raised again; where
 the main thread is compiling or waits for another process, the whole process is ended
 `GRACE_SECONDS` after the signal, or `HELD_SECONDS` after it while training saves its last state.
+
+Of several processes all end after a signal to one (`jaxgen.parallel.preemption` while they train,
+else `jaxgen.parallel.peers`), and where one is lost the others end with code 1 and one line.
 """
 
 import contextlib
@@ -22,7 +25,8 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from jaxgen.errors import InputError
-from jaxgen.parallel import stop
+from jaxgen.parallel import peers, stop
+from jaxgen.parallel.distributed import coordinator_client
 from jaxgen.training.loop import NonFiniteError
 from jaxgen.training.signals import ENDING, Interrupted, Signals, handled
 
@@ -33,6 +37,11 @@ _POLL_SECONDS = 0.1
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _DISK_TEXTS = re.compile("|".join([*map(os.strerror, _DISK_ERRORS), "Error writing local file"]))
 """How libraries in other languages report the same."""
+
+_LOST_TEXTS = re.compile(
+    "Gloo .* failed|Connection (closed|reset) by peer|coordination service|heartbeat|NCCL"
+)
+"""What JAX says in a process whose peer is gone."""
 
 
 @contextlib.contextmanager
@@ -102,11 +111,39 @@ def _verdict(error: BaseException, signals: Signals, place: str | None) -> tuple
         return 1, disk
     if isinstance(error, NonFiniteError):
         return 1, str(error)
+    if isinstance(error, RuntimeError | ValueError) and _lost_a_peer(error):
+        return 1, peers.lost_text(None)
     if isinstance(error, OSError) and error.filename:
         return 2, f"{error.filename}: {error.strerror}"
     if isinstance(error, InputError | FileNotFoundError):
         return 2, str(error)
     return 1, None
+
+
+def _lost_a_peer(error: BaseException) -> bool:
+    """Whether an error of JAX says that another process is gone."""
+    if isinstance(error, InputError) or coordinator_client() is None:
+        return False
+    return _LOST_TEXTS.search(str(error)) is not None
+
+
+@contextlib.contextmanager
+def watching_peers() -> Iterator[None]:
+    """Ends this process where another one is lost, or was told to end; alone, does nothing."""
+
+    def end(process: int | None) -> None:
+        line = f"error: {peers.lost_text(process)}\n"
+        os.write(sys.stderr.fileno(), line.encode())
+        os._exit(1)
+
+    with handled() as signals:
+
+        def pass_on(number: int) -> None:
+            if not signals.received:
+                os.kill(os.getpid(), number)
+
+        with peers.watched_peers(end, pass_on):
+            yield
 
 
 def _disk_error(error: BaseException | None, place: object) -> str | None:
@@ -151,6 +188,7 @@ def _watch(
             pass  # another signal that has a handler
         if not byte:
             return
+        threading.Thread(target=peers.announce, args=(byte[0],), daemon=True).start()
         started = time.monotonic()
         deadline = started + GRACE_SECONDS
         while not over.wait(_POLL_SECONDS):

@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
-from matplotlib.image import imsave
-from matplotlib.ticker import LogLocator
 
-from experiments.shared.plots import Curve, new_figure, save_figure
+from experiments.shared.plots import Curve, empty_figure, new_figure, save_figure
 from jaxgen.data import from_unit
 from jaxgen.files import replacing
 from jaxgen.parallel import is_main_process
@@ -64,7 +61,7 @@ def plot_images(
     scale = max(1, round(_PIXELS / max(height, width))) / 100
     margin = 0.2 + 0.1 * max(map(len, rows), default=0)
     size = (whole.shape[1] * scale + margin, whole.shape[0] * scale + 0.7)
-    figure = Figure(figsize=(max(size[0], 4.0), size[1] + 0.2), dpi=100, layout="constrained")
+    figure = empty_figure((max(size[0], 4.0), size[1] + 0.2), dpi=100)
     axes = figure.add_subplot()
     letters = int(max(size[0], 4.0) * 14)
     larger = max(1.0, size[0] / 12)  # letters that can be read where a large picture is shown small
@@ -82,6 +79,8 @@ def write_png(path: pathlib.Path, image_YXC: UInt8[np.ndarray, "Y X C"]) -> None
     """Writes an image as it is, whole or not at all, on the main process."""
     if is_main_process():
         with replacing(path) as handle:
+            from matplotlib.image import imsave
+
             imsave(handle, image_YXC, format="png")
 
 
@@ -100,7 +99,7 @@ def plot_losses(
       levels: range of the log-SNR -> updates and mean losses in that range.
       title: what is shown.
     """
-    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    figure = empty_figure((8, 7), dpi=120)
     above, below = figure.subplots(2, sharex=True)
     figure.suptitle(title)
     for axes, lines in ((above, curves), (below, levels)):
@@ -143,6 +142,8 @@ def plot_by_steps(
     axes.minorticks_off()
     lowest, highest = axes.get_ylim()
     if highest < 100 * lowest:  # powers of ten alone would leave one number on the axis
+        from matplotlib.ticker import LogLocator
+
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False)

@@ -30,14 +30,15 @@ import operator
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import tyro
+from tyro.conf import Positional
 
-from experiments.shared.endings import ending_well
+from experiments.shared.endings import ending_well, watching_peers
 from experiments.shared.experiment_config import ExperimentConfig, LaunchConfig
 from experiments.shared.workdir import (
     check_finite,
@@ -48,12 +49,21 @@ from experiments.shared.workdir import (
 )
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
-from jaxgen.parallel import is_main_process, keep_freed_memory, make_mesh, start
+from jaxgen.parallel import (
+    is_main_process,
+    keep_freed_memory,
+    make_mesh,
+    parse_rules,
+    start,
+    using_rules,
+)
 from jaxgen.training.metrics import write_figures
 
 __all__ = [
     "ExperimentConfig",
     "LaunchConfig",
+    "Positional",
+    "launch_options",
     "open_workdir",
     "parse_flags",
     "report",
@@ -82,7 +92,7 @@ def run(main: Callable[[ConfigT], Mapping[str, Any]], config_class: type[ConfigT
     with ending_well(program, last_opened, let_go), keeping_folders():
         config = parse_flags(config_class)
         _check_packages(config.launch)
-        with jax.set_mesh(_start(config.launch)):
+        with jax.set_mesh(_start(config.launch)), watching_peers(), _options(config.launch):
             figures = main(config)
             write_figures(as_path(config.launch.workdir) / "metrics.json", figures)
             report(f"Results are in {config.launch.workdir}")
@@ -169,6 +179,29 @@ def _recipe(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | 
     return None if recipes is None or found is None else config_class(**recipes(found[1]))
 
 
+_launched = LaunchConfig()
+
+
+def launch_options() -> LaunchConfig:
+    """How the program was launched that this process runs; the defaults outside of `run`.
+
+    What may change when a run is started again (how many checkpoints are kept, what is traced) is
+    the same for all that a program trains.
+    """
+    return _launched
+
+
+@contextlib.contextmanager
+def _options(launch: LaunchConfig) -> Iterator[None]:
+    global _launched
+    _launched = launch
+    try:
+        with using_rules(parse_rules(launch.rules)):
+            yield
+    finally:
+        _launched = LaunchConfig()
+
+
 def report(text: str = "") -> None:
     """Prints on the main process."""
     if is_main_process():
@@ -181,10 +214,13 @@ def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
     if launch.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", launch.devices)
+    if launch.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", launch.compilation_cache)
+    ids = launch.device_ids
     if launch.coordinator == "auto":
-        start()
+        start(local_device_ids=ids)
     elif (launch.coordinator, launch.num_processes, launch.process_id) != (None, None, None):
-        start(launch.coordinator, launch.num_processes, launch.process_id)
+        start(launch.coordinator, launch.num_processes, launch.process_id, local_device_ids=ids)
     return make_mesh(launch.mesh)
 
 

@@ -1,16 +1,20 @@
-"""Figures of the experiments, written as PNG on the main process."""
+"""Figures of the experiments, written as PNG on the main process.
+
+matplotlib is imported when something is first plotted: it takes longer than all else but JAX.
+"""
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from jaxgen.files import replacing
 from jaxgen.parallel import is_main_process
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y of the points of a line."""
@@ -56,7 +60,7 @@ def plot_cost(path: pathlib.Path, curves: Mapping[str, Curve], reference: str, t
       reference: the name of the one that the others are compared with.
       title: what is shown.
     """
-    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    figure = empty_figure((8, 7), dpi=120)
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     figure.suptitle(title)
     _, compared_with = curves[reference]
@@ -181,9 +185,16 @@ def plot_weights(
     save_figure(figure, path)
 
 
-def new_figure(title: str, width: float, height: float) -> tuple[Figure, Any]:
+def empty_figure(size: tuple[float, float], dpi: int) -> "Figure":
+    """A figure of a size in inches, whose parts are laid out so that nothing overlaps."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, dpi=dpi, layout="constrained")
+
+
+def new_figure(title: str, width: float, height: float) -> tuple["Figure", Any]:
     """A figure with one pair of axes, width and height in inches."""
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = empty_figure((width, height), dpi=120)
     axes = figure.add_subplot()
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
@@ -201,6 +212,8 @@ def _set_perplexity_ticks(axes: Any, values: Sequence[float]) -> None:
     steps = np.array([1, 1.5, 2, 3, 4, 5, 6, 8])
     candidates = np.concatenate([steps * 10**k for k in range(7)])
     if ((candidates >= low) & (candidates <= high)).sum() < 3:
+        from matplotlib.ticker import MaxNLocator
+
         candidates = MaxNLocator(7).tick_values(low, high)
     inside = candidates[(candidates >= low / 1.08) & (candidates <= high * 1.08)]
     axes.set_yticks(inside, [f"{value:g}" for value in inside])
@@ -230,7 +243,7 @@ def _plain(word: str) -> str:
     return word.replace("$", r"\$")
 
 
-def save_figure(figure: Figure, path: pathlib.Path) -> None:
+def save_figure(figure: "Figure", path: pathlib.Path) -> None:
     """Writes a PNG, whole or not at all, on the main process."""
     if is_main_process():
         with replacing(path) as handle:

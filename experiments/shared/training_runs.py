@@ -16,15 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 
 from experiments.shared.digests import params_digest
 from experiments.shared.image_plots import plot_losses
-from experiments.shared.launch import report
+from experiments.shared.launch import launch_options, report
 from experiments.shared.output import write_text
 from jaxgen.errors import InputError
+from jaxgen.nn.counting import multiply_adds
 from jaxgen.parallel import Layout, current_mesh, plan_layout
-from jaxgen.parallel.batches import put_batch
+from jaxgen.parallel.batches import process_rows, put_batch, put_local_batch
 from jaxgen.training import (
     Checkpoints,
     LoopConfig,
@@ -38,11 +38,15 @@ from jaxgen.training import (
     load_config,
     load_params,
     make_optimizer,
+    make_schedule,
     make_train_step,
     read_records,
     scan_steps,
 )
 from jaxgen.training.metrics import Record
+from jaxgen.training.optimizers import MomentDtype
+from jaxgen.training.profiles import parse_profile
+from jaxgen.training.speed import peak_of
 from jaxgen.training.step import AfterStep, LossFn, StepFn
 from jaxgen.typing import Batch, Tree
 
@@ -67,18 +71,24 @@ class OptimizationFlags:
       learning_rate: the highest one.
       weight_decay: on weights, decoupled.
       ema_decay: of the moving average of the parameters, which is what is sampled.
+      accumulate: microbatches of each update, one after the other, to fit it into memory.
+      moment_dtype: of the optimizer's mean of gradients; "bfloat16" halves it.
     """
 
     training_steps: int = 1000
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     ema_decay: float = 0.995
+    accumulate: int = 1
+    moment_dtype: MomentDtype = "float32"
 
     def __post_init__(self) -> None:
         if self.training_steps < 1:
             raise InputError(f"training_steps is {self.training_steps}, expected 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}, expected 0 <= ema_decay < 1")
+        if self.accumulate < 1:
+            raise InputError(f"accumulate is {self.accumulate}, expected 1 or more")
         self.optimizer()
 
     def optimizer(self) -> OptimizerConfig:
@@ -92,11 +102,13 @@ class OptimizationFlags:
             weight_decay=self.weight_decay,
             clip_norm=1.0,
             b2=0.99,
+            moment_dtype=self.moment_dtype,
         )
 
     def loop(self, per_call: int = STEPS_PER_CALL) -> LoopConfig:
         """Steps and intervals, in whole calls of so many steps."""
         per_call = min(per_call, self.training_steps)
+        chosen = launch_options().checkpoint_every
 
         def every(times: int) -> int:
             return per_call * max(1, self.training_steps // (times * per_call))
@@ -106,7 +118,7 @@ class OptimizationFlags:
             steps_per_call=per_call,
             log_every=every(RECORDS),
             evaluate_every=every(EVALUATIONS),
-            checkpoint_every=every(CHECKPOINTS),
+            checkpoint_every=-(-chosen // per_call) * per_call if chosen else every(CHECKPOINTS),
         )
 
 
@@ -161,11 +173,12 @@ class TrainedModel(OpenedModel):
 
 def train_model(
     config: Any,
-    data: Callable[[int], Batch],
+    data: Callable[..., Batch],
     folder: pathlib.Path,
     flags: OptimizationFlags,
     make_loss_fn: Callable[[Layout], LossFn],
     *,
+    batch_size: int | None = None,
     make_evaluation: Callable[[LossFn], Callable[[TrainState], dict[str, float]] | None],
     seed: int = 0,
     tensorboard: bool = False,
@@ -181,10 +194,13 @@ def train_model(
 
     Args:
       config: the model, with ``make_init()``.
-      data: update t -> its batch, the same whenever it is asked.
+      data: update t -> its batch, the same whenever it is asked; or with `batch_size`
+        (update t, rows) -> those rows of it.
       folder: the run's; ``metrics.jsonl`` and ``checkpoints/`` are written there.
       flags: how to train it.
       make_loss_fn: the loss for parameters of a layout.
+      batch_size: B, where each process reads only the rows of a batch that its devices hold; None:
+        every process reads batches whole.
       make_evaluation: what is evaluated now and then, given the loss.
       seed: of the parameters and noise.
       tensorboard: whether to write event files too.
@@ -206,13 +222,14 @@ def train_model(
     state, layout, loss_fn, step = _prepare(
         config, flags, make_loss_fn, seed, variables, loop.steps_per_call, tx, after_step
     )
+    of_step, put = _own_rows(data, batch_size)
     if start is not None:
         state = dataclasses.replace(state, params=_copy(start, layout), ema=_copy(start, layout))
-    with Checkpoints(folder / "checkpoints", config=config, keep=1) as checkpoints:
+    with Checkpoints(folder / "checkpoints", config=config, **kept_checkpoints()) as checkpoints:
         result = fit(
             compile_step(step, state),
             state,
-            data,
+            of_step,
             jax.random.key(seed),
             loop,
             evaluate=make_evaluation(loss_fn),
@@ -220,6 +237,9 @@ def train_model(
             log=MetricsLog(folder, tensorboard),
             progress=progress,
             resident=resident,
+            put=put,
+            multiply_adds=_multiply_adds_of(step, state, of_step, put, loop, resident),
+            **loop_options(folder),
         )
     records = read_records(folder / "metrics.jsonl")
     return TrainedModel(
@@ -234,6 +254,52 @@ def train_model(
     )
 
 
+def kept_checkpoints() -> dict[str, int]:
+    """Which checkpoints of a run are kept: arguments of `jaxgen.training.Checkpoints`."""
+    options = launch_options()
+    return {"keep": options.keep, "keep_every": options.keep_every}
+
+
+def loop_options(folder: pathlib.Path) -> dict[str, Any]:
+    """What the flags of every program say of the loop: arguments of `jaxgen.training.fit`."""
+    options = launch_options()
+    where = folder / "profile"
+    profile = None if options.profile is None else parse_profile(options.profile, where)
+    return {"prefetch": options.prefetch, "profile": profile}
+
+
+def _multiply_adds_of(
+    step: StepFn,
+    state: TrainState,
+    data: Callable[[int], Batch],
+    put: Callable[..., Batch],
+    loop: LoopConfig,
+    resident: Batch | None,
+) -> int | None:
+    """Those of one step, for devices whose peak is known; None where they cannot be counted."""
+    if peak_of(jax.devices()[0].device_kind) is None:
+        return None
+    count = loop.steps_per_call
+    batch = put(data(0), current_mesh())
+    if count > 1:
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), batch)
+    try:
+        return multiply_adds(step, state, batch, jax.random.key(0), resident) // count
+    except InputError:
+        return None
+
+
+def _own_rows(
+    data: Callable[..., Batch], batch_size: int | None
+) -> tuple[Callable[[int], Batch], Callable[..., Batch]]:
+    """What each process reads of a batch, and what puts it on the devices."""
+    if batch_size is None:
+        return data, put_batch
+    rows = process_rows(current_mesh(), batch_size)
+    put = functools.partial(put_local_batch, batch_size=batch_size)
+    return lambda index: data(index, rows), put
+
+
 def _prepare(
     config: Any,
     flags: OptimizationFlags,
@@ -245,13 +311,20 @@ def _prepare(
     after_step: AfterStep | None,
 ) -> tuple[TrainState, Layout, LossFn, StepFn]:
     """A new state, its layout, the loss, and the step, of several updates at once where asked."""
+    schedule = make_schedule(flags.optimizer()) if tx is None else None
     tx = make_optimizer(flags.optimizer()) if tx is None else tx
     state, layout = create_state(
-        config.make_init(), jax.random.key(seed), tx=tx, ema=True, variables=variables
+        _init_of(config), jax.random.key(seed), tx=tx, ema=True, variables=variables
     )
     loss_fn, stateful = make_loss_fn(layout), variables is not None
     step = make_train_step(
-        loss_fn, tx, ema_decay=flags.ema_decay, stateful=stateful, after_step=after_step
+        loss_fn,
+        tx,
+        accumulate=flags.accumulate,
+        ema_decay=flags.ema_decay,
+        stateful=stateful,
+        after_step=after_step,
+        learning_rate=schedule,
     )
     return state, layout, loss_fn, scan_steps(step) if per_call > 1 else step
 
@@ -304,6 +377,8 @@ def updates_in(minutes: float, folder: pathlib.Path, seconds: Callable[[], float
         report("timing an update ...")
         count = max(STEPS_PER_CALL, round(60 * minutes / seconds()))
         if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
             count = int(multihost_utils.broadcast_one_to_all(np.int32(count)))
         write_text(path, json.dumps({"minutes": minutes, "updates": count}))
         return count
@@ -356,7 +431,13 @@ def plan_layout_of(config: Any) -> Layout:
     Raises:
       InputError: for a size that the mesh does not divide.
     """
-    return plan_layout(config.make_init(), jax.random.key(0), mesh=current_mesh())
+    return plan_layout(_init_of(config), jax.random.key(0), mesh=current_mesh())
+
+
+@functools.lru_cache(maxsize=8)
+def _init_of(config: Any) -> Callable[..., Tree]:
+    """``config.make_init()``, once: JAX keeps what it has traced by the function."""
+    return config.make_init()
 
 
 def check_layout(config: Any) -> None:

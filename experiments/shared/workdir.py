@@ -127,7 +127,7 @@ def check_checkpoints(folder: pathlib.Path, config: Any, may_differ: Sequence[st
     """
     saved = folder / "checkpoints"
     if saved.is_dir() and any(path.name.isdecimal() for path in saved.iterdir()):
-        differing = config_differences(load_config(saved), config)
+        differing = config_differences(load_config(saved, "intact"), config)
         _refuse(saved, {name: v for name, v in differing.items() if name not in may_differ})
 
 

@@ -39,9 +39,11 @@ from jaxgen.parallel.mesh import (
     abstract_mesh,
     current_mesh,
     make_mesh,
+    mesh_places,
     on_abstract_mesh,
     parse_mesh,
 )
+from jaxgen.parallel.rules import current_rules, parse_rules, using_rules
 from jaxgen.parallel.sharding import (
     Layout,
     bytes_per_device,
@@ -69,6 +71,7 @@ __all__ = [
     "communication",
     "communication_of_text",
     "current_mesh",
+    "current_rules",
     "gather_fsdp",
     "gather_texts",
     "init_optimizer",
@@ -76,11 +79,13 @@ __all__ = [
     "is_main_process",
     "keep_freed_memory",
     "make_mesh",
+    "mesh_places",
     "num_batch_shards",
     "on_abstract_mesh",
     "on_main_process",
     "optimizer_layout",
     "parse_mesh",
+    "parse_rules",
     "partition_spec",
     "plan_layout",
     "process_rows",
@@ -90,4 +95,5 @@ __all__ = [
     "shardings_of",
     "start",
     "stop",
+    "using_rules",
 ]

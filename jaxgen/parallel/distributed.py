@@ -6,13 +6,14 @@ of all processes. Programs should call it in one place and only when asked to.
 """
 
 import os
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxgen.errors import InputError
+from jaxgen.parallel.preemption import may_listen, start_listening
 
 Result = TypeVar("Result")
 
@@ -25,10 +26,12 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
     timeout_s: int = 300,
+    local_device_ids: Sequence[int] | None = None,
 ) -> None:
     """Joins this process to the others; on CPU they talk through gloo. A second call does nothing.
 
-    SIGTERM stays with the process's own handler: JAX's preemption service is switched off.
+    SIGTERM stays with the process's own handler, which passes it on to JAX's preemption service
+    (`jaxgen.parallel.preemption`).
 
     What is not given is taken from the environment variables ``JAX_COORDINATOR_ADDRESS``,
     ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``. With none of the three from either place, JAX asks
@@ -39,6 +42,9 @@ def start(
       num_processes: How many processes take part.
       process_id: Which of them this is, from 0.
       timeout_s: How many seconds to wait for the others.
+      local_device_ids: Which GPUs of its machine this process takes, from 0. None: those of the
+        variable ``JAX_LOCAL_DEVICE_IDS``; else all of them, except on Slurm and Open MPI, where
+        JAX takes one process for each GPU: one that is to have several has to say which.
 
     Raises:
       InputError: If only some of the three are known, one of them is malformed, or there is no
@@ -52,21 +58,24 @@ def start(
         os.environ.get(variable, "") if value is None else str(value)
         for value, variable in zip(given, _VARIABLES, strict=True)
     ]
-    # JAX's own service takes SIGTERM away from handlers set before, and the process lives on.
-    jax.config.update("jax_enable_preemption_service", False)
+    ids = _checked_ids(local_device_ids)
+    jax.config.update("jax_enable_preemption_service", may_listen())
     if not any(settings):
-        _start_on_cluster(timeout_s)
+        start_listening(lambda: _start_on_cluster(timeout_s, ids))
         return
     address, count, index = _checked(*settings)
     host = address.rpartition(":")[0]
-    jax.distributed.initialize(
-        coordinator_address=address,
-        num_processes=count,
-        process_id=index,
-        cluster_detection_method="deactivate",
-        initialization_timeout=timeout_s,
-        # By default the coordinator listens on every network of the machine.
-        coordinator_bind_address=address if host in _LOOPBACK else None,
+    start_listening(
+        lambda: jax.distributed.initialize(
+            coordinator_address=address,
+            num_processes=count,
+            process_id=index,
+            local_device_ids=ids,
+            cluster_detection_method="deactivate",
+            initialization_timeout=timeout_s,
+            # By default the coordinator listens on every network of the machine.
+            coordinator_bind_address=address if host in _LOOPBACK else None,
+        )
     )
 
 
@@ -79,10 +88,23 @@ def stop() -> None:
         jax.distributed.shutdown()
 
 
-def _start_on_cluster(timeout_s: int) -> None:
+def _checked_ids(ids: Sequence[int] | None) -> list[int] | None:
+    """Numbers of devices, all of them from 0 and none twice."""
+    if ids is None:
+        return None
+    if not ids or len({*ids}) < len(ids) or min(ids) < 0:
+        raise InputError(
+            f"distributed start: local_device_ids is {list(ids)}, expected different numbers from 0"
+        )
+    return list(ids)
+
+
+def _start_on_cluster(timeout_s: int, local_device_ids: list[int] | None) -> None:
     """Leaves everything to JAX's detection of the cluster."""
     try:
-        jax.distributed.initialize(initialization_timeout=timeout_s)
+        jax.distributed.initialize(
+            initialization_timeout=timeout_s, local_device_ids=local_device_ids
+        )
     except ValueError as error:
         raise InputError(
             "no cluster was found to take the processes from, expected a coordinator, a number of "
@@ -115,6 +137,15 @@ def _checked(coordinator: str, num_processes: str, process_id: str) -> tuple[str
             f"(num_processes is {count})"
         )
     return coordinator, count, index
+
+
+def coordinator_client() -> Any:
+    """JAX's connection to the coordinator, which has no public name; None for one process alone."""
+    if not jax.distributed.is_initialized():
+        return None
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def is_main_process() -> bool:

@@ -12,12 +12,14 @@ would give *Explicit* axes, on which Linen's Dense, Embed and Dropout fail.
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from jaxgen.axes import MESH_AXES
+from jaxgen.axes import BATCH_MESH_AXES, DATA, FSDP, MESH_AXES
 from jaxgen.errors import InputError
 
 _FORM = "expected sizes by axis such as 'data=2,model=4', with -1 for the rest"
@@ -65,6 +67,20 @@ def parse_mesh(description: str, num_devices: int) -> dict[str, int]:
     return {axis: sizes.get(axis, 1) for axis in MESH_AXES}
 
 
+def mesh_places(description: str) -> int:
+    """How many devices a mesh takes whose sizes are all written down.
+
+    Raises:
+      InputError: as `parse_mesh`, and for a size of -1.
+    """
+    sizes = _written_sizes(description)
+    if -1 in sizes.values():
+        raise InputError(
+            f"mesh {description!r}: -1 stands for the rest of the devices, expected a number here"
+        )
+    return math.prod(sizes.values())
+
+
 def _written_sizes(description: str) -> dict[str, int]:
     """The axes and sizes that a description names, -1 kept."""
     sizes: dict[str, int] = {}
@@ -93,9 +109,10 @@ def make_mesh(description: str = "data=-1", devices: Sequence[jax.Device] | None
 
     All devices of all processes are used. A smaller mesh has to be asked for, by passing `devices`:
     a mesh that leaves devices idle is far more often a typo. On TPU, JAX places the axes
-    to suit the wiring; elsewhere `data` is the outermost axis over devices ordered by process, so
-    each process's devices are contiguous and `model`, the axis that talks most, stays inside a
-    process as far as its size allows.
+    to suit the wiring; on several slices, which a slower network connects, `data` is spread over
+    the slices, or else `fsdp`; elsewhere `data` is the outermost axis over devices ordered by
+    process, so each process's devices are contiguous and `model`, the axis that talks most, stays
+    inside a process as far as its size allows.
 
     Args:
       description: See `parse_mesh`. The default is plain data parallelism.
@@ -105,17 +122,37 @@ def make_mesh(description: str = "data=-1", devices: Sequence[jax.Device] | None
       The mesh, to be set with ``jax.set_mesh(mesh)`` or passed on.
 
     Raises:
-      InputError: If the description is malformed or does not fit the number of devices.
+      InputError: If the description is malformed or does not fit the number of devices, or if
+        neither `data` nor `fsdp` is a multiple of the number of slices.
     """
     if devices is None:
         devices = jax.devices()
     sizes = parse_mesh(description, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        placed = _place_on_slices(sizes, slices, devices)
+        return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
         axis_types=(AxisType.Auto,) * len(sizes),
         devices=devices,
     )
+
+
+def _place_on_slices(
+    sizes: Mapping[str, int], slices: int, devices: Sequence[jax.Device]
+) -> np.ndarray:
+    """Devices by place on the mesh, each slice in one part of ``data`` or ``fsdp``."""
+    axis = next((axis for axis in BATCH_MESH_AXES if sizes[axis] % slices == 0), None)
+    if axis is None:
+        raise InputError(
+            f"mesh has data={sizes[DATA]},fsdp={sizes[FSDP]}, expected one of the two to be a "
+            f"multiple of {slices}, the number of slices that the devices are in"
+        )
+    between = {name: slices if name == axis else 1 for name in sizes}
+    within = [size // between[name] for name, size in sizes.items()]
+    return mesh_utils.create_hybrid_device_mesh(within, tuple(between.values()), devices)
 
 
 def abstract_mesh(description: str, num_devices: int) -> AbstractMesh:

@@ -22,6 +22,7 @@ taken for numbers. Checkpoints of before there were digests open without that.
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -31,7 +32,7 @@ from jax.sharding import Mesh
 
 from jaxgen.errors import InputError
 from jaxgen.files import as_path, is_remote
-from jaxgen.parallel import current_mesh, replicated
+from jaxgen.parallel import current_mesh, is_main_process, replicated
 from jaxgen.training.checkpoint_files import (
     RUN,
     STATE,
@@ -55,7 +56,8 @@ from jaxgen.typing import Tree
 T = TypeVar("T")
 Path = str | os.PathLike[str]
 Mode = Literal["min", "max"]
-Which = Literal["latest", "best"] | int
+Which = Literal["latest", "best", "intact"] | int
+"""A checkpoint of a run: the latest, the best, the newest undamaged one, or that of a step."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Checkpoints:
         may_differ: Collection[str] = (),
         files: Mapping[str, str] | None = None,
         keep: int = 3,
+        keep_every: int = 0,
         metric: str | None = None,
         mode: Mode = "min",
     ):
@@ -111,6 +114,7 @@ class Checkpoints:
             dotted name (``model.output_blocks``).
           files: small text files to save along, name -> content (a vocabulary).
           keep: how many of the latest checkpoints to keep, at least 1.
+          keep_every: checkpoints of multiples of so many steps are kept besides; 0 for none.
           metric: the figure by which the best checkpoint is known, which is kept besides.
           mode: whether the best is the smallest or the largest.
 
@@ -120,12 +124,15 @@ class Checkpoints:
         """
         if keep < 1:
             raise InputError(f"keep is {keep}, expected at least 1 checkpoint")
+        if keep_every < 0:
+            raise InputError(f"keep_every is {keep_every}, expected 0 or more")
         if mode not in ("min", "max"):
             raise InputError(f"mode is {mode!r}, expected one of min, max")
         self.folder = _folder(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file, expected a folder for checkpoints")
-        self.metric, self.mode, self._keep = metric, mode, keep
+        self.metric, self.mode, self._keep, self._keep_every = metric, mode, keep, keep_every
+        self._damaged: set[int] = set()
         self._run = {
             "config": config_to_json(config),
             "files": dict(files or {}),
@@ -136,7 +143,7 @@ class Checkpoints:
         if metric is not None:
             _verify_figures(self.folder, figures_of(self._checkpointer))
         if config is not None and self.latest is not None:
-            _check_same_config(self.folder / str(self.latest), config, may_differ)
+            _check_same_config(self.folder, config, may_differ)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -163,9 +170,9 @@ class Checkpoints:
     ) -> None:
         """Saves a state under its step.
 
-        A step that is saved already is left alone, unless there are figures now that it lacks: then
-        it is rewritten. Returns when the arrays are copied, so the state may be donated to the
-        next step.
+        A step that is saved already is left alone, unless it was found damaged or there are figures
+        now that it lacks: then it is rewritten. Returns when the arrays are copied, so the state
+        may be donated to the next step.
 
         Args:
           state: the state.
@@ -173,8 +180,10 @@ class Checkpoints:
           progress: what else a resumed run needs, as JSON can hold it.
         """
         figures, saved = metrics or {}, figures_of(self._checkpointer).get(int(state.step))
-        if saved is not None and set(figures) <= set(saved):
+        damaged = int(state.step) in self._damaged
+        if saved is not None and set(figures) <= set(saved) and not damaged:
             return
+        self._damaged.discard(int(state.step))
         run = {**self._run, "progress": progress}
         with errors_in_one_line(self.folder):
             write(self._checkpointer, state, run, figures, overwrite=saved is not None)
@@ -186,7 +195,8 @@ class Checkpoints:
 
         Args:
           abstract: shapes, dtypes and shardings of the state (`abstract_state`).
-          which: which checkpoint.
+          which: which checkpoint. Those that "intact" passes over, with a warning for each, are
+            replaced or removed as others are saved.
           padding: which axes may have another length than they were saved with.
 
         Returns:
@@ -197,11 +207,17 @@ class Checkpoints:
           InputError: where it cannot be read or is damaged, naming the newest that is not; and
             where it does not fit `abstract`, naming the first path, found and expected.
         """
+
+        def read(folder: pathlib.Path) -> tuple[TrainState, Json]:
+            return read_tree(folder, abstract, (), padding), read_run(folder)["progress"]
+
         self.wait()
-        folder = _choose(self.folder, figures_of(self._checkpointer), which, self.metric, self.mode)
-        return _read(
-            folder, lambda f: (read_tree(f, abstract, (), padding), read_run(f)["progress"])
-        )
+        figures = figures_of(self._checkpointer)
+        if which == "intact" and figures:
+            found, damaged = _newest_intact(self.folder, figures, read)
+            self._damaged |= damaged
+            return found
+        return _read(_choose(self.folder, figures, which, self.metric, self.mode), read)
 
     def wait(self) -> None:
         """Waits until all that was saved is on disk."""
@@ -216,8 +232,10 @@ class Checkpoints:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax asks this: whether to keep each of its checkpoints, given in order of step."""
         best = _best({c.step: c.metrics or {} for c in checkpoints}, self.metric, self.mode)
-        latest = [c.step for c in checkpoints][-self._keep :]
-        return [c.step == best or c.step in latest for c in checkpoints]
+        intact = [c.step for c in checkpoints if c.step not in self._damaged]
+        every = self._keep_every
+        kept = {best, *intact[-self._keep :], *(s for s in intact if every and s % every == 0)}
+        return [c.step in kept for c in checkpoints]
 
 
 def load_model(
@@ -237,8 +255,9 @@ def load_model(
       InputError: where it cannot be read or is damaged, naming the newest that is not, or where its
         configuration's class is gone or has other fields.
     """
-    return _read(
-        _find(path, which),
+    return _load(
+        path,
+        which,
         lambda folder: LoadedModel(
             config=_read_config(folder),
             params=_read_params(folder, None, averaged, None, mesh),
@@ -251,7 +270,7 @@ def load_model(
 
 def load_config(path: Path, which: Which = "latest") -> Any:
     """The configuration of a checkpoint; arguments and errors as for `load_model`."""
-    return _read(_find(path, which), _read_config)
+    return _load(path, which, _read_config)
 
 
 def _read_config(folder: pathlib.Path) -> Any:
@@ -284,8 +303,8 @@ def load_params(
     Raises:
       FileNotFoundError, InputError: as `Checkpoints.restore`.
     """
-    return _read(
-        _find(path, which), lambda folder: _read_params(folder, abstract, averaged, padding, mesh)
+    return _load(
+        path, which, lambda folder: _read_params(folder, abstract, averaged, padding, mesh)
     )
 
 
@@ -294,7 +313,7 @@ def load_variables(path: Path, which: Which = "latest", *, mesh: Mesh | None = N
 
     Arguments and errors as for `load_model`.
     """
-    return _read(_find(path, which), lambda folder: _read_variables(folder, mesh))
+    return _load(path, which, lambda folder: _read_variables(folder, mesh))
 
 
 def _read_params(
@@ -327,6 +346,34 @@ def _as_it_was_saved(folder: pathlib.Path, part: str, mesh: Mesh | None) -> Tree
             if names[0] == part
         }
     )
+
+
+def _load(path: Path, which: Which, read: Callable[[pathlib.Path], T]) -> T:
+    """What is in the checkpoint that is asked for, from its own path or its run's."""
+    folder = _find(path, "latest" if which == "intact" else which)
+    if which != "intact" or folder == _folder(path):
+        return _read(folder, read)
+    with open_checkpointer(folder.parent) as checkpointer:
+        figures = figures_of(checkpointer)
+    return _newest_intact(folder.parent, figures, read)[0]
+
+
+def _newest_intact(
+    folder: pathlib.Path, figures: Figures, read: Callable[[pathlib.Path], T]
+) -> tuple[T, set[int]]:
+    """What is in the newest checkpoint that can be read, and which newer ones are damaged."""
+    damaged: dict[int, DamagedError] = {}
+    for step in sorted(figures, reverse=True):
+        try:
+            found = read(folder / str(step))
+        except DamagedError as error:
+            damaged[step] = error
+            continue
+        if is_main_process():
+            for fault in damaged.values():
+                print(f"warning: {fault}; using step {step}", file=sys.stderr, flush=True)
+        return found, {*damaged}
+    raise InputError(f"{damaged[max(damaged)]}; no other checkpoint of the run is intact")
 
 
 def _read(folder: pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
@@ -403,7 +450,7 @@ def _choose(
 
 
 def _check_same_config(folder: pathlib.Path, config: Any, may_differ: Collection[str]) -> None:
-    differing = config_differences(load_config(folder), config)
+    differing = config_differences(load_config(folder, "intact"), config)
     lines = [
         f"{name}: {found!r}, expected {expected!r}"
         for name, (found, expected) in differing.items()

@@ -24,7 +24,7 @@ from jaxtyping import Array
 
 from jaxgen.errors import InputError
 from jaxgen.files import is_remote
-from jaxgen.parallel import is_main_process
+from jaxgen.parallel import gather_texts, is_main_process
 from jaxgen.training.array_digests import digests, mesh_of
 from jaxgen.training.saved_configs import Json
 from jaxgen.training.saved_trees import (
@@ -188,12 +188,33 @@ def read_tree(folder: pathlib.Path, abstract: Tree, prefix: Names, padding: Padd
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise InputError(f"{folder}: {problems[0]}{more}")
     wanted = nested({names: _as_saved(saved[names], leaf) for names, leaf in expected.items()})
-    with _reading(folder, "its arrays"), _context():
-        arrays = flat(_orbax().load_checkpointables(folder, {STATE: wanted})[STATE])
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(wanted)]
+    shared = [s is not None and not s.is_fully_addressable for s in shardings]
+    read = _read_together if any(shared) else _read_arrays
+    arrays = read(folder, wanted)
     if sums is not None:
         _verify(folder, {names: arrays[names] for names in expected}, sums)
     leaves = [_resized(arrays[names], leaf) for names, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def _read_arrays(folder: pathlib.Path, wanted: Tree) -> dict[Names, Array]:
+    with _reading(folder, "its arrays"), _context():
+        return flat(_orbax().load_checkpointables(folder, {STATE: wanted})[STATE])
+
+
+def _read_together(folder: pathlib.Path, wanted: Tree) -> dict[Names, Array]:
+    """What is read, or a `DamagedError` in all processes: what one cannot read all pass over."""
+    fault: DamagedError | None = None
+    arrays: dict[Names, Array] = {}
+    try:
+        arrays = _read_arrays(folder, wanted)
+    except DamagedError as error:
+        fault = error
+    said = [text for text in gather_texts(str(fault or "")) if text]
+    if said:
+        raise fault or DamagedError(said[0])
+    return arrays
 
 
 def _verify(folder: pathlib.Path, arrays: Mapping[Names, Array], sums: Mapping[str, int]) -> None:

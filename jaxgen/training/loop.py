@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,18 +22,19 @@ from jaxtyping import Array
 from jaxgen.errors import InputError
 from jaxgen.parallel import current_mesh
 from jaxgen.parallel.batches import put_batch
-from jaxgen.parallel.distributed import is_main_process
+from jaxgen.parallel.preemption import reached_sync_point
 from jaxgen.training.checkpoint import Checkpoints, Mode
 from jaxgen.training.metrics import MetricsLog, Record, RunningAverage
+from jaxgen.training.prefetch import prefetched
+from jaxgen.training.profiles import Profile, tracing
 from jaxgen.training.progress import Progress
 from jaxgen.training.saved_trees import Padding
 from jaxgen.training.signals import Interrupted, Signals, held
+from jaxgen.training.speed import Speed
 from jaxgen.training.state import TrainState
 from jaxgen.training.step import Metrics, StepFn
+from jaxgen.training.training_bars import training_bar
 from jaxgen.typing import Batch
-
-AGREEMENT_SECONDS = 3.0
-"""How often several processes ask each other whether one was told to stop, roughly."""
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
 Callback = Callable[[Record, TrainState], bool | None]
@@ -94,6 +94,16 @@ class LoopConfig:
         if self.patience is not None and (self.patience < 1 or self.metric is None):
             raise InputError(f"patience is {self.patience}, expected at least 1, and a metric")
 
+    def next_count(self, step: int) -> int:
+        """Steps of the next call: up to a multiple of K, whatever step the run was stopped at."""
+        return min(self.steps_per_call - step % self.steps_per_call, self.steps - step)
+
+    def calls(self, step: int) -> Iterator[tuple[int, int]]:
+        """First step and number of steps of every call of a run that begins at a step."""
+        while step < self.steps:
+            yield step, (count := self.next_count(step))
+            step += count
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -120,28 +130,39 @@ def fit(
     put: Callable[..., Batch] = put_batch,
     resident: Batch | None = None,
     padding: Padding | None = None,
+    prefetch: int = 0,
+    profile: Profile | None = None,
+    multiply_adds: int | None = None,
 ) -> FitResult:
-    """Trains, or resumes where `checkpoints` holds an earlier state of the run.
+    """Trains, or resumes where `checkpoints` holds earlier states of the run, at the newest intact.
 
     SIGINT and SIGTERM end the run cleanly: the step under way is finished, a checkpoint saved, and
-    `SystemExit` raised with 128 + the signal's number; a second signal ends it at once. (Several
-    processes agree on it, and on what callbacks say, at the next multiple of ``log_every`` or after
-    about `AGREEMENT_SECONDS`.) A signal that comes too late for that is raised at the end.
+    `SystemExit` raised with 128 + the signal's number; a second signal ends it at once. Several
+    processes that `jaxgen.parallel.start` joined stop at the same step, the next that none of them
+    has begun when all have heard of it (JAX looks once a second), or the next that is logged,
+    evaluated or saved, where they agree on what callbacks say too. A signal that comes too late for
+    that is raised at the end.
 
     Args:
       step: a compiled step (`compile_step`); of `scan_steps` where ``steps_per_call`` is not 1.
       state: the state to start from, which is used up.
-      data: t -> batch t, numpy arrays, the same whenever it is asked.
+      data: t -> batch t, numpy arrays, the same whenever it is asked. With `put_local_batch` each
+        process gives its own rows (`process_rows`).
       key: the run's key.
       config: how long, and what how often.
       evaluate: ``state -> figures by name``, say ``{"validation/loss": 4.2}``.
       checkpoints: where to save, and to resume from.
-      log: where records go: averages as ``train/NAME``, and the evaluation's figures.
+      log: where records go: averages as ``train/NAME``, figures of speed as ``speed/NAME``
+        (`jaxgen.training.speed`), and the evaluation's figures.
       callbacks: called with every record and the state; one that returns True ends the run.
       progress: whether to show a bar (needs the package tqdm).
       put: lays a batch over the current mesh's devices: ``put(batch, mesh, leading=0 or 1)``.
       resident: arrays on the devices that the loss finds in every batch (`jaxgen.training.step`).
       padding: which axes of the state may have another length than in the checkpoint.
+      prefetch: batches of so many calls are made in a thread, in their order, and put on the
+        devices ahead; 0: in this thread, when they are needed.
+      profile: which steps to write a trace of; None: none.
+      multiply_adds: of a step, for the share of the devices' peak that is logged.
 
     Returns:
       The last state and why the run ended: "steps", "no improvement" or "callback".
@@ -153,21 +174,34 @@ def fit(
       OSError: where a checkpoint or a record cannot be written, naming the folder or the file.
       SystemExit: after a signal.
     """
-    run = _Run(config, evaluate, checkpoints, log, callbacks)
+    run = _Run(config, evaluate, checkpoints, log, callbacks, Speed(multiply_adds))
     state = run.resume(state, padding)
-    mesh, several = current_mesh(), config.steps_per_call > 1
+    mesh, leading = current_mesh(), int(config.steps_per_call > 1)
     metrics = None
     kept = () if resident is None else (resident,)
-    with _closing(log), held() as signals, _bar(progress, run.step, config.steps) as advance:
+
+    def make(index: int, count: int) -> Batch:
+        batch = _stacked(data, index, count) if leading else data(index)
+        return put(batch, mesh, leading=leading)
+
+    with (
+        contextlib.nullcontext() if log is None else contextlib.closing(log),
+        held() as signals,
+        training_bar(progress, run.step, config.steps) as advance,
+        tracing(profile) as trace,
+        prefetched(make, config.calls(run.step), prefetch, mesh) as batches,
+    ):
         while (reason := run.reason(signals)) is None:
             run.save_if_due(state)  # where the run ends, `finish` saves once all is known
-            count = run.next_count()
-            batch = _stacked(data, run.step, count) if several else data(run.step)
-            state, new = step(state, put(batch, mesh, leading=int(several)), key, *kept)
+            count = config.next_count(run.step)
+            trace(run.step, metrics)
+            batch = batches(run.step, count)
+            state, new = step(state, batch, key, *kept)
             # At the metrics of the call before: reading this call's would wait for the device, and
             # leave it idle while the host reads and places the next batch.
             run.look(metrics)
             metrics, run.step = new, run.step + count
+            run.speed.after_call(run.step, batch, leading)
             if run.due():
                 run.look(metrics)
                 metrics = None
@@ -187,8 +221,9 @@ class _Run:
         checkpoints: Checkpoints | None,
         log: MetricsLog | None,
         callbacks: Sequence[Callback],
+        speed: Speed,
     ):
-        self.config, self.evaluate_fn = config, evaluate
+        self.config, self.evaluate_fn, self.speed = config, evaluate, speed
         self.checkpoints, self.log, self.callbacks = checkpoints, log, callbacks
         if checkpoints is not None and config.metric is not None:
             kept, best = (checkpoints.metric, checkpoints.mode), (config.metric, config.mode)
@@ -201,14 +236,13 @@ class _Run:
         self.average = RunningAverage()
         self.started = time.monotonic()
         self.stop = False
-        self.last_agreement = 0, -math.inf
-        self.next_agreement = 0
         self.save_due = False
 
     def resume(self, state: TrainState, padding: Padding | None) -> TrainState:
-        """The latest checkpoint's state where there is one, else the given one."""
+        """The state of the newest intact checkpoint where there is one, else the given one."""
         if self.checkpoints is not None and self.checkpoints.latest is not None:
-            state, saved = self.checkpoints.restore(jax.tree.map(_abstract, state), padding=padding)
+            abstract = jax.tree.map(_abstract, state)
+            state, saved = self.checkpoints.restore(abstract, "intact", padding)
             self.progress = Progress.from_json(saved, f"{self.checkpoints.folder}/{state.step}")
             self.average = RunningAverage(self.progress.window)
             self.started -= self.progress.seconds
@@ -230,24 +264,16 @@ class _Run:
         return "callback" if stop else None
 
     def _agreed(self, *wishes: bool) -> Sequence[bool]:
-        """Which of some wishes any process has; between agreements, none.
-
-        Processes exchange them at multiples of log_every and about every `AGREEMENT_SECONDS`. They
-        exchange how long a step takes too: so all of them know at which step they do it next.
-        """
+        """Which of the wishes of signals and of callbacks any process has."""
         if jax.process_count() == 1:
             return wishes
-        if self.step % self.config.log_every and self.step < self.next_agreement:
-            return (False,) * len(wishes)
+        synced = reached_sync_point()
+        if not self.due():
+            return synced, False
         from jax.experimental import multihost_utils
 
-        now, (step, then) = time.monotonic(), self.last_agreement
-        pace = (now - then) / (self.step - step) if self.step > step else math.inf
-        self.last_agreement = self.step, now
-        said = multihost_utils.process_allgather(np.array([*wishes, pace], np.float32))
-        steps = AGREEMENT_SECONDS / max(float(said[:, -1].max()), 1e-6)
-        self.next_agreement = self.step + max(int(steps), 1)
-        return [bool(wished) for wished in said[:, :-1].any(axis=0)]
+        signalled, stop = multihost_utils.process_allgather(np.array(wishes)).any(axis=0)
+        return synced or bool(signalled), bool(stop)
 
     def look(self, metrics: Metrics | None) -> None:
         """Takes in the metrics of one call, [] or [K] each."""
@@ -263,11 +289,6 @@ class _Run:
         for values in zip(*by_name.values(), strict=True):
             self.average.add(dict(zip(by_name, values, strict=True)))
 
-    def next_count(self) -> int:
-        """Steps of the next call: up to a multiple of K, whatever step the run was stopped at."""
-        c = self.config
-        return min(c.steps_per_call - self.step % c.steps_per_call, c.steps - self.step)
-
     def due(self) -> bool:
         """Whether anything but stepping is to be done now."""
         c = self.config
@@ -280,16 +301,19 @@ class _Run:
         if last or self.step % c.log_every == 0:
             means = self.average.means()
             self.average = RunningAverage()
-            self._write({f"train/{name}": value for name, value in means.items()})
+            figures = {f"train/{name}": value for name, value in means.items()}
+            self._write({**figures, **self.speed.figures(self.step)})
             self._call(state)
         if last or (c.evaluate_every and self.step % c.evaluate_every == 0):
             self._evaluate(state)
         self.save_due = bool(c.checkpoint_every and self.step % c.checkpoint_every == 0)
+        self.speed.restart(self.step)
 
     def save_if_due(self, state: TrainState) -> None:
         """Saves at multiples of ``checkpoint_every``."""
         if self.save_due:
             self._save(state)
+            self.speed.restart(self.step)
         self.save_due = False
 
     def _write(self, values: Mapping[str, float]) -> None:
@@ -360,32 +384,3 @@ def _stacked(data: Callable[[int], Batch], start: int, count: int) -> Batch:
     """Batches start .. start + count - 1 as arrays [count, B, ...]."""
     batches = [data(index) for index in range(start, start + count)]
     return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
-
-
-def _closing(log: MetricsLog | None) -> contextlib.AbstractContextManager[object]:
-    return contextlib.nullcontext() if log is None else contextlib.closing(log)
-
-
-@contextlib.contextmanager
-def _bar(show: bool, done: int, total: int) -> Iterator[Callable[[int, Record], None]]:
-    """A progress bar on the main process, as a function ``advance(steps, last record)``.
-
-    In a log file, a line every ten seconds.
-    """
-    if not (show and is_main_process()):
-        yield lambda count, record: None
-        return
-    from tqdm.auto import tqdm
-
-    losses: Record = {}
-    seconds = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(
-        total=total, initial=done, unit="step", dynamic_ncols=True, mininterval=seconds
-    ) as bar:
-
-        def advance(count: int, record: Record) -> None:
-            losses.update({name: x for name, x in record.items() if name.endswith("loss")})
-            bar.set_postfix(losses, refresh=False)
-            bar.update(count)
-
-        yield advance

@@ -1,7 +1,8 @@
 """Metrics: averages over steps, a log of records, and a run's final figures.
 
-A record is a flat dict: ``step``, ``seconds`` (time spent training so far, over all restarts; the
-only field that two equal runs do not share) and figures by name, such as ``train/loss``.
+A record is a flat dict: ``step``, ``seconds`` (time spent training so far, over all restarts) and
+figures by name, such as ``train/loss``. Two equal runs share all but ``seconds`` and figures of
+speed, ``speed/NAME`` (`jaxgen.training.speed`).
 """
 
 import csv

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+from jaxgen.parallel import preemption
+
 ENDING = (signal.SIGINT, signal.SIGTERM)
 """The signals that ask a process to end."""
 
@@ -59,10 +61,14 @@ class Signals:
             signal.pthread_kill(main, self.received[0])
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The handler: `Interrupted`, but for the first signal in a `held` block."""
+        """The handler: `Interrupted`, but for the first signal in a `held` block.
+
+        Of several processes all hear of it (`jaxgen.parallel.preemption`).
+        """
         reminding, self._reminding = self._reminding, False
         if not reminding:
             self.received.append(number)
+            preemption.notify()
         if not self.holding or (len(self.received) > 1 and not reminding):
             self._raise()
 

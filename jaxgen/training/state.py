@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxgen.axes import DEFAULT_RULES, Rules
+from jaxgen.axes import Rules
 from jaxgen.parallel import (
     Layout,
     current_mesh,
@@ -58,7 +58,7 @@ def create_state(
     tx: optax.GradientTransformation,
     ema: bool = False,
     variables: Tree | None = None,
-    rules: Rules = DEFAULT_RULES,
+    rules: Rules | None = None,
 ) -> tuple[TrainState, Layout]:
     """A state at step 0, initialised with its sharding over the current mesh (`jax.set_mesh`; else
     one device).
@@ -69,7 +69,7 @@ def create_state(
       tx: the optimizer.
       ema: whether a moving average of the parameters is kept.
       variables: initial values of the state's variables; None where the loss has none.
-      rules: logical axis -> mesh axes.
+      rules: logical axis -> mesh axes; None: the current rules (`jaxgen.parallel.current_rules`).
 
     Returns:
       The state, and the layout of its parameters.

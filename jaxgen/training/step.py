@@ -74,6 +74,7 @@ def make_train_step(
     ema_decay: float | None = None,
     stateful: bool = False,
     after_step: AfterStep | None = None,
+    learning_rate: Callable[[Array], Array] | None = None,
 ) -> StepFn:
     """The training step of a loss and an optimizer.
 
@@ -92,6 +93,8 @@ def make_train_step(
         loss that does not leaves them as they are.
       after_step: what else becomes of the state in a step, see "After a step" above; it gets the
         state with its count of steps already increased, of a skipped step too.
+      learning_rate: the optimizer's, of the number of updates before (`make_schedule`), to be among
+        the metrics.
 
     Returns:
       ``step(state, batch, key, resident=None) -> (state, metrics)``, pure. Metrics are those of
@@ -121,6 +124,8 @@ def make_train_step(
             accumulate,
             state.variables,
         )
+        if learning_rate is not None:
+            metrics["learning_rate"] = learning_rate(state.step - state.skipped)
         norm = optax.tree.norm(gradients)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         good &= jnp.asarray(metrics.get(WEIGHT, 1)) != 0

@@ -19,7 +19,7 @@ import time
 from experiments.shared import endings
 from experiments.shared.launch import ExperimentConfig, open_workdir, run
 from jaxgen.errors import InputError
-from jaxgen.parallel import barrier
+from jaxgen.parallel import barrier, peers
 from jaxgen.training.signals import held
 
 LONG = 30
@@ -27,6 +27,7 @@ LONG = 30
 
 endings.GRACE_SECONDS = 1.5
 endings.HELD_SECONDS = 3.0
+peers.LOST_SECONDS = 3.0
 
 
 def tell(number=signal.SIGTERM):
@@ -118,12 +119,38 @@ def one_of_two():
     sleep()
 
 
+def one_is_lost():
+    """Two processes, of which process 1 is killed while the other waits for nothing."""
+    barrier("both are here")
+    time.sleep(2)
+    if os.environ["JAX_PROCESS_ID"] == "1":
+        tell(signal.SIGKILL)
+    sleep()
+
+
+def coordinator_is_lost():
+    """Two processes, of which process 0 is killed."""
+    barrier("both are here")
+    if os.environ["JAX_PROCESS_ID"] == "0":
+        tell(signal.SIGKILL)
+    sleep()
+
+
+def one_is_lost_in_a_collective():
+    """Two processes, of which process 1 is killed while the other waits for it."""
+    barrier("both are here")
+    if os.environ["JAX_PROCESS_ID"] == "1":
+        tell(signal.SIGKILL)
+    barrier("both are here again")
+
+
 PROGRAMS = {
     function.__name__: function
     for function in (
         *(plain, interrupt, swallowed, swallowed_at_the_end, swallowed_while_asleep, stuck),
         *(held_and_stuck, held_and_done, another_exception, waiting_thread),
-        *(waiting_thread_after_a_fault, one_of_two),
+        *(waiting_thread_after_a_fault, one_of_two, one_is_lost, coordinator_is_lost),
+        one_is_lost_in_a_collective,
     )
 }
 

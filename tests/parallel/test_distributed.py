@@ -139,8 +139,13 @@ def test_settings_come_from_arguments_and_then_from_the_environment(monkeypatch)
     start(process_id=0)
     assert (seen["coordinator_address"], seen["num_processes"]) == ("10.0.0.1:1234", 4)
     assert (seen["process_id"], seen["coordinator_bind_address"]) == (0, None)
-    start(coordinator="127.0.0.1:99", process_id=3)
+    assert seen["local_device_ids"] is None
+    start(coordinator="127.0.0.1:99", process_id=3, local_device_ids=[2, 0])
     assert seen["coordinator_bind_address"] == "127.0.0.1:99"
+    assert seen["local_device_ids"] == [2, 0]
+    for ids in ([], [0, 0], [-1]):
+        with pytest.raises(InputError, match="local_device_ids is"):
+            start(process_id=0, local_device_ids=ids)
     assert seen["process_id"] == 3
 
 

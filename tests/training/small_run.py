@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -91,8 +92,25 @@ def deadly(last_step, number):
     return with_signal
 
 
+def stopped_between_records(folder):
+    """A long run without records, which only the preemption service can stop at one step."""
+    told = deadly(5 if jax.process_index() == 1 else -1, signal.SIGTERM)
+
+    def slow(step):
+        time.sleep(0.05)
+        return told(step)
+
+    config = LoopConfig(steps=500, log_every=500, metric="validation/loss")
+    try:
+        train(folder, config, data=slow)
+    except SystemExit as stopped:
+        saved = max(int(step) for step in os.listdir(f"{folder}/checkpoints"))
+        print("between records", stopped.code, "saved", saved)
+
+
 def stopped_and_gone_on(folder, terminate_at):
     """Of several processes: a run that nothing disturbs, and one that a signal to one stops."""
+    stopped_between_records(f"{folder}/rare")
     results = [train(f"{folder}/undisturbed")]
     with_signal = deadly(terminate_at if jax.process_index() == 1 else -1, signal.SIGTERM)
     try:

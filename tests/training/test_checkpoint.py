@@ -366,7 +366,16 @@ def test_importing_training_does_not_import_orbax():
     assert json.loads(output) == []
 
 
-@pytest.mark.parametrize("kwargs", [{"keep": 0}, {"mode": "least"}])
+@pytest.mark.parametrize("kwargs", [{"keep": 0}, {"keep_every": -1}, {"mode": "least"}])
 def test_bad_values_name_the_field(tmp_path, kwargs):
     with pytest.raises(InputError, match=next(iter(kwargs))):
         Checkpoints(tmp_path, **kwargs)
+
+
+def test_multiples_are_kept_besides_the_latest(tmp_path, state_and_layout):
+    state, _ = state_and_layout
+    with Checkpoints(tmp_path, config=CONFIG, keep=2, keep_every=4) as checkpoints:
+        for step in range(1, 12):
+            checkpoints.save(dataclasses.replace(state, step=jax.numpy.int32(step)))
+        checkpoints.wait()
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [4, 8, 10, 11]

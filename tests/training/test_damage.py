@@ -127,6 +127,30 @@ def test_numbers_that_are_not_those_saved_are_named(saved, state, tmp_path):
     same(open_and_restore(folder, state)[0], at(state, 2))  # as the message says
 
 
+def test_a_run_falls_back_to_the_newest_intact_checkpoint(saved, state, tmp_path, capsys):
+    """Of three checkpoints the last two are damaged; saving again replaces them."""
+    folder = shutil.copytree(saved, tmp_path / "run")
+    for step in (2, 3):
+        for file in (folder / str(step) / "state").rglob("d/*"):
+            file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"3: cannot read its arrays.*intact checkpoint is .*/1;"):
+        load_params(folder)
+    same(load_params(folder, which="intact"), at(state, 1).ema)
+    capsys.readouterr()
+    with Checkpoints(folder, metric="loss") as checkpoints:
+        found, progress = checkpoints.restore(abstract(state), "intact")
+        warnings = capsys.readouterr().err.splitlines()
+        same(found, at(state, 1))
+        assert progress == PROGRESS
+        checkpoints.save(at(state, 3), metrics={"loss": 0.5})
+        checkpoints.wait()
+    assert [f"{folder}/{step}:" in line for step, line in zip((3, 2), warnings, strict=True)]
+    assert all(line.startswith("warning: ") for line in warnings)
+    assert sorted(int(path.name) for path in folder.iterdir()) == [1, 3, 4]
+    with Checkpoints(folder, metric="loss") as checkpoints:
+        same(checkpoints.restore(abstract(state), 3)[0], at(state, 3))
+
+
 def test_without_another_intact_checkpoint_the_message_says_so(saved, state, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "run")
     for step in (1, 2, 3):

@@ -45,6 +45,7 @@ class NetworkFlags:
       class_dropout: condition dropout: how often the null label replaces the class in training; 0
         leaves no unconditional model, so that nothing can be guided.
       dtype: the compute dtype of products.
+      remat: recompute the activations of blocks in the backward pass, to save memory.
     """
 
     network: NetworkName = "dit"
@@ -53,6 +54,7 @@ class NetworkFlags:
     patch: int | None = None
     class_dropout: float = 0.1
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
 
     def config(self, shape: Shape, num_classes: int, out_channels: int) -> Any:
         """The network's configuration for images of a shape.
@@ -73,6 +75,7 @@ class NetworkFlags:
             "null_class": dropout > 0,
             "class_dropout": dropout,
             "dtype": self.dtype,
+            "remat": self.remat,
         }
         if self.network == "unet":
             if self.patch is not None:

@@ -49,6 +49,8 @@ class TrainingFlags(OptimizationFlags):
       weight_decay: on weights, decoupled.
       ema_decay: of the moving average of the parameters, which is what is sampled.
       flip: mirror each image with probability 1/2 (not for digits).
+      accumulate: microbatches of each update, one after the other, to fit it into memory.
+      moment_dtype: of the optimizer's mean of gradients; "bfloat16" halves it.
     """
 
     batch_size: int = 128
@@ -92,10 +94,11 @@ def train_denoiser(
         tx = freeze_others(make_optimizer(flags.optimizer()), train_only)
     return train_model(
         config,
-        lambda index: batch_at(images, plan, index, flip=flags.flip),
+        lambda index, rows: batch_at(images, plan, index, flip=flags.flip, rows=rows),
         folder,
         flags,
         make_loss_fn,
+        batch_size=flags.batch_size,
         make_evaluation=lambda loss_fn: make_evaluation(loss_fn, images),
         seed=seed,
         tensorboard=tensorboard,

@@ -17,6 +17,7 @@ from jaxtyping import Float, Float64, Int
 
 from experiments.lm.support.recipes import METRIC, Recipe
 from experiments.shared.output import progress_bar
+from experiments.shared.training_runs import kept_checkpoints, loop_options
 from jaxgen.data import BatchPlan, Corpus, trainable_span, windows_at
 from jaxgen.lm import (
     LanguageModel,
@@ -54,6 +55,7 @@ from jaxgen.training import (
     load_params,
     make_local_steps,
     make_optimizer,
+    make_schedule,
     make_train_step,
     read_records,
     scan_steps,
@@ -165,6 +167,7 @@ def train_network(
             log=MetricsLog(folder, tensorboard),
             progress=progress,
             padding=Padding(state_axes(ready.layout, ready.tx), true_sizes),
+            **loop_options(folder),
         )
     records = read_records(folder / "metrics.jsonl")
     assert result.best_step is not None
@@ -190,7 +193,7 @@ def open_checkpoints(folder: pathlib.Path, config: NPLMConfig, corpus: Corpus) -
         config=config,
         may_differ=MAY_DIFFER,
         files={"vocabulary.txt": corpus.vocabulary.text},
-        keep=1,
+        **kept_checkpoints(),
         metric=METRIC,
     )
 
@@ -219,13 +222,15 @@ def prepare_training(
     """Everything for a run but its folder; arguments and errors as for `train_network`."""
     plan = plan_text_batches(config.order, corpus, recipe, seed)
     loop = recipe.loop_for(plan.steps_per_epoch, local_steps)
-    tx = make_optimizer(recipe.optimizer_for(loop.steps), lambda path, _: is_weight(path))
+    optimizer = recipe.optimizer_for(loop.steps)
+    tx = make_optimizer(optimizer, lambda path, _: is_weight(path))
+    schedule = make_schedule(optimizer)
     bias_V = unigram_bias(corpus) if recipe.unigram_bias else None
     init = make_nplm_init(config, bias_V)
     if vectors is not None:
         init = starting_from(init, corpus.vocabulary.words, vectors)
     state, layout = create_state(init, jax.random.key(seed), tx=tx)
-    step = make_step(make_nplm_loss(config, layout), tx, loop.steps_per_call, local_steps)
+    step = make_step(make_nplm_loss(config, layout), tx, loop.steps_per_call, local_steps, schedule)
 
     def data(index: int) -> Batch:
         return make_batch(corpus, plan.positions(index), config.order)
@@ -256,10 +261,11 @@ def make_step(
     tx: optax.GradientTransformation,
     steps_per_call: int,
     local_steps: int | None = None,
+    learning_rate: Callable[[jax.Array], jax.Array] | None = None,
 ) -> StepFn:
     """What `fit` calls: a step, several in one call, or a round of local steps."""
     if local_steps is None:
-        step = make_train_step(loss_fn, tx)
+        step = make_train_step(loss_fn, tx, learning_rate=learning_rate)
         return scan_steps(step) if steps_per_call > 1 else step
     round_ = make_local_steps(loss_fn, tx)
 

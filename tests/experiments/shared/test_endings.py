@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from processes import run_processes
+from processes import end_processes
 
 from experiments.shared.endings import ending_well
 from jaxgen.errors import InputError
@@ -94,13 +94,32 @@ def test_a_signal_during_the_imports_of_a_program(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_one_of_two_processes_ends_though_the_other_waits_for_it(tmp_path, monkeypatch):
-    """JAX waits 5 minutes at the exit for the others, and would take SIGTERM for itself."""
-    arguments = ["one_of_two", "--workdir", str(tmp_path), "--num-processes", "2"]
+@pytest.mark.parametrize(
+    ("name", "left", "codes", "line"),
+    [
+        ("one_of_two", 0, (TERMINATED, TERMINATED), ""),
+        ("one_is_lost_in_a_collective", 0, (1, -signal.SIGKILL), "process 0 lost another process"),
+        pytest.param(
+            *("one_is_lost", 0, (1, -signal.SIGKILL), "process 0 lost process 1 of 2"),
+            marks=pytest.mark.slow,
+        ),
+        ("coordinator_is_lost", 1, (-signal.SIGKILL, 1), "process 1 lost another process of 2"),
+    ],
+)
+def test_two_processes_end_together(tmp_path, monkeypatch, name, left, codes, line):
+    """A signal to one is one to both; where one is lost the other says what to do.
+
+    Without that they wait for minutes, and JAX would take SIGTERM for itself.
+    """
+    arguments = [name, "--workdir", str(tmp_path / "run"), "--num-processes", "2"]
     arguments += ["--process-id", "{process}"]
     monkeypatch.setenv("PYTHONPATH", str(HELPERS))
-    with pytest.raises(AssertionError, match=f"process 1 ended with exit code {TERMINATED}"):
-        run_processes(PROGRAMS, arguments, devices_per_process=1, timeout=60)
+    found, errors = end_processes(PROGRAMS, arguments, devices_per_process=1, timeout=60)
+    assert found == codes
+    own = [text for text in errors[left].splitlines() if text.startswith("error:")]
+    assert [line in text for text in own] == [True] * bool(line)
+    assert all("start all processes again with the same flags" in text for text in own)
+    assert "Traceback" not in errors[left]
 
 
 def caused(error, cause):
