@@ -142,7 +142,8 @@ def test_a_run_falls_back_to_the_newest_intact_checkpoint(saved, state, tmp_path
         warnings = capsys.readouterr().err.splitlines()
         same(found, at(state, 1))
         assert progress == PROGRESS
-        checkpoints.save(at(state, 3), metrics={"loss": 0.5})
+        for step in (3, 4):
+            checkpoints.save(at(state, step), metrics={"loss": 1 / step})
         checkpoints.wait()
     assert [f"{folder}/{step}:" in line for step, line in zip((3, 2), warnings, strict=True)]
     assert all(line.startswith("warning: ") for line in warnings)
