@@ -7,20 +7,20 @@
     levels = recipe.levels(50)
     x = sample(recipe.sampler, denoiser, z, levels, key)
 
-===============================  =====================================  =========================
-class                            sampler                                levels end
-===============================  =====================================  =========================
-DDIM                             ``DDIM()``                             ``set_alpha_to_one``
-DDPM                             ``Ancestral``, ``LearnedAncestral``    clean
-PNDM                             ``Adams(4, "steps", ...)``             ``set_alpha_to_one``
-EulerDiscrete, Heun, LMS         ``Euler("ve")``, ``Heun``, ``Adams``   ``final_sigmas_type``
-EulerAncestral                   ``DDIM(1.0)``                          clean
-KDPM2, KDPM2Ancestral            ``Midpoint``                           clean
-DPMSolverMultistep, Singlestep   ``DPMSolver``, ``SingleStepDPMSolver`` ``final_sigmas_type``
-DEISMultistep, UniPCMultistep    ``DPMSolver``, ``UniPC``               first, final_sigmas_type
-FlowMatchEuler, FlowMatchHeun    ``Euler()``, ``Heun()``                clean
-EDMEuler, EDMDPMSolver           ``Euler()``, ``DPMSolver``             clean
-===============================  =====================================  =========================
+==============================  =======================================  ========================
+class                           sampler                                  levels end
+==============================  =======================================  ========================
+DDIM                            ``DDIM()``                               ``set_alpha_to_one``
+DDPM                            ``Ancestral``, ``LearnedAncestral``      clean
+PNDM                            ``Adams(4, "steps", ...)``               ``set_alpha_to_one``
+EulerDiscrete, Heun, LMS        ``Euler("ve")``, ``Heun``, ``Adams``     ``final_sigmas_type``
+EulerAncestral                  ``DDIM(1.0)``                            clean
+KDPM2, KDPM2Ancestral           ``Midpoint``                             clean
+DPMSolverMultistep, Singlestep  ``DPMSolver``, ``SingleStepDPMSolver``   ``final_sigmas_type``
+DEISMultistep, UniPCMultistep   ``DPMSolver``, ``UniPC``                 first, final_sigmas_type
+FlowMatchEuler, FlowMatchHeun   ``Euler()``, ``Heun()``                  clean
+EDMEuler, EDMDPMSolver          ``Euler()``, ``DPMSolver``               clean
+==============================  =======================================  ========================
 
 What changes a result and is not known here is an error that names the field. Differences that stay
 are those of docs/diffusion_design.md ("Parity with other implementations"), such as DDPM's noise in
