@@ -31,7 +31,7 @@ def test_the_manifest_and_the_report(videos, tmp_path, monkeypatch, capfd):
     out = tmp_path / "run"
     assert run(["--data", videos, "--workdir", out], monkeypatch) == 0
     printed = capfd.readouterr()[0].splitlines()
-    assert printed[-1] == f"1 clips are in {out}/clips.jsonl"
+    assert printed[-2:] == [f"1 clips are in {out}/clips.jsonl", f"Results are in {out}"]
     assert "left out, still: 1 shots" in printed
     assert (out / "report.md").read_text().startswith("- 3 videos, 1 unreadable; 3 decoded now")
     figures = json.loads((out / "metrics.json").read_text())
@@ -43,7 +43,7 @@ def test_the_manifest_and_the_report(videos, tmp_path, monkeypatch, capfd):
     # Started again with other filters, nothing is decoded.
     assert run(["--data", videos, "--workdir", out, "--min-motion", "0"], monkeypatch) == 0
     printed = capfd.readouterr()[0].splitlines()
-    assert printed[-1].startswith("2 clips are in")
+    assert printed[-2].startswith("2 clips are in")
     assert "0 decoded now" in printed[0]
 
 
