@@ -49,24 +49,19 @@ from jaxgen.interop.tensors import (
     Rule,
     RuleOf,
     Tree,
-    bias,
     check_array,
     copied,
-    linear,
     name_of,
     numbers,
     params_from_tensors,
     patches,
-    same,
     stacked,
-    swapped,
     tensors_from_params,
     without_prefix,
 )
+from jaxgen.interop.transformer_rules import QKV, fused_rule, linear_rule
 
 Naming = Literal["original", "diffusers"]
-
-QKV = "attention/qkv"
 
 LAYERS: dict[str, dict[str, str]] = {
     "original": {
@@ -335,7 +330,7 @@ def _rule_of(naming: str, patch: int, depth: int) -> RuleOf:
             inner = LAYERS[naming].get(f"condition/{match[2]}")
             if naming != "diffusers" or inner is None:
                 return None
-            return _plain_rule(match[2], f"{BLOCKS[naming]}.{match[1]}.{inner}", kind)
+            return linear_rule(match[2], f"{BLOCKS[naming]}.{match[1]}.{inner}", kind)
         name = LAYERS[naming].get(layer)
         if name is None:
             return None
@@ -343,28 +338,17 @@ def _rule_of(naming: str, patch: int, depth: int) -> RuleOf:
             return patches(f"{name}.weight", patch)
         if naming == "diffusers" and layer.startswith("condition"):
             names = [f"{BLOCKS[naming]}.{i}.{name}" for i in range(depth)]
-            return copied([_plain_rule(layer, each, kind) for each in names])
-        return _plain_rule(layer, name, kind)
+            return copied([linear_rule(layer, each, kind) for each in names])
+        return linear_rule(layer, name, kind)
 
     return rule_of
 
 
 def _layer_rule(naming: str, layer: str, name: str, kind: str) -> Rule:
     """The rule of a block's layer."""
-    if layer != QKV:
-        return _plain_rule(layer, name, kind)
-    if naming == "original":
-        return swapped(_plain_rule(layer, name, kind), -3, -2)
-    return stacked([_plain_rule(layer, name + each, kind) for each in "qkv"], axis=-2)
-
-
-def _plain_rule(layer: str, name: str, kind: str) -> Rule:
-    """The rule of a linear layer's parameter, or of the table of classes."""
-    if kind == "table":
-        return same(f"{name}.weight")
-    if kind == "bias":
-        return bias(f"{name}.bias")
-    return linear(f"{name}.weight", inputs=2 if layer == "attention/output" else 1)
+    if naming == "original" or layer != QKV:
+        return fused_rule(layer, name, kind)
+    return stacked([linear_rule(layer, name + each, kind) for each in "qkv"], axis=-2)
 
 
 def _positions(grid: int, width: int) -> np.ndarray:

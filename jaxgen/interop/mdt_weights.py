@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.errors import InputError
+from jaxgen.interop import dit_weights
 from jaxgen.interop.dit_config import PUBLISHED_HEADS
 from jaxgen.interop.learned_positions import Grid, resize_offsets, resize_positions, square_grid
 from jaxgen.interop.tensors import (
@@ -36,39 +37,24 @@ from jaxgen.interop.tensors import (
     Rule,
     RuleOf,
     Tree,
-    bias,
-    linear,
     name_of,
     numbers,
     params_from_tensors,
     patches,
-    same,
-    swapped,
     tensors_from_params,
     with_ones,
     without_prefix,
 )
+from jaxgen.interop.transformer_rules import fused_rule
 
 MDT_MARKERS = ["decoder_pos_embed"]
 UNUSED_ROWS = 3
 """Of a table of offsets, for a class token that the network has not."""
 
 OFFSETS = "attn.rel_pos_bias.relative_position_bias_table"
-MDT_LAYERS = {
-    "patch_embedding": "x_embedder.proj",
-    "condition/time/hidden": "t_embedder.mlp.0",
-    "condition/time/output": "t_embedder.mlp.2",
-    "condition/label": "y_embedder.embedding_table",
-    "final/modulation": "final_layer.adaLN_modulation.1",
-    "final/output": "final_layer.linear",
-}
-MDT_BLOCK_LAYERS = {
-    "block/attention/qkv": "attn.qkv",
-    "block/attention/output": "attn.proj",
-    "block/mlp/hidden": "mlp.fc1",
-    "block/mlp/output": "mlp.fc2",
-    "block/modulation": "adaLN_modulation.1",
-}
+LAYERS, BLOCK_LAYERS = dit_weights.LAYERS["original"], dit_weights.BLOCK_LAYERS["original"]
+"""What is not of MDT alone has the names of DiT's original code, from which MDT's was made."""
+
 POSITIONS = {"encoder_positions": "pos_embed", "decoder_positions": "decoder_pos_embed"}
 
 
@@ -192,16 +178,17 @@ def _mdt_rules(patch: int, like: Tree) -> RuleOf:
             block = "sideblocks.0"
             if index is not None:
                 block = f"blocks.{first_of[part] + int(index)}"
-            if inner == "relative":
+            member, _, inner = inner.partition("/")
+            if member == "relative":
                 return _offsets_rule(f"{block}.{OFFSETS}")
-            known = MDT_BLOCK_LAYERS.get(inner)
-            return None if known is None else _rule_of_layer(inner, f"{block}.{known}", kind)
-        known = MDT_LAYERS.get(layer)
+            known = BLOCK_LAYERS.get(inner) if member == "block" else None
+            return None if known is None else fused_rule(inner, f"{block}.{known}", kind)
+        known = LAYERS.get(layer)
         if known is None:
             return None
         if layer == "patch_embedding" and kind == "kernel":
             return patches(f"{known}.weight", patch)
-        return _rule_of_layer(layer, known, kind)
+        return fused_rule(layer, known, kind)
 
     return rule_of
 
@@ -213,11 +200,3 @@ def _offsets_rule(name: str) -> Rule:
         return [np.concatenate([x, np.zeros((UNUSED_ROWS, *x.shape[1:]), x.dtype)])]
 
     return Rule((name,), split, lambda tensors, _: tensors[0][:-UNUSED_ROWS])
-
-
-def _rule_of_layer(layer: str, name: str, kind: str) -> Rule:
-    if kind == "table":
-        return same(f"{name}.weight")
-    rule = linear(f"{name}.weight", inputs=2 if layer.endswith("attention/output") else 1)
-    rule = bias(f"{name}.bias") if kind == "bias" else rule
-    return swapped(rule, -3, -2) if layer.endswith("qkv") else rule

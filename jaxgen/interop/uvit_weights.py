@@ -33,18 +33,15 @@ from jaxgen.interop.tensors import (
     Rule,
     RuleOf,
     Tree,
-    bias,
     convolution,
-    linear,
     name_of,
     numbers,
     params_from_tensors,
     patches,
-    same,
-    swapped,
     tensors_from_params,
     without_prefix,
 )
+from jaxgen.interop.transformer_rules import fused_rule
 
 MARKERS = ["decoder_pred.weight"]
 HEADS = {512: 8, 768: 12, 1024: 16, 1152: 16}
@@ -183,13 +180,15 @@ def _uvit_rules(patch: int, labels: bool) -> RuleOf:
             part, index, inner = match.groups()
             block = UVIT_BLOCKS[part] if index is None else f"{UVIT_BLOCKS[part]}.{index}"
             known = UVIT_BLOCK_LAYERS.get(inner)
-            return None if known is None else _layer(inner, f"{block}.{known}", kind)
+            return None if known is None else fused_rule(inner, f"{block}.{known}", kind)
         known = LAYERS.get(layer)
         if known is None:
             return None
         if layer == "patch_embedding" and kind == "kernel":
             return patches(f"{known}.weight", patch)
-        return _layer(layer, known, kind)
+        if layer == "smooth" and kind == "kernel":
+            return convolution(f"{known}.weight")
+        return fused_rule(layer, known, kind)
 
     return rule_of
 
@@ -203,14 +202,3 @@ def _positions_rule(labels: bool) -> Rule:
     return Rule(
         ("pos_embed",), lambda x: [exchanged(x)[None]], lambda tensors, _: exchanged(tensors[0][0])
     )
-
-
-def _layer(layer: str, name: str, kind: str) -> Rule:
-    if kind in ("table", "scale"):
-        return same(f"{name}.weight")
-    if kind == "bias":
-        return bias(f"{name}.bias")
-    if layer == "smooth":
-        return convolution(f"{name}.weight")
-    rule = linear(f"{name}.weight", inputs=2 if layer == "attention/output" else 1)
-    return swapped(rule, -3, -2) if layer == "attention/qkv" else rule
