@@ -29,6 +29,7 @@ from jaxgen.lm import (
     SentenceMarks,
     TextModel,
     TextScore,
+    perplexity_of,
     score_sentences,
     score_text,
 )
@@ -156,7 +157,7 @@ def score_files(flags: ScoreFlags) -> TextScore:
     if flags.words:
         for of_sentence in scores:
             report("\n".join(map(_line, of_sentence.words)) + f"\n{of_sentence.log10:.6f} total\n")
-    total = TextScore(tuple(word for of_sentence in scores for word in of_sentence.words))
+    total = TextScore.join(scores)
     report(summary(total))
     return total
 
@@ -211,8 +212,8 @@ def mix_models(flags: MixFlags) -> list[float]:
         weights = learn_weights(10.0**log10_NJ)[0].tolist()
         for path, weight, of in zip(flags.models, weights, scores, strict=True):
             report(f"{weight:.6f}  {path}  perplexity {of.perplexity:.6g}")
-        perplexity = np.exp(-np.log(10.0**log10_NJ @ np.array(weights)).mean())
-        report(f"perplexity of the mixture {perplexity:.6g}")
+        mixed_N = 10.0**log10_NJ @ np.array(weights)
+        report(f"perplexity of the mixture {perplexity_of(mixed_N):.6g}")
     else:
         weights = list(flags.weights)
     if flags.output is not None:

@@ -270,7 +270,7 @@ def mixture(
     bins, size = frequency_bins_of(trigrams, corpus, order)
     members = (NETWORK, KNESER_NEY)
     mixed, weight_CJ = mix_by_frequency([by_model[name] for name in members], bins, size)
-    context_NL = own_contexts(corpus, windows(corpus.tokens, 3, *corpus.spans["test"]))
+    context_NL = own_contexts(windows(corpus.tokens, 3, *corpus.spans["test"]), marks_of(corpus))
     frequency_N = trigrams.context_frequencies(context_NL)
     used = [c for c in reversed(range(size)) if (bins["test"] == c).any()]
     plot_weights(

@@ -31,7 +31,7 @@ from jaxtyping import Int32
 from jaxgen.errors import InputError
 from jaxgen.ids import check_not_string
 from jaxgen.lm.contexts import NO_WORD
-from jaxgen.lm.text_model import TextModel
+from jaxgen.lm.text_model import UNKNOWN_WORDS, TextModel
 from jaxgen.text_rules import SENTENCE_END, SENTENCE_START, split_words
 
 _BATCH = 4096
@@ -64,6 +64,11 @@ class TextScore:
     """
 
     words: tuple[WordScore, ...]
+
+    @classmethod
+    def join(cls, scores: Iterable["TextScore"]) -> "TextScore":
+        """What scores of sentences, one after the other, come to."""
+        return cls(tuple(word for of_sentence in scores for word in of_sentence.words))
 
     @property
     def log10(self) -> float:
@@ -146,8 +151,7 @@ def score_text(
     model: TextModel, sentences: Iterable[str | Sequence[str]], open_vocabulary: int | None = None
 ) -> TextScore:
     """All words of a text of sentences together; arguments and errors as for `score`."""
-    scores = score_sentences(model, sentences, open_vocabulary=open_vocabulary)
-    return TextScore(tuple(word for of_sentence in scores for word in of_sentence.words))
+    return TextScore.join(score_sentences(model, sentences, open_vocabulary=open_vocabulary))
 
 
 def score_sentences(
@@ -185,7 +189,7 @@ def _words_of(model: TextModel, sentence: str | Sequence[str], start: bool, end:
 def _share_of_unknown(model: TextModel, open_vocabulary: int | None) -> float:
     if open_vocabulary is None:
         return 1.0
-    known = len(set(model.words) - {SENTENCE_START, "<unk>", "<UNK>"})
+    known = len(set(model.words) - {SENTENCE_START, *UNKNOWN_WORDS})
     if open_vocabulary <= known:
         raise InputError(
             f"open_vocabulary is {open_vocabulary}, expected more than the {known} words of the "

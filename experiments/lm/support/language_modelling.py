@@ -232,8 +232,10 @@ def prepare_training(
     state, layout = create_state(init, jax.random.key(seed), tx=tx)
     step = make_step(make_nplm_loss(config, layout), tx, loop.steps_per_call, local_steps, schedule)
 
+    marks = marks_of(corpus)
+
     def data(index: int) -> Batch:
-        return make_batch(corpus, plan.positions(index), config.order)
+        return make_batch(corpus.tokens, plan.positions(index), config.order, marks)
 
     return Training(state, layout, tx, compile_step(step, state), data, loop)
 
@@ -276,10 +278,15 @@ def make_step(
     return round_ if local_steps > 1 else round_of_one
 
 
-def make_batch(corpus: Corpus, positions_B: np.ndarray, order: int) -> Batch:
+def make_batch(
+    tokens_N: Int[np.ndarray, "N"],
+    positions_B: np.ndarray,
+    order: int,
+    marks: SentenceMarks | None = None,
+) -> Batch:
     """``{"contexts": int32 [B, n-1], "targets": int32 [B]}`` of positions of a text."""
-    window_BL = windows_at(corpus.tokens, positions_B, order)
-    return {"contexts": own_contexts(corpus, window_BL[:, :-1]), "targets": window_BL[:, -1]}
+    window_BL = windows_at(tokens_N, positions_B, order)
+    return {"contexts": own_contexts(window_BL[:, :-1], marks), "targets": window_BL[:, -1]}
 
 
 def marks_of(corpus: Corpus) -> SentenceMarks | None:
@@ -291,9 +298,10 @@ def marks_of(corpus: Corpus) -> SentenceMarks | None:
     return None if np.any(corpus.tokens == start) else SentenceMarks(start, end)
 
 
-def own_contexts(corpus: Corpus, contexts_NL: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
+def own_contexts(
+    contexts_NL: Int[np.ndarray, "N L"], marks: SentenceMarks | None
+) -> Int[np.ndarray, "N L"]:
     """Contexts of a text's stream, those of a text of sentences cut to their own sentence."""
-    marks = marks_of(corpus)
     return contexts_NL if marks is None else within_sentences(contexts_NL, marks)
 
 
@@ -373,12 +381,12 @@ def make_scorer(config: Any, layout: Layout) -> Scorer:
 
     def score(params: Tree, corpus: Corpus, span: tuple[int, int]) -> Float64[np.ndarray, "N"]:
         start, stop = span
-        parts = []
+        marks, parts = marks_of(corpus), []
         for first in range(start, stop, size):
             # The last batch repeats the last position, so that there is one shape to compile.
             position_B = np.minimum(np.arange(first, first + size), stop - 1)
-            batch = put_batch(make_batch(corpus, position_B, config.order), mesh)
-            parts.append(compiled(params, batch))
+            batch = make_batch(corpus.tokens, position_B, config.order, marks)
+            parts.append(compiled(params, put_batch(batch, mesh)))
         return np.concatenate(parts)[: stop - start].astype(np.float64)
 
     return score
@@ -451,7 +459,8 @@ def frequency_bins_of(
     """
     bins = FrequencyBins(counts.context_frequencies, counts.tokens)
     spans = {part: evaluated_span(corpus, part, order) for part in parts}
-    contexts = {p: own_contexts(corpus, windows(corpus.tokens, 3, *spans[p])) for p in parts}
+    marks = marks_of(corpus)
+    contexts = {p: own_contexts(windows(corpus.tokens, 3, *spans[p]), marks) for p in parts}
     return {part: bins(contexts_NL) for part, contexts_NL in contexts.items()}, bins.size
 
 

@@ -117,7 +117,7 @@ def test_b_starts_at_the_unigram_model(corpus, one_device):
 
 
 def test_batches_are_the_words_before_and_the_word(corpus):
-    batch = make_batch(corpus, np.array([7, 2]), order=3)
+    batch = make_batch(corpus.tokens, np.array([7, 2]), order=3)
     t = corpus.tokens
     np.testing.assert_array_equal(batch["contexts"], [[t[5], t[6]], [t[0], t[1]]])
     np.testing.assert_array_equal(batch["targets"], [t[7], t[2]])

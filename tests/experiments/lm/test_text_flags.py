@@ -53,13 +53,13 @@ def test_sentences_are_batched_by_themselves(text):
     marks = marks_of(corpus)
     assert corpus.vocabulary.words[marks.start] == "<s>"
     positions = np.arange(10, 200)
-    batch = make_batch(corpus, positions, 4)
+    batch = make_batch(corpus.tokens, positions, 4, marks)
     assert not (batch["contexts"] == marks.end).any()
     np.testing.assert_array_equal(batch["targets"], corpus.tokens[positions])
     after_end = corpus.tokens[positions - 1] == marks.end
     assert (batch["contexts"][after_end] == marks.start).all()
     assert (batch["contexts"][~after_end, -1] == corpus.tokens[positions - 1][~after_end]).all()
-    same = own_contexts(corpus, windows(corpus.tokens, 4, 10, 200))
+    same = own_contexts(windows(corpus.tokens, 4, 10, 200), marks)
     np.testing.assert_array_equal(batch["contexts"], same)
 
 
