@@ -7,14 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared.collectives import Program
-from experiments.shared.denoiser_sampling import (
-    SAMPLERS,
-    SamplingFlags,
-    compile_sampling,
-    first_level,
-)
+from experiments.shared.denoiser_sampling import SAMPLERS, SamplingFlags, compile_sampling
 from experiments.shared.training_runs import OptimizationFlags
 from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion.process.level_lists import first_level
 from jaxgen.parallel import Layout, batch_sharding
 from jaxgen.training import compile_step, make_optimizer, make_train_step
 from jaxgen.training.state import abstract_state

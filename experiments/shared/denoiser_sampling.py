@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from experiments.shared.output import progress_bar
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion.process.level_lists import first_level
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import (
     DDIM,
@@ -239,11 +240,6 @@ def compile_sampling(
         )
 
     return jax.jit(run, static_argnums=1, out_shardings=replicated(layout.mesh))
-
-
-def first_level(levels: Level) -> Level:
-    """The noisiest of a sampler's levels, [], where its samples start."""
-    return jax.tree.map(lambda value: np.float32(np.ravel(value)[0]), levels)
 
 
 def even_labels(count: int, classes: int) -> Int[np.ndarray, "N"] | None:

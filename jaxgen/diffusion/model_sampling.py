@@ -7,6 +7,7 @@
 Sample i depends on the key and on i alone.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -102,14 +103,15 @@ def sample_model(
     index_N = jnp.arange(total)
     drawn = _standard(key, index_N, config) if noise is None else jnp.asarray(noise)
     z_N = scale_noise(drawn, given) if x is None else start_from(jnp.asarray(x), drawn, given)
-    run = _compiled(config, method, clip)
+    static = {"config": config, "sampler": method, "clip": clip}
     table, parts = method.table(given), []
     for first in range(0, total, batch):
         # The last batch repeats the last sample, so that there is one shape to compile.
         index_B = np.minimum(np.arange(first, first + min(batch, total)), total - 1)
         own = None if step_noise is None else jnp.asarray(step_noise)[:, index_B]
         label_B = None if label_N is None else label_N[index_B]
-        parts.append(np.asarray(run(params, table, z_N[index_B], index_B, label_B, key, w, own)))
+        arrays = params, table, z_N[index_B], index_B, label_B, key, w, own
+        parts.append(np.asarray(_sample_batch(*arrays, **static)))
     return np.concatenate(parts)[:total]
 
 
@@ -145,11 +147,10 @@ def _labels(
     return label_N.astype(np.int32), len(label_N)
 
 
-def _compiled(config: DenoiserConfig, sampler: Sampler, clip: bool) -> Any:
-    """The jitted sampling of a batch."""
-
-    def run(params, table, z, index_B, label_B, key, w, own):
-        denoiser = config.make_denoiser(params, label_B, w, clip=clip)
-        return sample_with_table(sampler, denoiser, z, table, key, index_B, noise=own)
-
-    return jax.jit(run)
+@functools.partial(jax.jit, static_argnames=("config", "sampler", "clip"))
+def _sample_batch(
+    params, table, z, index_B, label_B, key, w, own, *, config, sampler, clip
+) -> Float[Array, "B ... C"]:
+    """Samples of a batch; compiled once for equal models, samplers and shapes."""
+    denoiser = config.make_denoiser(params, label_B, w, clip=clip)
+    return sample_with_table(sampler, denoiser, z, table, key, index_B, noise=own)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.table_schedules import TableSchedule
@@ -57,28 +58,28 @@ def open_denoiser(path: Path, variant: str | None = None) -> LoadedNetwork:
     folder = as_path(path)
     if (folder / "checkpoints").is_dir():
         folder = folder / "checkpoints"
-    elif folder.is_dir() and (found := _diffusers_class(folder)) is not None:
-        return _from_diffusers(folder, found, variant)
+    elif folder.is_dir() and (fields := _diffusers_fields(folder)).get("_class_name") is not None:
+        return _from_diffusers(folder, fields, variant)
     model = load_model(folder)
     if not isinstance(model.config, DenoiserConfig) or len(model.config.image_shape) != 3:
         raise InputError(f"{path} holds {type(model.config).__name__}, expected a model of images")
     return LoadedNetwork(model.config, model.params)
 
 
-def _diffusers_class(folder: pathlib.Path) -> str | None:
-    """The class of the network in a folder of diffusers; None where it is none."""
-    inner = network_folder(folder, ["transformer", "unet"])
-    fields = read_model_config(inner) or {}
-    return fields.get("_class_name")
+def _diffusers_fields(folder: pathlib.Path) -> Mapping[str, Any]:
+    """The configuration of the network in a folder of diffusers; empty where there is none."""
+    return read_model_config(network_folder(folder, ["transformer", "unet"])) or {}
 
 
-def _from_diffusers(folder: pathlib.Path, name: str, variant: str | None) -> LoadedNetwork:
+def _from_diffusers(
+    folder: pathlib.Path, fields: Mapping[str, Any], variant: str | None
+) -> LoadedNetwork:
+    name = fields["_class_name"]
     if name not in CLASSES_OF:
         raise InputError(
             f"{folder}: a {name}, expected a network of images: {', '.join(CLASSES_OF)}"
         )
     network, params = CLASSES_OF[name](folder, variant=variant)
-    fields = read_model_config(network_folder(folder, ["transformer", "unet"])) or {}
     recipe = from_diffusers_scheduler(_scheduler_of(folder, name))
     if not isinstance(recipe.schedule, TableSchedule):
         raise InputError(f"{folder}: a {recipe.name} scheduler, expected one with a table of betas")
@@ -150,11 +151,7 @@ def adapt_to_data(
         network = dataclasses.replace(network, input_size=image_shape[:2])
     changed = dataclasses.replace(config, network=network, image_shape=image_shape, classes=classes)
     kept_table = classes == config.classes
-    fresh = jax.tree.map(
-        lambda leaf: np.asarray(getattr(leaf, "value", leaf)),
-        changed.make_init()(key),
-        is_leaf=lambda leaf: hasattr(leaf, "value"),
-    )
+    fresh = jax.tree.map(np.asarray, nn.meta.unbox(changed.make_init()(key)))
     old = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
     fresh_paths: list[str] = []
 

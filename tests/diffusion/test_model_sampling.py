@@ -1,5 +1,6 @@
 """Samples of a model in one call: labels, guidance, starts, preconditioning, steps of a table."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -14,6 +15,7 @@ from jaxgen.diffusion import (
     guide_network,
     initial_noise,
     make_steps,
+    model_sampling,
     sample,
     sample_model,
     start_from,
@@ -72,6 +74,17 @@ def test_guided_samples_in_batches():
     own = noise_of(levels) / np.hypot(levels.a[0], levels.s[0]).astype(np.float32)
     found = sample_model(CONFIG, PARAMS, KEY, LABELS, steps=6, guidance=1.5, noise=own)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_model_that_is_sampled_again_is_not_compiled_again():
+    """Neither with other keys and labels, nor as an equal configuration."""
+    sample_model(CONFIG, PARAMS, KEY, [0, 1], steps=3, guidance=1.0)
+    compiled = model_sampling._sample_batch._cache_size()
+    again = dataclasses.replace(CONFIG)
+    sample_model(again, PARAMS, jax.random.key(1), [2, 1], steps=3, guidance=2.5)
+    assert model_sampling._sample_batch._cache_size() == compiled
+    sample_model(CONFIG, PARAMS, KEY, [0, 1], steps=4, guidance=1.0)
+    assert model_sampling._sample_batch._cache_size() == compiled + 1
 
 
 def test_starting_from_data_and_noise():

@@ -11,6 +11,7 @@ All take and give levels [N + 1] from noise to data (`jaxgen.diffusion.process.s
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -18,6 +19,11 @@ from jaxtyping import Array, Float
 from jaxgen.diffusion.process.forward import add_noise
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.errors import InputError
+
+
+def first_level(levels: Level) -> Level:
+    """The noisiest of a sampler's levels, [], where its samples start."""
+    return jax.tree.map(lambda value: np.float32(np.ravel(value)[0]), levels)
 
 
 def skip_steps(levels: Level, count: int) -> Level:
@@ -53,8 +59,7 @@ def start_from(
     """
     if jnp.shape(x) != jnp.shape(noise):
         raise InputError(f"noise has shape {jnp.shape(noise)}, expected {jnp.shape(x)}, the data's")
-    first = Level(*(jnp.float32(np.ravel(value)[0]) for value in levels))
-    return add_noise(jnp.asarray(x), jnp.asarray(noise), first)
+    return add_noise(jnp.asarray(x), jnp.asarray(noise), first_level(levels))
 
 
 def scale_noise(noise: Float[Array, "B ..."], levels: Level) -> Float[Array, "B ..."]:
@@ -66,8 +71,8 @@ def scale_noise(noise: Float[Array, "B ..."], levels: Level) -> Float[Array, "B 
       noise: standard normal numbers, [B, ...].
       levels: [N + 1].
     """
-    a, s = (np.float32(np.ravel(value)[0]) for value in (levels.a, levels.s))
-    return jnp.hypot(a, s) * jnp.asarray(noise)
+    first = first_level(levels)
+    return jnp.hypot(first.a, first.s) * jnp.asarray(noise)
 
 
 def with_times(levels: Level, times: Any) -> Level:
