@@ -60,7 +60,6 @@ from experiments.images.support.image_training import (
 )
 from experiments.images.support.process_flags import ProcessFlags
 from experiments.shared.denoiser_sampling import (
-    SAMPLERS,
     SamplingFlags,
     draw_previews,
     even_labels,
@@ -151,7 +150,7 @@ def main(config: Config) -> dict[str, Any]:
     images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
     model, start = model_for(config, images)
     model.check_guidance(config.sampling.guidance)
-    table = SAMPLERS[config.sampling.sampler].table(config.sampling.levels(model))
+    table = config.sampling.method(model).table(config.sampling.levels(model))
     check_image_batches(images, config.training.batch_size, config.seed)
     check_layout(model)
     if config.train_only is not None:
@@ -253,7 +252,7 @@ def show_samples(
     draw = make_draw(model, trained.layout, clip=flags.clip)
     x = draw(
         trained.params,
-        SAMPLERS[flags.sampler],
+        flags.method(model),
         flags.levels(model),
         labels,
         key,
@@ -302,7 +301,7 @@ def evaluate_samples(
     for guidance in dict.fromkeys((0.0, flags.guidance)):
         x = draw(
             trained.params,
-            SAMPLERS[flags.sampler],
+            flags.method(model),
             flags.levels(model),
             labels,
             key,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared.collectives import Program
-from experiments.shared.denoiser_sampling import SAMPLERS, SamplingFlags, compile_sampling
+from experiments.shared.denoiser_sampling import SamplingFlags, compile_sampling
 from experiments.shared.training_runs import OptimizationFlags
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.level_lists import first_level
@@ -50,7 +50,7 @@ def sampling_program(
       InputError: for guidance that the model does not allow.
     """
     config.check_guidance(flags.guidance)
-    sampler, levels = SAMPLERS[flags.sampler], flags.levels(config)
+    sampler, levels = flags.method(config), flags.levels(config)
     run = compile_sampling(config, layout, clip=flags.clip)
     labels = {"label": ((), jnp.int32)} if config.classes else {}
     batch = abstract_arrays(layout, batch_size, index=((), jnp.int32), **labels)

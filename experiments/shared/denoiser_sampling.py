@@ -4,8 +4,9 @@ Sample i depends on the key and on i alone: not on how many are made, on the mes
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
@@ -14,8 +15,9 @@ from jaxtyping import Array, Float, Int, Key
 from experiments.shared.output import progress_bar
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion.named_samplers import NamedSampler, sampler_named
 from jaxgen.diffusion.process.level_lists import first_level
-from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
 from jaxgen.diffusion.samplers import (
     DDIM,
     AdjustedDDIM,
@@ -54,7 +56,7 @@ SamplerName = Literal[
     "unipc",
 ]
 
-SAMPLERS: dict[SamplerName, Sampler] = {
+SAMPLERS: Mapping[str, Sampler] = {
     "ddim": DDIM(),
     "angular": AngularDDIM(),
     "adjusted": AdjustedDDIM(),
@@ -67,6 +69,7 @@ SAMPLERS: dict[SamplerName, Sampler] = {
     "dpm_solver_sde": DPMSolver(order=2, stochastic=True),
     "unipc": UniPC(),
 }
+"""Short names of what is used most; of other names see `jaxgen.diffusion.named_samplers`."""
 
 SAMPLES_PER_CALL = 256
 
@@ -79,7 +82,8 @@ class SamplingFlags:
     Attributes:
       sampler: "ddim", "angular" (DDIM as a rotation), "adjusted" (DDIM that keeps the length of
         latents), "ancestral", "euler", "heun", "dpm_solver" (DPM-Solver++ 2M), "dpm_solver_2s",
-        "dpm_solver_3m", "dpm_solver_sde" or "unipc".
+        "dpm_solver_3m", "dpm_solver_sde" or "unipc"; or a name of other programs, perhaps with how
+        its levels are spaced: "Euler a", "DPM++ 2M Karras" (jaxgen.diffusion.named_samplers).
       steps: steps of the sampler; Heun evaluates the network twice in each.
       spacing: how the noise levels are spaced: "uniform" in time, "uniform_angle",
         "uniform_log_snr" or "karras".
@@ -88,7 +92,7 @@ class SamplingFlags:
       evaluate: samples to evaluate; 0 for none.
     """
 
-    sampler: SamplerName = "ddim"
+    sampler: str = "ddim"
     steps: int = 50
     spacing: Literal["uniform", "uniform_angle", "uniform_log_snr", "karras"] = "uniform"
     guidance: float = 1.0
@@ -96,10 +100,7 @@ class SamplingFlags:
     evaluate: int = 1000
 
     def __post_init__(self) -> None:
-        if self.sampler not in get_args(SamplerName):
-            raise InputError(
-                f"sampler is {self.sampler!r}, expected one of {', '.join(get_args(SamplerName))}"
-            )
+        self.named(CosineSchedule())
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}, expected 1 or more")
         if self.evaluate < 0:
@@ -107,9 +108,24 @@ class SamplingFlags:
         if not math.isfinite(self.guidance):
             raise InputError(f"guidance is {self.guidance}, expected a finite number")
 
+    def named(self, schedule: Schedule) -> NamedSampler:
+        """The sampler and the spacing of its levels; a spacing in its name comes before the flag.
+
+        Raises:
+          InputError: for a name that is none.
+        """
+        if self.sampler in SAMPLERS:
+            return NamedSampler(SAMPLERS[self.sampler], self.spacing)
+        named = sampler_named(self.sampler, schedule)
+        return named._replace(spacing=self.spacing) if named.spacing == "uniform" else named
+
+    def method(self, config: DenoiserConfig) -> Sampler:
+        """The sampler."""
+        return self.named(config.schedule).sampler
+
     def levels(self, config: DenoiserConfig) -> Level:
         """The noise levels that the sampler goes through."""
-        return make_steps(config.schedule, self.steps, self.spacing)
+        return self.named(config.schedule).levels(config.schedule, self.steps)
 
 
 class Draw(Protocol):
@@ -191,7 +207,7 @@ def draw_previews(
     shards = num_batch_shards(current_mesh())
     index_B = np.minimum(np.arange(shards * math.ceil(count / shards)), count - 1)
     batch = put_samples(index_B, label_N)
-    levels, sampler = flags.levels(config), SAMPLERS[flags.sampler]
+    levels, sampler = flags.levels(config), flags.method(config)
     guidance_weight = np.float32(flags.guidance) if flags.guidance else None
     _, xs = run(
         params, sampler, sampler.table(levels), first_level(levels), batch, key, guidance_weight

@@ -217,6 +217,24 @@ def _sum_by_row(
     return shared(rows_LKN, weights_LKN, gradient_NLF)
 
 
+@jax.custom_vjp
+def _gradient_once(x_N3: Array) -> Array:
+    """The points as they are, with a gradient that is computed once.
+
+    XLA on CPU computes the gradient of points, all corners of all levels, again for each of what is
+    made of it, such as the gradients of origins and of directions of rays. It does not compute the
+    operands of a matrix product again.
+    """
+    return x_N3
+
+
+def _gradient_once_backward(_: None, gradient_N3: Array) -> tuple[Array]:
+    return (jnp.dot(gradient_N3, jnp.eye(3), precision=jax.lax.Precision.HIGHEST),)
+
+
+_gradient_once.defvjp(lambda x_N3: (x_N3, None), _gradient_once_backward)
+
+
 class HashGrid(nn.Module):
     """Features of points of the unit cube; the table starts as U(-1e-4, 1e-4).
 
@@ -236,7 +254,7 @@ class HashGrid(nn.Module):
 
         named = nn.with_logical_partitioning(initial, ("hash", None))
         table_RF = jnp.asarray(self.param("table", named, (config.rows, config.features)))
-        x_N3 = jnp.clip(x.reshape(-1, 3), 0, 1)
+        x_N3 = jnp.clip(_gradient_once(x.reshape(-1, 3)), 0, 1)
         corners = [grid_corners(x_N3, level) for level in config.level_table]
         rows_LKN, weights_LKN = zip(*corners, strict=True)
         features_NLF = weighted_rows(table_RF, rows_LKN, weights_LKN)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.shared.denoiser_sampling import SAMPLERS, SamplingFlags, even_labels, make_draw
+from experiments.shared.denoiser_sampling import SamplingFlags, even_labels, make_draw
 from experiments.shared.training_runs import OpenedModel
 
 CLIPS_PER_CALL = 20
@@ -36,7 +36,7 @@ def sample_clips(
     draw = make_draw(model.config, model.layout, clip=clip, shape=shape, per_call=CLIPS_PER_CALL)
     videos = draw(
         model.params,
-        SAMPLERS[flags.sampler],
+        flags.method(model.config),
         flags.levels(model.config),
         label_N,
         jax.random.key(seed),

@@ -38,6 +38,7 @@ class VideoNetworkFlags:
       shift: what a / s of the cosine schedule is multiplied by; below one for more noise, which
         longer and larger clips need, whose frames and pixels say the same again.
       dtype: the compute dtype of products.
+      remat: recompute the activations of blocks in the backward pass, to save memory.
     """
 
     backbone: Literal["dit", "unet"] = "dit"
@@ -53,6 +54,7 @@ class VideoNetworkFlags:
     class_dropout: float = 0.1
     shift: float = 0.5
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
 
     def __post_init__(self) -> None:
         if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
@@ -98,6 +100,7 @@ def video_model(
         "null_class": dropout > 0,
         "class_dropout": dropout,
         "dtype": flags.dtype,
+        "remat": flags.remat,
     }
     network: Any
     if flags.backbone == "unet":

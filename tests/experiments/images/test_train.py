@@ -22,8 +22,9 @@ from experiments.shared import launch, training_runs
 from experiments.shared.denoiser_sampling import SamplingFlags, even_labels, make_draw
 from experiments.shared.output import remove_table
 from jaxgen.data import ImageSet, to_unit
+from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.diffusion.process.step_levels import make_steps
-from jaxgen.diffusion.samplers import Ancestral
+from jaxgen.diffusion.samplers import DDIM, Ancestral, DPMSolver
 from jaxgen.errors import InputError
 from jaxgen.interop.safetensors import write_safetensors
 from jaxgen.parallel import make_mesh
@@ -382,6 +383,17 @@ def test_missing_data_is_said(tmp_path, monkeypatch, capfd):
 def test_sampling_flags_say_what_is_wrong():
     with pytest.raises(train.InputError, match="sampler is 'magic', expected one of"):
         SamplingFlags(sampler="magic")
+
+
+def test_samplers_of_other_programs_have_the_levels_of_their_names():
+    schedule = CosineSchedule()
+    for name, spacing, method, expected in (
+        ("DPM++ 2M Karras", "uniform", DPMSolver(2), "karras"),
+        ("Euler a", "uniform_log_snr", DDIM(1.0), "uniform_log_snr"),
+        ("ancestral", "uniform", Ancestral(gamma=0.3), "uniform"),  # our own name comes first
+    ):
+        named = SamplingFlags(sampler=name, spacing=spacing).named(schedule)
+        assert (named.sampler, named.spacing) == (method, expected)
 
 
 def test_a_residual_network_judges_in_place_of_the_classifier(tmp_path):
