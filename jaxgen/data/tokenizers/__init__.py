@@ -8,7 +8,7 @@ from jaxgen.data.tokenizers.clean_text import clean_openai
 from jaxgen.data.tokenizers.open_tokenizer import open_tokenizer
 from jaxgen.data.tokenizers.prompt_weights import encode_weighted, parse_weights
 from jaxgen.data.tokenizers.save_tokenizer import save_tokenizer
-from jaxgen.data.tokenizers.text_checks import check_captions, check_vocabulary
+from jaxgen.data.tokenizers.text_checks import check_not_empty, check_vocabulary
 from jaxgen.data.tokenizers.tokenized import Tokenized
 from jaxgen.data.tokenizers.tokenizer import Tokenizer
 from jaxgen.data.tokenizers.train_tokenizer import train_tokenizer
@@ -16,7 +16,7 @@ from jaxgen.data.tokenizers.train_tokenizer import train_tokenizer
 __all__ = [
     "Tokenized",
     "Tokenizer",
-    "check_captions",
+    "check_not_empty",
     "check_vocabulary",
     "clean_openai",
     "encode_weighted",

@@ -21,6 +21,7 @@ from jaxgen.data.tokenizers.json_vocabulary import JsonVocabulary
 from jaxgen.data.tokenizers.sentence_piece_vocabulary import T5_EXTRA_IDS, SentencePieceVocabulary
 from jaxgen.data.tokenizers.tokenizer import Cleaning, Tokenizer
 from jaxgen.data.tokenizers.tokenizer_settings import (
+    CONFIG_FILE,
     padding_id,
     read_tokenizer_settings,
     tokens_around,
@@ -79,7 +80,9 @@ def _open_folder(folder: pathlib.Path) -> Tokenizer:
         if (folder / name).exists():
             return open_it(folder / name)
     inside = [name for name in sorted(os.listdir(folder)) if _holds_tokenizer(folder / name)]
-    hint = f"; the folder {inside[0]} in it holds one" if inside else ""
+    named = read_tokenizer_settings(folder).fields.get("tokenizer_class")
+    hint = f"; {CONFIG_FILE} says {named}" if named else ""
+    hint += f"; the folder {inside[0]} in it holds one" if inside else ""
     raise InputError(
         f"{folder}: holds no tokenizer, expected {JSON_FILE}, {VOCABULARY_FILE} with {MERGES_FILE},"
         f" {MODEL_FILE} or {OPENAI_FILE}{hint}"

@@ -17,14 +17,12 @@ class Pieces(NamedTuple):
 
 
 class Vocabularies(Protocol):
-    """Splits texts into pieces and joins pieces: `JsonVocabulary` or `SentencePieceVocabulary`.
-
-    Attributes:
-      size: One more than the largest id.
-    """
+    """Splits texts into pieces and joins pieces: `JsonVocabulary` or `SentencePieceVocabulary`."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """One more than the largest id."""
+        ...
 
     def split(self, texts: Sequence[str], special: bool) -> list[Pieces]:
         """Splits texts.

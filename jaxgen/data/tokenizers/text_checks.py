@@ -4,6 +4,9 @@ import reprlib
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
+from jaxgen.data.tokenizers.tokenized import Tokenized
 from jaxgen.errors import InputError
 from jaxgen.ids import check_not_string
 from jaxgen.text_rules import encode_text
@@ -16,7 +19,9 @@ class Sized(Protocol):
     """What has as many ids: a tokenizer, or its vocabulary."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """One more than the largest id."""
+        ...
 
 
 def check_texts(texts: Sequence[str]) -> None:
@@ -33,18 +38,19 @@ def check_texts(texts: Sequence[str]) -> None:
         encode_text(text, f"text {i}")
 
 
-def check_captions(captions: Sequence[str]) -> None:
-    """Refuses empty captions, which would train a model as if its conditioning were dropped.
+def check_not_empty(tokenized: Tokenized, name: str = "captions") -> None:
+    """Refuses texts without a token, which would train a model as if they had been dropped out.
+
+    Also those that cleaning or the vocabulary's normalisation leaves nothing of count.
 
     Raises:
-      InputError: Captions are empty or white space alone (the message says how many and which is
-        the first); or they are no list of texts.
+      InputError: Says how many, which is the first and how it reads.
     """
-    check_texts(captions)
-    empty = [i for i, caption in enumerate(captions) if not caption.strip()]
-    if empty:
+    empty = np.flatnonzero((tokenized.spans[..., 0] < 0).all(axis=1))
+    if empty.size:
         raise InputError(
-            f"{len(empty)} of {len(captions)} captions are empty, the first is number {empty[0]}"
+            f"{empty.size} of {len(tokenized.texts)} {name} are empty, the first is number "
+            f"{empty[0]}, {tokenized.texts[empty[0]]!r}"
         )
 
 

@@ -44,7 +44,7 @@ def lay_windows(
     """
     check_positive("windows", windows)
     start, end, pad = around
-    before, after = [start] * (start is not None), [end] * (end is not None)
+    before, after = ([] if mark is None else [mark] for mark in (start, end))
     room = length - len(before) - len(after)
     shape = (len(texts), windows * length)
     ids = np.full(shape, pad, np.int32)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Int32, Integer
 
 from jaxgen.data.tokenizers.clean_text import clean_openai
 from jaxgen.data.tokenizers.pieces import Pieces, Vocabularies
@@ -103,6 +103,13 @@ class Tokenizer:
             length = max(longest + self.marks, 1)
         around = (self.start, self.end, self.pad)
         return lay_windows(pieces, cleaned, around, length, windows, truncate)
+
+    def __call__(
+        self, texts: Sequence[str]
+    ) -> tuple[Int32[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+        """Ids and mask of texts alone, as what reads captions takes them (`encode`)."""
+        found = self.encode(texts)
+        return found.ids, found.mask
 
     def count_windows(self, texts: Sequence[str]) -> int:
         """Windows of the tokenizer's length that the longest of some texts needs; at least 1.

@@ -119,7 +119,7 @@ def test_spiece_model_of_t5(tmp_path, model):
     assert (opened.pad, opened.start, opened.end, opened.length) == (0, None, 1, None)
     texts = ["a red cube", "", "left of</s>"]
     found = opened.encode(texts)
-    assert opened.decode(found.ids) == texts[:2] + ["left of ⁇ s ⁇ "]
+    assert opened.decode(found.ids) == [*texts[:2], "left of ⁇ s ⁇ "]
     assert (found.ids == 1).sum(1).tolist() == [1, 1, 1]
     special = opened.encode(["a</s> <extra_id_0> b<pad><unk>"], special=True)
     assert [i for i in special.ids[0].tolist() if i in {0, 1, 2} or i >= pieces] == [
@@ -167,6 +167,9 @@ def test_a_folder_without_a_tokenizer(tmp_path, merges):
     for name in ("tokenizer.json", "vocab.json with merges.txt", "spiece.model", "bpe_simple"):
         assert name in str(error.value)
     assert "\n" not in str(error.value)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(InputError, match=r"; tokenizer_config\.json says BertTokenizer"):
+        open_tokenizer(tmp_path)
     (tmp_path / "tokenizer").mkdir()
     write_clip_folder(tmp_path / "tokenizer", merges)
     with pytest.raises(InputError, match="; the folder tokenizer in it holds one"):
@@ -259,7 +262,7 @@ def test_a_package_that_is_not_installed(tmp_path, merges, model, monkeypatch):
         cleaned.encode(["a"])
 
 
-def test_real_vocabularies(data_folder, tmp_path):
+def test_real_vocabularies(data_folder):
     """Ids that are published for CLIP's, T5's and SentencePiece's own vocabularies."""
     folder = data_folder / "text"
     clip = open_tokenizer(folder / "clip_bpe")
@@ -277,7 +280,13 @@ def test_real_vocabularies(data_folder, tmp_path):
     own = open_tokenizer(folder / "sentencepiece" / "test_model.model")
     found = own.encode(["I saw a girl with a telescope."])
     assert found.ids[0, :8].tolist() == [9, 459, 11, 939, 44, 11, 4, 142]
-    # The settings of published pipelines, with OpenAI's vocabulary beside them.
+
+
+@pytest.mark.slow
+def test_settings_of_published_pipelines(data_folder, tmp_path):
+    """With OpenAI's vocabulary beside them."""
+    folder = data_folder / "text"
+    clip = open_tokenizer(folder / "clip_bpe")
     lengths_and_padding = {
         "runwayml/stable-diffusion-v1-5/tokenizer": (77, 49407),
         "stabilityai/stable-diffusion-2-1/tokenizer": (77, 0),
@@ -294,3 +303,9 @@ def test_real_vocabularies(data_folder, tmp_path):
             shutil.copyfile(folder / "hub_configs" / name / file, tmp_path / file)
         opened = open_tokenizer(tmp_path)
         assert (opened.length, opened.pad) == expected
+    shutil.rmtree(tmp_path)
+    shutil.copytree(
+        folder / "hub_configs" / "Tencent-Hunyuan/HunyuanDiT-Diffusers/tokenizer", tmp_path
+    )
+    with pytest.raises(InputError, match=r"holds no tokenizer.* BertTokenizer"):
+        open_tokenizer(tmp_path)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxgen.data.tokenizers import check_captions, check_vocabulary, train_tokenizer
+from jaxgen.data.tokenizers import check_not_empty, check_vocabulary, train_tokenizer
 from jaxgen.errors import InputError
 
 CAPTIONS = ["a red cube on a blue ball", "the green ball is left of a small cube"]
@@ -174,7 +174,15 @@ def test_vocabulary_and_table_belong_together(words):
         check_vocabulary(words, 49408)
 
 
-def test_empty_captions_are_counted():
-    check_captions(["a", "b"])
-    with pytest.raises(InputError, match="2 of 4 captions are empty, the first is number 1"):
-        check_captions(["a", " ", "b", ""])
+def test_empty_captions_are_counted(words):
+    check_not_empty(words.encode(["a", "b"]))
+    with pytest.raises(InputError) as error:
+        check_not_empty(words.encode(["a", " \n", "b", ""]))
+    assert str(error.value) == "2 of 4 captions are empty, the first is number 1, ' \\n'"
+
+
+def test_called_it_gives_ids_and_mask(words):
+    ids, mask = words(["a red cube", ""])
+    found = words.encode(["a red cube", ""])
+    np.testing.assert_array_equal(ids, found.ids)
+    np.testing.assert_array_equal(mask, found.mask)
