@@ -69,6 +69,7 @@ AT_ONCE = {"jax", "flax", "numpy", "jaxtyping", "optax", "chex"}
 BY_ONE_MODULE = {
     *("orbax", "grain", "tensorboardX", "tensorflow_datasets", "etils", "fsspec"),
     *("av", "skimage", "trimesh", "embreex", "xatlas", "fast_simplification"),
+    *("tokenizers", "sentencepiece", "ftfy"),
 }
 LAUNCHES = {"jax.distributed", "jax.config"}
 
@@ -288,7 +289,7 @@ def test_importing_any_module_touches_no_device_and_nothing_heavy() -> None:
         heavy = {{"torch", "tensorflow", "transformers", "orbax", "grain", "tensorflow_datasets",
                   "array_record", "tyro", "tqdm", "matplotlib", "tensorboardX", "scipy", "nltk",
                   "sklearn", "PIL", "fsspec", "av", "skimage", "trimesh", "embreex", "xatlas",
-                  "fast_simplification"}}
+                  "fast_simplification", "tokenizers", "sentencepiece", "ftfy"}}
         print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
         import jax
         try:
