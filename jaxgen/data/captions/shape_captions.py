@@ -15,7 +15,7 @@ says in these words.
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -26,6 +26,11 @@ from jaxgen.errors import InputError
 
 ANY_SHAPE = "shape"
 CENTRE = "centre"
+_OF_PICTURE = {
+    "background": r"an? ({}) background",
+    "direction": r"moving(?: \w+)?? ({})",
+    "speed": r"moving(?: \w+)?? ({})",
+}
 
 
 def write_caption(
@@ -39,31 +44,38 @@ def write_caption(
       short: Whether to say shape, colour, relation and direction alone.
     """
 
-    def said(name: str) -> str | None:
-        return vocabulary.value(code_F, name) if vocabulary.is_said(name) else None
-
-    def noun_phrase(prefix: str) -> str:
-        size, place = (None if short else said(prefix + name) for name in ("size", "place"))
-        words = (size, said(prefix + "colour"), said(prefix + "shape") or ANY_SHAPE)
-        phrase = with_article(" ".join(filter(None, words)))
-        if place is None:
-            return phrase
-        return f"{phrase} {'in' if place == CENTRE else 'at'} the {place}"
-
-    two = _is_of_two(vocabulary, code_F)
-    caption = noun_phrase("")
+    values = vocabulary.named(code_F)
+    said = {name: value for name, value in values.items() if vocabulary.is_said(name)}
+    if short:
+        said = {name: value for name, value in said.items() if _is_short(name)}
+    two = 2 in vocabulary.objects and values.get("objects") != COUNTS[1]
+    caption = _describe_object(said, "")
     if two:
-        relation = vocabulary.value(code_F, "relation")
+        relation = values.get("relation")
         comma = "," if relation and not short else ""
-        caption += f"{comma} {relation or 'and'} {noun_phrase(SECOND)}"
-    background, speed = (None if short else said(name) for name in ("background", "speed"))
-    if background:
-        caption += f" on {with_article(background)} background"
-    direction = said("direction")
-    if direction or speed:
-        caption += ", both" if two and not short else ""
-        caption += " ".join(filter(None, (" moving", direction, speed)))
+        caption += f"{comma} {relation or 'and'} {_describe_object(said, SECOND)}"
+    if "background" in said:
+        caption += f" on {with_article(said['background'])} background"
+    motion = [said[name] for name in ("direction", "speed") if name in said]
+    if motion:
+        both = ", both" if two and not short else ""
+        caption += f"{both} moving {' '.join(motion)}"
     return caption
+
+
+def _is_short(name: str) -> bool:
+    """Whether short captions say an attribute."""
+    return name in ("relation", "direction") or name.endswith(("shape", "colour"))
+
+
+def _describe_object(said: Mapping[str, str], prefix: str) -> str:
+    """An object with what is said of it: "a small red circle at the top left"."""
+    words = [said.get(prefix + name, "") for name in ("size", "colour", "shape")]
+    phrase = with_article(" ".join(filter(None, (*words[:2], words[2] or ANY_SHAPE))))
+    place = said.get(prefix + "place")
+    if place is None:
+        return phrase
+    return f"{phrase} {'in' if place == CENTRE else 'at'} the {place}"
 
 
 def write_captions(
@@ -80,10 +92,6 @@ def with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _is_of_two(vocabulary: ShapeVocabulary, code_F: Int32[np.ndarray, "F"]) -> bool:
-    return 2 in vocabulary.objects and vocabulary.value(code_F, "objects") != COUNTS[1]
-
-
 def read_caption(vocabulary: ShapeVocabulary, caption: str) -> Int32[np.ndarray, "F"]:
     """What a caption says, `NOT_APPLICABLE` for what it does not.
 
@@ -94,36 +102,28 @@ def read_caption(vocabulary: ShapeVocabulary, caption: str) -> Int32[np.ndarray,
       caption: Any text; of a third object and further ones nothing is read.
     """
     nouns = list(_noun_phrase(vocabulary).finditer(caption))[:2]
-    code_F = np.full(len(vocabulary.values), NOT_APPLICABLE, np.int32)
-
-    def set_code(name: str, value: str | None) -> None:
-        if name in vocabulary.columns:
-            code_F[vocabulary.columns[name]] = vocabulary.code(name, value)
-
+    read: dict[str, str | None] = {}
     for name, values in vocabulary.values.items():
-        is_second = name == "relation" or name.startswith(SECOND)
-        if len(values) == 1 and not name.endswith("shape") and (len(nouns) > 1 or not is_second):
-            set_code(name, values[0])
+        of_second = name == "relation" or name.startswith(SECOND)
+        if not vocabulary.is_said(name) and (len(nouns) > 1 or not of_second):
+            read[name] = values[0]
     if nouns:
-        set_code("objects", COUNTS[len(nouns)])
+        read["objects"] = COUNTS[len(nouns)]
     ends = [noun.start() for noun in nouns[1:]] + [len(caption)]
     for prefix, noun, end in zip(("", SECOND), nouns, ends, strict=False):
         after = caption[noun.end() : end]
-        for name in ("size", "colour", "shape"):
-            if vocabulary.is_said(prefix + name):
-                set_code(prefix + name, noun[name])
-        if vocabulary.is_said(prefix + "place"):
-            set_code(prefix + "place", _first(r"(?:at|in) the ({})", vocabulary.places, after))
+        place = _first(r"(?:at|in) the ({})", vocabulary.places, after)
+        found = {**noun.groupdict(), "place": place}
+        said = {prefix + name: value for name, value in found.items()}
+        read |= {name: value for name, value in said.items() if vocabulary.is_said(name)}
     if len(nouns) > 1:
         between = caption[nouns[0].end() : ends[0]]
-        set_code("relation", _first(r"({})", tuple(RELATIONS), between))
-    if vocabulary.is_said("background"):
-        set_code("background", _first(r"an? ({}) background", vocabulary.backgrounds, caption))
-    for name in ("direction", "speed"):
+        read["relation"] = _first(r"({})", tuple(RELATIONS), between)
+    for name, pattern in _OF_PICTURE.items():
         if vocabulary.is_said(name):
-            pattern = r"moving(?: \w+)?? ({})"
-            set_code(name, _first(pattern, vocabulary.values[name], caption))
-    return code_F
+            read[name] = _first(pattern, vocabulary.values[name], caption)
+    codes = [vocabulary.code(name, read.get(name)) for name in vocabulary.values]
+    return np.array(codes, np.int32)
 
 
 def read_captions(vocabulary: ShapeVocabulary, captions: Iterable[str]) -> Int32[np.ndarray, "N F"]:

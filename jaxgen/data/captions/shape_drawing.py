@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Integer, UInt8
 
-SAMPLES = 4
+SAMPLES = 8
 """Along each side of a pixel."""
-_AT_ONCE = 128  # shapes: their samples then fit the cache
+_AT_ONCE = 64  # shapes: their samples then fit the cache
 
 Inside = Callable[[Float[np.ndarray, "..."], Float[np.ndarray, "..."]], Bool[np.ndarray, "..."]]
 
@@ -26,7 +26,7 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """A pentagram, its point up: inside are points beyond one of five lines at most."""
     beyond = np.zeros(np.broadcast_shapes(u.shape, v.shape), np.int8)
     for angle in math.pi / 2 + 2 * math.pi * np.arange(5) / 5:
-        beyond += u * math.cos(angle) + v * math.sin(angle) > math.cos(2 * math.pi / 5)
+        beyond += u * math.cos(angle) - v * math.sin(angle) > math.cos(2 * math.pi / 5)
     return beyond <= 1
 
 

@@ -163,11 +163,10 @@ class ShapeVocabulary:
         """Whether a descriptive caption says an attribute (`objects` by what it names)."""
         return name.endswith("shape") or len(self.values.get(name, ())) > 1
 
-    def value(self, code_F: Int32[np.ndarray, "F"], name: str) -> str | None:
-        """The value of an attribute; None where it has none."""
-        column = self.columns.get(name)
-        code = -1 if column is None else int(code_F[column])
-        return None if code < 0 else self.values[name][code]
+    def named(self, code_F: Int32[np.ndarray, "F"]) -> dict[str, str]:
+        """The values of the attributes of one picture, without those that it does not have."""
+        codes = zip(self.values.items(), code_F.tolist(), strict=True)
+        return {name: values[code] for (name, values), code in codes if code >= 0}
 
     def code(self, name: str, value: str | None) -> int:
         """The code of a value; -1 for None or one that is not in the vocabulary."""
