@@ -13,14 +13,8 @@ from jaxgen.data.captions.shape_captions import with_article
 from jaxgen.data.images.image_set import ImageSet
 from jaxgen.errors import InputError
 
-TEMPLATES = (
-    "a photo of {}",
-    "a small photo of {}",
-    "a picture of {}",
-    "an image of {}",
-    "{}",
-)
-DIGIT_WORDS = (*("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),)
+TEMPLATES = ("a photo of {}", "a small photo of {}", "a picture of {}", "an image of {}")
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLASS = "class"
 """The name of the attribute that a label becomes."""
 
