@@ -1,11 +1,14 @@
 """Text, images, videos, scenes: readers, vocabularies, splits and deterministic batches.
 
 `load_corpus` is the front door for text, `load_images` the one for images, `load_scene` the one for
-posed photographs, `load_videos` the one for videos. `jaxgen.data.pipeline`
-(grain) makes batches of records and is imported by itself.
+posed photographs, `load_videos` the one for videos, `load_captioned` the one for pictures and clips
+with captions. `jaxgen.data.pipeline` (grain) makes batches of records and is imported by itself.
 """
 
 from jaxgen.data.batch_plan import BatchPlan, trainable_span, windows_at
+from jaxgen.data.captions.caption_batches import captioned_batch_at, tokenise_captions
+from jaxgen.data.captions.captioned_set import CaptionedSet
+from jaxgen.data.captions.load_captioned import load_captioned
 from jaxgen.data.images.image_files import ImageFolder, open_image_folder, read_image
 from jaxgen.data.images.image_set import ImageSet, batch_at, make_transform
 from jaxgen.data.images.load_images import load_images
@@ -39,6 +42,7 @@ from jaxgen.pixels import from_unit, to_unit
 __all__ = [
     "UNKNOWN",
     "BatchPlan",
+    "CaptionedSet",
     "Corpus",
     "ImageFolder",
     "ImageSet",
@@ -50,9 +54,11 @@ __all__ = [
     "Views",
     "Vocabulary",
     "batch_at",
+    "captioned_batch_at",
     "count_vocabulary",
     "encode_sentences",
     "from_unit",
+    "load_captioned",
     "load_corpus",
     "load_images",
     "load_scene",
@@ -75,6 +81,7 @@ __all__ = [
     "spans_by_size",
     "to_unit",
     "tokenise",
+    "tokenise_captions",
     "trainable_span",
     "windows_at",
     "write_video",

@@ -1,6 +1,7 @@
 """Image files through Pillow, and folders of them whose subfolders are classes."""
 
 import contextlib
+import io
 import pathlib
 import re
 import struct
@@ -46,7 +47,10 @@ REFUSED_MODES = frozenset({"I", "F"})
 
 
 def read_image(
-    path: Path, size: int | None = None, channels: int | None = None
+    path: Path,
+    size: int | None = None,
+    channels: int | None = None,
+    content: bytes | None = None,
 ) -> UInt8[np.ndarray, "Y X C"]:
     """One image file as bytes.
 
@@ -59,6 +63,7 @@ def read_image(
         side is this, and the middle of the longer one is kept. None keeps the image's own size.
       channels: 1 for grey (the ITU-R 601 luma of colours), 3 for red, green, blue. None keeps what
         the file has: 1 for grey files, 3 for all others.
+      content: The file's bytes, where they have been read, as out of an archive.
 
     Raises:
       InputError: The file is no image, damaged or truncated, or has 32-bit pixels; or Pillow is not
@@ -69,7 +74,7 @@ def read_image(
         say next to nothing.
     """
     check_size_and_channels(size, channels)
-    with _opened(path) as opened:
+    with _opened(path, content) as opened:
         if _has_16_bits(opened):
             _warn_of_small_values(path, opened)
         image = import_pillow(str(path)).ImageOps.exif_transpose(opened)
@@ -107,14 +112,15 @@ def _warn_of_small_values(path: Path, image: Any) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Any]:
     """A file as Pillow opens it: its header is read, its pixels are not.
 
     Raises:
       InputError: As `read_image`, for faults that the block finds as well.
     """
     pil = import_pillow(str(path))
-    with naming_damage(str(path)), pil.Image.open(path) as image:
+    source = path if content is None else io.BytesIO(content)
+    with naming_damage(str(path)), pil.Image.open(source) as image:
         if image.mode in REFUSED_MODES:
             raise InputError(
                 f"{path}: pixels of 32 bits (mode {image.mode}), expected 8 or 16 bits"

@@ -49,7 +49,7 @@ def read_tfds(
         or has no training part or no single text feature.
     """
     builder = open_builder(name, data_dir)
-    feature = single_feature(name, builder.info.features, feature, "text", _is_text)
+    feature = single_feature(name, builder.info.features, feature, "text", is_text)
     tokens: list[str] = []
     ends: dict[str, int] = {}
     for part, split in splits_of_parts(name, builder.info.splits).items():
@@ -128,7 +128,8 @@ def label_feature(features: Mapping[str, Any]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _is_text(feature: Any) -> bool:
+def is_text(feature: Any) -> bool:
+    """Whether a feature of a set is a text."""
     return type(feature).__name__ == "Text"
 
 

@@ -191,7 +191,7 @@ def open_video_folder(
         pictures; the first-level subfolders are the classes, in the order of their names. Are all
         first-level subfolders called train, validation (val, valid, dev) or test, they are the
         parts, and the same holds inside each. Captions, and classes of videos without subfolders,
-        are read from the files that `jaxgen.data.video.captions` names.
+        are read from the files that `jaxgen.data.captions.caption_files` names.
       size: Y and X: frames are resized (bicubic, antialiased) until they cover it, and their middle
         is kept. None keeps each file's own size.
       frames: T, the frames of a clip. None makes each file one clip, of its own length.

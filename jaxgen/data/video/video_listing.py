@@ -4,18 +4,20 @@ Files of a zip archive count as lying where the archive lies. A subfolder of num
 video, if no video file lies in it.
 """
 
-import functools
 import pathlib
-import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxgen.data.archives import list_members
+from jaxgen.data.captions.caption_files import fewest_words, most_words
+from jaxgen.data.captions.file_listing import (
+    captions_of_files,
+    names_with_archives,
+    parts_of_names,
+    without_archives,
+)
 from jaxgen.data.images.image_files import SUFFIXES
-from jaxgen.data.text.token_files import PART_NAMES
-from jaxgen.data.video.captions import CAPTION_FILES, FoundCaptions, find_captions
-from jaxgen.data.video.video_sources import VIDEO_SUFFIXES, are_numbered, open_source
+from jaxgen.data.video.video_sources import VIDEO_SUFFIXES, are_numbered
 from jaxgen.errors import InputError
 from jaxgen.files import Path
 from jaxgen.text_rules import has_suffix
@@ -30,7 +32,8 @@ class ListedVideo:
       path: Where it is, as `decode_frames` takes it.
       part: "train", "validation" or "test", or None.
       class_name: Of its class, or None.
-      caption: Or None.
+      caption: Or None; of several the one with most words.
+      short_caption: The one with fewest words, or None.
     """
 
     name: str
@@ -38,6 +41,7 @@ class ListedVideo:
     part: str | None = None
     class_name: str | None = None
     caption: str | None = None
+    short_caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,12 @@ class VideoListing:
     Attributes:
       videos: In the order of their names.
       left_out: The names of the other files.
+      unmatched: The names of videos that captions are there for, but that are not there.
     """
 
     videos: tuple[ListedVideo, ...]
     left_out: tuple[str, ...]
+    unmatched: tuple[str, ...] = ()
 
 
 def list_videos(
@@ -62,7 +68,7 @@ def list_videos(
       path: Videos lie in it, or in its subfolders at any depth; the first-level subfolders are the
         classes. Are all first-level subfolders called train, validation (val, valid, dev) or test,
         they are the parts, and the same holds inside each.
-      caption_field: What captions are called in their file (`jaxgen.data.video.captions`).
+      caption_field: What captions are called in their file (`jaxgen.data.captions.caption_files`).
       class_field: What classes are called there; these then take the place of the subfolders.
 
     Raises:
@@ -78,7 +84,7 @@ def list_videos(
         raise FileNotFoundError(f"{path}: no such folder")
     if not root.is_dir() and not has_suffix(root.name, ".zip"):
         raise InputError(f"{path}: a file, where a folder of videos was expected")
-    names, hidden = _names(root)
+    names, hidden = names_with_archives(root)
     videos = [name for name in names if has_suffix(name, *VIDEO_SUFFIXES)]
     pictures = _picture_folders(names, videos)
     videos = sorted([*videos, *pictures])
@@ -86,40 +92,23 @@ def list_videos(
         raise InputError(f"{path}: no videos in it ({' '.join(sorted(VIDEO_SUFFIXES))})")
     inside = {picture for found in pictures.values() for picture in found}
     others = [name for name in names if name not in {*videos, *inside}]
-    found = _find_captions(root, videos, others)
+    found = captions_of_files(root, videos, others)
     captions = {} if found is None else found.captions(caption_field)
-    plain = [_without_archives(root, name) for name in videos]
-    parts, classes = _read_names(str(path), videos, plain)
+    plain = [without_archives(root, name) for name in videos]
+    parts, inside_parts = parts_of_names(plain)
+    classes = _classes(str(path), videos, inside_parts)
     if found is not None and (class_field or not any(classes)):
         named = found.classes(class_field)
         classes = [named.get(name) for name in videos]
     used = frozenset() if found is None else found.files
     return VideoListing(
         tuple(
-            ListedVideo(name, root / name, part, class_name, captions.get(name))
+            ListedVideo(name, root / name, part, class_name, *_long_and_short(captions.get(name)))
             for name, part, class_name in zip(videos, parts, classes, strict=True)
         ),
         (*sorted(set(others) - used), *hidden),
+        () if found is None else found.unmatched,
     )
-
-
-def _names(root: pathlib.Path) -> tuple[list[str], list[str]]:
-    """The files of a folder, those in its archives too, and the hidden ones."""
-    members = list_members(root)
-    names, hidden = [], list(members.hidden)
-    for name in members.names:
-        if not root.is_dir() or not has_suffix(name, ".zip"):
-            names.append(name)
-            continue
-        try:
-            inside = list_members(root / name)
-        except InputError as error:
-            warnings.warn(f"left out: {error}", stacklevel=4)
-            names.append(name)
-            continue
-        names += [f"{name}/{member}" for member in inside.names]
-        hidden += [f"{name}/{member}" for member in inside.hidden]
-    return names, hidden
 
 
 def _picture_folders(names: Sequence[str], videos: Sequence[str]) -> dict[str, list[str]]:
@@ -143,47 +132,9 @@ def _picture_folders(names: Sequence[str], videos: Sequence[str]) -> dict[str, l
     return found
 
 
-def _without_archives(root: pathlib.Path, name: str) -> str:
-    """A name as if archives were unpacked where they lie."""
-    pieces = name.split("/")
-    kept = []
-    for place, piece in enumerate(pieces):
-        if not has_suffix(piece, ".zip") or not root.joinpath(*pieces[: place + 1]).is_file():
-            kept.append(piece)
-    return "/".join(kept)
-
-
-def _find_captions(
-    root: pathlib.Path, videos: Sequence[str], others: Sequence[str]
-) -> FoundCaptions | None:
-    plain = functools.partial(_without_archives, root)
-
-    def read(name: str) -> bytes:
-        with open_source(root / name) as handle:
-            return handle.read()
-
-    found = find_captions(str(root), videos, others, read, plain)
-    beside = [f"../{name}" for name in CAPTION_FILES if (root.parent / name).is_file()]
-    if found is not None or root.is_dir() or not beside:
-        return found
-
-    def read_beside(name: str) -> bytes:
-        return (root.parent / name.removeprefix("../")).read_bytes()
-
-    return find_captions(
-        str(root), videos, beside, read_beside, lambda name: plain(name.removeprefix(".."))
-    )
-
-
-def _read_names(
-    folder: str, names: Sequence[str], plain: Sequence[str]
-) -> tuple[list[str | None], list[str | None]]:
-    """The part and the class of each video, by the folders in its name."""
+def _classes(folder: str, names: Sequence[str], plain: Sequence[str]) -> list[str | None]:
+    """The class of each video, by the first folder in its name."""
     split = [name.split("/") for name in plain]
-    parts: list[str | None] = [None] * len(split)
-    if all(len(pieces) > 1 and pieces[0].lower() in PART_NAMES for pieces in split):
-        parts = [PART_NAMES[pieces[0].lower()] for pieces in split]
-        split = [pieces[1:] for pieces in split]
     classes = [pieces[0] if len(pieces) > 1 else None for pieces in split]
     found = sorted({name for name in classes if name is not None})
     for name, class_name in zip(names, classes, strict=True):
@@ -192,4 +143,10 @@ def _read_names(
                 f"{folder}/{name}: lies in no class, while others do ({', '.join(found[:3])}),"
                 " expected all videos in subfolders, or none"
             )
-    return parts, classes
+    return classes
+
+
+def _long_and_short(captions: Sequence[str] | None) -> tuple[str | None, str | None]:
+    if not captions:
+        return None, None
+    return most_words(captions), fewest_words(captions)

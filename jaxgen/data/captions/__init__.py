@@ -1,0 +1,1 @@
+"""Pictures and clips with captions: folders, shapes that need no download, damage, batches."""
