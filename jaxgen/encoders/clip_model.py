@@ -46,8 +46,8 @@ class CLIPConfig:
       image: the image tower.
     """
 
-    text: CLIPTextConfig = CLIPTextConfig()
-    image: CLIPImageConfig = CLIPImageConfig()
+    text: CLIPTextConfig = dataclasses.field(default_factory=CLIPTextConfig)
+    image: CLIPImageConfig = dataclasses.field(default_factory=CLIPImageConfig)
 
     def __post_init__(self) -> None:
         """Validates the fields."""

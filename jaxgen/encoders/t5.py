@@ -21,7 +21,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped
@@ -145,9 +144,7 @@ class T5Block(nn.Module):
         )
         q, k, v = split_parts(qkv(RMSNorm(name="attention_norm")(x_BLD)))
         q = q * c.head_size**0.5  # which the function divides by
-        seen_BLHK = attention(
-            q, k, v, segments=segments, bias=bias_HLL, implementation=c.attention
-        )
+        seen_BLHK = attention(q, k, v, segments=segments, bias=bias_HLL, implementation=c.attention)
         output_init = normal((c.heads * c.head_size) ** -0.5)
         axes = "heads", "kv", "embed"
         output = Dense((c.width,), axes, c.dtype, output_init, bias=False, name="output")

@@ -38,6 +38,7 @@ SIZES = {
 
 PATCHES = (4, 2)
 
+
 @dataclasses.dataclass(frozen=True)
 class UViTConfig(GridConfig):
     """Options of a U-ViT; the defaults are those of U-ViT-S/2 on latents of 32 x 32 x 4."""
