@@ -77,6 +77,19 @@ class CLIPImageConfig(TowerConfig):
         """L: the class token, and the patches row by row."""
         return 1 + (self.size // self.patch) ** 2
 
+    def check_input(self, images_BYXC: Shaped[Array, "B Y X C"]) -> None:
+        """Refuses images that are not for this tower.
+
+        Raises:
+          InputError: for images of another size, or numbers that are no bytes and not in [-1, 1].
+        """
+        if images_BYXC.shape[1:] != (self.size, self.size, self.channels):
+            raise InputError(
+                f"images have shape {images_BYXC.shape}, expected [B, {self.size}, {self.size}, "
+                f"{self.channels}] (jaxgen.encoders.fit_images)"
+            )
+        as_unit(images_BYXC)
+
     def make_model(self) -> "CLIPImageEncoder":
         """The network."""
         return CLIPImageEncoder(self)
@@ -114,15 +127,10 @@ class CLIPImageEncoder(nn.Module):
           images_BYXC: images of the tower's size in [-1, 1], or bytes.
 
         Raises:
-          InputError: for images of another size, or other numbers.
+          InputError: see `CLIPImageConfig.check_input`.
         """
         c = self.config
-        shape = (c.size, c.size, c.channels)
-        if images_BYXC.shape[1:] != shape:
-            raise InputError(
-                f"images have shape {images_BYXC.shape}, expected [B, {c.size}, {c.size}, "
-                f"{c.channels}] (jaxgen.encoders.fit_images)"
-            )
+        c.check_input(images_BYXC)
         pixels = (jnp.asarray(as_unit(images_BYXC)) + 1) / 2
         pixels = (pixels - jnp.asarray(c.mean)) / jnp.asarray(c.deviation)
         patches_BLD = self.patch_embedding(_patches(pixels, c.patch)).astype(jnp.float32)

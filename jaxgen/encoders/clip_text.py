@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Int, Shaped
 
-from jaxgen.encoders.encoded import Encoded, TokenEmbedding, checked_mask
+from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_texts, text_mask
 from jaxgen.encoders.tower import (
     TowerConfig,
     check_counts,
@@ -52,6 +52,23 @@ class CLIPTextConfig(TowerConfig):
             raise InputError(
                 f"end_id is {self.end_id}, expected 0 to {self.vocabulary - 1}, or None"
             )
+
+    def check_input(
+        self, ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None = None
+    ) -> None:
+        """Refuses texts that are not for this tower.
+
+        Raises:
+          InputError: for ids outside the table, a text that is too long or has no end token, or a
+            mask of another shape.
+        """
+        check_texts(ids_BL, mask_BL, self.vocabulary, self.length)
+        if self.end_id is not None and can_be_checked(ids_BL):
+            missing = ~(np.asarray(ids_BL) == self.end_id).any(axis=1)
+            if missing.any():
+                raise InputError(
+                    f"text {missing.argmax()} has no end token, expected an id {self.end_id}"
+                )
 
     def make_model(self) -> "CLIPTextEncoder":
         """The network."""
@@ -89,10 +106,11 @@ class CLIPTextEncoder(nn.Module):
             what follows it, as Stable Diffusion has it; the pooled vector does not depend on it.
 
         Raises:
-          InputError: see `jaxgen.encoders.encoded.checked_mask`; for a text without an end token.
+          InputError: see `CLIPTextConfig.check_input`.
         """
         c = self.config
-        seen_BL = checked_mask(ids_BL, mask_BL, c.vocabulary, c.length)
+        c.check_input(ids_BL, mask_BL)
+        seen_BL = text_mask(ids_BL, mask_BL)
         end_B = end_places(ids_BL, c.end_id)
         segments_BL = None if mask_BL is None else seen_BL.astype(jnp.int32)
         x_BLD = self.token_embedding(ids_BL) + self.positions[: ids_BL.shape[1]]
@@ -111,14 +129,7 @@ def end_places(ids_BL: Int[Array, "B L"], end_id: int | None) -> Int[Array, "B"]
     Args:
       ids_BL: token ids.
       end_id: its id, of which the first counts; None: the largest id.
-
-    Raises:
-      InputError: for a text without the id, where values can be looked at.
     """
     if end_id is None:
         return jnp.argmax(ids_BL, axis=1)
-    if can_be_checked(ids_BL):
-        missing = ~(np.asarray(ids_BL) == end_id).any(axis=1)
-        if missing.any():
-            raise InputError(f"text {missing.argmax()} has no end token, expected an id {end_id}")
     return jnp.argmax(ids_BL == end_id, axis=1)

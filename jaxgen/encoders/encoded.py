@@ -1,5 +1,6 @@
 """What encoders of texts and images return, and the start that they have in common."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxgen.errors import InputError, can_be_checked
 from jaxgen.typing import Tree
@@ -27,24 +28,36 @@ class Encoded(NamedTuple):
     pooled_BD: Float[Array, "B D2"]
 
 
-def make_encoder(config: Any, params: Tree, method: str | None = None) -> Callable[..., Encoded]:
+def make_encoder(config: Any, params: Tree) -> Callable[..., Encoded]:
     """``encode(ids, mask)`` or ``encode(images)`` with parameters, compiled once for each shape.
 
     Args:
-      config: of an encoder, with ``make_model()``.
+      config: of an encoder: `CLIPTextConfig`, `CLIPImageConfig`, `T5Config`. Of a CLIP, those of
+        its towers: ``make_encoder(config.text, params["text"])``.
       params: its parameters.
-      method: of the model; None: the model itself.
 
     Returns:
-      A function from what the model takes to `Encoded`.
+      A function from what the model takes to `Encoded`; it refuses what the model does not take,
+      values too, which a compiled program cannot look at.
     """
+    run = _compiled(config)
+
+    def encode(*inputs: Any) -> Encoded:
+        config.check_input(*inputs)
+        return run(params, *inputs)
+
+    return encode
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(config: Any) -> Callable[..., Encoded]:
+    """One function object per configuration, so that it is compiled once."""
     model = config.make_model()
 
-    @jax.jit
     def run(params: Tree, *inputs: Any) -> Encoded:
-        return model.apply({"params": params}, *inputs, method=method)
+        return model.apply({"params": params}, *inputs)
 
-    return lambda *inputs: run(params, *inputs)
+    return jax.jit(run)
 
 
 class TokenEmbedding(nn.Module):
@@ -69,14 +82,17 @@ class TokenEmbedding(nn.Module):
         return jnp.asarray(table_VD, jnp.float32)[ids_BL]
 
 
-def checked_mask(
-    ids_BL: Int[Array, "B L"], mask_BL: Array | None, vocabulary: int, longest: int | None = None
-) -> Bool[Array, "B L"]:
-    """The mask of token ids, True everywhere where there is none.
+def check_texts(
+    ids_BL: Int[Array, "B L"],
+    mask_BL: Shaped[Array, "B L"] | None,
+    vocabulary: int,
+    longest: int | None = None,
+) -> None:
+    """Refuses what are no token ids of an encoder, or no mask of them.
 
     Args:
       ids_BL: the ids.
-      mask_BL: True, or another number than 0, where an id is no padding; None: everywhere.
+      mask_BL: the mask or None.
       vocabulary: V.
       longest: the most tokens that the encoder takes; None: any number.
 
@@ -100,10 +116,16 @@ def checked_mask(
                 f"ids are {values.min()} to {values.max()}, expected 0 to {vocabulary - 1}, the "
                 "rows of the table"
             )
-    if mask_BL is None:
-        return jnp.ones(ids_BL.shape, bool)
-    if mask_BL.shape != ids_BL.shape:
+    if mask_BL is not None and mask_BL.shape != ids_BL.shape:
         raise InputError(
             f"mask has shape {mask_BL.shape}, expected {ids_BL.shape}, that of the ids"
         )
+
+
+def text_mask(
+    ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None
+) -> Bool[Array, "B L"]:
+    """The mask as booleans; True everywhere where there is none."""
+    if mask_BL is None:
+        return jnp.ones(ids_BL.shape, bool)
     return jnp.asarray(mask_BL) != 0

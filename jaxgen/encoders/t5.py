@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxgen.encoders.encoded import Encoded, TokenEmbedding, checked_mask
+from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_texts, text_mask
 from jaxgen.encoders.tower import check_counts
 from jaxgen.errors import InputError
 from jaxgen.nn.attention import Implementation, attention, split_parts
@@ -103,6 +103,16 @@ class T5Config:
         width, units, depth, heads = SIZES[name]
         sizes = {"width": width, "mlp_units": units, "depth": depth, "heads": heads}
         return cls(**{**sizes, **changes})
+
+    def check_input(
+        self, ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None = None
+    ) -> None:
+        """Refuses texts that are not for this encoder.
+
+        Raises:
+          InputError: for ids outside the table, or a mask of another shape.
+        """
+        check_texts(ids_BL, mask_BL, self.vocabulary)
 
     def make_model(self) -> "T5Encoder":
         """The network."""
@@ -200,9 +210,10 @@ class T5Encoder(nn.Module):
           mask_BL: 0 or False for padding, which no token sees. None: there is none.
 
         Raises:
-          InputError: see `jaxgen.encoders.encoded.checked_mask`.
+          InputError: see `T5Config.check_input`.
         """
-        seen_BL = checked_mask(ids_BL, mask_BL, self.config.vocabulary)
+        self.config.check_input(ids_BL, mask_BL)
+        seen_BL = text_mask(ids_BL, mask_BL)
         segments = None
         if mask_BL is not None:  # padding sees the text too, so its states are those of others
             segments = jnp.ones(seen_BL.shape, jnp.int32), seen_BL.astype(jnp.int32)

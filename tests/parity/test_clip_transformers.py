@@ -132,7 +132,7 @@ def test_both_towers(tmp_path):
     np.testing.assert_allclose(text_BD, expected.text_embeds.numpy(), atol=1e-5)
     logits = scale * image_BD @ text_BD.T
     assert difference(logits, expected.logits_per_image) < 1e-4
-    states = make_encoder(config, params, "encode_images")(image_BYXC).states_BLD
+    states = make_encoder(config.image, params["image"])(image_BYXC).states_BLD
     assert difference(states, expected.vision_model_output.last_hidden_state) < 1e-4
 
     save_clip(tmp_path / "ours", config, params)
