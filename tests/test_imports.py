@@ -45,7 +45,7 @@ PACKAGES: dict[str, set[str]] = {
     "data": BASE | {"geometry", "interop"},
     "interop": BASE | {"geometry"},
     "pretrained": BASE
-    | {"parallel", "nn", "interop", "training", "diffusion", "spacetime", "unet"},
+    | {"parallel", "nn", "interop", "training", "diffusion", "spacetime", "unet", "encoders"},
 }
 """Package -> the other packages of the library that it may import."""
 

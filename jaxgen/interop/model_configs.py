@@ -14,13 +14,13 @@ from jaxgen.errors import InputError
 CONFIG = "config.json"
 
 
-def read_model_config(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The fields of a folder's ``config.json``; None without one.
+def read_model_config(folder: pathlib.Path, name: str = CONFIG) -> dict[str, Any] | None:
+    """The fields of a folder's ``config.json``, or of another file; None without one.
 
     Raises:
       InputError: where it is no JSON object.
     """
-    path = folder / CONFIG
+    path = folder / name
     if not path.is_file():
         return None
     try:

@@ -1,5 +1,6 @@
-"""Folders of diffusers: one model's ``config.json`` and its weights, and names in older ones."""
+"""Folders of diffusers and transformers: one model's ``config.json`` and weights; older names."""
 
+import contextlib
 import json
 import pathlib
 import re
@@ -15,6 +16,9 @@ from jaxgen.interop.safetensors import Path, TensorFile, write_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """What diffusers calls the file."""
+
+TRANSFORMERS_WEIGHTS = "model.safetensors"
+"""What transformers calls it."""
 
 
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -57,8 +61,11 @@ def write_model_folder(
     tensors: Mapping[str, np.ndarray],
     max_bytes: int | None = None,
     variant: str | None = None,
+    weights: str = WEIGHTS,
+    config: str = CONFIG,
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[pathlib.Path]:
-    """Writes the folder that diffusers opens, whole or not at all.
+    """Writes the folder that diffusers or another program opens, whole or not at all.
 
     Args:
       folder: It must exist.
@@ -66,16 +73,22 @@ def write_model_folder(
       tensors: The weights by name.
       max_bytes: The size above which they are cut into shards; None: one file.
       variant: What stands before the file's ending, "fp16" say (`jaxgen.interop.weight_folders`).
+      weights: The name of the file of weights.
+      config: The name of the file of ``fields``.
+      beside: The content of further JSON files by their names.
 
     Returns:
       The files written.
     """
     target = pathlib.Path(folder)
-    # The configuration appears when the block ends well: with the weights or not at all.
-    with replacing(target / CONFIG) as handle:
-        handle.write(json.dumps(fields, indent=2).encode() + b"\n")
-        name = WEIGHTS if variant is None else WEIGHTS.replace(".", f".{variant}.", 1)
+    texts = {config: fields, **(beside or {})}
+    # Configurations appear when the block ends well: with the weights or not at all.
+    with contextlib.ExitStack() as stack:
+        for name, content in texts.items():
+            handle = stack.enter_context(replacing(target / name))
+            handle.write(json.dumps(content, indent=2).encode() + b"\n")
+        name = weights if variant is None else weights.replace(".", f".{variant}.", 1)
         files = write_safetensors(target / name, tensors, {"format": "pt"}, max_bytes)
         if variant is not None and len(files) > 1:  # the index of a variant has its name at the end
-            files[0] = files[0].rename(target / f"{WEIGHTS}.index.{variant}.json")
-    return [target / CONFIG, *files]
+            files[0] = files[0].rename(target / f"{weights}.index.{variant}.json")
+    return [*(target / name for name in texts), *files]

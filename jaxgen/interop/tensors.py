@@ -385,4 +385,5 @@ def _read(
         value = rule.join(parts, shape)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    return np.ascontiguousarray(value if dtype is None else value.astype(jnp.dtype(dtype)))
+    value = value if dtype is None else value.astype(jnp.dtype(dtype))
+    return np.ascontiguousarray(value).reshape(shape)  # of a scalar the first makes one axis

@@ -2,8 +2,8 @@
 
 ``softmax(q k^T / sqrt(K) + bias) v`` per head. Which tokens may see each other is said by *segment
 ids*: a query sees the keys of its own segment (packed sequences put several examples in one row;
-padding is a segment of its own); and by a *reach* along an axis (`jaxgen.nn.visibility`). Logits
-and softmax are float32 in every implementation.
+padding is a segment of its own); and by a *reach* along an axis (`jaxgen.nn.visibility`), of which
+causal attention is a case. Logits and softmax are float32 in every implementation.
 
 ==========  ==================================================================================
 plain       einsums, any backend; what the others are tested against
@@ -41,7 +41,7 @@ from jaxgen.nn.norms import RMSNorm
 from jaxgen.nn.plain_attention import attention_by_heads, plain_attention
 from jaxgen.nn.rotary import rotate
 from jaxgen.nn.sequence_attention import over_sequence, to_context
-from jaxgen.nn.visibility import Reach, Segments, View, check_reach, visible
+from jaxgen.nn.visibility import Reach, Segments, View, causal_reach, check_reach, visible
 
 Implementation = Literal["auto", "plain", "heads", "blocks", "cudnn", "pallas"]
 
@@ -64,6 +64,7 @@ def attention(
     bias: Bias | None = None,
     implementation: Implementation = "auto",
     reach: Reach | None = None,
+    causal: bool = False,
 ) -> Float[Array, "B L H K"]:
     """``softmax(q k^T / sqrt(K) + bias) v`` for each head (Vaswani et al. 2017, equation 1).
 
@@ -76,15 +77,23 @@ def attention(
       bias: added to the logits: [H, L, N] for every example, or [B, H, L, N].
       implementation: see the table above.
       reach: how far before and behind itself on an axis a query sees; None without limit.
+      causal: whether query l sees keys 0 to l alone, which is a reach too.
 
     Returns:
       [B, L, H, K] in the type of the values.
 
     Raises:
-      InputError: for shapes that do not belong together, or an implementation that this backend or
-        type lacks.
+      InputError: for shapes that do not belong together, an implementation that this backend or
+        type lacks, or causal attention with a reach.
     """
     _check_shapes(q_BLHK, k_BNHK, v_BNHK, segments, bias)
+    if causal:
+        if reach is not None or q_BLHK.shape[1] != k_BNHK.shape[1]:
+            raise InputError(
+                f"causal attention has {q_BLHK.shape[1]} queries, {k_BNHK.shape[1]} keys and "
+                f"reach {reach}, expected equal numbers and no reach"
+            )
+        reach = causal_reach(q_BLHK.shape[1])
     check_reach(reach, len(q_BLHK), q_BLHK.shape[1], k_BNHK.shape[1])
     if bias is not None and bias.ndim == 3:
         bias = bias[None]
@@ -236,6 +245,9 @@ class SelfAttention(nn.Module):
         "all_heads" over the whole width (Wan).
       implementation: see `attention`.
       qkv_bias: whether q, k and v have biases.
+      causal: whether a token sees those before it and itself alone.
+      qkv_init: the initial projection to q, k and v.
+      output_init: the initial output projection.
     """
 
     heads: int
@@ -243,6 +255,9 @@ class SelfAttention(nn.Module):
     qk_norm: QKNorm = False
     implementation: Implementation = "auto"
     qkv_bias: bool = True
+    causal: bool = False
+    qkv_init: Callable[..., Any] = xavier
+    output_init: Callable[..., Any] = xavier
 
     @nn.compact
     def __call__(
@@ -267,12 +282,13 @@ class SelfAttention(nn.Module):
             heads have the first, and so on.
 
         Raises:
-          InputError: for views that do not divide the heads, or come with a bias.
+          InputError: for views that do not divide the heads, or come with a bias or to a causal
+            layer.
         """
         width = x_BLD.shape[-1]
         shape = self.heads, 3, width // self.heads
         axes = "embed", "heads", None, "kv"
-        qkv = Dense(shape, axes, self.dtype, bias=self.qkv_bias, name="qkv")(x_BLD)
+        qkv = Dense(shape, axes, self.dtype, self.qkv_init, self.qkv_bias, name="qkv")(x_BLD)
         if added_BH3K is not None:
             qkv = qkv + added_BH3K[:, None].astype(self.dtype)
         q, k, v = split_parts(qkv)
@@ -284,14 +300,19 @@ class SelfAttention(nn.Module):
             q, k = rotate(q, angle), rotate(k, angle)
         if views is not None and (bias is not None or segments_BL is not None):
             raise InputError("views are given with a bias or segment ids, expected either")
+        if views is not None and self.causal:
+            raise InputError("views are given to causal attention, expected their own reach")
         if bias is None:
-            views = [View(segments_BL=segments_BL)] if views is None else views
+            reach = causal_reach(x_BLD.shape[1]) if self.causal else None
+            views = [View(segments_BL=segments_BL, reach=reach)] if views is None else views
             seen_BLHK = attention_of_views(q, k, v, views, self.implementation)
         else:
             segments = None if segments_BL is None else (segments_BL, segments_BL)
-            how = self.implementation
-            seen_BLHK = attention(q, k, v, segments=segments, bias=bias, implementation=how)
-        return output_projection(width, self.dtype)(seen_BLHK)
+            how, causal = self.implementation, self.causal
+            seen_BLHK = attention(
+                q, k, v, segments=segments, bias=bias, implementation=how, causal=causal
+            )
+        return output_projection(width, self.dtype, kernel_init=self.output_init)(seen_BLHK)
 
 
 class CrossAttention(nn.Module):

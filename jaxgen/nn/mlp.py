@@ -1,14 +1,16 @@
 """The MLP of a transformer block."""
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.nn.dense import Dense, Dtype
+from jaxgen.nn.dense import Dense, Dtype, xavier
 
 SLOPE, CUBIC = math.sqrt(2 / math.pi), 0.044715
 
@@ -47,6 +49,15 @@ def _at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+gelu_exact = functools.partial(jax.nn.gelu, approximate=False)
+"""``x (1 + erf(x / sqrt(2))) / 2`` (Hendrycks & Gimpel 2016)."""
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``x sigmoid(1.702 x)``, the approximation that OpenAI's CLIP was trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 class MLP(nn.Module):
     """``output(f(hidden(x)))``; its hidden units are sharded over the mesh axis ``model``.
 
@@ -54,15 +65,20 @@ class MLP(nn.Module):
       hidden_units: F.
       dtype: the compute dtype of products.
       activation: f.
+      hidden_init: the initial kernel of the hidden layer.
+      output_init: the initial kernel of the output layer.
     """
 
     hidden_units: int
     dtype: Dtype = "float32"
     activation: Callable[[Array], Array] = gelu_tanh
+    hidden_init: Callable[..., Any] = xavier
+    output_init: Callable[..., Any] = xavier
 
     @nn.compact
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """[B, L, D] to [B, L, D] in ``dtype``."""
-        hidden = Dense((self.hidden_units,), ("embed", "mlp"), self.dtype, name="hidden")
-        output = Dense((x_BLD.shape[-1],), ("mlp", "embed"), self.dtype, name="output")
+        units, width = (self.hidden_units,), (x_BLD.shape[-1],)
+        hidden = Dense(units, ("embed", "mlp"), self.dtype, self.hidden_init, name="hidden")
+        output = Dense(width, ("mlp", "embed"), self.dtype, self.output_init, name="output")
         return output(self.activation(hidden(x_BLD)))

@@ -70,7 +70,13 @@ def for_tokens(vector: PerExample) -> Float[Array, "B #L D"]:
 
 
 class LayerNorm(nn.Module):
-    """`layer_norm` with learnt scale and bias, in float32."""
+    """`layer_norm` with learnt scale and bias, in float32.
+
+    Attributes:
+      epsilon: added to the variance.
+    """
+
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
@@ -79,7 +85,7 @@ class LayerNorm(nn.Module):
         size = x.shape[-1:]
         scale_D = self.param("scale", named(nn.initializers.ones, ("embed",)), size)
         bias_D = self.param("bias", named(zeros, ("embed",)), size)
-        return layer_norm(x) * scale_D + bias_D
+        return layer_norm(x, self.epsilon) * scale_D + bias_D
 
 
 class RMSNorm(nn.Module):

@@ -11,6 +11,8 @@ section 2.1). With N buckets, half of them for n = query - key < 0 and e = N / 4
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -109,20 +111,20 @@ class BucketBias(nn.Module):
       heads: H.
       buckets: N, a multiple of 4.
       largest: distance from which on all offsets of one sign share a bucket.
+      table_init: the initial table.
     """
 
     heads: int
     buckets: int = 32
     largest: int = 32
+    table_init: Callable[..., Any] = nn.initializers.truncated_normal(0.02)
 
     @nn.compact
     def __call__(self, length: int) -> Float[Array, "H L L"]:
         """The bias between the places 0 to ``length`` - 1."""
         table_NH = self.param(
             "table",
-            nn.with_logical_partitioning(
-                nn.initializers.truncated_normal(0.02), ("positions", "heads")
-            ),
+            nn.with_logical_partitioning(self.table_init, ("positions", "heads")),
             (self.buckets, self.heads),
         )
         place_L = np.arange(length)

@@ -13,6 +13,7 @@ import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
 from jaxgen.errors import InputError
@@ -38,6 +39,12 @@ class Reach(NamedTuple):
     of_keys_BN: Int[Any, "#B N"]
     before: Any = None
     after: Any = None
+
+
+def causal_reach(length: int) -> Reach:
+    """Tokens in their order, of which each sees itself and those before it."""
+    place_1L = np.arange(length)[None]
+    return Reach(place_1L, place_1L, after=0)
 
 
 def visible(segments: Segments | None, reach: Reach | None) -> Bool[Array, "#B L N"] | None:

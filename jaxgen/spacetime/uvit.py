@@ -12,10 +12,8 @@ and GELU is the exact one.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -24,7 +22,7 @@ from jaxgen.errors import InputError
 from jaxgen.nn.attention import SelfAttention
 from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import LabelEmbedding, time_frequencies
-from jaxgen.nn.mlp import MLP
+from jaxgen.nn.mlp import MLP, gelu_exact
 from jaxgen.nn.norms import LayerNorm
 from jaxgen.spacetime.patches import patchify, unpatchify
 from jaxgen.spacetime.transformer_config import GridConfig, published_fields
@@ -39,8 +37,6 @@ SIZES = {
 """Depth, width and heads (Bao et al. 2023, table 1)."""
 
 PATCHES = (4, 2)
-
-gelu_exact = functools.partial(jax.nn.gelu, approximate=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,10 @@ CLASSES: dict[str, str] = {
     "vq": "jaxgen.compressors.bottlenecks.vector_quantizer:VQConfig",
     "fsq": "jaxgen.compressors.bottlenecks.finite_scalar:FSQConfig",
     "lfq": "jaxgen.compressors.bottlenecks.lookup_free:LFQConfig",
+    "clip": "jaxgen.encoders.clip_model:CLIPConfig",
+    "clip-text": "jaxgen.encoders.clip_text:CLIPTextConfig",
+    "clip-image": "jaxgen.encoders.clip_image:CLIPImageConfig",
+    "t5-encoder": "jaxgen.encoders.t5:T5Config",
     "classifier": "jaxgen.evaluation.classifier:ClassifierConfig",
     "optimizer": "jaxgen.training.optimizers:OptimizerConfig",
 }

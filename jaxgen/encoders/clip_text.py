@@ -1,0 +1,135 @@
+"""CLIP's text tower (Radford et al. 2021), alone the text encoder of Stable Diffusion.
+
+::
+
+    x       = table[ids] + positions
+    states  = LN(blocks(x)),  each token seeing those before it
+    pooled  = states[b, end token] W
+
+The end token is the last that a text has, so its state has seen the whole of it. Weights of other
+programs find it in one of two ways (``end_id``): OpenAI's vocabulary ends with it, so it has the
+largest id; or it is the first with its id, which holds with tokens that were added later, too.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Int, Shaped
+
+from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_texts, text_mask
+from jaxgen.encoders.tower import (
+    TowerConfig,
+    check_counts,
+    positions_param,
+    tower_blocks,
+    tower_projection,
+)
+from jaxgen.errors import InputError, can_be_checked
+from jaxgen.nn.norms import LayerNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPTextConfig(TowerConfig):
+    """Options of the text tower; the defaults are those of ViT-B/32.
+
+    Attributes:
+      vocabulary: V, rows of the table of tokens.
+      length: the longest text, in tokens.
+      end_id: the id of the end token, of which the first counts; None: the largest id of a text.
+    """
+
+    vocabulary: int = 49_408
+    length: int = 77
+    end_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Validates the fields."""
+        super().__post_init__()
+        check_counts(self, "vocabulary", "length")
+        if self.end_id is not None and not 0 <= self.end_id < self.vocabulary:
+            raise InputError(
+                f"end_id is {self.end_id}, expected 0 to {self.vocabulary - 1}, or None"
+            )
+
+    def check_input(
+        self, ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None = None
+    ) -> None:
+        """Refuses texts that are not for this tower.
+
+        Raises:
+          InputError: for ids outside the table, a text that is too long or has no end token, or a
+            mask of another shape.
+        """
+        check_texts(ids_BL, mask_BL, self.vocabulary, self.length)
+        if self.end_id is not None and can_be_checked(ids_BL):
+            missing = ~(np.asarray(ids_BL) == self.end_id).any(axis=1)
+            if missing.any():
+                raise InputError(
+                    f"text {missing.argmax()} has no end token, expected an id {self.end_id}"
+                )
+
+    def make_model(self) -> "CLIPTextEncoder":
+        """The network."""
+        return CLIPTextEncoder(self)
+
+
+class CLIPTextEncoder(nn.Module):
+    """From token ids to states and a pooled vector.
+
+    Attributes:
+      config: the options.
+    """
+
+    config: CLIPTextConfig
+
+    def setup(self) -> None:
+        """Makes the table, the blocks and the projection."""
+        c = self.config
+        self.token_embedding = TokenEmbedding(c.vocabulary, c.width, 0.02)
+        self.positions = positions_param(self, c.length, c.width, 0.01)
+        self.blocks = tower_blocks(c, causal=True)
+        self.final_norm = LayerNorm(c.epsilon)
+        if c.projection is not None:
+            self.projection = tower_projection(c)
+
+    def __call__(
+        self, ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None = None
+    ) -> Encoded:
+        """States behind the final norm, and the pooled vector, projected where there is a
+        projection.
+
+        Args:
+          ids_BL: token ids, the end token among them.
+          mask_BL: 0 or False for padding, which then no other token sees. None: padding is seen by
+            what follows it, as Stable Diffusion has it; the pooled vector does not depend on it.
+
+        Raises:
+          InputError: see `CLIPTextConfig.check_input`.
+        """
+        c = self.config
+        c.check_input(ids_BL, mask_BL)
+        seen_BL = text_mask(ids_BL, mask_BL)
+        end_B = end_places(ids_BL, c.end_id)
+        segments_BL = None if mask_BL is None else seen_BL.astype(jnp.int32)
+        x_BLD = self.token_embedding(ids_BL) + self.positions[: ids_BL.shape[1]]
+        for block in self.blocks:
+            x_BLD = block(x_BLD, segments_BL)
+        states_BLD = self.final_norm(x_BLD)
+        pooled_BD = states_BLD[jnp.arange(len(states_BLD)), end_B]
+        if c.projection is not None:
+            pooled_BD = self.projection(pooled_BD)
+        return Encoded(states_BLD, seen_BL, pooled_BD)
+
+
+def end_places(ids_BL: Int[Array, "B L"], end_id: int | None) -> Int[Array, "B"]:
+    """Where the end token of each text is.
+
+    Args:
+      ids_BL: token ids.
+      end_id: its id, of which the first counts; None: the largest id.
+    """
+    if end_id is None:
+        return jnp.argmax(ids_BL, axis=1)
+    return jnp.argmax(ids_BL == end_id, axis=1)

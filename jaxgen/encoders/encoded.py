@@ -1,0 +1,131 @@
+"""What encoders of texts and images return, and the start that they have in common."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jaxgen.errors import InputError, can_be_checked
+from jaxgen.typing import Tree
+
+
+class Encoded(NamedTuple):
+    """Texts or images as an encoder gives them to other networks.
+
+    Attributes:
+      states_BLD: a vector for each token, float32.
+      mask_BL: True where a token is no padding.
+      pooled_BD: one vector for each example, float32.
+    """
+
+    states_BLD: Float[Array, "B L D"]
+    mask_BL: Bool[Array, "B L"]
+    pooled_BD: Float[Array, "B D2"]
+
+
+def make_encoder(config: Any, params: Tree) -> Callable[..., Encoded]:
+    """``encode(ids, mask)`` or ``encode(images)`` with parameters, compiled once for each shape.
+
+    Args:
+      config: of an encoder: `CLIPTextConfig`, `CLIPImageConfig`, `T5Config`. Of a CLIP, those of
+        its towers: ``make_encoder(config.text, params["text"])``.
+      params: its parameters.
+
+    Returns:
+      A function from what the model takes to `Encoded`; it refuses what the model does not take,
+      values too, which a compiled program cannot look at.
+    """
+    run = _compiled(config)
+
+    def encode(*inputs: Any) -> Encoded:
+        config.check_input(*inputs)
+        return run(params, *inputs)
+
+    return encode
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(config: Any) -> Callable[..., Encoded]:
+    """One function object per configuration, so that it is compiled once."""
+    model = config.make_model()
+
+    def run(params: Tree, *inputs: Any) -> Encoded:
+        return model.apply({"params": params}, *inputs)
+
+    return jax.jit(run)
+
+
+class TokenEmbedding(nn.Module):
+    """A row of a table for each id.
+
+    Attributes:
+      rows: V; ids are 0 to V - 1.
+      width: D, of a row.
+      deviation: of the initial numbers.
+    """
+
+    rows: int
+    width: int
+    deviation: float
+
+    @nn.compact
+    def __call__(self, ids_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        """The rows of ids, in float32."""
+        initial = nn.initializers.normal(self.deviation)
+        named = nn.with_logical_partitioning(initial, ("words", "embed"))
+        table_VD = self.param("table", named, (self.rows, self.width))
+        return jnp.asarray(table_VD, jnp.float32)[ids_BL]
+
+
+def check_texts(
+    ids_BL: Int[Array, "B L"],
+    mask_BL: Shaped[Array, "B L"] | None,
+    vocabulary: int,
+    longest: int | None = None,
+) -> None:
+    """Refuses what are no token ids of an encoder, or no mask of them.
+
+    Args:
+      ids_BL: the ids.
+      mask_BL: the mask or None.
+      vocabulary: V.
+      longest: the most tokens that the encoder takes; None: any number.
+
+    Raises:
+      InputError: for ids that are no integers [B, L] below V (where values can be looked at), a
+        text that is too long, or a mask of another shape.
+    """
+    if ids_BL.ndim != 2 or not jnp.issubdtype(ids_BL.dtype, jnp.integer):
+        raise InputError(
+            f"ids have type {ids_BL.dtype} and shape {ids_BL.shape}, expected integers [B, L]"
+        )
+    if longest is not None and ids_BL.shape[1] > longest:
+        raise InputError(
+            f"ids have shape {ids_BL.shape}, expected at most {longest} tokens, for which the "
+            "encoder has positions"
+        )
+    if can_be_checked(ids_BL):
+        values = np.asarray(ids_BL)
+        if values.size and not 0 <= values.min() <= values.max() < vocabulary:
+            raise InputError(
+                f"ids are {values.min()} to {values.max()}, expected 0 to {vocabulary - 1}, the "
+                "rows of the table"
+            )
+    if mask_BL is not None and mask_BL.shape != ids_BL.shape:
+        raise InputError(
+            f"mask has shape {mask_BL.shape}, expected {ids_BL.shape}, that of the ids"
+        )
+
+
+def text_mask(
+    ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None
+) -> Bool[Array, "B L"]:
+    """The mask as booleans; True everywhere where there is none."""
+    if mask_BL is None:
+        return jnp.ones(ids_BL.shape, bool)
+    return jnp.asarray(mask_BL) != 0

@@ -1,0 +1,153 @@
+"""The transformer of CLIP's towers (Radford et al. 2021): what texts and images have in common.
+
+::
+
+    x += Attention(LN(x))          causal in the text tower
+    x += MLP(LN(x))
+
+The stream x and the norms are float32, the branches ``config.dtype``. Initial deviations are those
+of OpenAI's ``clip/model.py``, with D the width and N the depth: D^-.5 for queries, keys and values,
+(2 D)^-.5 for the hidden layer, D^-.5 (2 N)^-.5 for both outputs, D^-.5 for the projection.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jaxgen.errors import InputError, check_positive
+from jaxgen.nn.attention import Implementation, SelfAttention
+from jaxgen.nn.dense import Dense, Dtype, check_dtype
+from jaxgen.nn.mlp import MLP, gelu_exact, quick_gelu
+from jaxgen.nn.norms import LayerNorm
+
+Activation = Literal["quick_gelu", "gelu"]
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": gelu_exact,
+}
+"""x sigmoid(1.702 x), of OpenAI's weights, and the exact one, of most of OpenCLIP's."""
+
+normal = nn.initializers.normal
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig:
+    """Options of a tower.
+
+    Attributes:
+      width: D, of a token.
+      depth: blocks.
+      heads: attention heads; they divide the width.
+      mlp_units: hidden units of a block's MLP.
+      activation: of the MLP, "quick_gelu" (OpenAI) or "gelu" (the exact one).
+      epsilon: added to variances in norms.
+      projection: P, the width of the vectors that texts and images share; None: pooled states are
+        not projected.
+      dtype: the compute dtype of matrix products.
+      remat: whether a block's activations are recomputed in the backward pass.
+      attention: implementation of attention, see `jaxgen.nn.attention`.
+    """
+
+    width: int = 512
+    depth: int = 12
+    heads: int = 8
+    mlp_units: int = 2048
+    activation: Activation = "quick_gelu"
+    epsilon: float = 1e-5
+    projection: int | None = 512
+    dtype: Dtype = "float32"
+    remat: bool = False
+    attention: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        """Validates the fields."""
+        check_counts(self, "width", "depth", "heads", "mlp_units")
+        if self.projection is not None:
+            check_counts(self, "projection")
+        if self.width % self.heads:
+            raise InputError(f"width is {self.width}, expected a multiple of heads={self.heads}")
+        if self.activation not in ACTIVATIONS:
+            raise InputError(
+                f"activation is {self.activation!r}, expected {' or '.join(ACTIVATIONS)}"
+            )
+        check_positive("epsilon", self.epsilon)
+        check_dtype(self.dtype)
+        if self.attention not in get_args(Implementation):
+            raise InputError(
+                f"attention is {self.attention!r}, expected one of {get_args(Implementation)}"
+            )
+
+
+def check_counts(config: Any, *names: str) -> None:
+    """Refuses fields below 1.
+
+    Raises:
+      InputError: naming the first of them.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise InputError(f"{name} is {getattr(config, name)}, expected 1 or more")
+
+
+class TowerBlock(nn.Module):
+    """One block.
+
+    Attributes:
+      config: the tower's options.
+      causal: whether a token sees those before it and itself alone.
+    """
+
+    config: TowerConfig
+    causal: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], segments_BL: Int[Array, "B L"] | None = None
+    ) -> Float[Array, "B L D"]:
+        """[B, L, D] to [B, L, D].
+
+        Args:
+          x_BLD: tokens.
+          segments_BL: segment ids for attention, see `jaxgen.nn.attention`.
+        """
+        c = self.config
+        inputs = c.width**-0.5
+        outputs = normal(inputs * (2 * c.depth) ** -0.5)
+        attention = SelfAttention(
+            c.heads,
+            c.dtype,
+            implementation=c.attention,
+            causal=self.causal,
+            qkv_init=normal(inputs),
+            output_init=outputs,
+            name="attention",
+        )
+        y_BLD = LayerNorm(c.epsilon, name="attention_norm")(x_BLD)
+        x_BLD = x_BLD + attention(y_BLD, segments_BL=segments_BL)
+        activation, hidden = ACTIVATIONS[c.activation], normal((2 * c.width) ** -0.5)
+        mlp = MLP(c.mlp_units, c.dtype, activation, hidden, outputs, name="mlp")
+        return x_BLD + mlp(LayerNorm(c.epsilon, name="mlp_norm")(x_BLD))
+
+
+def tower_blocks(config: TowerConfig, causal: bool = False) -> list[TowerBlock]:
+    """The blocks of a tower, to be kept by a module's ``setup`` as ``blocks``."""
+    block = nn.remat(TowerBlock) if config.remat else TowerBlock
+    return [block(config, causal) for _ in range(config.depth)]
+
+
+def tower_projection(config: TowerConfig) -> Dense:
+    """The layer from pooled states to the vectors that texts and images share; no bias."""
+    assert config.projection is not None
+    shape, axes = (config.projection,), ("embed", "hidden")
+    return Dense(shape, axes, kernel_init=normal(config.width**-0.5), bias=False)
+
+
+def positions_param(module: nn.Module, length: int, width: int, deviation: float) -> jax.Array:
+    """The learnt positions [L, D] of a module, a parameter ``positions``."""
+    named = nn.with_logical_partitioning(normal(deviation), ("positions", "embed"))
+    return module.param("positions", named, (length, width))

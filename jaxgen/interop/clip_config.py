@@ -1,0 +1,302 @@
+"""What transformers and open_clip write beside CLIP's weights: fields of both towers, and back.
+
+* transformers: ``config.json``, of ``CLIPModel`` with ``text_config`` and ``vision_config`` in it
+  (and, in old files, ``text_config_dict``, which then holds), or of a tower alone. The mean and
+  deviation of pixels are in ``preprocessor_config.json``.
+* open_clip: ``open_clip_config.json``, ``model_cfg`` and ``preprocess_cfg``.
+
+``eos_token_id`` 2 is what old configurations say, Stable Diffusion's among them; transformers then
+takes the token with the largest id, and otherwise the first with that id.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxgen.errors import InputError
+from jaxgen.interop.model_configs import check_agrees
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+PREPROCESSOR = "preprocessor_config.json"
+
+LARGEST_ID = 2
+"""The ``eos_token_id`` that stands for the largest id of a text."""
+
+MODEL_TYPES = {"clip": ("text", "image"), "clip_text_model": ("text",)}
+MODEL_TYPES["clip_vision_model"] = ("image",)
+"""transformers' names of models, and the towers that each has."""
+
+TEXT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 49_408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "eos_token_id": 49_407,
+    "projection_dim": 512,
+}
+IMAGE_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "projection_dim": 512,
+}
+"""What transformers takes for fields that a configuration leaves out."""
+
+SHARED_FIELDS = {
+    "width": "hidden_size",
+    "mlp_units": "intermediate_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "activation": "hidden_act",
+    "epsilon": "layer_norm_eps",
+}
+TEXT_FIELDS = {
+    **SHARED_FIELDS,
+    "vocabulary": "vocab_size",
+    "length": "max_position_embeddings",
+}
+IMAGE_FIELDS = {**SHARED_FIELDS, "size": "image_size", "patch": "patch_size"}
+"""Fields here, and what transformers calls them."""
+
+EPSILON = 1e-5
+"""Added to variances in open_clip."""
+
+
+def transformers_options(
+    where: str,
+    config: Mapping[str, Any],
+    pixels: Mapping[str, Any] | None = None,
+    projects: bool | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The fields of both towers that a ``config.json`` tells.
+
+    Args:
+      where: What errors call it.
+      config: Its fields.
+      pixels: The fields of ``preprocessor_config.json``; None: OpenAI's mean and deviation.
+      projects: Whether the weights of a tower alone have a projection; None: as the name of the
+        model's class says.
+
+    Returns:
+      Fields of `jaxgen.encoders.CLIPTextConfig` under "text" and of `CLIPImageConfig` under
+      "image", of those that there are.
+
+    Raises:
+      InputError: For the configuration of another model, or a value that the towers have not.
+    """
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise InputError(f"{where}: model_type is {kind!r}, expected {' or '.join(MODEL_TYPES)}")
+    parts = MODEL_TYPES[kind]
+    if len(parts) == 1:
+        if projects is None:
+            projects = any("WithProjection" in name for name in config.get("architectures") or ())
+        fields = {parts[0]: config}
+    else:
+        projects = True
+        width = {"projection_dim": config.get("projection_dim", TEXT_DEFAULTS["projection_dim"])}
+        fields = {
+            part: {**(config.get(key) or {}), **(config.get(f"{key}_dict") or {}), **width}
+            for part, key in (("text", "text_config"), ("image", "vision_config"))
+        }
+    found = {}
+    if "text" in fields:
+        found["text"] = _text_options(where, fields["text"], projects)
+    if "image" in fields:
+        found["image"] = _image_options(where, fields["image"], projects, pixels or {})
+    return found
+
+
+def _text_options(where: str, config: Mapping[str, Any], projects: bool) -> dict[str, Any]:
+    given = _given(config, TEXT_DEFAULTS)
+    end_id = given["eos_token_id"]
+    if not isinstance(end_id, int):
+        raise InputError(f"{where}: eos_token_id is {end_id!r}, expected one id")
+    return {
+        **{ours: given[theirs] for ours, theirs in TEXT_FIELDS.items()},
+        "end_id": None if end_id == LARGEST_ID else end_id,
+        "projection": given["projection_dim"] if projects else None,
+    }
+
+
+def _image_options(
+    where: str, config: Mapping[str, Any], projects: bool, pixels: Mapping[str, Any]
+) -> dict[str, Any]:
+    given = _given(config, IMAGE_DEFAULTS)
+    options = {ours: given[theirs] for ours, theirs in IMAGE_FIELDS.items()}
+    options["projection"] = given["projection_dim"] if projects else None
+    return {**options, **_pixel_options(where, pixels, "image_mean", "image_std", given)}
+
+
+def _pixel_options(
+    where: str, pixels: Mapping[str, Any], mean: str, std: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Mean and deviation, where they are told."""
+    channels = given.get("num_channels", 3)
+    if pixels.get(mean) is None or pixels.get(std) is None:
+        if channels != 3:
+            raise InputError(
+                f"{where}: num_channels is {channels} without {PREPROCESSOR}, expected 3, or "
+                f"{mean} and {std} in that file"
+            )
+        return {}
+    return {"mean": tuple(map(float, pixels[mean])), "deviation": tuple(map(float, pixels[std]))}
+
+
+def _given(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: config.get(name) for name in defaults}
+    return {name: defaults[name] if found[name] is None else found[name] for name in defaults}
+
+
+def transformers_fields(text: Any | None, image: Any | None) -> dict[str, Any]:
+    """The ``config.json`` of a ``CLIPModel`` or of a tower; the inverse of `transformers_options`.
+
+    Args:
+      text: A `jaxgen.encoders.CLIPTextConfig`; None: there is no text tower.
+      image: A `jaxgen.encoders.CLIPImageConfig`, or None.
+    """
+    towers: dict[str, dict[str, Any]] = {}
+    if text is not None:
+        towers["text"] = {theirs: getattr(text, ours) for ours, theirs in TEXT_FIELDS.items()}
+        towers["text"]["eos_token_id"] = LARGEST_ID if text.end_id is None else text.end_id
+        towers["text"]["model_type"] = "clip_text_model"
+    if image is not None:
+        towers["image"] = {theirs: getattr(image, ours) for ours, theirs in IMAGE_FIELDS.items()}
+        towers["image"] |= {"num_channels": image.channels, "model_type": "clip_vision_model"}
+    for config, fields in zip([c for c in (text, image) if c], towers.values(), strict=True):
+        if config.projection is not None:
+            fields["projection_dim"] = config.projection
+    if text is None or image is None:
+        (part, fields), config = *towers.items(), text or image
+        name = f"CLIP{'Text' if part == 'text' else 'Vision'}Model"
+        suffix = "" if config.projection is None else "WithProjection"
+        return {"architectures": [name + suffix], **fields}
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": text.projection,
+        "text_config": towers["text"],
+        "vision_config": towers["image"],
+    }
+
+
+def preprocessor_fields(image: Any) -> dict[str, Any]:
+    """The ``preprocessor_config.json`` of transformers' ``CLIPImageProcessor``.
+
+    Args:
+      image: A `jaxgen.encoders.CLIPImageConfig`.
+    """
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": image.size},
+        "resample": 3,  # bicubic, in Pillow's numbers
+        "do_center_crop": True,
+        "crop_size": {"height": image.size, "width": image.size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(image.mean),
+        "image_std": list(image.deviation),
+        "do_convert_rgb": image.channels == 3,
+    }
+
+
+def open_clip_options(
+    where: str, config: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The fields of both towers that an ``open_clip_config.json`` adds to what shapes tell.
+
+    Args:
+      where: What errors call it.
+      config: Its fields.
+      shapes: The fields that shapes tell, by tower.
+
+    Raises:
+      InputError: For another model than a CLIP of two transformers, or another network than the
+        shapes.
+    """
+    model = config.get("model_cfg") or {}
+    text, vision = model.get("text_cfg") or {}, model.get("vision_cfg") or {}
+    for fields, name in ((text, "hf_model_name"), (vision, "timm_model_name")):
+        if fields.get(name):
+            raise InputError(f"{where}: {name} is {fields[name]!r}, expected open_clip's own tower")
+    check_agrees(where, {"pool_type": text.get("pool_type", "argmax")}, {"pool_type": "argmax"})
+    known = {"width": "width", "layers": "depth"}
+    _check_shapes(where, text, shapes["text"], {**known, "context_length": "length"})
+    _check_shapes(where, vision, shapes["image"], {**known, "patch_size": "patch"})
+    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    pixels = config.get("preprocess_cfg") or {}
+    return {
+        "text": {"activation": activation, "heads": text.get("heads", 8)},
+        "image": {
+            "activation": activation,
+            "heads": shapes["image"]["width"] // vision.get("head_width", 64),
+            **_pixel_options(where, pixels, "mean", "std", {}),
+        },
+    }
+
+
+def _check_shapes(
+    where: str, config: Mapping[str, Any], shapes: Mapping[str, Any], names: Mapping[str, str]
+) -> None:
+    known = {theirs: shapes[ours] for theirs, ours in names.items()}
+    check_agrees(where, {name: config.get(name) for name in known if name in config}, known)
+
+
+def open_clip_fields(config: Any, custom_text: bool) -> dict[str, Any]:
+    """The ``open_clip_config.json`` of a CLIP; the inverse of `open_clip_options`.
+
+    Args:
+      config: A `jaxgen.encoders.CLIPConfig`.
+      custom_text: Whether the text tower's names begin with ``text.``.
+
+    Raises:
+      InputError: For a field that open_clip's towers have in one way alone.
+    """
+    text, image = config.text, config.image
+    for tower in (text, image):
+        if tower.epsilon != EPSILON or tower.activation != text.activation:
+            raise InputError(
+                f"epsilon is {tower.epsilon} and activation {tower.activation!r}, expected "
+                f"{EPSILON} and one activation in both towers, which open_clip has"
+            )
+    if text.end_id not in (None, text.vocabulary - 1):
+        raise InputError(
+            f"end_id is {text.end_id}, expected the largest, {text.vocabulary - 1}, or None, which "
+            "open_clip pools by"
+        )
+
+    def shared(tower: Any) -> dict[str, Any]:
+        ratio = tower.mlp_units / tower.width
+        return {"width": tower.width, "layers": tower.depth, "mlp_ratio": ratio}
+
+    return {
+        "model_cfg": {
+            "embed_dim": text.projection,
+            "quick_gelu": text.activation == "quick_gelu",
+            "custom_text": custom_text,
+            "vision_cfg": {
+                **shared(image),
+                "image_size": image.size,
+                "patch_size": image.patch,
+                "head_width": image.width // image.heads,
+            },
+            "text_cfg": {
+                **shared(text),
+                "context_length": text.length,
+                "vocab_size": text.vocabulary,
+                "heads": text.heads,
+            },
+        },
+        "preprocess_cfg": {"mean": list(image.mean), "std": list(image.deviation)},
+    }

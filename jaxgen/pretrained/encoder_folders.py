@@ -1,0 +1,209 @@
+"""Encoders of texts and images from the folders of other programs, and back.
+
+=============  ========================================================  ===========================
+function       what it opens                                             network
+=============  ========================================================  ===========================
+`load_clip`    CLIP, or one of its towers: transformers' names,          `jaxgen.encoders.CLIP`
+               OpenAI's and open_clip's
+`load_t5`      T5 v1.1: ``T5EncoderModel``, or the whole T5              `jaxgen.encoders.T5Encoder`
+=============  ========================================================  ===========================
+
+Weights are safetensors, in the forms of `jaxgen.pretrained.networks`::
+
+    config, params = load_clip("stable-diffusion-v1-5")        # its text_encoder/
+    encode = make_encoder(config, params)                      # jaxgen.encoders
+    states_BLD, mask_BL, pooled_BD = encode(ids_BL)
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.encoders import CLIPConfig, CLIPImageConfig, CLIPTextConfig, T5Config
+from jaxgen.interop.clip_config import (
+    OPEN_CLIP_CONFIG,
+    PREPROCESSOR,
+    open_clip_fields,
+    preprocessor_fields,
+    transformers_fields,
+)
+from jaxgen.interop.clip_naming import CLIPNaming, clip_naming
+from jaxgen.interop.clip_options import clip_options
+from jaxgen.interop.clip_weights import clip_params, clip_tensors
+from jaxgen.interop.model_configs import read_model_config
+from jaxgen.interop.model_folders import TRANSFORMERS_WEIGHTS, write_model_folder
+from jaxgen.interop.safetensors import Path
+from jaxgen.interop.t5_weights import t5_fields, t5_options, t5_params, t5_tensors
+from jaxgen.interop.weight_folders import VARIANT_DTYPES, network_folder, open_weights
+from jaxgen.pretrained.networks import LoadedNetwork
+from jaxgen.typing import Tree
+
+OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+
+TEXT_FOLDERS = ["text_encoder"]
+"""Sub-folders of a pipeline that hold a text encoder; another one is opened by its own path."""
+
+
+def load_clip(
+    path: Path,
+    *,
+    variant: str | None = None,
+    dtype: str | None = "float32",
+    activation: str | None = None,
+) -> LoadedNetwork:
+    """A CLIP (Radford et al. 2021), or one of its towers, from a folder or file of weights.
+
+    Args:
+      path: a folder, a pipeline with a sub-folder ``text_encoder/``, or a file. Under
+        transformers' names ``config.json`` must lie beside the weights; a
+        ``preprocessor_config.json`` or ``open_clip_config.json`` there is read.
+      variant: which weights of the folder ("fp16"); None: those without a name.
+      dtype: of the parameters; None: as they are stored.
+      activation: "quick_gelu" or "gelu", for OpenAI's names without a configuration.
+
+    Returns:
+      The configuration and the parameters: a `CLIPConfig` for both towers, a `CLIPTextConfig` or
+      `CLIPImageConfig` for one. ``config.text`` and ``params["text"]`` are a text tower, too.
+
+    Raises:
+      FileNotFoundError: for a path that does not exist.
+      InputError: for weights or a configuration of another model, or where nothing tells the
+        activation; the message names the file.
+    """
+    tensors = open_weights(network_folder(path, TEXT_FOLDERS), variant)
+    folder = tensors.path.parent
+    config = None
+    if clip_naming(tensors) != "transformers":
+        config = read_model_config(folder, OPEN_CLIP_CONFIG)
+    pixels = read_model_config(folder, PREPROCESSOR)
+    towers = clip_options(tensors, activation, config=config, pixels=pixels)
+    network: Any = CLIPConfig
+    if "image" not in towers:
+        network = CLIPTextConfig(**towers["text"])
+    elif "text" not in towers:
+        network = CLIPImageConfig(**towers["image"])
+    else:
+        network = CLIPConfig(CLIPTextConfig(**towers["text"]), CLIPImageConfig(**towers["image"]))
+    like = abstract_encoder_params(network)
+    return LoadedNetwork(network, clip_params(tensors, like, _patch(network), dtype))
+
+
+def save_clip(
+    folder: Path,
+    config: CLIPConfig | CLIPTextConfig | CLIPImageConfig,
+    params: Tree,
+    *,
+    naming: CLIPNaming = "transformers",
+    dtype: str | None = None,
+    variant: str | None = None,
+    max_bytes: int | None = None,
+) -> list[pathlib.Path]:
+    """Writes a folder that `load_clip` opens, and the program whose names it has.
+
+    Args:
+      folder: made if it does not exist.
+      config: the network, or one of its towers (for transformers' names).
+      params: its parameters.
+      naming: "transformers", "openai" (open_clip's models without ``custom_text`` too), or
+        "open_clip".
+      dtype: of the tensors; None: that of the variant "fp16" or "bf16", else of the parameters.
+      variant: what the file's name says, "fp16" say.
+      max_bytes: above which weights are cut into shards; None: one file.
+
+    Returns:
+      The files written.
+
+    Raises:
+      InputError: for a network that the other program has not, naming the field.
+    """
+    tensors = clip_tensors(params, naming, _patch(config), _stored(dtype, variant))
+    both = isinstance(config, CLIPConfig)
+    text = config.text if both else config if isinstance(config, CLIPTextConfig) else None
+    image = config.image if both else config if isinstance(config, CLIPImageConfig) else None
+    target = _made(folder)
+    if naming != "transformers":
+        fields = open_clip_fields(config, custom_text=naming == "open_clip")
+        names = {"weights": OPEN_CLIP_WEIGHTS, "config": OPEN_CLIP_CONFIG}
+        return write_model_folder(target, fields, tensors, max_bytes, variant, **names)
+    fields = transformers_fields(text, image)
+    beside = {} if image is None else {PREPROCESSOR: preprocessor_fields(image)}
+    weights = TRANSFORMERS_WEIGHTS
+    return write_model_folder(
+        target, fields, tensors, max_bytes, variant, weights=weights, beside=beside
+    )
+
+
+def load_t5(
+    path: Path, *, variant: str | None = None, dtype: str | None = "float32"
+) -> LoadedNetwork:
+    """The encoder of T5 v1.1 (Raffel et al. 2020) from a folder of transformers.
+
+    Args:
+      path: the folder, or a pipeline with a sub-folder ``text_encoder/``.
+      variant: as for `load_clip`.
+      dtype: of the parameters; None: as they are stored.
+
+    Returns:
+      The configuration (a `T5Config`) and the parameters.
+
+    Raises:
+      FileNotFoundError: for a path that does not exist.
+      InputError: for weights or a configuration of another model; the message names the file.
+    """
+    tensors = open_weights(network_folder(path, TEXT_FOLDERS), variant)
+    config = T5Config(**t5_options(tensors))
+    return LoadedNetwork(config, t5_params(tensors, abstract_encoder_params(config), dtype))
+
+
+def save_t5(
+    folder: Path,
+    config: T5Config,
+    params: Tree,
+    *,
+    dtype: str | None = None,
+    variant: str | None = None,
+    max_bytes: int | None = None,
+) -> list[pathlib.Path]:
+    """Writes a folder that `load_t5` and ``T5EncoderModel.from_pretrained`` open.
+
+    Arguments and result as for `save_clip`.
+    """
+    tensors = t5_tensors(params, _stored(dtype, variant))
+    weights = TRANSFORMERS_WEIGHTS
+    return write_model_folder(
+        _made(folder), t5_fields(config), tensors, max_bytes, variant, weights=weights
+    )
+
+
+def abstract_encoder_params(config: Any) -> Tree:
+    """Shapes of an encoder's parameters; nothing is computed.
+
+    Args:
+      config: a configuration of `jaxgen.encoders`.
+    """
+    ids_BL, inputs = jnp.zeros((1, 1), jnp.int32), []
+    image = config.image if isinstance(config, CLIPConfig) else config
+    if isinstance(image, CLIPImageConfig):
+        inputs.append(jnp.zeros((1, image.size, image.size, image.channels)))
+    if not isinstance(config, CLIPImageConfig):
+        inputs.append(ids_BL)
+    init = config.make_model().init
+    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), *inputs)["params"])
+
+
+def _patch(config: Any) -> int | None:
+    """P of the image tower, if there is one."""
+    return getattr(getattr(config, "image", config), "patch", None)
+
+
+def _stored(dtype: str | None, variant: str | None) -> str | None:
+    return VARIANT_DTYPES.get(variant or "") if dtype is None else dtype
+
+
+def _made(folder: Path) -> pathlib.Path:
+    target = pathlib.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    return target
