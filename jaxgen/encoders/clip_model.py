@@ -7,7 +7,7 @@ condition of another network as well.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -78,6 +78,13 @@ class CLIPConfig:
     def make_model(self) -> "CLIP":
         """The network."""
         return CLIP(self)
+
+    def make_init(self) -> Callable[[Array], Tree]:
+        """``key -> parameters``, with logical axes."""
+        model = self.make_model()
+        images = jnp.zeros((1, self.image.size, self.image.size, self.image.channels))
+        ids = jnp.full((1, self.text.length), self.text.end_id or 0)
+        return lambda key: model.init(key, images, ids)["params"]
 
 
 class CLIP(nn.Module):

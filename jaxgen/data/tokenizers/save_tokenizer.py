@@ -26,7 +26,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> list[pathlib.Path]:
 
     Args:
       tokenizer: What `open_tokenizer` or `train_tokenizer` gave.
-      folder: It must exist.
+      folder: Made where it does not exist.
 
     Returns:
       The files written.
@@ -53,6 +53,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> list[pathlib.Path]:
         raise InputError(f"the vocabulary is a {type(vocabulary).__name__}, expected one of a file")
     places = (("bos", tokenizer.start), ("eos", tokenizer.end), ("pad", tokenizer.pad))
     config |= {f"{place}_token": spellings[i] for place, i in places if i is not None}
+    target.mkdir(parents=True, exist_ok=True)
     with replacing(target / CONFIG_FILE) as handle:
         handle.write(json.dumps(config, indent=2).encode() + b"\n")
         with replacing(target / name) as vocabulary_handle:

@@ -1,0 +1,1 @@
+"""Texts as conditions of images, from which text belongs to which picture to pictures of texts."""

@@ -1,0 +1,358 @@
+"""CLIP on captioned pictures: which text belongs to which picture (Radford et al. 2021).
+
+``python -m experiments.text_to_image.clip``
+
+Trains both towers, by default on captioned shapes with 320 different captions, of which the
+combinations of attributes that are tested are not among those trained on. Then the test pictures
+are looked for by their captions, and the captions by the pictures. In the working folder:
+
+  retrieval.png      test pictures, each with the caption that is nearest to it
+  curves.png         loss and accuracy in the course of training
+  table.md           retrieval, CLIP score, R-precision, zero-shot accuracy
+  metrics.json       the same by name
+  tokenizer/         the vocabulary (jaxgen.data.tokenizers.open_tokenizer opens it)
+  checkpoints/       both towers (jaxgen.training.load_model opens them)
+
+``--data mnist`` trains on captions of classes, made by templates; zero-shot classification then
+averages over the same templates. Started again with the same working folder it resumes.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from experiments.shared.digests import digest_of
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.training_runs import (
+    VALIDATION_LOSS,
+    OptimizationFlags,
+    TrainedModel,
+    check_layout,
+    train_model,
+)
+from experiments.shared.workdir import check_checkpoints
+from experiments.text_to_image.support.clip_plots import plot_contrastive, plot_retrieval
+from jaxgen.data import (
+    BatchPlan,
+    CaptionedSet,
+    captioned_batch_at,
+    load_captioned,
+    to_unit,
+    tokenise_captions,
+)
+from jaxgen.data.captions.caption_batches import CaptionTokens
+from jaxgen.data.captions.captioned_set import CaptionKind
+from jaxgen.data.captions.class_captions import CLASS, class_prompts
+from jaxgen.data.tokenizers import Tokenizer, save_tokenizer, train_tokenizer
+from jaxgen.encoders import (
+    CLIPConfig,
+    CLIPImageConfig,
+    CLIPTextConfig,
+    clip_loss,
+    make_encoder,
+    unit_vectors,
+)
+from jaxgen.errors import InputError
+from jaxgen.evaluation import (
+    class_accuracy,
+    class_vectors,
+    clip_score,
+    r_precision,
+    text_image_retrieval,
+    zero_shot_probabilities,
+)
+from jaxgen.nn.counting import parameter_count
+from jaxgen.parallel import check_batch_size, current_mesh, put_batch, replicated
+from jaxgen.training import TrainState, averaged_params
+from jaxgen.training.saved_names import register_config
+from jaxgen.typing import Batch
+
+HEAD_SIZE, MOST_WORDS, AT_A_TIME = 32, 4096, 256
+OTHERS = 99
+"""Captions that an image's own is compared with for R-precision."""
+
+
+@register_config("text_to_image.clip_network")
+@dataclass(frozen=True, kw_only=True)
+class ClipNetworkFlags:
+    """Both towers.
+
+    Attributes:
+      width: of a token.
+      depth: blocks of each tower.
+      patch: pixels along the side of a patch.
+      projection: width of the vectors that are compared.
+      dtype: the compute dtype of products.
+    """
+
+    width: int = 128
+    depth: int = 4
+    patch: int = 8
+    projection: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def config(self, pictures: CaptionedSet, tokenizer: Tokenizer) -> CLIPConfig:
+        """The towers for a set and its vocabulary.
+
+        Raises:
+          InputError: for pictures that are not square, and sizes that do not fit each other.
+        """
+        height, width, channels = pictures.images.shape[1:]
+        if height != width:
+            raise InputError(f"{pictures.name}: images of {height}x{width}, expected squares")
+        if self.width % HEAD_SIZE:
+            raise InputError(f"width is {self.width}, expected a multiple of {HEAD_SIZE}")
+        both: dict[str, Any] = {
+            "width": self.width,
+            "depth": self.depth,
+            "heads": self.width // HEAD_SIZE,
+            "mlp_units": 4 * self.width,
+            "projection": self.projection,
+            "dtype": self.dtype,
+        }
+        half = (0.5,) * channels
+        return CLIPConfig(
+            CLIPTextConfig(
+                vocabulary=tokenizer.size, length=tokenizer.length, end_id=tokenizer.end, **both
+            ),
+            CLIPImageConfig(size=height, patch=self.patch, mean=half, deviation=half, **both),
+        )
+
+
+@register_config("text_to_image.clip_training")
+@dataclass(frozen=True, kw_only=True)
+class ClipTrainingFlags(OptimizationFlags):
+    """How the towers are trained: AdamW, linear warm-up, cosine to zero, average of parameters.
+
+    Attributes:
+      training_steps: updates.
+      batch_size: pairs of an update; each is compared with all others.
+      learning_rate: the highest one.
+      weight_decay: on weights, decoupled.
+      ema_decay: of the moving average of the parameters, which is what is evaluated.
+      accumulate: must be 1: the loss compares the pairs of the whole batch.
+      moment_dtype: of the optimizer's mean of gradients; "bfloat16" halves it.
+    """
+
+    training_steps: int = 2000
+    batch_size: int = 128
+    weight_decay: float = 0.1
+    ema_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accumulate != 1:
+            raise InputError(
+                f"accumulate is {self.accumulate}, expected 1: the loss compares the pairs of the "
+                "whole batch"
+            )
+
+
+@register_config("text_to_image.clip")
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Flags of this experiment.
+
+    Attributes:
+      launch: where to run and on what.
+      data: "shapes"; "digits", "mnist" or "cifar10" with captions of their classes; "tiles" or
+        "emoji"; "tfds:NAME"; or a folder or archive of pictures with captions.
+      size: resize and crop pictures to so many pixels; None keeps them as they are (shapes: 32).
+      captions: which captions are trained on.
+      network: both towers.
+      training: how they are trained.
+      seed: all randomness follows from it.
+    """
+
+    launch: LaunchConfig = LaunchConfig(workdir="runs/clip")
+    data: str = "shapes"
+    size: int | None = None
+    captions: CaptionKind = "descriptive"
+    network: ClipNetworkFlags = ClipNetworkFlags()
+    training: ClipTrainingFlags = ClipTrainingFlags()
+    seed: int = 0
+
+
+def main(config: Config) -> dict[str, float]:
+    """Trains, evaluates, shows."""
+    pictures = load_captioned(config.data, size=config.size)
+    plan = plan_batches(pictures, config)
+    tokenizer = make_tokenizer([*pictures.distinct(config.captions), *prompts_of(pictures)])
+    tokens = tokenise_captions(pictures.captions(config.captions), tokenizer)
+    model = config.network.config(pictures, tokenizer)
+    check_layout(model)
+    digest = digest_of(pictures.images, pictures.short, pictures.descriptive, pictures.parts)
+    folder = open_workdir(config, data={pictures.name: digest})
+    check_checkpoints(folder / "checkpoints", model)
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    report(pictures.describe())
+    trained = train_model(
+        model,
+        lambda step, rows: to_batch(captioned_batch_at(pictures, tokens, plan, step, rows=rows)),
+        folder,
+        config.training,
+        lambda layout: clip_loss(model),
+        batch_size=config.training.batch_size,
+        make_evaluation=lambda loss_fn: make_evaluation(loss_fn, pictures, tokens, plan),
+        seed=config.seed,
+        tensorboard=config.launch.tensorboard,
+    )
+    curves = {name: trained.curve(name) for name in ("train/loss", VALIDATION_LOSS)}
+    plot_contrastive(folder / "curves.png", curves, trained.curve("train/accuracy"))
+    encode = make_vectors(trained, tokenizer)
+    figures = evaluate(encode, pictures, config)
+    show_retrieval(folder / "retrieval.png", encode, pictures, config)
+    figures |= {"parameters": parameter_count(trained.params), "seconds": trained.seconds}
+    table = format_table(("figure", "value"), [(k, three_decimals(v)) for k, v in figures.items()])
+    write_text(folder / "table.md", table)
+    report("\n" + table)
+    return figures
+
+
+def plan_batches(pictures: CaptionedSet, config: Config) -> BatchPlan:
+    """Which pictures each update sees.
+
+    Raises:
+      InputError: for clips, a set without the parts "train" and "test", or a batch that is too
+        large or that the devices cannot share.
+    """
+    if pictures.frames is not None:
+        raise InputError(f"{pictures.name}: clips of {pictures.frames} frames, expected pictures")
+    for part in ("train", "test"):
+        pictures.part(part)
+    check_batch_size(config.training.batch_size, current_mesh())
+    batch_size = config.training.batch_size
+    return BatchPlan(*pictures.parts["train"], batch_size, seed=config.seed, name=pictures.name)
+
+
+def make_tokenizer(texts: Sequence[str]) -> Tokenizer:
+    """A token for each word of some texts; as long as the longest of them."""
+    tokenizer = train_tokenizer(texts, MOST_WORDS)
+    return dataclasses.replace(tokenizer, length=tokenizer.encode(texts).ids.shape[1])
+
+
+def prompts_of(pictures: CaptionedSet) -> Sequence[str]:
+    """The texts of zero-shot classification, where pictures have classes."""
+    if pictures.attributes is None or CLASS not in pictures.attributes.values:
+        return ()
+    rows = class_prompts(pictures.attributes.values[CLASS])
+    return [text for row in rows for text in row]
+
+
+def to_batch(batch: Batch) -> Batch:
+    """A batch of `captioned_batch_at` as `clip_loss` names its parts."""
+    names = {"image": "image", "text_ids": "ids", "text_mask": "mask", "caption": "meaning"}
+    return {to: batch[name] for name, to in names.items()}
+
+
+def make_evaluation(
+    loss_fn: Callable[..., Any], pictures: CaptionedSet, tokens: CaptionTokens, plan: BatchPlan
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """The loss of the averaged parameters on a batch of the validation part, if there is one."""
+    first, last = pictures.parts.get("validation", (0, 0))
+    if last - first < plan.batch_size:
+        return None
+    mesh = current_mesh()
+    part = BatchPlan(first, last, plan.batch_size, seed=0, name=pictures.name)
+    batch = put_batch(to_batch(captioned_batch_at(pictures, tokens, part, 0)), mesh)
+    compiled = jax.jit(lambda p, b, k: loss_fn(p, b, k)[0], out_shardings=replicated(mesh))
+
+    def evaluation(state: TrainState) -> dict[str, float]:
+        return {VALIDATION_LOSS: float(compiled(averaged_params(state), batch, jax.random.key(0)))}
+
+    return evaluation
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors of texts and of pictures by trained towers, float32 [N, D].
+
+    Attributes:
+      text: of texts.
+      image: of pictures, uint8 [N, Y, X, C].
+      scale: what similarities are multiplied by.
+    """
+
+    text: Callable[[Sequence[str]], Float[np.ndarray, "N D"]]
+    image: Callable[[np.ndarray], Float[np.ndarray, "N D"]]
+    scale: float
+
+
+def make_vectors(trained: TrainedModel, tokenizer: Tokenizer) -> Vectors:
+    """The vectors of a trained CLIP, some texts or pictures at a time."""
+    towers = {
+        name: make_encoder(getattr(trained.config, name), trained.params[name])
+        for name in ("text", "image")
+    }
+
+    def of_texts(texts: Sequence[str]) -> np.ndarray:
+        found = tokenizer.encode(texts)
+        return in_parts(lambda rows: towers["text"](found.ids[rows], found.mask[rows]), len(texts))
+
+    def of_images(images: np.ndarray) -> np.ndarray:
+        return in_parts(lambda rows: towers["image"](to_unit(images[rows])), len(images))
+
+    scale = float(np.exp(np.asarray(trained.params["logit_scale"])))
+    return Vectors(of_texts, of_images, min(scale, 100.0))
+
+
+def in_parts(encode: Callable[[np.ndarray], Any], count: int) -> Float[np.ndarray, "N D"]:
+    """Unit vectors of so many examples; the last part is filled up, so that one program does."""
+    found = []
+    for start in range(0, count, AT_A_TIME):
+        rows = np.minimum(np.arange(start, start + AT_A_TIME), count - 1)
+        found.append(np.asarray(unit_vectors(encode(rows).pooled_BD)))
+    return np.concatenate(found)[:count]
+
+
+def evaluate(encode: Vectors, pictures: CaptionedSet, config: Config) -> dict[str, float]:
+    """Figures of the test part; see `jaxgen.evaluation.text_image`."""
+    test, known = pictures.part("test"), pictures.distinct(config.captions)
+    own = test.captions(config.captions)
+    tested = sorted(set(own))
+    meaning_N = np.array([tested.index(caption) for caption in own])
+    image_ND, text_MD = encode.image(test.images), encode.text(tested)
+    found = text_image_retrieval(image_ND, text_MD, meaning_N, np.arange(len(tested)), at=(1, 5))
+    figures = {
+        **{f"text of image, at {k}": v for k, v in found.text_of_image.items()},
+        **{f"image of text, at {k}": v for k, v in found.image_of_text.items()},
+    }
+    answers_N = np.array([known.index(caption) for caption in own])
+    among = zero_shot_probabilities(image_ND, encode.text(known), encode.scale)
+    figures[f"caption among all {len(known):,}"] = class_accuracy(among, answers_N)
+    figures["CLIP score"] = clip_score(image_ND, text_MD[meaning_N])
+    if len(tested) > 1:
+        others = min(OTHERS, len(tested) - 1)
+        figures[f"R-precision, {others} others"] = r_precision(
+            image_ND, text_MD[meaning_N], meaning_N, others=others
+        )
+    if prompts := prompts_of(pictures):
+        labels_N = test.attribute_of(CLASS)
+        classes = len(test.attributes.values[CLASS]) if test.attributes else 0
+        rows = encode.text(prompts).reshape(classes, -1, text_MD.shape[1])
+        among = zero_shot_probabilities(image_ND, class_vectors(rows), encode.scale)
+        figures["zero-shot accuracy"] = class_accuracy(among, labels_N)
+    return figures
+
+
+def show_retrieval(
+    path: pathlib.Path, encode: Vectors, pictures: CaptionedSet, config: Config
+) -> None:
+    """Some test pictures with the captions that are nearest, among those of the whole set."""
+    test, known = pictures.part("test"), pictures.distinct(config.captions)
+    chosen = np.linspace(0, len(test) - 1, min(16, len(test))).astype(int)
+    images = test.images[chosen]
+    nearest = (encode.image(images) @ encode.text(known).T).argmax(axis=1)
+    own = [test.captions(config.captions)[i] for i in chosen]
+    plot_retrieval(path, images, [known[i] for i in nearest], own)
+
+
+if __name__ == "__main__":
+    run(main, Config)
