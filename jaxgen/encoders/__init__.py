@@ -1,7 +1,7 @@
 """Encoders of texts and images: CLIP and T5, whose states condition other networks."""
 
-from jaxgen.encoders.clip_image import CLIPImageConfig, CLIPImageEncoder, fit_images
-from jaxgen.encoders.clip_model import CLIP, CLIPConfig, limit_logit_scale, unit_vectors
+from jaxgen.encoders.clip_image import CLIPImageConfig, CLIPImageEncoder, resize_and_crop
+from jaxgen.encoders.clip_model import CLIP, CLIPConfig, limit_logit_scale, to_unit_length
 from jaxgen.encoders.clip_text import CLIPTextConfig, CLIPTextEncoder
 from jaxgen.encoders.contrastive import clip_loss, contrastive_loss
 from jaxgen.encoders.encoded import Encoded, make_encoder
@@ -19,8 +19,8 @@ __all__ = [
     "T5Encoder",
     "clip_loss",
     "contrastive_loss",
-    "fit_images",
     "limit_logit_scale",
     "make_encoder",
-    "unit_vectors",
+    "resize_and_crop",
+    "to_unit_length",
 ]

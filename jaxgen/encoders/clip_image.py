@@ -7,7 +7,7 @@
     pooled  = LN(states[class token]) W
 
 Images are those of the whole library, of bytes or in [-1, 1]; the tower itself subtracts the mean
-and divides by the deviation that its weights were trained with. `fit_images` brings images of other
+and divides by the deviation that its weights were trained with. `resize_and_crop` brings images of other
 sizes to its size.
 """
 
@@ -86,7 +86,7 @@ class CLIPImageConfig(TowerConfig):
         if images_BYXC.shape[1:] != (self.size, self.size, self.channels):
             raise InputError(
                 f"images have shape {images_BYXC.shape}, expected [B, {self.size}, {self.size}, "
-                f"{self.channels}] (jaxgen.encoders.fit_images)"
+                f"{self.channels}] (jaxgen.encoders.resize_and_crop)"
             )
         as_unit(images_BYXC)
 
@@ -152,7 +152,7 @@ def _patches(x_BYXC: Float[Array, "B Y X C"], patch: int) -> Float[Array, "B L F
     return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
 
 
-def fit_images(images_BYXC: Shaped[Array, "B Y X C"], size: int) -> Float[Array, "B Y2 X2 C"]:
+def resize_and_crop(images_BYXC: Shaped[Array, "B Y X C"], size: int) -> Float[Array, "B Y2 X2 C"]:
     """Images in the size of a tower: the shorter side resized to it, then the middle cut out.
 
     Bicubic (Keys 1981, a = -1/2) and antialiased, clipped to [-1, 1]; differentiable. That is

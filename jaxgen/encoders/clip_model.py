@@ -126,12 +126,12 @@ class CLIP(nn.Module):
           ids_BL: see `CLIPTextEncoder`; texts need not be as many as images.
           mask_BL: see there.
         """
-        image_BD = unit_vectors(self.image(images_BYXC).pooled_BD)
-        text_BD = unit_vectors(self.text(ids_BL, mask_BL).pooled_BD)
+        image_BD = to_unit_length(self.image(images_BYXC).pooled_BD)
+        text_BD = to_unit_length(self.text(ids_BL, mask_BL).pooled_BD)
         return image_BD, text_BD, jnp.exp(limited_scale(self.logit_scale))
 
 
-def unit_vectors(vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+def to_unit_length(vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """``v / |v|`` along the last axis, in float32; 0 stays 0."""
     vectors = vectors.astype(jnp.float32)
     square = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)

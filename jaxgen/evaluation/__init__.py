@@ -26,7 +26,6 @@ from jaxgen.evaluation.scores import class_accuracy, inception_score
 from jaxgen.evaluation.surface_distance import SurfaceDistance, surface_distance
 from jaxgen.evaluation.text_image import (
     Retrieval,
-    class_prompts,
     class_vectors,
     clip_score,
     r_precision,
@@ -43,7 +42,6 @@ __all__ = [
     "SurfaceDistance",
     "apply_classifier",
     "class_accuracy",
-    "class_prompts",
     "class_vectors",
     "classifier_loss",
     "clip_score",

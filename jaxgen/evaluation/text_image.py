@@ -12,7 +12,7 @@ is ``<i, t>``.
 * R-precision (Park et al. 2021; Xu et al. 2018): the share of images that are closer to their own
   text than to every one of 99 others, drawn among those that mean something else.
 
-Equal similarities count against: vectors that are all the same find nothing.
+Equal similarities, to 1e-12, count against: vectors that are all the same find nothing.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,9 @@ from jaxgen.evaluation.features import check_features, check_same_width
 
 UNIT = 1e-2
 """How far the length of a unit vector may be from 1; bfloat16 has three digits."""
+
+TIE = 1e-12
+"""Similarities that differ by less are equal; products of matrices round equal ones differently."""
 
 ROWS = 1024
 """Rows of a matrix of similarities at a time."""
@@ -41,24 +44,6 @@ class Retrieval(NamedTuple):
 
     text_of_image: dict[int, float]
     image_of_text: dict[int, float]
-
-
-def class_prompts(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """The texts of each class, one for each template.
-
-    Raises:
-      InputError: for a template without ``{}``, or where there are no names or templates.
-
-    Example:
-      >>> class_prompts(["cat"], ["a photo of a {}.", "a drawing of a {}."])
-      [['a photo of a cat.', 'a drawing of a cat.']]
-    """
-    if not names or not templates or any("{}" not in template for template in templates):
-        raise InputError(
-            f"templates are {list(templates)} for {len(names)} names, expected one or more of "
-            "both, each template with {} in the place of the name"
-        )
-    return [[template.replace("{}", name) for template in templates] for name in names]
 
 
 def class_vectors(text_CTD: Float[np.ndarray, "C T D"]) -> Float64[np.ndarray, "C D"]:
@@ -183,7 +168,8 @@ def r_precision(
                 f"else than text {n}"
             )
         drawn = rng.choice(pool, others, replace=False)
-        right += bool(image_ND[n] @ text_ND[n] > (text_ND[drawn] @ image_ND[n]).max())
+        nearest = (text_ND[drawn] @ image_ND[n]).max()
+        right += bool(image_ND[n] @ text_ND[n] >= nearest + TIE)
     return right / count
 
 
@@ -203,7 +189,7 @@ def _ranks(
                 "expected one of each kind or more"
             )
         best_N1 = np.where(hit_NM, similarity_NM, -np.inf).max(axis=1, keepdims=True)
-        ranks.append(np.sum(~hit_NM & (similarity_NM >= best_N1), axis=1))
+        ranks.append(np.sum(~hit_NM & (similarity_NM > best_N1 - TIE), axis=1))
     return np.concatenate(ranks)
 
 

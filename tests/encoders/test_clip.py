@@ -17,10 +17,10 @@ from jaxgen.encoders import (
     CLIPConfig,
     CLIPImageConfig,
     CLIPTextConfig,
-    fit_images,
     limit_logit_scale,
     make_encoder,
-    unit_vectors,
+    resize_and_crop,
+    to_unit_length,
 )
 from jaxgen.encoders.clip_model import INITIAL_LOGIT_SCALE, LARGEST_LOGIT_SCALE, limited_scale
 from jaxgen.encoders.clip_text import end_places
@@ -124,7 +124,7 @@ def test_bytes_and_bfloat16():
         (TEXT, "text", given[1], text_BD),
     ):
         pooled_BD = make_encoder(config, both[part])(inputs).pooled_BD
-        np.testing.assert_allclose(unit_vectors(pooled_BD), expected, atol=1e-6)
+        np.testing.assert_allclose(to_unit_length(pooled_BD), expected, atol=1e-6)
 
     parts = (dataclasses.replace(x, dtype="bfloat16") for x in (TEXT, IMAGE))
     half = jax.jit(CLIPConfig(*parts).make_model().apply)(variables, *given)
@@ -158,7 +158,7 @@ def test_the_scale_is_at_most_100_and_can_come_back():
 
 
 def test_unit_vectors_of_zero():
-    found, slope = jax.value_and_grad(lambda v: unit_vectors(v).sum())(jnp.zeros(3))
+    found, slope = jax.value_and_grad(lambda v: to_unit_length(v).sum())(jnp.zeros(3))
     assert found == 0
     assert np.isfinite(slope).all()
 
@@ -171,12 +171,12 @@ def test_preparation_is_pillows():
         pil = PIL.Image.fromarray(image).resize(scaled[::-1], PIL.Image.Resampling.BICUBIC)
         top, left = corner
         expected = np.asarray(pil)[top : top + 12, left : left + 12]
-        found = fit_images(image[None], 12)[0]
+        found = resize_and_crop(image[None], 12)[0]
         assert np.abs(found - to_unit(expected)).max() < 1.6 / 127.5
-    slope = jax.grad(lambda x: fit_images(x, 12).sum())(to_unit(image)[None])
+    slope = jax.grad(lambda x: resize_and_crop(x, 12).sum())(to_unit(image)[None])
     assert np.abs(slope)[0, 10:15].min() > 0
     with pytest.raises(InputError, match=r"size is 0 of images of shape"):
-        fit_images(image[None], 0)
+        resize_and_crop(image[None], 0)
 
 
 def test_configurations_survive_json():

@@ -105,11 +105,10 @@ def test_what_is_gathered():
 
         report = communication(jax.jit(run), *batch)
     own = B // 8 * D * 4
-    gathered = report.of_kind("all-gather")
-    assert gathered.bytes == 2 * own + B // 8 * 4, report.table()
-    # The CPU's compiler writes a reduce-scatter as an all-reduce of what it would cut.
-    scattered = report.of_kind("reduce-scatter", "all-reduce")
-    assert 2 * own <= scattered.bytes <= 2 * 8 * own + 64, report.table()
+    sizes = {kind: report.of_kind(kind).bytes for kind in {c.kind for c in report}}
+    assert sizes.pop("all-gather") == 2 * own + B // 8 * 4, report.table()
+    assert sizes.pop("reduce-scatter") == 2 * 8 * own, report.table()
+    assert sizes == {"all-reduce": 4 * 4}, report.table()  # loss, accuracy, the scale's gradient
     assert {c.axes for c in report} == {("data",)}
 
 

@@ -13,6 +13,7 @@ from jaxgen.errors import InputError
 from jaxgen.nn import CrossAttention, SelfAttention, attention, attention_kernels
 from jaxgen.nn.attention import split_parts
 from jaxgen.nn.plain_attention import plain_attention
+from jaxgen.nn.visibility import View
 from jaxgen.parallel import make_mesh
 
 B, L, N, H, K = 2, 6, 5, 3, 4
@@ -278,6 +279,38 @@ def test_self_attention_in_numpy(qk_norm):
         q, k = norm(q, p["query_norm"]), norm(k, p["key_norm"])
     expected = np.einsum("blhk,hkd->bld", reference(q, k, v), p["output"]["kernel"])
     np.testing.assert_allclose(found, expected + p["output"]["bias"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_causal_attention_sees_what_is_before(bias):
+    """In every implementation, in the layer, and with segments on top."""
+    q, k, v = qkv(L, L)
+    added = arrays((H, L, L), seed=1)[0] if bias else None
+    hidden = np.where(np.tri(L, dtype=bool), 0, -1e30).astype(np.float32)
+    expected = reference(
+        q, k, v, bias=(0 if added is None else added) + hidden * np.ones((H, 1, 1))
+    )
+    for how in ("auto", "plain") if bias else ("auto", "plain", "blocks"):
+        found = attention(q, k, v, bias=added, causal=True, implementation=how)
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+    ids = np.array([[0, 0, 0, 1, 1, 1], [4] * 6], np.int32)
+    found = attention(q, k, v, segments=(ids, ids), causal=True)
+    np.testing.assert_allclose(found[0, 3], v[0, 3], rtol=1e-5)  # the first of its segment
+    (x,) = arrays((B, L, 12))
+    first, _ = layer(SelfAttention(H, causal=True), x, bias=added)
+    x[:, 3:] = 0
+    other, _ = layer(SelfAttention(H, causal=True), x, bias=added)
+    np.testing.assert_allclose(first[:, :3], other[:, :3], rtol=1e-5)
+    assert np.abs(first - other)[:, 3:].min() > 1e-4
+
+
+def test_causal_attention_has_no_other_reach():
+    q, k, v = qkv()
+    with pytest.raises(InputError, match="causal attention has 6 queries, 5 keys and reach None"):
+        attention(q, k, v, causal=True)
+    (x,) = arrays((B, L, 12))
+    with pytest.raises(InputError, match="views are given to causal attention, expected their"):
+        SelfAttention(H, causal=True).init(jax.random.key(0), x, views=[View()])
 
 
 def test_parts_of_a_joint_projection_and_the_way_back():

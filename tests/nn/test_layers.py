@@ -1,5 +1,7 @@
 """Embeddings, norms, MLPs and linear layers against numpy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ from jaxgen.nn import (
 )
 from jaxgen.nn.dense import check_dtype
 from jaxgen.nn.embeddings import check_condition
-from jaxgen.nn.mlp import gelu_tanh
+from jaxgen.nn.mlp import gelu_exact, gelu_tanh, quick_gelu
 
 TIME = np.array([0.0, 0.5, 1.0, 999.0], np.float32)
 
@@ -101,6 +103,9 @@ def test_layer_norm_in_numpy():
     scale, bias = np.arange(6.0), np.arange(6.0)[::-1]
     found = LayerNorm().apply({"params": {"scale": scale, "bias": bias}}, x)
     np.testing.assert_allclose(found, expected * scale + bias, rtol=1e-4, atol=1e-5)
+    wider = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.5)
+    found = LayerNorm(epsilon=0.5).apply({"params": {"scale": scale, "bias": bias}}, x)
+    np.testing.assert_allclose(found, wider * scale + bias, rtol=1e-4, atol=1e-5)
     shift, size = x[:, 0], x[:, 1]
     np.testing.assert_allclose(
         modulate(x, shift, size), x * (1 + size[:, None]) + shift[:, None], rtol=1e-6
@@ -183,6 +188,13 @@ def test_mlp_in_numpy():
     expected = y @ params["output"]["kernel"] + params["output"]["bias"]
     found = MLP(8).apply({"params": params}, x)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_activations_of_clip_in_numpy():
+    x = np.linspace(-12, 12, 97).astype(np.float32)
+    np.testing.assert_allclose(quick_gelu(x), x / (1 + np.exp(-1.702 * x)), rtol=1e-5, atol=1e-7)
+    expected = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in x]
+    np.testing.assert_allclose(gelu_exact(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dense_over_several_axes_draws_as_the_flat_matrix_does():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen.encoders import CLIPConfig, fit_images, make_encoder
+from jaxgen.encoders import CLIPConfig, make_encoder, resize_and_crop
 from jaxgen.interop.safetensors import TensorFile, write_safetensors
 from jaxgen.pixels import to_unit
 from jaxgen.pretrained import load_clip, save_clip
@@ -185,10 +185,10 @@ def test_preparation_is_their_processors():
         smooth = rng.integers(0, 256, (3, 3, 3)).repeat(20, 0).repeat(20, 1)[: sides[0], : sides[1]]
         image = (smooth // 2 + rng.integers(0, 128, (*sides, 3))).astype(np.uint8)
         expected = np.asarray(processor(image)["pixel_values"][0])
-        found = np.asarray(fit_images(image[None], 12))[0]
+        found = np.asarray(resize_and_crop(image[None], 12))[0]
         theirs = pixels(found[None], CLIPConfig().image)[0].numpy()
         assert np.abs(theirs - expected).max() * 0.26 * 255 < 2
-    np.testing.assert_array_equal(fit_images(image[None], 7)[0], to_unit(image)[:, 1:8])
+    np.testing.assert_array_equal(resize_and_crop(image[None], 7)[0], to_unit(image)[:, 1:8])
 
 
 def test_old_files_have_text_config_dict(tmp_path):
