@@ -59,7 +59,8 @@ def plot_images(
     gap = max(1, round(_GAP * width))
     whole = tile(from_unit(images_RQYXC), gap)
     scale = max(1, round(_PIXELS / max(height, width))) / 100
-    margin = 0.2 + 0.1 * max(map(len, rows), default=0)
+    lines = [line for row in rows for line in row.split("\n")]
+    margin = 0.2 + 0.1 * max(map(len, lines), default=0)
     size = (whole.shape[1] * scale + margin, whole.shape[0] * scale + 0.7)
     figure = empty_figure((max(size[0], 4.0), size[1] + 0.2), dpi=100)
     axes = figure.add_subplot()

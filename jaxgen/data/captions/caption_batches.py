@@ -1,6 +1,7 @@
 """Batches of pictures or clips with the ids of their captions, and text dropout.
 
-A tokenizer is any callable ``texts -> (ids [N, L], mask [N, L])``, the mask true where a token is.
+A tokenizer is any callable ``texts -> (ids [N, L], mask [N, L])``, the mask true where a token is,
+or one whose result has these as `ids` and `mask`.
 With probability `text_dropout` a caption is replaced by the null caption (the empty text), which
 classifier-free guidance compares with (Ho & Salimans 2022). Whether that happens depends, as
 everything random here, on the seed and on the example's place in the global order alone: not on the
@@ -22,7 +23,7 @@ from jaxgen.errors import InputError, check_share
 from jaxgen.ids import as_ids
 from jaxgen.pixels import to_unit
 
-Tokenizer = Callable[[Sequence[str]], tuple[Any, Any]]
+Tokenise = Callable[[Sequence[str]], Any]
 """Maps N texts to ids [N, L] and a mask [N, L]; L is the same for all calls."""
 
 NULL_CAPTION = ""
@@ -49,7 +50,7 @@ class CaptionTokens:
 
 
 def tokenise_captions(
-    captions: Sequence[str], tokenizer: Tokenizer, null: str = NULL_CAPTION
+    captions: Sequence[str], tokenizer: Tokenise, null: str = NULL_CAPTION
 ) -> CaptionTokens:
     """Tokenises the captions of a set.
 
@@ -75,9 +76,10 @@ def tokenise_captions(
 
 
 def _tokenised(
-    tokenizer: Tokenizer, texts: Sequence[str]
+    tokenizer: Tokenise, texts: Sequence[str]
 ) -> tuple[Int32[np.ndarray, "K L"], Bool[np.ndarray, "K L"]]:
-    ids, mask = map(np.asarray, tokenizer(texts))
+    found = tokenizer(texts)
+    ids, mask = map(np.asarray, (found.ids, found.mask) if hasattr(found, "ids") else found)
     if ids.ndim != 2 or len(ids) != len(texts) or mask.shape != ids.shape:
         raise InputError(
             f"the tokenizer gives ids {list(ids.shape)} and a mask {list(mask.shape)} for"
@@ -136,7 +138,7 @@ def captioned_batch_at(
 
 
 def make_caption_transform(
-    tokenizer: Tokenizer,
+    tokenizer: Tokenise,
     *,
     key: str = "caption",
     text_dropout: float = 0.0,

@@ -16,7 +16,6 @@ from jaxgen.data.captions.captioned_set import Attributes, CaptionedSet
 from jaxgen.data.captions.shape_captions import write_captions
 from jaxgen.data.captions.shape_combinations import (
     are_in_part,
-    check_parts_of_shapes,
     divide_combinations,
     draw_attributes,
     is_of_two,
@@ -72,7 +71,7 @@ def make_captioned_shapes(
     """
     if vocabulary is None:
         vocabulary = ShapeVocabulary() if frames is None else ShapeVocabulary().moving()
-    check_parts_of_shapes(parts)
+    _check_part_sizes(parts)
     part_of = divide_combinations(vocabulary, combination, share) if combination else None
     sizes = {part: parts[part] for part in PARTS if part in parts}
     codes, images = [], []
@@ -206,3 +205,13 @@ def _way(
     way_N = _numbers(vocabulary, code_NF, "speed", SPEEDS)
     share_T = (np.arange(length) - length // 2) / (length - 1)
     return direction_N2[:, None] * way_N[:, None, None] * share_T[:, None]
+
+
+def _check_part_sizes(sizes: Mapping[str, int]) -> None:
+    for part, size in sizes.items():
+        if part not in PARTS or size < 1:
+            raise InputError(
+                f"parts have {part!r} of {size}, expected {', '.join(PARTS)} of 1 or more each"
+            )
+    if not sizes:
+        raise InputError(f"parts are empty, expected one or more of {', '.join(PARTS)}")

@@ -5,7 +5,7 @@ that what validation and test show was never seen together in training, while ea
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int32
@@ -186,18 +186,3 @@ def are_in_part(
         return good_N
 
     return test
-
-
-def check_parts_of_shapes(sizes: Mapping[str, int]) -> None:
-    """Refuses parts that are not known, or of no examples.
-
-    Raises:
-      InputError: Names the first.
-    """
-    for part, size in sizes.items():
-        if part not in PARTS or size < 1:
-            raise InputError(
-                f"parts have {part!r} of {size}, expected {', '.join(PARTS)} of 1 or more each"
-            )
-    if not sizes:
-        raise InputError(f"parts are empty, expected one or more of {', '.join(PARTS)}")

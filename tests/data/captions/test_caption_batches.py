@@ -1,5 +1,7 @@
 """Batches of captioned pictures: ids of captions, text dropout, resuming, several processes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -56,8 +58,14 @@ def test_each_caption_is_tokenised_once(shapes):
         given.append(len(texts))
         return tokenizer(texts)
 
-    tokenise_captions(shapes.short, counting)
+    expected = tokenise_captions(shapes.short, counting)
     assert given == [len(shapes.distinct("short")) + 1]
+    named = tokenise_captions(
+        shapes.short,
+        lambda texts: SimpleNamespace(**dict(zip(("ids", "mask"), tokenizer(texts), strict=True))),
+    )
+    np.testing.assert_array_equal(named.ids, expected.ids)
+    np.testing.assert_array_equal(named.mask, expected.mask)
 
 
 def test_dropout_depends_on_seed_and_place_alone(shapes, tokens):

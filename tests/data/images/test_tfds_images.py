@@ -41,12 +41,25 @@ def test_one_of_several_features(answer):
     assert answer["right"]["labels"] is None
 
 
+def test_captions_are_texts_of_records_or_those_of_classes(answer):
+    found = answer["captioned"]
+    assert found["parts"] == answer["tensors"]["parts"]
+    nouns = {"oak": "an oak", "elm": "an elm", "fir": "a fir"}
+    for caption, name in zip(found["captions"], found["classes"], strict=True):
+        assert caption.endswith(f" of {nouns[name]}")
+    found = answer["of_texts"]
+    assert found["captions"] == [f"tree {total}" for total in found["sums"]]
+    assert len(found["captions"]) == 14
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("several", "tfds:two_pictures: no single image feature; its image features are: left, "),
         ("unknown", "tfds:tensors: no image 'x'; its image features are: picture"),
         ("set", "tfds:no_such_set: no such set in "),
+        ("texts", "tfds:captioned: caption_feature is None, expected one of its texts, caption, t"),
+        ("empty", "tfds:captioned: short captions: "),
     ],
 )
 def test_faults_name_the_set(answer, fault, message):
