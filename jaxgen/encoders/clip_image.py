@@ -7,8 +7,8 @@
     pooled  = LN(states[class token]) W
 
 Images are those of the whole library, of bytes or in [-1, 1]; the tower itself subtracts the mean
-and divides by the deviation that its weights were trained with. `resize_and_crop` brings images of other
-sizes to its size.
+and divides by the deviation that its weights were trained with. `resize_and_crop` brings images of
+other sizes to its own.
 """
 
 import dataclasses

@@ -157,36 +157,47 @@ def _given(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     return {name: defaults[name] if found[name] is None else found[name] for name in defaults}
 
 
-def transformers_fields(text: Any | None, image: Any | None) -> dict[str, Any]:
+def transformers_fields(towers: Mapping[str, Any]) -> dict[str, Any]:
     """The ``config.json`` of a ``CLIPModel`` or of a tower; the inverse of `transformers_options`.
 
     Args:
-      text: A `jaxgen.encoders.CLIPTextConfig`; None: there is no text tower.
-      image: A `jaxgen.encoders.CLIPImageConfig`, or None.
+      towers: A `jaxgen.encoders.CLIPTextConfig` under "text", a `CLIPImageConfig` under "image", or
+        one of the two.
     """
-    towers: dict[str, dict[str, Any]] = {}
-    if text is not None:
-        towers["text"] = {theirs: getattr(text, ours) for ours, theirs in TEXT_FIELDS.items()}
-        towers["text"]["eos_token_id"] = LARGEST_ID if text.end_id is None else text.end_id
-        towers["text"]["model_type"] = "clip_text_model"
-    if image is not None:
-        towers["image"] = {theirs: getattr(image, ours) for ours, theirs in IMAGE_FIELDS.items()}
-        towers["image"] |= {"num_channels": image.channels, "model_type": "clip_vision_model"}
-    for config, fields in zip([c for c in (text, image) if c], towers.values(), strict=True):
-        if config.projection is not None:
-            fields["projection_dim"] = config.projection
-    if text is None or image is None:
-        (part, fields), config = *towers.items(), text or image
-        name = f"CLIP{'Text' if part == 'text' else 'Vision'}Model"
-        suffix = "" if config.projection is None else "WithProjection"
-        return {"architectures": [name + suffix], **fields}
+    if len(towers) == 2:
+        return {
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": towers["text"].projection,
+            "text_config": _text_fields(towers["text"]),
+            "vision_config": _image_fields(towers["image"]),
+        }
+    suffix = "" if next(iter(towers.values())).projection is None else "WithProjection"
+    if "text" in towers:
+        return {"architectures": [f"CLIPTextModel{suffix}"], **_text_fields(towers["text"])}
+    return {"architectures": [f"CLIPVisionModel{suffix}"], **_image_fields(towers["image"])}
+
+
+def _text_fields(config: Any) -> dict[str, Any]:
     return {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
-        "projection_dim": text.projection,
-        "text_config": towers["text"],
-        "vision_config": towers["image"],
+        "model_type": "clip_text_model",
+        **{theirs: getattr(config, ours) for ours, theirs in TEXT_FIELDS.items()},
+        **_projection_field(config),
+        "eos_token_id": LARGEST_ID if config.end_id is None else config.end_id,
     }
+
+
+def _image_fields(config: Any) -> dict[str, Any]:
+    return {
+        "model_type": "clip_vision_model",
+        **{theirs: getattr(config, ours) for ours, theirs in IMAGE_FIELDS.items()},
+        **_projection_field(config),
+        "num_channels": config.channels,
+    }
+
+
+def _projection_field(config: Any) -> dict[str, Any]:
+    return {} if config.projection is None else {"projection_dim": config.projection}
 
 
 def preprocessor_fields(image: Any) -> dict[str, Any]:

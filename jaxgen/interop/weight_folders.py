@@ -23,6 +23,11 @@ VARIANT_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 """The type of the numbers of a variant, where its name says one."""
 
 
+def stored_dtype(dtype: str | None, variant: str | None) -> str | None:
+    """The type of the numbers of a file: the one that is asked for, or that of its variant."""
+    return VARIANT_DTYPES.get(variant or "") if dtype is None else dtype
+
+
 def network_folder(path: Path, parts: Sequence[str]) -> pathlib.Path:
     """Where a network lies: the path itself, or the sub-folder of a pipeline that holds it.
 

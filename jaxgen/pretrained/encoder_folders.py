@@ -37,7 +37,7 @@ from jaxgen.interop.model_configs import read_model_config
 from jaxgen.interop.model_folders import TRANSFORMERS_WEIGHTS, write_model_folder
 from jaxgen.interop.safetensors import Path
 from jaxgen.interop.t5_weights import t5_fields, t5_options, t5_params, t5_tensors
-from jaxgen.interop.weight_folders import VARIANT_DTYPES, network_folder, open_weights
+from jaxgen.interop.weight_folders import network_folder, open_weights, stored_dtype
 from jaxgen.pretrained.networks import LoadedNetwork
 from jaxgen.typing import Tree
 
@@ -80,13 +80,9 @@ def load_clip(
         config = read_model_config(folder, OPEN_CLIP_CONFIG)
     pixels = read_model_config(folder, PREPROCESSOR)
     towers = clip_options(tensors, activation, config=config, pixels=pixels)
-    network: Any = CLIPConfig
-    if "image" not in towers:
-        network = CLIPTextConfig(**towers["text"])
-    elif "text" not in towers:
-        network = CLIPImageConfig(**towers["image"])
-    else:
-        network = CLIPConfig(CLIPTextConfig(**towers["text"]), CLIPImageConfig(**towers["image"]))
+    kinds: dict[str, Any] = {"text": CLIPTextConfig, "image": CLIPImageConfig}
+    configs = [kinds[part](**fields) for part, fields in towers.items()]
+    network = CLIPConfig(*configs) if len(configs) == 2 else configs[0]
     like = abstract_encoder_params(network)
     return LoadedNetwork(network, clip_params(tensors, like, _patch(network), dtype))
 
@@ -119,20 +115,28 @@ def save_clip(
     Raises:
       InputError: for a network that the other program has not, naming the field.
     """
-    tensors = clip_tensors(params, naming, _patch(config), _stored(dtype, variant))
-    both = isinstance(config, CLIPConfig)
-    text = config.text if both else config if isinstance(config, CLIPTextConfig) else None
-    image = config.image if both else config if isinstance(config, CLIPImageConfig) else None
-    target = _made(folder)
+    tensors = clip_tensors(params, naming, _patch(config), stored_dtype(dtype, variant))
     if naming != "transformers":
         fields = open_clip_fields(config, custom_text=naming == "open_clip")
-        names = {"weights": OPEN_CLIP_WEIGHTS, "config": OPEN_CLIP_CONFIG}
-        return write_model_folder(target, fields, tensors, max_bytes, variant, **names)
-    fields = transformers_fields(text, image)
-    beside = {} if image is None else {PREPROCESSOR: preprocessor_fields(image)}
-    weights = TRANSFORMERS_WEIGHTS
+        return write_model_folder(
+            _made(folder),
+            fields,
+            tensors,
+            max_bytes,
+            variant,
+            weights=OPEN_CLIP_WEIGHTS,
+            config=OPEN_CLIP_CONFIG,
+        )
+    towers = _towers(config)
+    beside = {PREPROCESSOR: preprocessor_fields(towers["image"])} if "image" in towers else {}
     return write_model_folder(
-        target, fields, tensors, max_bytes, variant, weights=weights, beside=beside
+        _made(folder),
+        transformers_fields(towers),
+        tensors,
+        max_bytes,
+        variant,
+        weights=TRANSFORMERS_WEIGHTS,
+        beside=beside,
     )
 
 
@@ -171,10 +175,14 @@ def save_t5(
 
     Arguments and result as for `save_clip`.
     """
-    tensors = t5_tensors(params, _stored(dtype, variant))
-    weights = TRANSFORMERS_WEIGHTS
+    tensors = t5_tensors(params, stored_dtype(dtype, variant))
     return write_model_folder(
-        _made(folder), t5_fields(config), tensors, max_bytes, variant, weights=weights
+        _made(folder),
+        t5_fields(config),
+        tensors,
+        max_bytes,
+        variant,
+        weights=TRANSFORMERS_WEIGHTS,
     )
 
 
@@ -194,13 +202,16 @@ def abstract_encoder_params(config: Any) -> Tree:
     return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), *inputs)["params"])
 
 
+def _towers(config: CLIPConfig | CLIPTextConfig | CLIPImageConfig) -> dict[str, Any]:
+    """The configurations of towers by what they take."""
+    if isinstance(config, CLIPConfig):
+        return {"text": config.text, "image": config.image}
+    return {"text" if isinstance(config, CLIPTextConfig) else "image": config}
+
+
 def _patch(config: Any) -> int | None:
     """P of the image tower, if there is one."""
     return getattr(getattr(config, "image", config), "patch", None)
-
-
-def _stored(dtype: str | None, variant: str | None) -> str | None:
-    return VARIANT_DTYPES.get(variant or "") if dtype is None else dtype
 
 
 def _made(folder: Path) -> pathlib.Path:

@@ -34,7 +34,7 @@ from jaxgen.interop.safetensors import Path
 from jaxgen.interop.unet_config import unet_fields
 from jaxgen.interop.unet_weights import unet_options, unet_params, unet_tensors
 from jaxgen.interop.uvit_weights import uvit_options, uvit_params
-from jaxgen.interop.weight_folders import VARIANT_DTYPES, network_folder, open_weights
+from jaxgen.interop.weight_folders import network_folder, open_weights, stored_dtype
 from jaxgen.spacetime import DiTConfig, MDTConfig, UViTConfig
 from jaxgen.typing import Tree
 from jaxgen.unet import UNetConfig
@@ -134,7 +134,7 @@ def save_dit(
     """
     fields = dit_fields(config, sample_size)
     grid = sample_size // config.patch if naming == "original" else None
-    tensors = dit_tensors(params, naming, config.patch, grid, _dtype(dtype, variant))
+    tensors = dit_tensors(params, naming, config.patch, grid, stored_dtype(dtype, variant))
     return _write(folder, fields, tensors, max_bytes, variant)
 
 
@@ -184,7 +184,7 @@ def save_unet(
       InputError: for a network that diffusers has not, naming the field.
     """
     fields = unet_fields(config, sample_size)
-    tensors = unet_tensors(params, _dtype(dtype, variant))
+    tensors = unet_tensors(params, stored_dtype(dtype, variant))
     return _write(folder, fields, tensors, max_bytes, variant)
 
 
@@ -268,10 +268,6 @@ def abstract_params(config: Any, size: tuple[int, int]) -> Tree:
     labels = (label,) if config.num_classes or numbers else ()
     init: Callable[..., Tree] = config.make_model().init
     return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), *inputs, *labels)["params"])
-
-
-def _dtype(dtype: str | None, variant: str | None) -> str | None:
-    return VARIANT_DTYPES.get(variant or "") if dtype is None else dtype
 
 
 def _write(
