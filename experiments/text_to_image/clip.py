@@ -200,7 +200,7 @@ def main(config: Config) -> dict[str, float]:
         config.training,
         lambda layout: clip_loss(model),
         batch_size=config.training.batch_size,
-        make_evaluation=lambda loss_fn: make_evaluation(loss_fn, pictures, tokens, plan),
+        make_evaluation=lambda loss_fn: contrastive_evaluation(loss_fn, pictures, tokens, plan),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )
@@ -252,7 +252,7 @@ def to_batch(batch: Batch) -> Batch:
     return {to: batch[name] for name, to in names.items()}
 
 
-def make_evaluation(
+def contrastive_evaluation(
     loss_fn: Callable[..., Any], pictures: CaptionedSet, tokens: CaptionTokens, plan: BatchPlan
 ) -> Callable[[TrainState], dict[str, float]] | None:
     """The loss of the averaged parameters on a batch of the validation part, if there is one."""

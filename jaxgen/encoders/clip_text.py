@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Int, Shaped
 
-from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_texts, text_mask
+from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_token_ids, text_mask
 from jaxgen.encoders.tower import (
     TowerConfig,
     check_counts,
@@ -62,7 +62,7 @@ class CLIPTextConfig(TowerConfig):
           InputError: for ids outside the table, a text that is too long or has no end token, or a
             mask of another shape.
         """
-        check_texts(ids_BL, mask_BL, self.vocabulary, self.length)
+        check_token_ids(ids_BL, mask_BL, self.vocabulary, self.length)
         if self.end_id is not None and can_be_checked(ids_BL):
             missing = ~(np.asarray(ids_BL) == self.end_id).any(axis=1)
             if missing.any():

@@ -82,7 +82,7 @@ class TokenEmbedding(nn.Module):
         return jnp.asarray(table_VD, jnp.float32)[ids_BL]
 
 
-def check_texts(
+def check_token_ids(
     ids_BL: Int[Array, "B L"],
     mask_BL: Shaped[Array, "B L"] | None,
     vocabulary: int,

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_texts, text_mask
+from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_token_ids, text_mask
 from jaxgen.encoders.tower import check_counts
 from jaxgen.errors import InputError
 from jaxgen.nn.attention import Implementation, attention, split_parts
@@ -112,7 +112,7 @@ class T5Config:
         Raises:
           InputError: for ids outside the table, or a mask of another shape.
         """
-        check_texts(ids_BL, mask_BL, self.vocabulary)
+        check_token_ids(ids_BL, mask_BL, self.vocabulary)
 
     def make_model(self) -> "T5Encoder":
         """The network."""
