@@ -100,7 +100,7 @@ def test_shapes_and_frames_as_batch(config):
 
 def test_time_starts_as_the_identity():
     """Weights of images, opened as videos, give the same frames; so does a closed mixture."""
-    z, images = data(1, 3, 2, 3, 4), random_params(IMAGES)
+    z, images = data(2, 3, 2, 3, 4), random_params(IMAGES)
     image = jnp.zeros((1, 2, 2, 3))
     fresh = jax.jit(VIDEOS.make_model().init)(jax.random.key(0), image)
     fresh = nn.meta.unbox(fresh)["params"]["decoder"]

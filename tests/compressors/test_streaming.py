@@ -35,18 +35,18 @@ def test_chunks_give_what_the_whole_gives(name):
 def test_chunks_of_any_lengths_and_one_compiled_step():
     config = CASES["first_frame"]
     params, encode, _ = programs("first_frame")
-    video = clip(config, latents=9)
+    video = clip(config)
     h = encode(params, video)
-    # A first chunk of three latents, then two, one, three.
-    cuts = np.split(video, [5, 9, 11], axis=1)
-    found = np.concatenate(list(stream_chunks(config, params, cuts, "encode")), axis=1)
-    np.testing.assert_allclose(found, h, atol=1e-5 * np.abs(h).max())
-    jitted_stream_step.cache_clear()
     step = jitted_stream_step(config, "encode")
     for _ in stream_chunks(config, params, video_chunks(video, config), "encode"):
         pass
     assert step._cache_size() == 2  # the first chunk, and all later ones
-    sizes = [chunk.shape[1] for chunk in video_chunks(video, config, 3)]
+    # A first chunk of one latent, then two; of two, then one.
+    for cut in (1, 3):
+        cuts = np.split(video, [cut], axis=1)
+        found = np.concatenate(list(stream_chunks(config, params, cuts, "encode")), axis=1)
+        np.testing.assert_allclose(found, h, atol=1e-5 * np.abs(h).max())
+    sizes = [chunk.shape[1] for chunk in video_chunks(clip(config, latents=9), config, 3)]
     assert sizes == [1, 6, 6, 4]
 
 
@@ -54,10 +54,10 @@ def test_chunks_of_any_lengths_and_one_compiled_step():
 def test_memory_does_not_depend_on_the_length(way):
     small = {"width": 16, "blocks": 1, "decoder_blocks": 1, "shortcut": False}
     config = CausalAutoencoderConfig.patch_first(**small)
-    found = [stream_bytes(config, (frames, 32, 32), way) for frames in (17, 65, 257)]
+    found = [stream_bytes(config, (frames, 32, 32), way) for frames in (17, 257)]
     assert len({each.chunk for each in found}) == 1
     whole = [each.whole for each in found]
-    assert whole[0] < whole[1] / 2 < whole[2] / 4
+    assert whole[0] < whole[1] / 4
     assert found[-1].chunk < whole[-1] / 4
     print([(each.whole, each.chunk) for each in found])
 

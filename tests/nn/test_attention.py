@@ -18,6 +18,8 @@ from jaxgen.parallel import make_mesh
 
 B, L, N, H, K = 2, 6, 5, 3, 4
 
+jitted = jax.jit(attention, static_argnames="implementation")
+
 
 def arrays(*shapes, seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
@@ -59,7 +61,7 @@ SEGMENTS = (
 def test_attention_is_the_equation(segments, bias):
     q, k, v = qkv()
     bias = None if bias is None else arrays(bias, seed=1)[0]
-    found = attention(q, k, v, segments=segments, bias=bias)
+    found = jitted(q, k, v, segments=segments, bias=bias)
     if segments is not None:
         # Query 5 of example 0 has no key.
         np.testing.assert_array_equal(found[0, 5], 0)
@@ -72,16 +74,17 @@ def test_attention_is_the_equation(segments, bias):
 def test_it_agrees_with_jax():
     q, k, v = qkv()
     np.testing.assert_allclose(
-        plain_attention(q, k, v), jax.nn.dot_product_attention(q, k, v), rtol=2e-5, atol=1e-6
+        *(jitted(q, k, v, implementation="plain"), jax.nn.dot_product_attention(q, k, v)),
+        rtol=2e-5,
+        atol=1e-6,
     )
 
 
 def test_heads_in_turn_are_all_heads_at_once():
     """Values and derivatives of both kinds; several lengths, half precision, one device alone."""
     q, k, v = qkv()
-    heads = functools.partial(attention, implementation="heads")
     for given in ((q, k, v), tuple(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))):
-        found, expected = heads(*given), attention(*given, implementation="plain")
+        found, expected = (jitted(*given, implementation=how) for how in ("heads", "plain"))
         assert found.dtype == expected.dtype
         single = (np.asarray(x, np.float32) for x in (found, expected))
         np.testing.assert_allclose(*single, rtol=1e-2 if found.dtype == jnp.bfloat16 else 1e-5)
@@ -89,6 +92,7 @@ def test_heads_in_turn_are_all_heads_at_once():
     def total(implementation, *given):
         return jnp.sum(attention(*given, implementation=implementation) ** 2)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def derivatives(implementation):
         of = functools.partial(total, implementation)
         return jax.grad(of, (0, 1, 2))(q, k, v), jax.jvp(of, (q, k, v), (0.5 * q, v, k))
@@ -105,15 +109,15 @@ def test_packed_examples_do_not_see_each_other():
     """Two sequences in one row give what each gives alone; values and gradients alike."""
     q, k, v = qkv(length=7, keys=7)
     ids = np.array([[0, 0, 0, 1, 1, 1, 1]] * B, np.int32)
-    packed = attention(q, k, v, segments=(ids, ids))
-    first = attention(q[:, :3], k[:, :3], v[:, :3])
-    second = attention(q[:, 3:], k[:, 3:], v[:, 3:])
+    packed = jitted(q, k, v, segments=(ids, ids))
+    first = jitted(q[:, :3], k[:, :3], v[:, :3])
+    second = jitted(q[:, 3:], k[:, 3:], v[:, 3:])
     np.testing.assert_allclose(packed, np.concatenate([first, second], 1), rtol=1e-5, atol=1e-6)
 
     def first_sum(k, v):
         return jnp.sum(attention(q, k, v, segments=(ids, ids))[:, :3] ** 2)
 
-    for gradient in jax.grad(first_sum, (0, 1))(k, v):
+    for gradient in jax.jit(jax.grad(first_sum, (0, 1)))(k, v):
         assert np.any(gradient[:, :3])
         assert not np.any(gradient[:, 3:])
 
@@ -124,7 +128,7 @@ def test_huge_logits_stay_finite_with_finite_gradients():
     def total(q, k, v):
         return jnp.sum(attention(q, k, v, segments=SEGMENTS) ** 2)
 
-    value, gradients = jax.value_and_grad(total, (0, 1, 2))(q, k, v)
+    value, gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(q, k, v)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(x)) for x in gradients)
 
@@ -132,7 +136,7 @@ def test_huge_logits_stay_finite_with_finite_gradients():
 def test_bfloat16_keeps_the_softmax_in_float32():
     q, k, v = qkv(length=64, keys=64)
     half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
-    found = attention(*half)
+    found = jitted(*half)
     assert found.dtype == jnp.bfloat16
     expected = reference(*(np.asarray(x, np.float64) for x in half))
     assert np.abs(found - expected).max() < 0.02
@@ -160,7 +164,7 @@ def test_the_tpu_kernel_pads_masks_biases_and_shards(mesh):
     """Lengths that the kernel's blocks do not divide, segment ids, a bias, one device or eight."""
     segments = tuple(np.tile(x, (2, 1)) for x in SEGMENTS)
     q, k, v, bias = KERNEL_INPUT
-    expected = np.array(plain_attention(q, k, v, segments, bias))
+    expected = np.array(jax.jit(plain_attention)(q, k, v, segments, bias))
     with jax.set_mesh(make_mesh(mesh, jax.devices()[:1] if mesh == "data=1" else None)):
         found = np.array(kernel(q, k, v, bias, segments))
     found[::2, 5] = expected[::2, 5]  # queries without keys: the mean of the padding there
@@ -265,7 +269,8 @@ def layer(module, *inputs, seed=0, **options):
     params = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))["params"]
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), params)
-    return np.asarray(module.apply({"params": params}, *inputs, **options)), params
+    apply = jax.jit(lambda params: module.apply({"params": params}, *inputs, **options))
+    return np.asarray(apply(params)), params
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -322,7 +327,7 @@ def test_parts_of_a_joint_projection_and_the_way_back():
     def total(x):
         return sum(jnp.sum(part**power) for power, part in enumerate(split_parts(x), start=1))
 
-    gradient = jax.grad(total)(x)
+    gradient = jax.jit(jax.grad(total))(x)
     expected = np.stack([np.ones((B, L, H, K)), 2 * x[..., 1, :], 3 * x[..., 2, :] ** 2], axis=-2)
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
     assert "concatenate" in str(jax.make_jaxpr(jax.grad(total))(x))
@@ -344,8 +349,8 @@ def test_normalised_queries_bound_the_logits():
     """With unit scales, |q . k| <= K whatever the size of the tokens."""
     (x,) = arrays((B, L, 12))
     module = SelfAttention(H, qk_norm=True)
-    params = nn.meta.unbox(module.init(jax.random.key(0), x))
-    apply = functools.partial(module.apply, params)
+    params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), x))
+    apply = functools.partial(jax.jit(module.apply), params)
     # Attention no longer changes when tokens grow; without the norm it would become one-hot.
     np.testing.assert_allclose(apply(1000 * x), 1000 * apply(x), rtol=1e-3, atol=1e-2)
 

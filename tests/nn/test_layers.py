@@ -28,7 +28,7 @@ TIME = np.array([0.0, 0.5, 1.0, 999.0], np.float32)
 
 
 def initial(module, *inputs, seed=0):
-    return nn.meta.unbox(module.init(jax.random.key(seed), *inputs))["params"]
+    return nn.meta.unbox(jax.jit(module.init)(jax.random.key(seed), *inputs))["params"]
 
 
 def silu(x):
@@ -55,7 +55,7 @@ def test_time_embedding_in_numpy():
     params = initial(TimeEmbedding(8), TIME)
     hidden = silu(waves(TIME) @ params["hidden"]["kernel"] + params["hidden"]["bias"])
     expected = hidden @ params["output"]["kernel"] + params["output"]["bias"]
-    found = TimeEmbedding(8).apply({"params": params}, TIME)
+    found = jax.jit(TimeEmbedding(8).apply)({"params": params}, TIME)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
@@ -73,27 +73,28 @@ def test_labels_are_dropped_in_training_alone():
     module = LabelEmbedding(3, 5, dropout=0.25)
     params = initial(module, label)
     rngs = {"dropout": jax.random.key(1)}
-    calm = module.apply({"params": params}, label)
+    apply = jax.jit(module.apply, static_argnames="train")
+    calm = apply({"params": params}, label)
     np.testing.assert_array_equal(calm, params["table"][label])
-    found = module.apply({"params": params}, label, train=True, rngs=rngs)
-    dropped = np.all(found == params["table"][3], axis=1)
+    found = apply({"params": params}, label, train=True, rngs=rngs)
+    found, table = np.asarray(found), np.asarray(params["table"])
+    dropped = np.all(found == table[3], axis=1)
     np.testing.assert_allclose(dropped.mean(), 0.25, atol=0.03)  # 4 standard deviations
-    np.testing.assert_array_equal(found[~dropped], calm[~dropped])
-    again = module.apply({"params": params}, label, train=True, rngs=rngs)
+    np.testing.assert_array_equal(found[~dropped], np.asarray(calm)[~dropped])
+    again = apply({"params": params}, label, train=True, rngs=rngs)
     np.testing.assert_array_equal(found, again)
     # What happens to an example does not depend on how many there are.
-    few = module.apply({"params": params}, label[:30], train=True, rngs=rngs)
+    few = apply({"params": params}, label[:30], train=True, rngs=rngs)
     np.testing.assert_array_equal(few, found[:30])
 
 
 def test_a_condition_without_classes_is_the_time_alone():
     params = initial(Condition(8), TIME)
     assert set(params) == {"time"}
-    time_BD, class_BD = Condition(8).apply({"params": params}, TIME)
+    apply = jax.jit(Condition(8).apply, static_argnames="method")
+    time_BD, class_BD = apply({"params": params}, TIME)
     assert class_BD is None
-    np.testing.assert_array_equal(
-        Condition(8).apply({"params": params}, TIME, method="sum"), time_BD
-    )
+    np.testing.assert_array_equal(apply({"params": params}, TIME, method="sum"), time_BD)
 
 
 def test_layer_norm_in_numpy():
@@ -113,7 +114,8 @@ def test_layer_norm_in_numpy():
 
 
 def test_layer_norm_of_a_constant_and_its_gradient_are_finite():
-    value, gradient = jax.value_and_grad(lambda x: jnp.sum(layer_norm(x) ** 3))(jnp.ones((2, 4)))
+    found_of = jax.jit(jax.value_and_grad(lambda x: jnp.sum(layer_norm(x) ** 3)))
+    value, gradient = found_of(np.ones((2, 4), np.float32))
     assert value == 0
     assert np.all(np.isfinite(gradient))
 
@@ -149,7 +151,7 @@ def test_derivatives_written_by_hand(found, expected):
 
     for derivative in (backward, forward, lambda fn: forward(backward(fn))):
         np.testing.assert_allclose(
-            derivative(found)(x), derivative(expected)(x), rtol=1e-4, atol=2e-5
+            *(jax.jit(derivative(fn))(x) for fn in (found, expected)), rtol=1e-4, atol=2e-5
         )
 
 
@@ -159,15 +161,15 @@ def test_gelu_far_out():
     y = x.astype(np.float64)
     expected = y / (1 + np.exp(np.minimum(-2 * np.sqrt(2 / np.pi) * (y + 0.044715 * y**3), 700)))
     np.testing.assert_allclose(gelu_tanh(x), expected, rtol=1e-5, atol=1e-37)
-    slope = jax.vmap(jax.grad(gelu_tanh))(x)
-    np.testing.assert_allclose(slope[jnp.array([0, 1, 5, 6])], [0, 0, 1, 1], atol=1e-6)
+    slope = np.asarray(jax.jit(jax.vmap(jax.grad(gelu_tanh)))(x))
+    np.testing.assert_allclose(slope[[0, 1, 5, 6]], [0, 0, 1, 1], atol=1e-6)
 
 
 def test_gelu_of_bfloat16_is_computed_in_float32():
     x = jnp.linspace(-4, 4, 101, dtype=jnp.bfloat16)
     y = np.asarray(x, np.float64)
     u = np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)
-    exact, slope = y * (1 + np.tanh(u)) / 2, jax.grad(lambda x: jnp.sum(gelu_tanh(x)))(x)
+    exact, slope = y * (1 + np.tanh(u)) / 2, jax.jit(jax.grad(lambda x: jnp.sum(gelu_tanh(x))))(x)
     np.testing.assert_allclose(np.asarray(gelu_tanh(x), np.float64), exact, rtol=2**-8)
     assert slope.dtype == gelu_tanh(x).dtype == jnp.bfloat16
     step = 1e-6
@@ -186,7 +188,7 @@ def test_mlp_in_numpy():
     y = x @ params["hidden"]["kernel"] + params["hidden"]["bias"]
     y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
     expected = y @ params["output"]["kernel"] + params["output"]["bias"]
-    found = MLP(8).apply({"params": params}, x)
+    found = jax.jit(MLP(8).apply)({"params": params}, x)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -208,7 +210,7 @@ def test_dense_over_several_axes_draws_as_the_flat_matrix_does():
     expected = np.einsum("nab,abcd->ncd", x, params["kernel"])
     found = module.apply({"params": params}, x)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    boxed = module.init(jax.random.key(0), x)["params"]
+    boxed = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
     assert boxed["kernel"].names == (None, "kv", "heads", None)
     assert boxed["bias"].names == ("heads", None)
 

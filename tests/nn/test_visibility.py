@@ -66,33 +66,34 @@ def test_blocks_of_queries_and_keys_of_other_lengths_and_types():
     k, v = (np.roll(x, 3, axis=0)[:, :21] for x in packs(seed=1)[0][1:])
     ids_of_keys = np.sort(ids, axis=1)[:, 4:25]
     segments = ids, ids_of_keys
+    found_by = jax.jit(attention, static_argnames="implementation")
     for dtype, tolerance in ((jnp.float32, 1e-6), (jnp.bfloat16, 0.02)):
         q2, k2, v2 = (jnp.asarray(x, dtype) for x in (q, k, v))
-        found = attention(q2, k2, v2, segments=segments, implementation="blocks")
-        expected = attention(q2, k2, v2, segments=segments, implementation="plain")
+        found = found_by(q2, k2, v2, segments=segments, implementation="blocks")
+        expected = found_by(q2, k2, v2, segments=segments, implementation="plain")
         assert found.dtype == dtype
         np.testing.assert_allclose(
             np.asarray(found, np.float32), np.asarray(expected, np.float32), atol=tolerance
         )
-    whole = attention(q, k, v, implementation="blocks")
-    np.testing.assert_allclose(whole, attention(q, k, v), atol=1e-6)
+    whole = found_by(q, k, v, implementation="blocks")
+    np.testing.assert_allclose(whole, found_by(q, k, v, implementation="plain"), atol=1e-6)
 
 
 def test_what_is_not_finite_stays_among_those_who_see_it():
     """Of one example of a pack, in one number of q, k or v: values and gradients of all others."""
     qkv, ids = packs()
     for how in ("plain", "blocks"):
-        clean, gradient = run(qkv, ids, how=how)
+
+        def total(q, k, v, how=how):
+            found = attention(q, k, v, segments=(ids, ids), implementation=how)
+            kept = jnp.asarray(ids != 2)[..., None, None]
+            return jnp.sum(jnp.where(kept, jnp.sin(found), 0)), found
+
+        own = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
+        (_, clean), gradient = own(*qkv)
         for which, value in ((0, np.nan), (1, np.inf), (2, np.nan), (2, -np.inf)):
             spoiled = [x.copy() for x in qkv]
             spoiled[which][0, 7, 1, 2] = value  # token 7 is of example 2 of the first pack
-
-            def total(q, k, v, how=how):
-                found = attention(q, k, v, segments=(ids, ids), implementation=how)
-                kept = jnp.asarray(ids != 2)[..., None, None]
-                return jnp.sum(jnp.where(kept, jnp.sin(found), 0)), found
-
-            own = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
             (_, found), theirs = own(*spoiled)
             others = np.ones(ids.shape, bool)
             others[0] = ids[0] != 2
@@ -115,13 +116,20 @@ def test_views_fold_frames_and_places():
     s = np.tile(np.arange(places), frames)[None].repeat(B, 0)
     one = np.arange(frames, dtype=np.int32)[None]
     causal = View("time", (frames, places), reach=Reach(one, one, None, 0))
-    expected_causal = attention(q, k, v, segments=(s, s), reach=Reach(t, t, None, 0))
     space = View("space", (frames, places))
-    expected_space = attention(q, k, v, segments=(t, t))
-    for view, expected in ((space, expected_space), (causal, expected_causal)):
-        np.testing.assert_allclose(attention_of_views(q, k, v, [view]), expected, atol=1e-6)
+
+    @jax.jit
+    def found_and_expected(q, k, v):
+        expected_causal = attention(q, k, v, segments=(s, s), reach=Reach(t, t, None, 0))
+        expected = attention(q, k, v, segments=(t, t)), expected_causal
+        alone = [attention_of_views(q, k, v, [view]) for view in (space, causal)]
+        return alone, attention_of_views(q, k, v, [space, causal]), expected
+
+    alone, split, (expected_space, expected_causal) = found_and_expected(q, k, v)
+    np.testing.assert_allclose(alone[0], expected_space, atol=1e-6)
+    np.testing.assert_allclose(alone[1], expected_causal, atol=1e-6)
+    for view in (space, causal):
         np.testing.assert_array_equal(view.unfold(view.fold(q)), q)
-    split = attention_of_views(q, k, v, [space, causal])
     np.testing.assert_allclose(split[:, :, :1], expected_space[:, :, :1], atol=1e-6)
     np.testing.assert_allclose(split[:, :, 1:], expected_causal[:, :, 1:], atol=1e-6)
 

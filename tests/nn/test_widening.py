@@ -26,14 +26,15 @@ def test_new_channels_are_ignored_until_they_are_learned():
     key = jax.random.key(0)
     z, more = jax.random.normal(key, (2, 4, 4, 3)), jax.random.normal(key, (2, 4, 4, 2))
     both = jnp.concatenate([z, more], -1)
-    params = Patches().init(key, z)
+    params = jax.jit(Patches().init)(key, z)
+    apply = jax.jit(Patches().apply)
     wider = jax.eval_shape(Patches().init, key, both)
     widened = widen_input(params, wider, 3, 2)
     assert jax.tree.map(jnp.shape, widened) == jax.tree.map(jnp.shape, wider)
-    for new, old in zip(Patches().apply(widened, both), Patches().apply(params, z), strict=True):
+    for new, old in zip(apply(widened, both), apply(params, z), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-6)
     total = lambda p: sum(jnp.sin(y).sum() for y in Patches().apply(p, both))  # noqa: E731
-    gradient = jax.grad(total)(widened)["params"]
+    gradient = jax.jit(jax.grad(total))(widened)["params"]
     assert np.abs(gradient["conv"]["kernel"][:, :, 3:]).min() > 0
     assert np.abs(gradient["patches"]["kernel"].reshape(4, 5, 7)[:, 3:]).min() > 0
 

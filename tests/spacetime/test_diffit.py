@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from networks import TINY, apply, inputs, params_of, shapes
+from networks import TINY, apply, initial, inputs, params_of, shapes
 
 from jaxgen.nn import multiply_adds, parameter_count, relative_index
 from jaxgen.spacetime import DiffiTConfig
@@ -51,7 +51,8 @@ def test_time_dependent_attention_in_numpy():
     hidden = dense(layer_norm(expected), p["mlp"]["hidden"])
     hidden *= 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
     expected = expected + dense(hidden, p["mlp"]["output"])
-    found = DiffiTBlock(config).apply({"params": p}, x.astype(np.float32), c.astype(np.float32))
+    given = x.astype(np.float32), c.astype(np.float32)
+    found = jax.jit(DiffiTBlock(config).apply)({"params": p}, *given)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
@@ -72,8 +73,8 @@ def test_the_time_reaches_the_output_through_attention_alone():
 
 def test_it_starts_with_zeros_and_a_small_bias():
     config = TINY["diffit"]
-    params = jax.jit(config.make_model().init)(jax.random.key(0), *inputs())
-    assert not np.any(config.make_model().apply(params, *inputs()))
-    table = params["params"]["blocks_0"]["relative"]["table"].unbox()
+    params = initial(config, *inputs())
+    assert not np.any(apply(config, params, *inputs()))
+    table = params["blocks_0"]["relative"]["table"]
     assert table.shape == (3 * 7, 2)
     assert 0.01 < np.std(table) < 0.03

@@ -6,6 +6,7 @@ python small_run.py FOLDER --processes --terminate-at STEP
 
 import argparse
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -46,19 +47,35 @@ def data(step):
     return batch
 
 
-def train(folder, config=LOOP, data=data, model=MODEL, **kwargs):
-    """Runs `fit` in the current mesh; the same for every test, so that runs can be compared."""
-    tx = make_optimizer(OptimizerConfig("adamw", 0.01, weight_decay=0.1, clip_norm=1.0))
-    state, layout = create_state(init_fn(model), jax.random.key(0), tx=tx, ema=True)
+TX = make_optimizer(OptimizerConfig("adamw", 0.01, weight_decay=0.1, clip_norm=1.0))
+
+init_of = functools.cache(init_fn)
+
+
+def new_state(model):
+    """The state at step 0 and its layout, in the current mesh."""
+    return create_state(init_of(model), jax.random.key(0), tx=TX, ema=True)
+
+
+@functools.cache
+def programs(model, mesh, scanned):
+    """The step and the loss of evaluations, compiled once for all runs in a mesh."""
+    state, layout = new_state(model)
     loss_fn = make_loss(model)
 
     def gathered_loss(params, batch, key):
         return loss_fn(gather_fsdp(params, layout), batch, key)
 
-    step = make_train_step(gathered_loss, tx, ema_decay=0.9)
-    step = scan_steps(step) if config.steps_per_call > 1 else step
+    step = make_train_step(gathered_loss, TX, ema_decay=0.9)
+    step = compile_step(scan_steps(step) if scanned else step, state)
+    return step, jax.jit(make_loss(dataclasses.replace(model, dropout=0)))
+
+
+def train(folder, config=LOOP, data=data, model=MODEL, **kwargs):
+    """Runs `fit` in the current mesh; the same for every test, so that runs can be compared."""
+    state, layout = new_state(model)
+    step, loss_of = programs(model, current_mesh(), config.steps_per_call > 1)
     held_out = put_batch(make_batch(10**6, 64), current_mesh())
-    loss_of = jax.jit(make_loss(dataclasses.replace(model, dropout=0)))
 
     def evaluate(state):
         return {"validation/loss": loss_of(averaged_params(state), held_out, jax.random.key(0))[0]}
@@ -68,7 +85,7 @@ def train(folder, config=LOOP, data=data, model=MODEL, **kwargs):
         f"{folder}/checkpoints", config=model, may_differ=["blocks"], metric="validation/loss"
     ) as saved:
         return fit(
-            compile_step(step, state),
+            step,
             state,
             data,
             jax.random.key(1),
@@ -76,7 +93,7 @@ def train(folder, config=LOOP, data=data, model=MODEL, **kwargs):
             evaluate=evaluate,
             checkpoints=saved,
             log=MetricsLog(folder),
-            padding=Padding(state_axes(layout, tx, ema=True), {"vocab": model.classes}),
+            padding=Padding(state_axes(layout, TX, ema=True), {"vocab": model.classes}),
             **kwargs,
         )
 

@@ -85,7 +85,7 @@ def test_accumulated_gradient_equals_that_of_the_whole_batch():
     state, _ = fresh_state(CONFIG, SGD)
     loss_fn, batch = make_loss(CONFIG), make_batch(0)
     whole = mean_gradient(loss_fn, state.params, batch, KEY)
-    for accumulate in (2, 4, 16):
+    for accumulate in (2, 16):
         parts = mean_gradient(loss_fn, state.params, batch, KEY, accumulate)
         close(parts, whole)
 
@@ -125,8 +125,7 @@ def test_an_empty_microbatch_counts_nowhere_and_an_empty_batch_is_skipped(loss_f
     tx = optax.adamw(0.1, weight_decay=0.1)  # which moves parameters though the gradient is 0
     state = create_state(lambda: {"w": jnp.arange(3.0)}, tx=tx, ema=True)[0]
     steps = [
-        jax.jit(make_train_step(loss_fn, tx, accumulate=parts, ema_decay=0.9))
-        for parts in (1, 2, 4)
+        jax.jit(make_train_step(loss_fn, tx, accumulate=parts, ema_decay=0.9)) for parts in (1, 4)
     ]
     odd_rows_empty, some, nothing = np.zeros((3, 8), np.float32)
     odd_rows_empty[::2] = some[[1, 2, 5]] = 1
@@ -231,10 +230,9 @@ def test_guard_sees_a_gradient_that_is_not_finite_while_the_loss_is():
     np.testing.assert_array_equal(state.params["theta"], [1.0, -2.0])
 
 
-@pytest.mark.parametrize("tx", [optax.sgd(0.1), optax.adamw(0.01)], ids=["sgd", "adamw"])
-def test_scanned_steps_equal_single_steps(tx):
+def test_scanned_steps_equal_single_steps():
     """Bit for bit where it was tried (CPU), but another program may round differently."""
-    config = MLPConfig(dropout=0.3)
+    config, tx = MLPConfig(dropout=0.3), optax.adamw(0.01)
     single, _ = fresh_state(config, tx, ema=True)
     scanned, _ = fresh_state(config, tx, ema=True)
     step = make_train_step(make_loss(config), tx, ema_decay=0.9)

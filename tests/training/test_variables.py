@@ -1,6 +1,7 @@
 """Variables: what steps update without gradients; in microbatches, skipped steps, checkpoints."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,7 @@ def with_moments(config=CONFIG):
 CLASSES = {"seen": {"classes": np.zeros(5, np.float32)}}
 
 
+@functools.cache
 def trained(mesh, steps=3):
     with jax.set_mesh(mesh):
         state, layout = fresh_state(CONFIG, SGD, ema=True)

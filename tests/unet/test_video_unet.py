@@ -66,7 +66,7 @@ def test_an_image_network_opened_as_video_gives_its_own_frames():
     initial = init(jax.random.key(0), *example(batch=1, frames=1))["params"]
     image_params = randomised(shapes(IMAGE.make_model().init, *first_frames()))
     opened = unet_video_params(image_params, initial)
-    for frames in (1, 3, 8):
+    for frames in (1, 3):
         z, time, label = example(seed=frames, batch=24 // frames, frames=frames)
         found = VIDEO.make_model().apply({"params": opened}, z, time, label)
         images = z.reshape(24, *z.shape[2:]), time.repeat(frames), label.repeat(frames)
@@ -116,7 +116,7 @@ def test_an_appended_image_changes_no_other_frame():
         assert (changed_frames(whole, other) == np.array(seen_by, bool)).all()
     clip = apply(VIDEO, params(), z[:, :T], time, label)
     np.testing.assert_allclose(whole[:, :T], clip, rtol=0, atol=2e-5)
-    together = apply(VIDEO, params(), z, time, label)
+    together = apply(VIDEO, params(), z, time, label, alone_B=np.zeros(B, bool))
     assert np.abs(together - whole).max() > 0.01
 
 
@@ -132,7 +132,7 @@ def test_each_frame_alone_is_frame_by_frame():
     found = apply(VIDEO, params(), z, time, label, alone_B=alone)
     spread = [value[:, None].repeat(T + IMAGES, axis=1) for value in (time, label)]
     singly = frame_by_frame(z, *spread)
-    together = apply(VIDEO, params(), z, time, label)
+    together = apply(VIDEO, params(), z, time, label, alone_B=np.zeros(B, bool))
     expected = np.where(alone[:, None, None, None, None], singly, together)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
     assert np.abs(singly - together).max(axis=(1, 2, 3, 4)).min() > 0.01
