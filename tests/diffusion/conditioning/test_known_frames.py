@@ -157,7 +157,7 @@ def test_moment_guidance_has_the_exact_conditional():
             np.testing.assert_allclose(value, exact, atol=4e-3, err_msg=name)
 
 
-COUNT = 4096
+COUNT = 2048
 
 
 @functools.partial(jax.jit, static_argnums=1)
