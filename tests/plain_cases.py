@@ -8,14 +8,13 @@ import pytest
 
 PLAIN_CASES = {
     "test_gamma_noise.py::test_steps_of_the_forward_process_add_up": 1,
-    "test_gamma_noise.py::test_finite_at_both_ends": 2,
+    "test_gamma_noise.py::test_finite_at_both_ends": 1,
     "test_samplers_stochastic.py::test_mean_and_covariance": 4,
     "test_orders.py::test_first_and_second_order": 1,
     "test_sampling.py::test_a_sample_depends_on_key_and_index_alone": 4,
     "test_sampling.py::test_nothing_is_recompiled": 4,
     "test_sampling.py::test_nor_on_the_mesh": 1,
     "test_sampling.py::test_one_evaluation_per_row": 4,
-    "test_progressive.py::test_finite_at_both_ends": 6,
     "test_samplers.py::test_round_trip": 1,
     "test_samplers.py::test_from_pure_noise_to_clean_data": 6,
     "test_samplers.py::test_the_scaling_does_not_matter": 8,

@@ -1,5 +1,7 @@
 """What tests of samplers share: problems with known answers, and loops over the rows of a table."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ MEAN, VARIANCE = 0.6, 0.3
 
 def one_gaussian():
     """The denoiser of data N(MEAN, VARIANCE), of one number."""
-    return gaussian_denoiser(jnp.array([MEAN]), jnp.array([[VARIANCE]]))
+    return gaussian_denoiser(np.array([MEAN]), np.array([[VARIANCE]]))
 
 
 def level_at(levels, i):
@@ -51,8 +53,19 @@ def chain(sampler, levels, denoiser=MIXTURE, z=None, batch=6, width=2):
 
 def run_many(sampler, levels, denoiser, batch, width):
     """Many examples or steps, compiled."""
-    draw = jax.jit(lambda table, z: sample_with_table(sampler, denoiser, z, table, KEY))
-    return np.asarray(draw(sampler.table(levels), start(levels, batch, width)))
+
+    @jax.jit
+    def draw(table):
+        z = start(levels, batch, width)
+        return sample_with_table(sampler, denoiser, z, table, KEY)
+
+    return np.asarray(draw(sampler.table(levels)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def through(sampler, denoiser, z, table):
+    """From given latents through many steps: one program for all levels of as many."""
+    return sample_with_table(sampler, denoiser, z, table, KEY)
 
 
 def true_moments(level):

@@ -1,6 +1,7 @@
 """Samples of a model in one call: labels, guidance, starts, preconditioning, steps of a table."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -22,6 +23,7 @@ from jaxgen.diffusion import (
 )
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser, step_index, thousandths
 from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.samplers import DDIM, DPMSolver
 from jaxgen.errors import InputError
 
@@ -50,7 +52,7 @@ class TinyConfig:
         return Tiny(self.out)
 
 
-PARAMS = {"shift": jnp.array([0.5, -1.0, 2.0, 0.0])}
+PARAMS = {"shift": np.float32([0.5, -1.0, 2.0, 0.0])}
 CONFIG = DenoiserConfig(TinyConfig(), SHAPE, ("a", "b", "c"))
 LABELS = np.array([0, 1, 2, 2, 0], np.int32)
 
@@ -59,15 +61,24 @@ def network(z, time, label=None):
     return Tiny(1).apply({"params": PARAMS}, z, time, label)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def noise_from(count, level):
+    return initial_noise(KEY, jnp.arange(count), SHAPE, level)
+
+
 def noise_of(levels, count=5):
-    return initial_noise(KEY, jnp.arange(count), SHAPE, levels)
+    return np.asarray(noise_from(count, Level(*(np.float32(v[0]) for v in levels))))
+
+
+def sampled(sampler, denoiser, z, levels):
+    return np.asarray(jax.jit(lambda z: sample(sampler, denoiser, z, levels, KEY))(z))
 
 
 def test_guided_samples_in_batches():
     """As by hand, however many there are at a time, and by the scale of other programs."""
     levels = make_steps(CONFIG.schedule, 6)
     denoiser = clip_x(guide_network(network, LABELS, 3, 1.5, target="v"))
-    wanted = sample(DDIM(), denoiser, noise_of(levels), levels, KEY)
+    wanted = sampled(DDIM(), denoiser, noise_of(levels), levels)
     for options in ({"guidance": 1.5}, {"scale": 2.5, "batch": 2}):
         found = sample_model(CONFIG, PARAMS, KEY, LABELS, steps=6, **options)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -89,10 +100,10 @@ def test_a_model_that_is_sampled_again_is_not_compiled_again():
 
 def test_starting_from_data_and_noise():
     levels, x = make_steps(CONFIG.schedule, 6), 0.3 * np.ones((5, *SHAPE), np.float32)
-    noise = np.asarray(jax.random.normal(jax.random.key(1), x.shape))
+    noise = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
     later = type(levels)(*(value[4:] for value in levels))
     denoiser = clip_x(make_denoiser(lambda z, time: network(z, time, LABELS), "v"))
-    wanted = sample(DDIM(), denoiser, start_from(x, noise, later), later, KEY)
+    wanted = sampled(DDIM(), denoiser, start_from(x, noise, later), later)
     found = sample_model(CONFIG, PARAMS, KEY, LABELS, steps=6, skip=4, x=x, noise=noise)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     drawn = sample_model(CONFIG, PARAMS, KEY, LABELS, steps=6, skip=4, x=x)
@@ -107,7 +118,7 @@ def test_preconditioned_model():
     config = DenoiserConfig(TinyConfig(), SHAPE, "abc", "x", edm.schedule, sigma_data=0.5)
     denoiser = edm.make_denoiser(lambda z, time: network(z, time, LABELS), thousandths)
     levels = edm.levels(8)
-    wanted = sample(DPMSolver(2), denoiser, noise_of(levels), levels, KEY)
+    wanted = sampled(DPMSolver(2), denoiser, noise_of(levels), levels)
     found = sample_model(
         config, PARAMS, KEY, LABELS, steps=8, sampler="DPM++ 2M Karras", clip=False
     )
@@ -132,10 +143,11 @@ def test_steps_of_a_table_and_learnt_variance():
     )
     levels = make_steps(table, 5, "trailing")
     denoiser = make_denoiser(network, "e", time_input=step_index(table))
-    wanted = sample(DDIM(), denoiser, noise_of(levels, 4), levels, KEY)
+    wanted = sampled(DDIM(), denoiser, noise_of(levels, 4), levels)
     found = sample_model(config, PARAMS, KEY, count=4, steps=5, sampler="DDIM trailing", clip=False)
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
-    plain = config.make_network(PARAMS)(found, jnp.full(4, 500.0), None)
+    network_of = config.make_network(PARAMS)
+    plain = jax.eval_shape(lambda z: network_of(z, jnp.full(4, 500.0), None), found)
     assert plain.shape == found.shape
     with pytest.raises(InputError, match="time_input is 'step' with CosineSchedule"):
         DenoiserConfig(TinyConfig(), SHAPE, (), time_input="step")

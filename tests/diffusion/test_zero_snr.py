@@ -27,7 +27,7 @@ from jaxgen.diffusion.samplers.sampling import sample, sample_with_table
 from jaxgen.errors import InputError
 
 KEY = jax.random.key(0)
-Z = jax.random.normal(KEY, (3, 5, 2))
+Z = np.random.default_rng(0).normal(size=(3, 5, 2)).astype(np.float32)
 ZERO = DiscreteSchedule(zero_terminal_snr=True)
 BEGIN = make_steps(ZERO, 4, "trailing")
 """Levels that begin with a = 0."""

@@ -1,5 +1,7 @@
 """Training with known frames: which are drawn, what the network sees, packs, whole models."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,45 +40,58 @@ def only(kind, noise=0.0):
     return FrameMasks(**{**ONLY, kind: 1.0}, noise=noise)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def ends_of(masks, frames_N):
+    return masks.draw_ends(example_keys(KEY, jnp.arange(len(frames_N))), frames_N)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def drawn(masks, x, index_B):
+    return masks(x, example_keys(KEY, index_B))
+
+
 def test_how_often_which_frames_are_known():
     """Frequencies of 4,000 draws are the weights; prefixes are uniform in length."""
-    keys_N = example_keys(KEY, jnp.arange(4000))
     masks = FrameMasks(none=1, first=2, last=3, both=4, prefix=10)
-    lead_N, tail_N = map(np.asarray, jax.jit(masks.draw_ends)(keys_N, jnp.full(4000, 6)))
+    lead_N, tail_N = map(np.asarray, ends_of(masks, np.full(4000, 6)))
     found = [((lead_N == a) & (tail_N == b)).mean() for a, b in ((0, 0), (0, 1), (1, 1))]
     np.testing.assert_allclose(found, [0.05, 0.15, 0.2], atol=0.025)
     lengths = np.bincount(lead_N[tail_N == 0], minlength=6)[1:] / 4000
     np.testing.assert_allclose(lengths, [0.2, 0.1, 0.1, 0.1, 0.1], atol=0.025)
-    for kind, ends in {"first": (1, 0), "last": (0, 1), "both": (1, 1), "none": (0, 0)}.items():
-        lead_N, tail_N = only(kind).draw_ends(keys_N[:4], jnp.array([5, 3, 1, 2]))
+    kinds = {"first": (1, 0), "last": (0, 1), "both": (1, 1), "none": (0, 0)}
+    frames_N = np.array([5, 3, 1, 2])
+    found = jax.jit(lambda: {kind: ends_of(only(kind), frames_N) for kind in kinds})()
+    for kind, ends in kinds.items():
+        lead_N, tail_N = found[kind]
         wanted = [(0, 0) if sum(ends) >= frames else ends for frames in (5, 3, 1, 2)]
         assert [*zip(lead_N.tolist(), tail_N.tolist(), strict=True)] == wanted
 
 
 def test_what_the_network_sees():
-    x = jax.random.normal(KEY, (3, 4, 2, 2, 2))
-    keys_B = example_keys(KEY, jnp.arange(3))
-    given = jax.jit(only("both"))(x, keys_B)
+    x = np.random.default_rng(0).normal(size=(3, 4, 2, 2, 2)).astype(np.float32)
+    index_B = np.arange(3)
+    given = jax.device_get(drawn(only("both"), x, index_B))
     assert given.condition_BYXC.shape == (3, 4, 2, 2, 3)
     for t, known in enumerate((1, 0, 0, 1)):
         np.testing.assert_array_equal(given.condition_BYXC[:, t, ..., :2], known * x[:, t])
         np.testing.assert_array_equal(given.condition_BYXC[:, t, ..., 2], known)
         assert (given.known_BYX1[:, t] == known).all()
     # Noise: each example's own deviation, uniform up to the limit; the mask is as it was.
-    noisy = jax.jit(only("first", noise=0.5))(
-        jnp.zeros((2000, 2, 2, 2, 2)), example_keys(KEY, np.arange(2000))
-    )
+    zeros = np.zeros((2000, 2, 2, 2, 2), np.float32)
+    noisy = drawn(only("first", noise=0.5), zeros, np.arange(2000))
     seen = np.asarray(noisy.condition_BYXC)[:, 0, ..., :2].reshape(2000, -1)
     assert not np.asarray(noisy.condition_BYXC)[:, 1].any()
     np.testing.assert_allclose((seen**2).mean(), 0.5**2 / 3, rtol=0.1)
-    # An example by itself is the same.
-    draw = jax.jit(FrameMasks(noise=0.3))
-    whole, alone = draw(x, keys_B), draw(x[1:2], keys_B[1:2])
-    for value, part in zip(whole, alone, strict=True):
-        np.testing.assert_array_equal(part[0], value[1])
+    # An example at another place, beside others, is the same.
+    masks, other = FrameMasks(noise=0.3), np.array([2, 1, 1])
+    whole = jax.device_get(drawn(masks, x, index_B))
+    moved = jax.device_get(drawn(masks, x[other], other))
+    for value, part in zip(whole, moved, strict=True):
+        np.testing.assert_array_equal(part, value[other])
     # What is not known may be anything.
-    spoilt = jnp.where(given.known_BYX1 > 0, x, jnp.nan)
-    np.testing.assert_array_equal(frame_channels(spoilt, given.known_BYX1), given.condition_BYXC)
+    spoilt = np.where(given.known_BYX1 > 0, x, np.float32(np.nan))
+    seen = jax.jit(frame_channels)(spoilt, given.known_BYX1)
+    np.testing.assert_array_equal(seen, given.condition_BYXC)
 
 
 known_in_packs = jax.jit(known_of_packs, static_argnums=(0, 6))
@@ -84,45 +99,40 @@ PATCH, CHANNELS = (2, 2, 2), 2
 SIZES = ((4, 4, 4), (2, 4, 6), (6, 4, 4), (8, 2, 2))
 
 
-def a_pack(sizes=SIZES, length=40):
+def a_pack(packs=((0, 1), (2, 3)), length=40):
     """Examples of several sizes in two packs, the tokens of each from its own index."""
     examples = []
-    for index, size in enumerate(sizes):
+    for index, size in enumerate(SIZES):
         video = np.random.default_rng(index).integers(0, 256, (1, *size, CHANNELS), np.uint8)
         places = grid_places(patch_grid(video.shape, PATCH))
         examples.append(PackedExample(index + 10, patchify(video, PATCH)[0], places, 0))
-    return pack_arrays([examples[:2], examples[2:]], length, 3)
+    return pack_arrays([[examples[index] for index in pack] for pack in packs], length, 3)
 
 
 def test_packed_examples_draw_what_they_draw_alone():
     """Frames of patches, by the example's own index; tokens of padding are never known."""
-    masks, batch = FrameMasks(none=0.5, noise=0.4), a_pack()
-    frame_BL = jnp.asarray(batch["place"][..., 0])
-    rest = (batch["segment"], batch["index"], KEY, CHANNELS)
-    given = known_in_packs(masks, batch["tokens"], frame_BL, *rest)
-    seen = set()
-    for b, e in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        here = batch["segment"][b] == e + 1
-        index = int(batch["index"][b, e])
-        frames = SIZES[index - 10][0] // PATCH[0]
-        tokens = batch["tokens"][b : b + 1, here]
-        alone = known_in_packs(
-            masks,
-            tokens,
-            frame_BL[b : b + 1, here],
-            np.ones(tokens.shape[:2], np.int32),
-            np.array([[index]]),
-            KEY,
-            CHANNELS,
-        )
-        np.testing.assert_array_equal(given.known_BL[b, here], alone.known_BL[0])
-        np.testing.assert_array_equal(given.condition_BLF[b, here], alone.condition_BLF[0])
-        share = given.known_BL[b, here].reshape(frames, -1)
-        assert (share == share[:, :1]).all(), "frames are known as a whole"
-        assert not share.all()
-        seen.add(int(share[:, 0].sum()))
+    masks, whole = FrameMasks(none=0.5, noise=0.4), a_pack()
+
+    def known_in(batch):
+        places = batch["place"][..., 0], batch["segment"], batch["index"]
+        return jax.device_get(known_in_packs(masks, batch["tokens"], *places, KEY, CHANNELS))
+
+    given, seen = known_in(whole), set()
+    for e in (0, 1):
+        batch = a_pack(((e,), (2 + e,)))
+        alone = known_in(batch)
+        for b in (0, 1):
+            here, there = whole["segment"][b] == e + 1, batch["segment"][b] == 1
+            frames = SIZES[2 * b + e][0] // PATCH[0]
+            np.testing.assert_array_equal(given.known_BL[b, here], alone.known_BL[b, there])
+            found = given.condition_BLF[b, here]
+            np.testing.assert_array_equal(found, alone.condition_BLF[b, there])
+            share = given.known_BL[b, here].reshape(frames, -1)
+            assert (share == share[:, :1]).all(), "frames are known as a whole"
+            assert not share.all()
+            seen.add(int(share[:, 0].sum()))
     assert len(seen) > 1
-    assert not given.known_BL[batch["segment"] == 0].any()
+    assert not given.known_BL[whole["segment"] == 0].any()
 
 
 def a_model():
@@ -142,55 +152,56 @@ def a_model():
 
 def made_params(model):
     """Parameters none of which is zero, so that every input matters."""
-    params = jax.jit(model.make_init())(KEY)
-    flat, tree = jax.tree.flatten(params)
-    keys = jax.random.split(KEY, len(flat))
-    return tree.unflatten(
-        [v + 0.1 * jax.random.normal(k, v.shape) for v, k in zip(flat, keys, strict=True)]
-    )
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.make_init(), KEY)
+    return jax.tree.map(lambda v: rng.normal(size=v.shape, scale=0.2).astype(v.dtype), shapes)
 
 
 def test_the_network_of_packs_is_that_of_videos():
     """Tokens with known numbers beside each pixel: outputs equal to 1e-5; the frames matter."""
     model = a_model()
-    params, module = made_params(model), model.make_model()
-    z = jax.random.normal(KEY, (2, 4, 4, 4, CHANNELS))
-    given = extended_clip(jax.random.normal(jax.random.key(1), (2, 2, 4, 4, CHANNELS)), after=2)
-    label_B, time_B = jnp.array([0, 2]), jnp.array([100.0, 700.0])
-    whole = model.make_network(params, given)(z, time_B, label_B)
-    condition_BLF = patchify(frame_channels(*given), PATCH)
-    tokens_BLF = join_channels(patchify(z, PATCH), condition_BLF, CHANNELS)
-    places = jnp.broadcast_to(grid_places((2, 2, 2)), (2, 8, 3))
-    packed = module.apply(
-        {"params": params},
-        tokens_BLF,
-        places,
-        jnp.ones((2, 8), jnp.int32),
-        time_B[:, None],
-        label_B[:, None],
-        method="packed",
-    )
-    np.testing.assert_allclose(packed, patchify(whole, PATCH), atol=1e-5)
-    without = model.make_network(params)(z, time_B, label_B)
-    assert float(abs(without - whole).max()) > 1e-2
+    module, rng = model.make_model(), np.random.default_rng(0)
+    z = rng.normal(size=(2, 4, 4, 4, CHANNELS)).astype(np.float32)
+    clip = rng.normal(size=(2, 2, 4, 4, CHANNELS)).astype(np.float32)
+    time_B, label_B = np.array([100.0, 700.0], np.float32), np.array([0, 2])
+    places = np.broadcast_to(grid_places((2, 2, 2)), (2, 8, 3))
+
+    @jax.jit
+    def run(params):
+        given = extended_clip(clip, after=2)
+        whole = model.make_network(params, given)(z, time_B, label_B)
+        condition_BLF = patchify(frame_channels(*given), PATCH)
+        tokens_BLF = join_channels(patchify(z, PATCH), condition_BLF, CHANNELS)
+        beside = jnp.ones((2, 8), jnp.int32), time_B[:, None], label_B[:, None]
+        packed = module.apply({"params": params}, tokens_BLF, places, *beside, method="packed")
+        without = model.make_network(params)(z, time_B, label_B)
+        return packed, patchify(whole, PATCH), patchify(without, PATCH)
+
+    packed, whole, without = jax.device_get(run(made_params(model)))
+    np.testing.assert_allclose(packed, whole, atol=1e-5)
+    assert abs(without - whole).max() > 1e-2
 
 
 def test_the_loss_of_packs_counts_what_is_to_be_made():
     """A network that knows the answer on known tokens alone has the loss of the others."""
     batch, key = a_pack(), jax.random.key(5)
-    frame_BL = jnp.asarray(batch["place"][..., 0])
     arrays = batch["tokens"], batch["segment"], batch["index"]
-    given = known_in_packs(only("first"), arrays[0], frame_BL, *arrays[1:], KEY, CHANNELS)
+    places = batch["place"][..., 0], *arrays[1:]
+    known_BL = known_in_packs(only("first"), arrays[0], *places, KEY, CHANNELS).known_BL
 
+    @jax.jit
     def run(prediction, known_BL):
         network = lambda z, time: jnp.broadcast_to(prediction, z.shape)  # noqa: E731
         return packed_loss(network, *arrays, key, schedule=CosineSchedule(), known_BL=known_BL)
 
-    everything, made = run(0.0, None), run(0.0, given.known_BL)
-    spoilt = run(jnp.where(given.known_BL[..., None], jnp.inf, 0.0), given.known_BL)
+    known_BL = np.asarray(known_BL)
+    zero_BL1 = np.zeros((*known_BL.shape, 1), np.float32)
+    everything, made = run(zero_BL1, None), run(zero_BL1, known_BL)
+    spoilt = run(np.where(known_BL[..., None], np.float32(np.inf), zero_BL1), known_BL)
     np.testing.assert_array_equal(made.loss, spoilt.loss)
-    rest = run(0.0, ~given.known_BL)
-    np.testing.assert_allclose(made.loss + rest.loss, everything.loss, rtol=1e-5)
+    rest = run(zero_BL1, ~known_BL)
+    parts = np.asarray(made.loss) + np.asarray(rest.loss)
+    np.testing.assert_allclose(parts, everything.loss, rtol=1e-5)
     present = np.asarray(everything.present)
     # One of T frames does not count, of T = 1 (in patches) none is known.
     share = np.asarray(made.loss)[present] / np.asarray(everything.loss)[present]
@@ -201,8 +212,8 @@ def test_the_loss_of_packs_counts_what_is_to_be_made():
 def test_a_loss_of_videos_and_a_denoiser_that_holds_what_it_knows():
     model = a_model()
     params = made_params(model)
-    x = jax.random.uniform(KEY, (4, 4, 4, 4, CHANNELS), minval=-1.0, maxval=1.0)
-    label_B = jnp.arange(4) % 3
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 4, 4, 4, CHANNELS)).astype(np.float32)
+    label_B, index_B = np.arange(4) % 3, np.arange(4)
 
     @jax.jit
     def loss(x, index_B, label_B):
@@ -215,27 +226,28 @@ def test_a_loss_of_videos_and_a_denoiser_that_holds_what_it_knows():
         denoiser = with_known(make_denoiser(seeing, "v"), given.known_BYX1, x)
         return denoiser_loss(denoiser, x, KEY, schedule=model.schedule, index_B=index_B)[0]
 
-    index_B = jnp.arange(4)
-    whole = loss(x, index_B, label_B)
-    np.testing.assert_allclose(loss(x[2:3], index_B[2:3], label_B[2:3])[0], whole[2], rtol=1e-4)
+    other = np.array([2, 0, 1, 1])
+    whole = np.asarray(loss(x, index_B, label_B))
+    moved = loss(x[other], index_B[other], label_B[other])
+    np.testing.assert_allclose(moved, whole[other], rtol=1e-4)
     assert np.isfinite(whole).all()
 
-    given = animated_image(x[:, 0], 4)
     levels = make_steps(model.schedule, 4)
 
     @jax.jit
-    def draw(given, label_B, index_B, guidance):
+    def draw(x, label_B, index_B, guidance):
+        given = animated_image(x[:, 0], 4)
         denoiser = model.make_denoiser(params, label_B, guidance, given=given)
         z = initial_noise(KEY, index_B, model.image_shape, levels)
         return sample(DDIM(), denoiser, z, levels, KEY, index_B)
 
-    for guidance in (None, 2.0):
-        found = draw(given, label_B, index_B, guidance)
+    for guidance in (None, 2.0):  # two programs
+        found = np.asarray(draw(x, label_B, index_B, guidance))
         np.testing.assert_allclose(found[:, 0], x[:, 0], atol=1e-5)
-        part = draw(given._replace(x=given.x[1:3]), label_B[1:3], index_B[1:3], guidance)
-        np.testing.assert_allclose(part, found[1:3], atol=1e-4)
-        other = draw(given._replace(x=-given.x), label_B, index_B, guidance)
-        assert float(abs(other[:, 1:] - found[:, 1:]).max()) > 1e-3
+        moved = draw(x[other], label_B[other], index_B[other], guidance)
+        np.testing.assert_allclose(moved, found[other], atol=1e-4)
+        negative = np.asarray(draw(-x, label_B, index_B, guidance))
+        assert abs(negative[:, 1:] - found[:, 1:]).max() > 1e-3
 
 
 def test_known_frames_of_another_size_are_refused():
@@ -256,10 +268,11 @@ def test_a_model_without_known_frames_is_as_it_was():
     )
     assert plain.condition_channels == 0
     assert model.condition_channels == 3
-    z = jnp.ones((1, 4, 4, 4, CHANNELS))
-    params = jax.jit(plain.make_init())(KEY)
-    level = Level(*(jnp.asarray(v, jnp.float32) for v in CosineSchedule().at(0.3)))
-    assert plain.make_denoiser(params, None)(z, level).x.shape == z.shape
+    z = np.ones((1, 4, 4, 4, CHANNELS), np.float32)
+    params = jax.eval_shape(plain.make_init(), KEY)
+    level = Level(*(np.float32(v) for v in CosineSchedule().at(0.3)))
+    found = jax.eval_shape(lambda params: plain.make_denoiser(params, None)(z, level), params)
+    assert found.x.shape == z.shape
     with pytest.raises(InputError, match="given are known frames, but the network was trained"):
         plain.make_denoiser(params, None, given=animated_image(z[:, 0], 4))
 

@@ -1,7 +1,6 @@
 """Replacement and RePaint: the order of steps, marginals, and what resampling mends."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,24 +14,28 @@ from jaxgen.diffusion.samplers.sampling import SampleState, sample, sample_with_
 from jaxgen.errors import InputError
 
 PAIR = np.array([[1.0, 0.8], [0.8, 1.0]])
-KNOWN = jnp.array([1.0, 0.0])
+PRIOR = gaussian_denoiser(np.zeros(2), PAIR)
+KNOWN = np.float32([1.0, 0.0])
 ANCESTRAL = DDIM(eta=1.0)
 
 
 def given(count=4096, value=2.0):
-    return jnp.broadcast_to(jnp.array([value, jnp.nan]), (count, 2))
+    return np.broadcast_to(np.float32([value, np.nan]), (count, 2))
 
 
-def run(sampler, denoiser, z, steps=64, schedule=None, **options):
-    levels = make_steps(schedule or CosineSchedule(), steps)
-    table = sampler.table(levels)
-    return jax.jit(lambda z, key: sample_with_table(sampler, denoiser, z, table, key, **options))(
-        z, jax.random.key(2)
-    )
+@jax.jit
+def drawn(sampler, z, table, index_B):
+    return sample_with_table(sampler, PRIOR, z, table, jax.random.key(2), index_B)
+
+
+def run(sampler, z, steps=64, index_B=None):
+    table = sampler.table(make_steps(CosineSchedule(), steps))
+    index_B = np.arange(len(z)) if index_B is None else index_B
+    return np.asarray(drawn(sampler, z, table, index_B))
 
 
 def noise(count=4096, width=2):
-    return jax.random.normal(jax.random.key(1), (count, width))
+    return np.random.default_rng(1).normal(size=(count, width)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -78,42 +81,31 @@ def test_ways_back_lead_to_the_level_that_they_say(schedule):
 
 
 def test_without_resampling_repaint_is_replacement():
-    prior = gaussian_denoiser(np.zeros(2), PAIR)
-    one = run(Replacement(ANCESTRAL, KNOWN, given(64)), prior, noise(64), 16)
-    two = run(RePaint(ANCESTRAL, KNOWN, given(64), 3, 1), prior, noise(64), 16)
+    one = run(Replacement(ANCESTRAL, KNOWN, given(64)), noise(64), 16)
+    two = run(RePaint(ANCESTRAL, KNOWN, given(64), 3, 1), noise(64), 16)
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one[:, 0], 2.0)
 
 
 def test_nothing_known_is_the_sampler_alone():
-    prior = gaussian_denoiser(np.zeros(2), PAIR)
-    alone = run(ANCESTRAL, prior, noise(64), 16)
-    replaced = run(Replacement(ANCESTRAL, 0 * KNOWN, given(64)), prior, noise(64), 16)
+    table, key = ANCESTRAL.table(make_steps(CosineSchedule(), 16)), jax.random.key(2)
+    alone = jax.jit(lambda z: sample_with_table(ANCESTRAL, PRIOR, z, table, key))(noise(64))
+    replaced = run(Replacement(ANCESTRAL, 0 * KNOWN, given(64)), noise(64), 16)
     np.testing.assert_array_equal(alone, replaced)
 
 
 def test_resampling_with_nothing_known_keeps_the_distribution():
     """Going back and forth leaves the marginal of every level where it is."""
-    covariance = np.cov(
-        np.asarray(
-            run(
-                RePaint(ANCESTRAL, 0 * KNOWN, given(), 8, 3),
-                gaussian_denoiser(np.zeros(2), PAIR),
-                noise(),
-                128,
-            )
-        ).T
-    )
+    covariance = np.cov(run(RePaint(ANCESTRAL, 0 * KNOWN, given(), 8, 3), noise(), 128).T)
     np.testing.assert_allclose(covariance, PAIR, atol=0.08)
 
 
 def test_resampling_mends_what_replacement_breaks():
     """Correlation 0.8, the first number is 2: the other has mean 1.6. More passes come nearer."""
-    prior = gaussian_denoiser(np.zeros(2), PAIR)
     errors = []
     for resamplings in (1, 3, 10):
-        sampler = RePaint(ANCESTRAL, KNOWN, given(), 4, resamplings)
-        samples = np.asarray(run(sampler, prior, noise()))
+        sampler = RePaint(ANCESTRAL, KNOWN, given(1024), 4, resamplings)
+        samples = run(sampler, noise(1024))
         assert (samples[:, 0] == 2).all()
         errors.append(abs(samples[:, 1].mean() - 1.6))
     assert errors[0] > 0.15
@@ -123,38 +115,39 @@ def test_resampling_mends_what_replacement_breaks():
 
 def test_the_known_part_has_the_noise_of_every_level():
     """After each row the known number is N(a x, s^2), and x^ is a preview as always."""
-    prior, count = gaussian_denoiser(np.zeros(2), PAIR), 4096
+    count = 4096
     sampler = Replacement(ANCESTRAL, KNOWN, given(count))
     levels = make_steps(CosineSchedule(), 8)
-    table = jax.tree.map(jnp.asarray, sampler.table(levels))
+    table = sampler.table(levels)
     state = sampler.start(noise(count))
     assert isinstance(state, SampleState)
-    step = jax.jit(lambda state, row, keys: sampler.step(prior, state, row, keys))
+
+    @jax.jit
+    def step(state, row, i):
+        return sampler.step(PRIOR, state, row, jax.random.split(jax.random.key(i), count))
+
     for i in range(8):
-        keys = jax.random.split(jax.random.key(i), count)
-        state = step(state, jax.tree.map(lambda value, i=i: value[i], table), keys)
-        known, a, s = np.asarray(state.z[:, 0]), levels.a[i + 1], levels.s[i + 1]
+        state = step(state, jax.tree.map(lambda value, i=i: value[i], table), i)
+        known, a, s = np.asarray(state.z)[:, 0], levels.a[i + 1], levels.s[i + 1]
         assert abs(known.mean() - 2 * a) <= 4 * s / 64 + 1e-6
         assert abs(known.std() - s) <= 4 * s / 90 + 1e-6
 
 
 def test_an_example_depends_on_its_index_alone():
-    prior = gaussian_denoiser(np.zeros(2), PAIR)
-    sampler = lambda count: RePaint(ANCESTRAL, KNOWN, given(count), 2, 2)  # noqa: E731
-    many = run(sampler(8), prior, noise(8), 8)
-    few = run(sampler(2), prior, noise(8)[3:5], 8, index_B=jnp.array([3, 4]))
-    np.testing.assert_allclose(many[3:5], few, rtol=1e-4, atol=1e-5)
+    sampler, other = RePaint(ANCESTRAL, KNOWN, given(8), 2, 2), np.array([3, 4, 7, 7, 0, 1, 2, 6])
+    whole = run(sampler, noise(8), 8)
+    moved = run(sampler, noise(8)[other], 8, other)
+    np.testing.assert_allclose(moved, whole[other], rtol=1e-4, atol=1e-5)
 
 
 def test_the_sampler_is_an_argument_like_any_other():
     """Another mask, other data: nothing is recompiled."""
-    prior = gaussian_denoiser(np.zeros(2), PAIR)
     levels, traces = make_steps(CosineSchedule(), 4), []
 
     @jax.jit
     def inpaint(sampler, table, z):
         traces.append(z)
-        return sample_with_table(sampler, prior, z, table, jax.random.key(0))
+        return sample_with_table(sampler, PRIOR, z, table, jax.random.key(0))
 
     for known, value in ((KNOWN, 2.0), (0 * KNOWN, 1.0)):
         sampler = RePaint(ANCESTRAL, known, given(4, value), 2, 2)
@@ -173,7 +166,7 @@ class AsksTwice(DDIM):
 
 
 def test_bad_input_is_named():
-    levels, prior = make_steps(CosineSchedule(), 4), gaussian_denoiser(np.zeros(2), PAIR)
+    levels = make_steps(CosineSchedule(), 4)
     for name in ("jump_length", "resamplings"):
         with pytest.raises(InputError, match=f"{name} is 0, expected at least 1"):
             RePaint(ANCESTRAL, KNOWN, given(), **{name: 0})
@@ -183,4 +176,4 @@ def test_bad_input_is_named():
         RePaint(AsksTwice(), KNOWN, given()).table(levels)
     sampler = Replacement(ANCESTRAL, KNOWN, given(3))
     with pytest.raises(InputError, match=r"x has shape \(3, 2\) for latents of shape \(4, 2\)"):
-        sample(sampler, prior, noise(4), levels, jax.random.key(0))
+        sample(sampler, PRIOR, noise(4), levels, jax.random.key(0))

@@ -71,30 +71,48 @@ def given_frames(given):
     )
 
 
-def affine_moments(sampler, denoiser, frames, steps):
+def zero_and_units(frames):
+    width = frames * PIXELS
+    return np.eye(width + 1, width, -1, np.float32).reshape(-1, frames, PIXELS)
+
+
+def affine_moments(sampler, denoiser, steps):
     """Mean and covariance of the samples of a Gaussian denoiser, without any sampling.
 
     Without noise of its own the sampler is an affine map z -> m + M z of noise of variance 1, so
     that samples are N(m, M M^T): M is found by going through the steps from zero and the units.
     """
-    levels, width = make_steps(CosineSchedule(), steps, "uniform_log_snr"), frames * PIXELS
-    z = jnp.concatenate([jnp.zeros((1, width)), jnp.eye(width)]).reshape(-1, frames, PIXELS)
+    levels = make_steps(CosineSchedule(), steps, "uniform_log_snr")
 
     @jax.jit
     def run(z):
         return sample(sampler, denoiser, z, levels, jax.random.key(0))
 
-    x = np.asarray(run(z), np.float64).reshape(width + 1, width)
+    return moments_of_units(run(zero_and_units(FRAMES)))
+
+
+def moments_of_units(x):
+    x = np.asarray(x, np.float64).reshape(len(x), -1)
     matrix = x[1:] - x[:1]
     return x[0], matrix.T @ matrix
 
 
-def clip_of(frames, batch):
-    return jnp.broadcast_to(jnp.asarray(CLIP[:frames], jnp.float32), (batch, frames, PIXELS))
+@jax.jit
+def guided_units(given):
+    """Where the sampler of guided videos takes zero and the units."""
+    frames = given.x.shape[1]
+    levels = make_steps(CosineSchedule(), 64, "uniform_log_snr")
+    sampler, denoiser = with_known_frames(Heun(), video_denoiser(frames), given, iterations=6)
+    return sample(sampler, denoiser, zero_and_units(frames), levels, jax.random.key(0))
 
 
-def tasks(batch):
-    clip = functools.partial(clip_of, batch=batch)
+def clip_of(frames, batch=FRAMES * PIXELS + 1):
+    return np.broadcast_to(CLIP[:frames].astype(np.float32), (batch, frames, PIXELS))
+
+
+@jax.jit
+def tasks():
+    clip = clip_of
     return {
         "after": extended_clip(clip(2), after=4),
         "before": extended_clip(clip(2), before=4),
@@ -116,15 +134,15 @@ def test_which_frames_are_known():
         "image": "K_____",
         "loop": "KK___K",
     }
-    for name, given in tasks(1).items():
+    found = jax.device_get(tasks())
+    for name, given in found.items():
         assert "".join("_K"[int(m)] for m in given.known.ravel()) == wanted[name]
         assert given.known.shape == (len(wanted[name]), 1)
     for name, order in {"joined": (0, 1, 0), "filled": (0, 1, 2), "loop": (0, 1, 0)}.items():
-        x, known = (
-            np.asarray(value)[0] for value in (tasks(1)[name].x, tasks(1)[name].known[None])
-        )
-        np.testing.assert_array_equal(x[known[:, 0] > 0], CLIP[list(order)].astype(np.float32))
-    given = extended_clip(np.full((2, 3, 4, 4, 1), 255, np.uint8), after=2)
+        known = found[name].known[:, 0] > 0
+        np.testing.assert_array_equal(found[name].x[0, known], CLIP[list(order)].astype(np.float32))
+    white = np.full((2, 3, 4, 4, 1), 255, np.uint8)
+    given = jax.device_get(jax.jit(functools.partial(extended_clip, after=2))(white))
     assert given.x.shape == (2, 5, 4, 4, 1)
     assert given.known.shape == (5, 1, 1, 1)
     assert given.x[:, :3].min() == 1.0 == given.x.max()
@@ -132,16 +150,14 @@ def test_which_frames_are_known():
 
 def test_moment_guidance_has_the_exact_conditional():
     """Every task: mean and covariance, by the sampler's affine map, to the error of its steps."""
-    for name, given in tasks(FRAMES * PIXELS + 1).items():
-        frames = given.x.shape[1]
-        given = given._replace(x=given.x[: frames * PIXELS + 1])
-        sampler, denoiser = with_known_frames(Heun(), video_denoiser(frames), given, iterations=6)
-        found = affine_moments(sampler, denoiser, frames, 64)
+    for name, given in jax.device_get(tasks()).items():
+        given = given._replace(x=given.x[: given.x.shape[1] * PIXELS + 1])
+        found = moments_of_units(guided_units(given))
         for value, exact in zip(found, given_frames(given), strict=True):
             np.testing.assert_allclose(value, exact, atol=4e-3, err_msg=name)
 
 
-COUNT = 4096
+COUNT = 2048
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -162,7 +178,8 @@ def sampled(given, method, weight=1.0):
 
 def test_a_stochastic_sampler_extends_by_guidance_exactly_and_by_replacement_not_at_all():
     """After the first two frames of six; in standard errors of the mean of the samples."""
-    given = extended_clip(clip_of(2, COUNT), after=4)
+    x = np.concatenate([clip_of(2, COUNT), np.zeros((COUNT, 4, PIXELS), np.float32)], 1)
+    given = KnownFrames(x, np.float32([[1], [1], [0], [0], [0], [0]]))
     mean, covariance = (value[4:] for value in given_frames(given))
     covariance = covariance[:, 4:]
     error = np.sqrt(np.diag(covariance) / COUNT)
@@ -185,23 +202,19 @@ def test_a_stochastic_sampler_extends_by_guidance_exactly_and_by_replacement_not
 
 @pytest.mark.parametrize("method", get_args(KnownFramesMethod))
 def test_known_frames_are_exact_though_the_last_level_is_not_clean(method):
-    given = extended_clip(jax.random.normal(KEY, (2, 2, PIXELS)), after=4)
-    levels = jax.tree.map(lambda v: v[:-1], make_steps(CosineSchedule(), 4))
-    x = complete_frames(DDIM(), video_denoiser(FRAMES), given, levels, KEY, method=method)
-    np.testing.assert_array_equal(x[:, :2], given.x[:, :2])
-
-
-@pytest.mark.parametrize("method", get_args(KnownFramesMethod))
-def test_bytes_are_the_numbers_that_they_stand_for(method):
+    """Of bytes as well, which are the numbers that they stand for."""
     clip = np.random.default_rng(0).integers(0, 256, (2, FRAMES, PIXELS), np.uint8)
     known = frame_mask(FRAMES, (0, 2, 4)).reshape(FRAMES, 1)
-    levels, made = make_steps(CosineSchedule(), 4), []
-    for x in (clip, to_unit(clip)):
+    levels = jax.tree.map(lambda v: v[:-1], make_steps(CosineSchedule(), 4))
+
+    @jax.jit
+    def run(x):
+        options = {"method": method, "iterations": 2}
         given = KnownFrames(x, known)
-        run = lambda key, given=given: complete_frames(  # noqa: E731
-            DDIM(), video_denoiser(FRAMES), given, levels, key, method=method
-        )
-        made.append(jax.jit(run)(KEY))
+        return complete_frames(DDIM(), video_denoiser(FRAMES), given, levels, KEY, **options)
+
+    numbers, _ = made = [np.asarray(run(x)) for x in (to_unit(clip), clip)]
+    np.testing.assert_array_equal(numbers[:, ::2], to_unit(clip)[:, ::2])
     np.testing.assert_allclose(*made, atol=1e-5)
 
 
@@ -211,11 +224,11 @@ def test_a_loop_without_a_clip_is_the_exact_conditional():
     difference[:, :PIXELS], difference[:, -PIXELS:] = np.eye(PIXELS), -np.eye(PIXELS)
     _, covariance = conditional(covariance_of(FRAMES), difference, np.zeros(PIXELS))
     denoiser = looped(video_denoiser(FRAMES), iterations=4)
-    mean, found = affine_moments(Heun(), denoiser, FRAMES, 160)
+    mean, found = affine_moments(Heun(), denoiser, 160)
     np.testing.assert_allclose(mean, 0, atol=1e-4)
     np.testing.assert_allclose(found, covariance, atol=4e-3)
     np.testing.assert_allclose(found[:PIXELS, -PIXELS:], found[:PIXELS, :PIXELS], atol=1e-3)
-    x = jnp.arange(24.0).reshape(2, 6, 2)
+    x = np.arange(24.0).reshape(2, 6, 2)
     np.testing.assert_array_equal(first_less_last(x), np.full((2, 2), -10.0))
 
 
@@ -231,7 +244,7 @@ def test_rotating_frames_between_steps_leaves_no_seam():
         turned = [np.kron(np.roll(np.eye(FRAMES), k, 0), np.eye(PIXELS)) for k in range(FRAMES)]
         gain = np.mean([turn.T @ gain @ turn for turn in turned], axis=0)
         total = (s1 / s * np.eye(width) + (a1 - s1 / s * a) * gain) @ total
-    mean, covariance = affine_moments(Circular(DDIM()), video_denoiser(FRAMES), FRAMES, steps)
+    mean, covariance = affine_moments(Circular(DDIM()), video_denoiser(FRAMES), steps)
     np.testing.assert_allclose(mean, 0, atol=1e-4)
     np.testing.assert_allclose(covariance, total @ total.T, atol=0.02)
     by_frame = covariance.reshape(FRAMES, PIXELS, FRAMES, PIXELS)[:, 0, :, 0]
@@ -241,9 +254,9 @@ def test_rotating_frames_between_steps_leaves_no_seam():
 
 
 def test_samples_depend_on_their_own_index_alone_on_any_mesh():
-    """By every method and with a guide: a batch, part of it in another order, eight devices."""
-    x = jax.random.normal(jax.random.key(3), (8, FRAMES, PIXELS))
-    guide = jax.random.normal(jax.random.key(4), (8, FRAMES, PIXELS)) / 2
+    """By every method and with a guide: a batch; part of it in another order, on four devices."""
+    x, guide = np.random.default_rng(3).normal(size=(2, 8, FRAMES, PIXELS)).astype(np.float32)
+    guide = guide / 2
     levels = last_steps(make_steps(CosineSchedule(), 12), 0.7)
 
     @functools.partial(jax.jit, static_argnums=3)
@@ -254,30 +267,30 @@ def test_samples_depend_on_their_own_index_alone_on_any_mesh():
             DDIM(eta=1.0), video_denoiser(FRAMES), given, levels, KEY, index_B, **options
         )
 
-    order = jnp.array([5, 2])
-    mesh = make_mesh("data=4,fsdp=2")
+    order = np.array([5, 2, 7, 0])
+    mesh = make_mesh("data=2,fsdp=2", devices=jax.devices()[:4])
+    spread = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     for method in ("moments", "guidance"):
-        whole = run(x, guide, jnp.arange(8), method)
-        part = run(x[order], guide[order], order, method)
-        np.testing.assert_allclose(part, whole[order], rtol=1e-4, atol=1e-4)
+        whole = np.asarray(run(x, guide, np.arange(8), method))
         with jax.set_mesh(mesh):
-            spread = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-            found = run(*jax.device_put((x, guide, jnp.arange(8)), spread), method)
-        np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-4)
-        assert float(jnp.std(whole[:, 2:] - guide[:, 2:])) > 0.1
+            part = run(*jax.device_put((x[order], guide[order], order), spread), method)
+        np.testing.assert_allclose(part, whole[order], rtol=1e-4, atol=1e-4)
+        assert np.std(whole[:, 2:] - guide[:, 2:]) > 0.1
 
 
 def test_a_guide_keeps_what_is_coarse():
     """SDEdit of a video: from little noise the guide itself comes back, from much another video."""
-    guide = 3 + jnp.zeros((64, FRAMES, PIXELS))
-    given = animated_image(guide[:, 0], FRAMES)
+    guide = np.full((64, FRAMES, PIXELS), 3, np.float32)
     means = []
     for strength in (0.1, 0.7):
         levels = last_steps(make_steps(CosineSchedule(), 20), strength)
-        run = lambda key, levels=levels: complete_frames(  # noqa: E731
-            DDIM(), video_denoiser(FRAMES), given, levels, key, guide=guide, iterations=2
-        )
-        x = jax.jit(run)(KEY)
+
+        @jax.jit
+        def run(key, levels=levels):
+            given, options = animated_image(guide[:, 0], FRAMES), {"guide": guide, "iterations": 2}
+            return complete_frames(DDIM(), video_denoiser(FRAMES), given, levels, key, **options)
+
+        x = np.asarray(run(KEY))
         np.testing.assert_array_equal(x[:, 0], 3)
         means.append(float(x[:, -1].mean()))
     assert abs(means[0] - 3) < 0.3

@@ -20,7 +20,7 @@ KEY, DDIM_ = jax.random.key(0), DDIM()
 
 
 @functools.partial(jax.jit, static_argnames=("frames", "span", "steps", "context", "eta"))
-def roll(index_B, frames=30, span=4, steps=32, context=1, eta=0.0, start=None):
+def rolled(index_B, frames=30, span=4, steps=32, context=1, eta=0.0, start=None):
     levels = make_steps(CosineSchedule(), span * steps)
     return sample_rolling(
         *(DDIM(eta), ar1_denoiser, levels, (1,), frames, span, KEY, index_B),
@@ -29,42 +29,44 @@ def roll(index_B, frames=30, span=4, steps=32, context=1, eta=0.0, start=None):
     )
 
 
+def roll(*arguments, **options):
+    return np.asarray(rolled(*arguments, **options))
+
+
 def test_a_long_video_has_the_variance_and_the_correlations_of_the_truth():
     """AR(1): 1,000 videos of 30 frames, from a window of 5; without context they forget."""
     for eta, lowest in ((0.0, 0.97), (1.0, 0.93)):
-        found = correlations(roll(jnp.arange(1000), eta=eta)[..., 0])
+        found = correlations(roll(np.arange(1000), eta=eta)[..., 0])
         assert lowest < found[0] < 1.03
         np.testing.assert_allclose(found[1:], [CORRELATION, CORRELATION**2], atol=0.02)
     # Two frames on their way, none in sight behind them.
-    found = correlations(roll(jnp.arange(1000), span=2, context=0)[..., 0])
+    found = correlations(roll(np.arange(1000), span=2, context=0)[..., 0])
     assert found[1] < CORRELATION - 0.15
 
 
 def test_one_step_a_frame_is_fifo():
     """Correlations are right; the variance is that of a sampler of few steps."""
-    coarse, fine = (correlations(roll(jnp.arange(1000), span=n, steps=1)[..., 0]) for n in (8, 32))
+    coarse, fine = (correlations(roll(np.arange(1000), span=n, steps=1)[..., 0]) for n in (8, 32))
     assert coarse[0] < fine[0] - 0.1 < fine[0] < 1
     np.testing.assert_allclose(fine[1:], [CORRELATION, CORRELATION**2], atol=0.02)
 
 
 def test_a_start_is_continued():
     """E[x_t | x_-1] = r^(t + 1) x_-1, variance 1 - r^(2 t + 2), whatever lies behind x_-1."""
-    start = jnp.concatenate([jnp.full((1000, 3, 1), -5.0), jnp.full((1000, 1, 1), 2.0)], axis=1)
-    x = np.asarray(roll(jnp.arange(1000), frames=4, start=start))[..., 0]
+    start = np.broadcast_to(np.float32([-5, -5, -5, 2])[None, :, None], (1000, 4, 1))
+    x = roll(np.arange(1000), frames=4, start=start)[..., 0]
     gain = CORRELATION ** np.arange(1, 5)
     np.testing.assert_allclose(x.mean(0), 2 * gain, atol=0.12)
     np.testing.assert_allclose(x.var(0), 1 - gain**2, rtol=0.15)
 
 
 def test_a_video_is_the_beginning_of_longer_ones_and_examples_are_independent():
-    whole = roll(jnp.arange(8), frames=9, steps=4, eta=1.0)
-    np.testing.assert_allclose(
-        roll(jnp.arange(8), frames=5, steps=4, eta=1.0), whole[:, :5], atol=1e-5
-    )
-    order = jnp.array([6, 1])
-    np.testing.assert_allclose(roll(order, frames=9, steps=4, eta=1.0), whole[order], atol=1e-5)
+    options, order = {"steps": 4, "eta": 1.0}, np.array([6, 1, 7, 7, 0, 2, 3, 5])
+    whole = roll(np.arange(8), frames=9, **options)
+    np.testing.assert_allclose(roll(np.arange(8), frames=5, **options), whole[:, :5], atol=1e-5)
+    np.testing.assert_allclose(roll(order, frames=9, **options), whole[order], atol=1e-5)
     with jax.set_mesh(make_mesh("data=4,fsdp=2")):
-        found = roll(jnp.arange(8), frames=9, steps=4, eta=1.0)
+        found = roll(np.arange(8), frames=9, **options)
     np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
@@ -96,10 +98,8 @@ def test_the_network_sees_a_time_for_each_frame():
         return 0.0 * z
 
     levels = make_steps(CosineSchedule(), 6)
-    x = sample_rolling(
-        *(DDIM(), make_denoiser(network, "v"), levels, (4, 4, 1), 2, 3, KEY, jnp.arange(2)),
-        context=2,
-    )
+    arguments = DDIM(), make_denoiser(network, "v"), levels, (4, 4, 1), 2, 3, KEY
+    x = jax.eval_shape(lambda index_B: sample_rolling(*arguments, index_B, context=2), np.arange(2))
     assert x.shape == (2, 2, 4, 4, 1)
     assert set(seen) == {((2, 5, 4, 4, 1), (2, 5))}
 

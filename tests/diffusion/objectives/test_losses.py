@@ -15,11 +15,11 @@ from jaxgen.diffusion.objectives.losses import (
     loss_by_level,
     prediction_loss,
 )
-from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy, Uniform, UniformLogSNR
+from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy, Uniform
 from jaxgen.diffusion.objectives.weightings import SNR, Constant, SNRPlus, TruncatedSNR
 from jaxgen.diffusion.process.example_keys import example_keys, normal
 from jaxgen.diffusion.process.forward import add_noise
-from jaxgen.diffusion.process.levels import Level, expand
+from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import TARGETS, make_target
 from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
 from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
@@ -62,40 +62,45 @@ def test_examples_of_any_shape(shape):
 
 def test_the_losses_of_several_predictions_are_added():
     x = np.random.default_rng(0).normal(size=(4, 3, 2)).astype(np.float32)
-    one, other, both = (
-        diffusion_loss(network, x, KEY, schedule=COSINE)[0]
-        for network in (
-            lambda z, time: 0.3 * z,
-            lambda z, time: 0.1 * z,
-            lambda z, time: (0.3 * z, 0.1 * z),
-        )
-    )
+
+    @jax.jit
+    def losses(x):
+        first, second = lambda z, time: 0.3 * z, lambda z, time: 0.1 * z
+        networks = first, second, lambda z, time: (first(z, time), second(z, time))
+        return [diffusion_loss(network, x, KEY, schedule=COSINE)[0] for network in networks]
+
+    one, other, both = map(np.asarray, losses(x))
     np.testing.assert_allclose(both, one + other, rtol=1e-6)
 
 
 def test_the_v_loss_by_hand():
     x = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
-    loss_B, level = diffusion_loss(lambda z, time: 0.3 * z, x, KEY, schedule=COSINE)
-    time_key, noise_key = jax.random.split(KEY)
-    t = Uniform().draw(time_key, jnp.arange(5))
-    e = np.asarray(normal(example_keys(noise_key, jnp.arange(5)), (3, 2)), np.float64)
-    a, s = (np.asarray(v)[:, None, None] for v in COSINE.at(np.asarray(t))[2:])
+
+    @jax.jit
+    def run(x):
+        time_key, noise_key = jax.random.split(KEY)
+        t = Uniform().draw(time_key, jnp.arange(5))
+        e = normal(example_keys(noise_key, jnp.arange(5)), (3, 2))
+        return t, e, diffusion_loss(lambda z, time: 0.3 * z, x, KEY, schedule=COSINE)
+
+    t, e, (loss_B, level) = jax.device_get(run(x))
+    e = e.astype(np.float64)
+    a, s = (np.asarray(v)[:, None, None] for v in COSINE.at(t)[2:])
     want = ((a * e - s * x - 0.3 * (a * x + s * e)) ** 2).mean((1, 2))
     np.testing.assert_allclose(loss_B, want, rtol=1e-4)
     np.testing.assert_array_equal(level.t, t)
 
 
 def test_the_network_gets_its_time_input():
-    inputs = []
-    diffusion_loss(
-        lambda z, time: inputs.append(time) or z,
-        jnp.zeros((3, 2)),
-        KEY,
-        schedule=COSINE,
-        time_input=lambda level: level.log_snr,
-    )
-    _, level = diffusion_loss(echo("v"), jnp.zeros((3, 2)), KEY, schedule=COSINE)
-    np.testing.assert_array_equal(inputs[0], level.log_snr)
+    @jax.jit
+    def run(x):
+        inputs = []
+        network = lambda z, time: inputs.append(time) or z  # noqa: E731
+        options = {"schedule": COSINE, "time_input": lambda level: level.log_snr}
+        return diffusion_loss(network, x, KEY, **options)[1], inputs[0]
+
+    level, found = run(np.zeros((3, 2), np.float32))
+    np.testing.assert_array_equal(found, level.log_snr)
 
 
 @pytest.mark.parametrize("scaling", SCHEDULES)
@@ -176,25 +181,34 @@ def test_both_ends_have_finite_losses_and_gradients(target):
 
 
 def test_noise_is_added_with_the_scales_of_the_level():
-    x, e = jnp.ones((2, 3)), jnp.full((2, 3), 2.0)
-    level = COSINE.at(jnp.array([0.2, 0.7]))
-    want = expand(level.a, x) * 1 + expand(level.s, x) * 2
-    np.testing.assert_allclose(add_noise(x, e, level), np.broadcast_to(want, (2, 3)))
-    single = COSINE.at(jnp.float32(0.2))
-    np.testing.assert_allclose(add_noise(x, e, single)[1], np.full(3, want[0]), rtol=1e-6)
+    x, e = np.ones((2, 3), np.float32), np.full((2, 3), 2, np.float32)
+    level, single = (jax.tree.map(np.float32, COSINE.at(np.array(t))) for t in ([0.2, 0.7], 0.2))
+    want = level.a[:, None] * 1 + level.s[:, None] * 2
+    found, of_one = jax.jit(lambda *levels: [add_noise(x, e, at) for at in levels])(level, single)
+    np.testing.assert_allclose(found, np.broadcast_to(want, (2, 3)), rtol=2e-7)
+    np.testing.assert_allclose(of_one[1], np.full(3, want[0]), rtol=1e-6)
 
 
 def test_low_precision_data_and_predictions():
-    x = jnp.ones((4, 3), jnp.bfloat16)
-    loss_B, _ = diffusion_loss(lambda z, time: z.astype(jnp.bfloat16), x, KEY, schedule=COSINE)
+    x = jax.ShapeDtypeStruct((4, 3), jnp.bfloat16)
+    network = lambda z, time: z.astype(jnp.bfloat16)  # noqa: E731
+    loss_B, _ = jax.eval_shape(lambda x: diffusion_loss(network, x, KEY, schedule=COSINE), x)
     assert loss_B.dtype == jnp.float32
-    assert draw_noised(x, KEY, schedule=COSINE).z.dtype == jnp.float32
+    noised = jax.eval_shape(lambda x: draw_noised(x, KEY, schedule=COSINE), x)
+    assert noised.z.dtype == jnp.float32
 
 
 def test_contributions_of_levels_add_up():
     x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
-    loss_B, level = diffusion_loss(echo("v"), x, KEY, schedule=COSINE)
-    metrics = loss_by_level(loss_B, level, (-2.0, 1.0))
+
+    @jax.jit
+    def run(x):
+        loss_B, level = diffusion_loss(echo("v"), x, KEY, schedule=COSINE)
+        ends = Level(*np.broadcast_to(np.float32([-np.inf, np.inf]), (4, 2)))
+        of_ends = loss_by_level(jnp.ones(2), ends)
+        return loss_B, level, loss_by_level(loss_B, level, (-2.0, 1.0)), of_ends
+
+    loss_B, level, metrics, ends = jax.device_get(run(x))
     assert sorted(metrics) == sorted(f"{k}_snr_{i}" for k in ("loss", "share") for i in range(3))
     parts = [float(metrics[f"loss_snr_{i}"]) for i in range(3)]
     assert sum(parts) == pytest.approx(float(loss_B.mean()), rel=1e-5)
@@ -202,23 +216,22 @@ def test_contributions_of_levels_add_up():
     inside = (log_snr > -2) & (log_snr <= 1)
     assert parts[1] == pytest.approx(float(np.where(inside, loss_B, 0).mean()), rel=1e-5)
     assert float(metrics["share_snr_1"]) == pytest.approx(inside.mean())
-    ends = loss_by_level(jnp.ones(2), level._replace(log_snr=jnp.array([-jnp.inf, jnp.inf])))
     assert (ends["share_snr_0"], ends["share_snr_3"]) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize("times", [Uniform(), LowDiscrepancy(), UniformLogSNR(COSINE)], ids=str)
+@pytest.mark.parametrize("times", [Uniform(), LowDiscrepancy()], ids=str)
 def test_the_loss_and_its_gradient_do_not_depend_on_the_mesh(times):
     x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 
     @jax.jit
+    @jax.value_and_grad
     def mean_loss(scale, x):
         loss_B, _ = diffusion_loss(lambda z, time: scale * z, x, KEY, schedule=COSINE, times=times)
         return loss_B.mean()
 
     mesh = make_mesh("data=4,model=2")
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-    found = jax.value_and_grad(mean_loss)(0.5, spread)
-    np.testing.assert_allclose(found, jax.value_and_grad(mean_loss)(0.5, x), rtol=1e-5)
+    np.testing.assert_allclose(mean_loss(0.5, spread), mean_loss(0.5, x), rtol=1e-5)
 
 
 def test_frames_with_levels_of_their_own():
@@ -259,11 +272,17 @@ def test_frames_with_levels_of_their_own():
 
 def test_levels_of_frames_depend_on_key_and_index_alone():
     x = np.zeros((6, 3, 2), np.float32)
-    index = jnp.array([4, 1])
-    whole = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
-    some = draw_noised(x[:2], KEY, schedule=COSINE, level_axes=2, index_B=index)
-    np.testing.assert_array_equal(some.level.t, whole.level.t[index])
-    low = draw_noised(x, KEY, schedule=COSINE, times=LowDiscrepancy(), level_axes=2).level.t
+    index = np.array([4, 1])
+
+    @jax.jit
+    def times(x):
+        options = {"schedule": COSINE, "level_axes": 2}
+        some = draw_noised(x[:2], KEY, index_B=index, **options)
+        low = draw_noised(x, KEY, times=LowDiscrepancy(), **options)
+        return draw_noised(x, KEY, **options).level.t, some.level.t, low.level.t
+
+    whole, some, low = map(np.asarray, times(x))
+    np.testing.assert_array_equal(some, whole[index])
     np.testing.assert_allclose(np.diff(np.sort(low, 0), axis=0), 1 / 6, atol=1e-6)
 
 
@@ -271,11 +290,15 @@ def test_a_denoiser_is_evaluated_frame_by_frame():
     """`make_denoiser`, clipping and conversion take the levels of frames as those of examples."""
     x = np.random.default_rng(0).normal(size=(4, 3, 2)).astype(np.float32)
     denoiser = clip_x(make_denoiser(lambda z, time: z * jnp.cos(time)[..., None], "v"))
-    noised = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
-    found = denoiser(noised.z, noised.level)
-    for t in range(3):
-        level = Level(*(value[:, t] for value in noised.level))
-        wanted = denoiser(noised.z[:, t], level)
+
+    @jax.jit
+    def run(x):
+        z, _, level = draw_noised(x, KEY, schedule=COSINE, level_axes=2)
+        of_frames = [(z[:, t], Level(*(value[:, t] for value in level))) for t in range(3)]
+        return denoiser(z, level), [denoiser(*frame) for frame in of_frames]
+
+    found, frames = jax.device_get(run(x))
+    for t, wanted in enumerate(frames):
         np.testing.assert_allclose(found.x[:, t], wanted.x, rtol=1e-6)
         np.testing.assert_allclose(found.e[:, t], wanted.e, rtol=1e-5, atol=1e-6)
 

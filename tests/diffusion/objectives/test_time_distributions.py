@@ -1,5 +1,6 @@
 """Times of training: their distributions, densities, and what they depend on."""
 
+import functools
 import math
 
 import jax
@@ -28,13 +29,15 @@ from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
 KEY = jax.random.key(0)
-LEARNT = nn.meta.unbox(MonotoneLogSNR(LearnedScheduleConfig()).init(KEY, np.float32(0.5)))["params"]
+LEARNT = nn.meta.unbox(
+    jax.eval_shape(MonotoneLogSNR(LearnedScheduleConfig()).init, KEY, np.float32(0.5))
+)["params"]
 WEIGHTED = Steps(4, (0.1, 0.2, 0.3, 0.4))
 CONTINUOUS = {
     "uniform": Uniform(),
     "part": Uniform(0.2, 0.7),
     "logit normal": LogitNormal(-0.3, 1.2),
-    "uniform log-SNR": UniformLogSNR(CosineSchedule(-8, 8)),
+    "uniform log-SNR": UniformLogSNR(Shifted(CosineSchedule(-8, 8), 0.5)),
     "normal log-SNR": NormalLogSNR(RectifiedFlow(), 0.5, 2.0),
     "low discrepancy": LowDiscrepancy(LogitNormal()),
 }
@@ -45,40 +48,50 @@ ALL = {**CONTINUOUS, "steps": Steps(10), "weighted steps": WEIGHTED}
 def test_the_density_is_that_of_the_quantiles(name):
     """p(q(u)) dq/du = 1, and the density integrates to one."""
     times = CONTINUOUS[name]
-    u = jnp.linspace(0.02, 0.98, 33)
-    slope = jax.vmap(jax.grad(times.quantile))(u)
-    np.testing.assert_allclose(times.density(times.quantile(u)) * slope, 1, rtol=3e-3)
     edges = np.linspace(0, 1, 200001)
-    middle = jnp.asarray((edges[1:] + edges[:-1]) / 2)
-    np.testing.assert_allclose(times.density(middle).mean(), 1, rtol=2e-3)
+
+    @jax.jit
+    def run(u, middle):
+        t, slope = jax.vmap(jax.value_and_grad(times.quantile))(u)
+        return times.density(t) * slope, times.density(middle).mean()
+
+    middle = np.float32((edges[1:] + edges[:-1]) / 2)
+    product, whole = run(np.linspace(0.02, 0.98, 33, dtype=np.float32), middle)
+    np.testing.assert_allclose(product, 1, rtol=3e-3)
+    np.testing.assert_allclose(whole, 1, rtol=2e-3)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def drawn(name, key, index_B):
+    return ALL[name].draw(key, index_B)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_draws_follow_the_quantiles(name):
-    times = ALL[name]
-    t = np.sort(np.asarray(times.draw(KEY, jnp.arange(4000))))
+    t = np.sort(drawn(name, KEY, np.arange(8000)))
     assert t.dtype == np.float32
     assert t[0] >= 0
     assert t[-1] <= 1
-    u = jnp.asarray((np.arange(4000) + 0.5) / 4000)
-    assert np.abs(t - np.asarray(times.quantile(u))).mean() < 0.01
+    u = np.float32((np.arange(8000) + 0.5) / 8000)
+    quantiles, density = jax.jit(lambda: (ALL[name].quantile(u), ALL[name].density(t)))()
+    assert np.abs(t - np.asarray(quantiles)).mean() < 0.01
     # Divided by the density every mean is one over uniform times.
-    weight = 1 / times.density(jnp.asarray(t))
+    weight = 1 / np.asarray(density)
     if name not in ("part", "logit normal", "low discrepancy"):  # whose weights have no variance
         np.testing.assert_allclose(weight.mean(), 1, atol=0.25)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "low discrepancy"])
 def test_a_time_depends_on_key_and_index_alone(name):
-    times, index = ALL[name], jnp.array([5, 0, 9])
-    whole = times.draw(KEY, jnp.arange(12))
-    np.testing.assert_array_equal(times.draw(KEY, index), whole[index])
-    assert not np.array_equal(times.draw(jax.random.key(1), index), whole[index])
+    index = np.random.default_rng(0).integers(0, 8000, 8000)
+    whole = np.asarray(drawn(name, KEY, np.arange(8000)))
+    np.testing.assert_array_equal(drawn(name, KEY, index), whole[index])
+    assert not np.array_equal(drawn(name, jax.random.key(1), index), whole[index])
 
 
 @pytest.mark.parametrize("times", [Uniform(), LowDiscrepancy()], ids=["uniform", "low"])
 def test_times_do_not_depend_on_the_mesh(times):
-    index = jnp.arange(16)
+    index = np.arange(16)
     draw = jax.jit(times.draw)
     mesh = make_mesh("data=4,model=2")
     spread = jax.device_put(index, NamedSharding(mesh, PartitionSpec("data")))
@@ -87,47 +100,48 @@ def test_times_do_not_depend_on_the_mesh(times):
 
 def test_low_discrepancy_is_one_offset_and_even_steps():
     """Kingma et al. 2021: u_i = (u_0 + i / k) mod 1."""
-    t = np.asarray(LowDiscrepancy().draw(KEY, jnp.arange(8)))
-    u = float(jax.random.uniform(KEY))
+    draw = jax.jit(lambda key: LowDiscrepancy().draw(key, jnp.arange(8)))
+    t, u = np.asarray(draw(KEY)), float(jax.jit(jax.random.uniform)(KEY))
     np.testing.assert_allclose(t, (u + np.arange(8) / 8) % 1, atol=1e-6)
     np.testing.assert_allclose(np.diff(np.sort(t)), 1 / 8, atol=1e-6)
-    firsts = [float(LowDiscrepancy().draw(jax.random.key(i), jnp.arange(4))[0]) for i in range(300)]
+    firsts = jax.jit(jax.vmap(lambda i: draw(jax.random.key(i))[0]))(np.arange(300))
     assert abs(np.mean(firsts) - 0.5) < 0.06
     assert np.std(firsts) == pytest.approx(1 / math.sqrt(12), abs=0.03)
 
 
 def test_logit_normal_moments():
     """Esser et al. 2024: the logit is normal."""
-    t = np.asarray(LogitNormal(0.5, 0.8).draw(KEY, jnp.arange(8000)), np.float64)
+    t = np.asarray(drawn("logit normal", KEY, np.arange(8000)), np.float64)
     logit = np.log(t / (1 - t))
-    assert logit.mean() == pytest.approx(0.5, abs=0.03)
-    assert logit.std() == pytest.approx(0.8, abs=0.03)
+    assert logit.mean() == pytest.approx(-0.3, abs=0.03)
+    assert logit.std() == pytest.approx(1.2, abs=0.03)
 
 
 def test_normal_log_snr_is_the_log_normal_of_karras():
     """log s ~ N(-1.2, 1.2^2): Karras et al. 2022, table 1."""
     schedule = KarrasSchedule(1e-5, 1e3)
-    t = NormalLogSNR(schedule, 2.4, 2.4).draw(KEY, jnp.arange(8000))
-    log_s = np.log(np.asarray(schedule.at(t).s))
+    t = jax.jit(NormalLogSNR(schedule, 2.4, 2.4).draw)(KEY, np.arange(8000))
+    log_s = np.log(np.asarray(schedule.at(np.asarray(t)).s))
     assert log_s.mean() == pytest.approx(-1.2, abs=0.05)
     assert log_s.std() == pytest.approx(1.2, abs=0.05)
 
 
 def test_a_uniform_log_snr():
-    schedule = Shifted(CosineSchedule(-8, 8), 0.5)
-    t = UniformLogSNR(schedule).draw(KEY, jnp.arange(4000))
+    schedule = ALL["uniform log-SNR"].schedule
+    t = np.asarray(drawn("uniform log-SNR", KEY, np.arange(8000)))
     log_snr = np.sort(np.asarray(schedule.log_snr(t)))
     first, last = float(schedule.log_snr(1.0)), float(schedule.log_snr(0.0))
-    np.testing.assert_allclose(log_snr, np.linspace(first, last, 4000), atol=0.4)
+    np.testing.assert_allclose(log_snr, np.linspace(first, last, 8000), atol=0.4)
 
 
 def test_steps_are_times_of_a_table():
-    t = Steps(10).draw(KEY, jnp.arange(5000))
+    t = np.asarray(drawn("steps", KEY, np.arange(8000)))
     i = np.asarray(Steps(10).index(t))
     np.testing.assert_allclose(t, (i + 1) / 10, rtol=1e-6)
-    np.testing.assert_allclose(np.bincount(i, minlength=10) / 5000, 0.1, atol=0.02)
-    i = np.asarray(WEIGHTED.index(WEIGHTED.draw(KEY, jnp.arange(5000))))
-    np.testing.assert_allclose(np.bincount(i) / 5000, WEIGHTED.probabilities, atol=0.02)
+    np.testing.assert_allclose(np.bincount(i, minlength=10) / 8000, 0.1, atol=0.02)
+    t = np.asarray(drawn("weighted steps", KEY, np.arange(8000)))
+    i = np.asarray(WEIGHTED.index(t))
+    np.testing.assert_allclose(np.bincount(i) / 8000, WEIGHTED.probabilities, atol=0.02)
     np.testing.assert_allclose(
         WEIGHTED.density(jnp.array([0.25, 0.5, 0.75, 1.0])), [0.4, 0.8, 1.2, 1.6], rtol=1e-6
     )
@@ -135,10 +149,14 @@ def test_steps_are_times_of_a_table():
 
 
 def test_ends_of_the_quantiles_are_finite():
-    for times in ALL.values():
-        t = times.quantile(jnp.array([0.0, 1 - 2**-24]))
+    @jax.jit
+    def run(u):
+        t = {name: times.quantile(u) for name, times in ALL.items()}
+        return {name: (t[name], times.density(t[name])) for name, times in ALL.items()}
+
+    for name, (t, density) in jax.device_get(run(np.float32([0, 1 - 2**-24]))).items():
         assert ((t >= 0) & (t <= 1)).all()
-        assert jnp.isfinite(times.density(t)).all() or isinstance(times, NormalLogSNR)
+        assert np.isfinite(density).all() or isinstance(ALL[name], NormalLogSNR)
 
 
 @pytest.mark.parametrize(

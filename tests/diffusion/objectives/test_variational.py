@@ -56,13 +56,16 @@ DEVIATIONS = np.array([0.2, 0.4], np.float32)
 
 def mixture_data(B=4000):
     """Data of the mixture, and -log2 p(x) / D of each."""
-    which, noise = jax.random.split(jax.random.key(7))
-    k = jax.random.choice(which, 2, (B,), p=WEIGHTS)
-    x = MEANS[k] + DEVIATIONS[k][:, None] * jax.random.normal(noise, (B, 2))
-    nats = -gaussian_mixture_log_density(
-        x, Level(*map(jnp.float32, CLEAN)), WEIGHTS, MEANS, DEVIATIONS
-    )
-    return x, bits_per_dimension(nats, 2)
+    x = mixture_numbers(B)
+    clean = Level(*map(np.float32, CLEAN))
+    density = jax.jit(lambda x: gaussian_mixture_log_density(x, clean, WEIGHTS, MEANS, DEVIATIONS))
+    return x, bits_per_dimension(-np.asarray(density(x)), 2)
+
+
+def mixture_numbers(B=4000):
+    rng = np.random.default_rng(7)
+    k = rng.choice(2, B, p=WEIGHTS / WEIGHTS.sum(dtype=float))
+    return MEANS[k] + DEVIATIONS[k][:, None] * rng.normal(size=(B, 2)).astype(np.float32)
 
 
 MIXTURE = gaussian_mixture_denoiser(WEIGHTS, MEANS, DEVIATIONS)
@@ -119,7 +122,7 @@ def test_the_estimate_does_not_depend_on_how_times_are_drawn(times):
     log_snr = np.linspace(-5, 5, 20001)
     share = c * c / (c * c + np.exp(-log_snr))
     want = 0.5 * np.trapezoid(share, log_snr) / math.log(2)
-    x = c * jax.random.normal(KEY, (40000, 1))
+    x = c * np.random.default_rng(0).normal(size=(40000, 1)).astype(np.float32)
     bound = continuous_bound(
         gaussian_denoiser(np.zeros(1), np.full((1, 1), c * c)),
         x,
@@ -149,7 +152,7 @@ def test_the_continuous_bound_of_a_mixture_is_tight():
 
 
 def test_a_worse_denoiser_has_a_worse_bound():
-    x, _ = mixture_data()
+    x = mixture_numbers()
 
     def bound_of(denoiser):
         return continuous_bound(
@@ -174,21 +177,21 @@ def test_the_discrete_bound_falls_to_the_entropy_as_steps_become_finer():
 
 
 def test_one_step_at_random_estimates_the_sum():
-    x, _ = mixture_data()
     levels = make_steps(CosineSchedule(-6, 6), 8, "uniform_log_snr", final="first")
-
-    def diffusion(steps):
-        return discrete_bound(
-            MIXTURE, x, KEY, levels=levels, decoder=continuous_decoder, steps=steps
-        ).diffusion
-
-    whole = diffusion(None)
-    even = diffusion(Steps(8))
-    assert within(even, float(whole.mean()))
     p = np.arange(1, 9) / 36  # later steps cost more
-    important = diffusion(Steps(8, tuple(p)))
-    assert within(important, float(whole.mean()))
-    assert important.std() < even.std()
+
+    @jax.jit
+    def diffusions(x):
+        options = {"levels": levels, "decoder": continuous_decoder}
+        return [
+            discrete_bound(MIXTURE, x, KEY, steps=steps, **options).diffusion
+            for steps in (None, Steps(8), Steps(8, tuple(p)))
+        ]
+
+    whole, even, important = diffusions(mixture_numbers())
+    assert within(even, np.mean(whole))
+    assert within(important, np.mean(whole))
+    assert np.std(important) < np.std(even)
 
 
 @pytest.mark.parametrize("fraction", [None, 0.0, 0.4, 1.0])
@@ -253,39 +256,39 @@ def test_discrete_data_are_coded_in_their_entropy():
     entropy = -(p * np.log2(p)).sum()
     rng = np.random.default_rng(0)
     values = np.array([-1.0, 1.0])
-    x = jnp.float32(rng.choice(values, size=(4000, 1), p=p))
+    x = np.float32(rng.choice(values, size=(4000, 1), p=p))
     denoiser = gaussian_mixture_denoiser(p, values[:, None], np.zeros(2))
     schedule = CosineSchedule(-12, 16)
-    bound = continuous_bound(
-        denoiser,
-        x,
-        KEY,
-        schedule=schedule,
-        decoder=categorical_decoder(),
-        times=LowDiscrepancy(UniformLogSNR(schedule)),
-    )
+    options = {"decoder": categorical_decoder(), "times": LowDiscrepancy(UniformLogSNR(schedule))}
+    bound = jax.jit(lambda x: continuous_bound(denoiser, x, KEY, schedule=schedule, **options))(x)
     # The cost of x is -log2 p(x) on average over noise.
-    nll = -np.log2(np.where(np.asarray(x[:, 0]) < 0, p[0], p[1]))
+    nll = -np.log2(np.where(x[:, 0] < 0, p[0], p[1]))
     assert within(np.asarray(bound.total) - nll, 0.0)
     assert abs(float(bound.total.mean()) - entropy) < 0.15
-    assert float(jnp.abs(bound.reconstruction).max()) < 1e-3
+    assert np.abs(bound.reconstruction).max() < 1e-3
 
 
 def test_decoders_are_distributions():
     """Masses of all values sum to one."""
     values = np.linspace(-1, 1, 256)
-    x = jnp.float32(values[:, None])
-    schedule = CosineSchedule(-5, 7)
-    level = jax.tree.map(lambda v: jnp.full((256,), v, jnp.float32), schedule.at(0.0))
-    z = jnp.full((256, 1), 0.31)
-    estimate = Estimate(jnp.full((256, 1), 0.3), z, jnp.full((256, 1), 0.5))
-    for decoder in (categorical_decoder(), cell_decoder(0.05), cell_decoder(0.01, 0.09)):
-        np.testing.assert_allclose(jnp.exp(decoder(x, z, estimate, level)).sum(), 1, rtol=1e-4)
+    level = jax.tree.map(np.float32, CosineSchedule(-5, 7).at(0.0))
     side = np.linspace(-1, 2, 6001)
-    wide = jax.tree.map(lambda v: jnp.full((6001,), v[0]), level)
-    density = np.exp(
-        continuous_decoder(jnp.float32(side[:, None]), jnp.full((6001, 1), 0.31), estimate, wide)
-    )
+    discrete = categorical_decoder(), cell_decoder(0.05), cell_decoder(0.01, 0.09)
+
+    @jax.jit
+    def run():
+        found = []
+        for decoder in (*discrete, continuous_decoder):
+            x = np.float32(values if decoder in discrete else side)[:, None]
+            z, estimate = (jnp.full(x.shape, v) for v in (0.31, 0.3))
+            estimate = Estimate(estimate, z, jnp.full(x.shape, 0.5))
+            at = jax.tree.map(lambda v, x=x: jnp.full(x.shape[:1], v), level)
+            found.append(jnp.exp(decoder(x, z, estimate, at)))
+        return found
+
+    *masses, density = map(np.asarray, run())
+    for mass in masses:
+        np.testing.assert_allclose(mass.sum(), 1, rtol=1e-4)
     np.testing.assert_allclose(np.trapezoid(density, side), 1, rtol=1e-4)
 
 
@@ -293,17 +296,19 @@ def test_the_bound_of_a_table_of_ho_et_al():
     """All terms of a table with the cell decoder: the steps' sum in numpy, e^ of one number."""
     schedule = DiscreteSchedule("linear", 10, 1e-3, 0.6)
     levels = schedule.at_index(np.arange(10)[::-1])
-    x = jnp.full((2, 1), 2 * 100 / 255 - 1)
-    bound = discrete_bound(
-        lambda z, level: Estimate(jnp.zeros_like(z), jnp.zeros_like(z)),
-        jnp.broadcast_to(x, (2, 1)),
-        KEY,
-        levels=levels,
-        decoder=cell_decoder(float(levels.s[-1])),
-    )
+    x = np.full((2, 1), 2 * 100 / 255 - 1, np.float32)
+
+    @jax.jit
+    def run(x):
+        nothing = lambda z, level: Estimate(jnp.zeros_like(z), jnp.zeros_like(z))  # noqa: E731
+        decoder = cell_decoder(float(levels.s[-1]))
+        bound = discrete_bound(nothing, x, KEY, levels=levels, decoder=decoder)
+        scale = jnp.float32(math.log(levels.s[-1]))
+        return bound, log_cell_mass(x, jnp.zeros((2, 1)), scale, 256)
+
+    bound, mass = jax.device_get(run(x))
     assert bound.total.shape == (2,)
     assert (bound.diffusion > 0).all()
-    mass = log_cell_mass(x, jnp.zeros((2, 1)), jnp.float32(math.log(levels.s[-1])), 256)
     np.testing.assert_allclose(bound.reconstruction, -mass[:, 0] / math.log(2), rtol=1e-5)
     np.testing.assert_allclose(bound.total, bound.prior + bound.diffusion + bound.reconstruction)
 
@@ -329,9 +334,10 @@ def test_examples_of_any_shape_by_themselves():
             index_B=i,
         ),
     ):
-        whole, one = bound(x, jnp.arange(3)), bound(x[[2]], jnp.array([2]))
-        assert whole.total.shape == (3,)
-        np.testing.assert_allclose(one.total[0], whole.total[2], rtol=1e-4)
+        run, other = jax.jit(bound), np.array([2, 0, 2])
+        whole, moved = (np.asarray(run(x[i], i).total) for i in (np.arange(3), other))
+        assert whole.shape == (3,)
+        np.testing.assert_allclose(moved, whole[other], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

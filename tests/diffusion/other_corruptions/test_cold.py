@@ -21,11 +21,12 @@ DEGRADATIONS = {
 
 
 def images(count=3, size=16, seed=0):
-    return jax.random.normal(jax.random.key(seed), (count, size, size, 2))
+    x = np.random.default_rng(seed).normal(size=(count, size, size, 2))
+    return x.astype(np.float32)
 
 
 def at(t, count=3):
-    return jnp.full((count,), t, jnp.float32)
+    return np.full(count, t, np.float32)
 
 
 def wrong(z, t_B):
@@ -40,12 +41,23 @@ def test_algorithm_2_recovers_the_data_whatever_the_restorer_says():
     """Section 3.3: exact for D(x, t) = x + t d; algorithm 1 is not."""
     x, d = images(), images(seed=1)
     degradation = lambda x, t_B: x + t_B[:, None, None, None] * d  # noqa: E731
-    z = degradation(x, at(1.0))
-    for restorer in (wrong, lambda z, t_B: 0 * z, lambda z, t_B: z):
-        found = cold_sample(restorer, degradation, z, 7)
+    z, restorers = x + d, (wrong, lambda z, t_B: 0 * z, lambda z, t_B: z)
+
+    @jax.jit
+    def run(z):
+        first = cold_sample(wrong, degradation, z, 7, algorithm=1)
+        return first, *(cold_sample(restorer, degradation, z, 7) for restorer in restorers)
+
+    first, *second = run(z)
+    for found in second:
         np.testing.assert_allclose(found, x, atol=2e-5)
-    first = cold_sample(wrong, degradation, z, 7, algorithm=1)
     assert np.abs(first - x).mean() > 0.5
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def restored(name, algorithm, z, answer):
+    """A sample of a restorer that always gives one answer."""
+    return cold_sample(lambda z, t_B: answer, DEGRADATIONS[name], z, 6, algorithm=algorithm)
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
@@ -53,8 +65,7 @@ def test_algorithm_2_recovers_the_data_whatever_the_restorer_says():
 def test_a_restorer_that_knows_brings_the_data_back(name, algorithm):
     x, degradation = images(), DEGRADATIONS[name]
     z = degradation(x, at(1.0))
-    found = cold_sample(lambda z, t_B: x, degradation, z, 6, algorithm=algorithm)
-    np.testing.assert_allclose(found, x, atol=1e-5)
+    np.testing.assert_allclose(restored(name, algorithm, z, x), x, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
@@ -62,10 +73,10 @@ def test_what_an_error_of_the_restorer_leaves(name):
     """All three are linear in x: r - D(r, 1) by algorithm 2, r by algorithm 1."""
     x, r, degradation = images(), 0.3 * images(seed=1), DEGRADATIONS[name]
     z = degradation(x, at(1.0))
-    run = functools.partial(cold_sample, lambda z, t_B: x + r, degradation, z, 6)
-    left = r - degradation(r, at(1.0))
-    np.testing.assert_allclose(run() - x, left, atol=1e-5)
-    np.testing.assert_allclose(run(algorithm=1) - x, r, atol=1e-5)
+    left = r - np.asarray(degradation(r, at(1.0)))
+    first, second = (np.asarray(restored(name, k, z, x + r)) for k in (1, 2))
+    np.testing.assert_allclose(second - x, left, atol=1e-5)
+    np.testing.assert_allclose(first - x, r, atol=1e-5)
     assert (left**2).mean() < 0.99 * (r**2).mean()
 
 
@@ -82,15 +93,18 @@ def test_the_cost_of_a_step_does_not_depend_on_their_number():
 
 
 def test_the_loss_is_the_mean_distance():
-    x, blur, key = np.asarray(images(8)), DEGRADATIONS["blur"], jax.random.key(0)
-    loss_B, t_B = jax.jit(lambda x: cold_loss(wrong, blur, x, key, times=Steps(4)))(x)
-    t_B = np.asarray(t_B)
+    x, blur, key = images(8), DEGRADATIONS["blur"], jax.random.key(0)
+
+    @jax.jit
+    def run(x):
+        loss_B, t_B = cold_loss(wrong, blur, x, key, times=Steps(4))
+        answer = [wrong(blur(x[b : b + 1], t_B[b : b + 1]), t_B[b : b + 1]) for b in range(8)]
+        perfect, _ = cold_loss(lambda z, t_B: x, blur, x, key)
+        return loss_B, t_B, jnp.concatenate(answer), perfect
+
+    loss_B, t_B, answer, perfect = map(np.asarray, run(x))
     assert set(t_B) <= {0.25, 0.5, 0.75, 1.0}
-    restored = jax.jit(lambda x, t_B: wrong(blur(x, t_B), t_B))
-    for b in range(8):
-        expected = np.abs(restored(x[b : b + 1], t_B[b : b + 1])[0] - x[b]).mean()
-        np.testing.assert_allclose(loss_B[b], expected, rtol=1e-4)
-    perfect, _ = jax.jit(lambda x: cold_loss(lambda z, t_B: x, blur, x, key))(x)
+    np.testing.assert_allclose(loss_B, np.abs(answer - x).mean((1, 2, 3)), rtol=1e-4)
     assert perfect.max() == 0
 
 
@@ -101,14 +115,13 @@ def test_examples_stand_alone_and_devices_do_not_matter(name):
             wrong, DEGRADATIONS[name], x, jax.random.key(0), index_B=index_B
         )[0]
     )
-    x, index_B = images(8), jnp.arange(8)
-    whole = find(x, index_B)
-    np.testing.assert_allclose(find(x[3:5], index_B[3:5]), whole[3:5], rtol=1e-5)
-    mesh = make_mesh("data=8")
+    x, index_B = images(8), np.arange(8)
+    whole = np.asarray(find(x, index_B))
+    mesh = make_mesh("data=4", devices=jax.devices()[:4])
     with jax.set_mesh(mesh):
         shards = NamedSharding(mesh, PartitionSpec("data"))
-        spread = find(jax.device_put(x, shards), jax.device_put(index_B, shards))
-    np.testing.assert_allclose(spread, whole, rtol=1e-5)
+        some = find(*jax.device_put((x[3:7], index_B[3:7]), shards))
+    np.testing.assert_allclose(some, whole[3:7], rtol=1e-5)
 
 
 # --- degradations ---
@@ -118,7 +131,7 @@ def test_examples_stand_alone_and_devices_do_not_matter(name):
 def test_nothing_happens_at_zero_and_gradients_are_finite(name):
     x, degradation = images(), DEGRADATIONS[name]
     np.testing.assert_allclose(degradation(x, at(0.0)), x, atol=1e-6)
-    assert np.abs(degradation(x, at(1.0)) - x).max() > 0.5
+    assert np.abs(np.asarray(degradation(x, at(1.0))) - x).max() > 0.5
     gradient = jax.jit(jax.grad(lambda x, t_B: (degradation(x, t_B) ** 2).sum()))
     for t in (0.0, 1.0):
         assert np.isfinite(gradient(x, at(t))).all()
@@ -128,30 +141,33 @@ def test_nothing_happens_at_zero_and_gradients_are_finite(name):
 def test_blur_of_waves(size):
     height, width = size
     y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    blur = jax.jit(Blur(2.0))
     for p, q in ((1, 0), (2, 3), (0, 5)):
         w_y, w_x = 2 * np.pi * p / height, 2 * np.pi * q / width
         wave = np.cos(w_y * y + w_x * x)[None, ..., None]
-        found = Blur(2.0)(jnp.asarray(wave, jnp.float32), at(0.5, 1))
+        found = blur(wave.astype(np.float32), at(0.5, 1))
         np.testing.assert_allclose(found, wave * np.exp(-(w_y**2 + w_x**2) / 2), atol=1e-5)
 
 
 def test_blur_twice_adds_variances():
     x = images()
-    blur = Blur(5.0)
+    blur = jax.jit(Blur(5.0))
     np.testing.assert_allclose(blur(blur(x, at(0.3)), at(0.4)), blur(x, at(0.5)), atol=1e-5)
-    np.testing.assert_allclose(blur(x, at(0.7)).mean((1, 2)), x.mean((1, 2)), atol=1e-6)
+    found = np.asarray(blur(x, at(0.7)))
+    np.testing.assert_allclose(found.mean((1, 2)), x.mean((1, 2)), atol=1e-6)
 
 
 def test_pixelate_has_means_of_blocks():
-    x = np.asarray(images())
-    found = Pixelate(3)(jnp.asarray(x), jnp.array([0.0, 1 / 3, 1.0]))
+    x = images()
+    found = np.asarray(DEGRADATIONS["pixelate"](x, np.float32([0.0, 1 / 3, 1.0])))
     np.testing.assert_array_equal(found[0], x[0])
     np.testing.assert_allclose(found[1, 2:4, 6:8, 1], x[1, 2:4, 6:8, 1].mean(), rtol=1e-5)
     np.testing.assert_allclose(found[2, 8:, :8, 0], x[2, 8:, :8, 0].mean(), rtol=1e-4, atol=1e-6)
 
 
 def test_erase_fades_the_middle_and_adds_up():
-    x, erase = images(size=17), Erase(0.2, 6.0)
+    x, jitted = images(size=17), jax.jit(Erase(0.2, 6.0))
+    erase = lambda x, t_B: np.asarray(jitted(x, t_B))  # noqa: E731
     np.testing.assert_allclose(erase(x, at(0.5))[:, 8, 8], x[:, 8, 8] * np.exp(-3), rtol=1e-5)
     far = np.exp(-6 * np.exp(-((0.0 + 64) / (2 * 3.4**2))))
     np.testing.assert_allclose(erase(x, at(1.0))[:, 8, 0], x[:, 8, 0] * far, rtol=1e-4)

@@ -1,5 +1,7 @@
 """Levels after a number of steps, with other times, with a repeated end; noise of one's own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,25 +22,35 @@ from jaxgen.diffusion.samplers import (
     LangevinCorrector,
     UniPC,
 )
+from jaxgen.diffusion.samplers.sampling import sample_with_table
 from jaxgen.errors import InputError
 
 LEVELS = make_steps(CosineSchedule(-8.0, 8.0), 8)
 KEY = jax.random.key(0)
-Z = np.asarray(jax.random.normal(KEY, (3, 2)))
+Z = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
 
 def denoiser():
     return make_denoiser(lambda z, time: 0.5 * jnp.tanh(z) + 0.1 * time[:, None] / 1000, "v")
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def drawn(sampler, table, noise=None):
+    return sample_with_table(sampler, denoiser(), Z, table, KEY, noise=noise)
+
+
 def test_starting_after_steps():
     """The rest of a whole run, where one started from what it was after so many steps."""
-    _, xs = sample(DDIM(), denoiser(), Z, LEVELS, KEY, previews=True)
-    end = sample(DDIM(), denoiser(), Z, LEVELS, KEY)
-    part = type(LEVELS)(*(value[:4] for value in LEVELS))
-    middle = sample(DDIM(), denoiser(), Z, part, KEY)
-    later = skip_steps(LEVELS, 3)
-    np.testing.assert_allclose(sample(DDIM(), denoiser(), middle, later, KEY), end, atol=1e-6)
+    part, later = type(LEVELS)(*(value[:4] for value in LEVELS)), skip_steps(LEVELS, 3)
+
+    @jax.jit
+    def run():
+        end, xs = sample(DDIM(), denoiser(), Z, LEVELS, KEY, previews=True)
+        middle = sample(DDIM(), denoiser(), Z, part, KEY)
+        return end, xs, sample(DDIM(), denoiser(), middle, later, KEY)
+
+    end, xs, of_two_parts = run()
+    np.testing.assert_allclose(of_two_parts, end, atol=1e-6)
     x, noise = np.asarray(xs[2]), np.ones_like(Z)
     found = start_from(x, noise, later)
     np.testing.assert_allclose(found, LEVELS.a[3] * x + LEVELS.s[3] * noise, rtol=1e-6)
@@ -76,20 +88,20 @@ def test_a_repeated_last_level(sampler):
     repeated = repeat_last(LEVELS)
     assert len(repeated.t) == len(LEVELS.t)
     assert repeated.log_snr[-1] == repeated.log_snr[-2]
-    wanted, found = (sample(sampler, denoiser(), Z, levels, KEY) for levels in (shorter, repeated))
+    wanted, found = (drawn(sampler, sampler.table(levels)) for levels in (shorter, repeated))
     np.testing.assert_array_equal(found, wanted)
 
 
 def test_noise_of_ones_own():
     """The noise that would have been drawn gives the same samples; other noise others."""
-    keys = example_keys(KEY, jnp.arange(3))
-    drawn = np.stack([normal(step_keys(keys, jnp.asarray(i)), (2,)) for i in range(8)])
-    wanted = sample(Ancestral(), denoiser(), Z, LEVELS, KEY)
-    found = sample(Ancestral(), denoiser(), Z, LEVELS, KEY, noise=drawn)
+    of_step = lambda i: normal(step_keys(example_keys(KEY, jnp.arange(3)), i), (2,))  # noqa: E731
+    noise, table = np.asarray(jax.jit(jax.vmap(of_step))(np.arange(8))), Ancestral().table(LEVELS)
+    wanted, found, other = (
+        np.asarray(drawn(Ancestral(), table, own)) for own in (None, noise, -noise)
+    )
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-    other = sample(Ancestral(), denoiser(), Z, LEVELS, KEY, noise=-drawn)
     assert np.abs(other - wanted).min() > 1e-4
     with pytest.raises(InputError, match=r"noise has shape \(7, 3, 2\), expected \(8, 3, 2\)"):
-        sample(Ancestral(), denoiser(), Z, LEVELS, KEY, noise=drawn[1:])
+        sample(Ancestral(), denoiser(), Z, LEVELS, KEY, noise=noise[1:])
     with pytest.raises(InputError, match="draws several times a step"):
-        sample(LangevinCorrector(Ancestral()), denoiser(), Z, LEVELS, KEY, noise=drawn)
+        sample(LangevinCorrector(Ancestral()), denoiser(), Z, LEVELS, KEY, noise=noise)

@@ -1,6 +1,6 @@
 """Orders of the samplers of the ODE: slopes of log error against log steps, where it is solved."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -61,7 +61,7 @@ THIRD = {
 
 @pytest.mark.parametrize("scaling", ["vp", "ve", "flow"])
 def test_first_and_second_order(scaling):
-    counts = (24, 48, 96)
+    counts = (48, 96)
     errors = ode_errors({**FIRST, **SECOND}, Rescaled(COSINE, scaling), counts)
     orders = {name: fitted_order(counts, values) for name, values in errors.items()}
     for name in FIRST:
@@ -69,7 +69,7 @@ def test_first_and_second_order(scaling):
     for name in SECOND:
         assert orders[name] == pytest.approx(2, abs=0.15), name
     # Second order is worth it: smaller errors with as many evaluations.
-    assert max(errors[name][1] for name in SECOND) < min(errors[name][2] for name in FIRST)
+    assert max(errors[name][0] for name in SECOND) < min(errors[name][1] for name in FIRST)
 
 
 def test_third_order():
@@ -83,7 +83,7 @@ def test_third_order():
 
 def test_a_start_of_fourth_order():
     """Runge and Kutta's first steps keep the order that LMS loses in its first one."""
-    counts = (24, 48, 96)
+    counts = (24, 48)
     samplers = {"LMS": Adams(4), "Runge-Kutta": Adams(4, runge_kutta=COSINE_VE)}
     errors = ode_errors(samplers, COSINE_VE, counts, "karras")
     orders = {name: fitted_order(counts, values) for name, values in errors.items()}
@@ -93,7 +93,7 @@ def test_a_start_of_fourth_order():
 
 def test_half_of_the_curvature_is_of_second_order():
     """What the widespread form of 3M loses."""
-    counts = (24, 48, 96)
+    counts = (48, 96)
     solvers = {
         half: DPMSolver(3, lower_order_final=False, halve_curvature=half == "half")
         for half in ("half", "whole")
@@ -106,7 +106,7 @@ def test_half_of_the_curvature_is_of_second_order():
 def test_the_solution_satisfies_the_ode():
     """dz/dphi = v^ along the closed form, by central differences in float64."""
     mean, deviation = np.array(MEANS), np.array(DEVIATIONS)
-    denoiser = gaussian_denoiser(jnp.array(mean), jnp.diag(jnp.array(deviation) ** 2))
+    denoiser = jax.jit(gaussian_denoiser(mean, np.diag(deviation**2)))
     z = np.array([[1.0, -0.7], [0.3, 2.0]])
 
     def level(phi):
@@ -116,7 +116,7 @@ def test_the_solution_satisfies_the_ode():
         here, step = level(phi), 1e-4
         ends = [ode_solution(z, here, level(phi + d)) for d in (-step, step)]
         slope = (ends[1] - ends[0]) / (2 * step)
-        estimate = denoiser(jnp.asarray(z), Level(*(jnp.float32(v) for v in here)))
+        estimate = denoiser(np.float32(z), Level(*(np.float32(v) for v in here)))
         v = here.a * estimate.e - here.s * estimate.x
         np.testing.assert_allclose(slope, v, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ode_solution(z, level(0.3), level(0.3)), z)

@@ -18,11 +18,13 @@ from chains import (
     one_gaussian,
     run,
     start,
+    through,
     true_moments,
 )
 
 from jaxgen.diffusion.denoiser import clip_x, make_denoiser
 from jaxgen.diffusion.exact import gaussian_denoiser
+from jaxgen.diffusion.process.example_keys import example_keys
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import CosineSchedule, RectifiedFlow
 from jaxgen.diffusion.process.step_levels import make_steps, reverse_steps, steps_at
@@ -43,7 +45,6 @@ from jaxgen.diffusion.samplers import (
     StochasticKarras,
     UniPC,
 )
-from jaxgen.diffusion.samplers.sampling import sample_with_table
 from jaxgen.errors import InputError
 
 SAME = {
@@ -178,7 +179,7 @@ def test_from_pure_noise_to_clean_data(name):
     levels = make_steps(NOISIEST["zero terminal SNR"], 16, "uniform_angle")
 
     def total(z, mean):
-        x = chain(FIXED[name], levels, gaussian_denoiser(mean, jnp.eye(2) * VARIANCE), z)
+        x = chain(FIXED[name], levels, gaussian_denoiser(mean, np.eye(2) * VARIANCE), z)
         return x.sum(), x
 
     mean = jnp.array([0.6, -0.4])
@@ -194,11 +195,11 @@ def test_a_network_at_both_ends(target):
     """The first step from pure noise is to the network's estimate of the data, whatever it is."""
     levels = make_steps(DiscreteSchedule(zero_terminal_snr=True), 4, "trailing")
     denoiser = make_denoiser(lambda z, t: jnp.tanh(z) + t[:, None] / 1e4, target)
-    z = start(levels, 4)
-    estimate = denoiser(z, level_at(levels, 0))
+    z = np.asarray(start(levels, 4))
+    estimate, keys_B = denoiser(z, level_at(levels, 0)), example_keys(KEY, jnp.arange(4))
     for name in ("ddim", "angular", "2m", "2s"):
-        one = jax.tree.map(lambda v: v[:1], FIXED[name].table(levels))
-        found = np.asarray(sample_with_table(FIXED[name], denoiser, z, one, KEY))
+        row = jax.tree.map(lambda v: jnp.asarray(v[0]), FIXED[name].table(levels))
+        found = FIXED[name].step(denoiser, FIXED[name].start(z), row, keys_B).z
         wanted = levels.a[1] * estimate.x + levels.s[1] * z
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
         assert np.isfinite(run(FIXED[name], levels, denoiser, z=z)).all()
@@ -207,15 +208,15 @@ def test_a_network_at_both_ends(target):
 def test_inversion_against_the_closed_form():
     """Data become latents by (a' m + sqrt(a'^2 c^2 + s'^2) / c (x - m)), ever more exactly."""
     denoiser = one_gaussian()
-    x = jnp.linspace(-1, 2, 7)[:, None]
+    x = np.linspace(-1, 2, 7, dtype=np.float32)[:, None]
     errors = []
     for count in (20, 40, 80):
         levels = make_steps(COSINE, count)
-        z = run(DDIM(), reverse_steps(levels), denoiser, z=x)
+        z = np.asarray(through(DDIM(), denoiser, x, DDIM().table(reverse_steps(levels))))
         first = level_at(levels, 0)
         wanted = first.a * MEAN + np.sqrt(true_moments(first)[1] / VARIANCE) * (x - MEAN)
         errors.append(np.abs(z - wanted).max())
-        back = run(DDIM(), levels, denoiser, z=jnp.asarray(z))
+        back = through(DDIM(), denoiser, z, DDIM().table(levels))
         assert np.abs(back - x).max() < 8 / count
     ratios = np.array(errors[:-1]) / errors[1:]
     np.testing.assert_allclose(ratios, 2, atol=0.4)
@@ -224,15 +225,18 @@ def test_inversion_against_the_closed_form():
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_round_trip(scaling):
     """Encode, then decode, on a mixture; by the rotation too, from the first level with noise."""
-    x = jnp.array([[1.1, -0.3], [-0.8, 0.9], [-1.5, 0.6]])
+    x = np.float32([[1.1, -0.3], [-0.8, 0.9], [-1.5, 0.6]])
+
+    def there_and_back(sampler, levels):
+        z = through(sampler, MIXTURE, x, sampler.table(reverse_steps(levels)))
+        return through(sampler, MIXTURE, z, sampler.table(levels))
+
     levels = make_steps(SCALINGS[scaling], 60, "uniform_angle")
-    z = run(DDIM(), reverse_steps(levels), z=x)
-    np.testing.assert_allclose(run(DDIM(), levels, z=jnp.asarray(z)), x, atol=0.15)
+    np.testing.assert_allclose(there_and_back(DDIM(), levels), x, atol=0.15)
     levels = make_steps(SCALINGS[scaling], 40, "uniform_angle", final="first")
     for sampler in (AngularDDIM(), Heun(), DPMSolver(2)):
-        z = run(sampler, reverse_steps(levels), z=x)
         tolerance = 0.2 if sampler == AngularDDIM() else 0.05
-        np.testing.assert_allclose(run(sampler, levels, z=jnp.asarray(z)), x, atol=tolerance)
+        np.testing.assert_allclose(there_and_back(sampler, levels), x, atol=tolerance)
 
 
 def test_what_cannot_encode_says_so():

@@ -116,7 +116,7 @@ def test_learned_fraction():
     for fraction in (0.0, 0.4, 1.0):
         found = run(LearnedAncestral(), levels, with_fraction(fraction))
         np.testing.assert_allclose(found, run(Ancestral(fraction), levels), rtol=1e-4, atol=1e-5)
-    gaussian = gaussian_denoiser(jnp.zeros(2), jnp.eye(2) * VARIANCE)
+    gaussian = gaussian_denoiser(np.zeros(2), np.eye(2) * VARIANCE)
 
     def split(z, level):
         return gaussian(z, level)._replace(
@@ -154,7 +154,7 @@ def test_analytic_variance_is_exact_for_a_gaussian(scaling, count):
 def test_estimated_variance():
     """From data and a denoiser against the closed form, at pure noise and little noise too."""
     levels = make_steps(CosineSchedule(-math.inf, 14), 6)
-    x = MEAN + math.sqrt(VARIANCE) * jax.random.normal(KEY, (20_000, 1))
+    x = np.random.default_rng(0).normal(MEAN, math.sqrt(VARIANCE), (20_000, 1)).astype(np.float32)
     found = unknown_variance(one_gaussian(), x, levels, jax.random.key(1))
     wanted = levels.s**2 * VARIANCE / (levels.a**2 * VARIANCE + levels.s**2)
     np.testing.assert_allclose(found, wanted[:-1], rtol=0.04)
@@ -185,7 +185,7 @@ def test_estimated_variance():
 def test_mean_and_covariance(sampler, count):
     """10,000 samples of a correlated Gaussian; tolerances are five standard errors and more."""
     mean, covariance = np.array([0.5, -1.0]), np.array([[1.0, 0.4], [0.4, 0.5]])
-    denoiser = gaussian_denoiser(jnp.array(mean), jnp.array(covariance))
+    denoiser = gaussian_denoiser(mean, covariance)
     levels = make_steps(CosineSchedule(-12, 8), count, "uniform_log_snr", final="first")
     x = run_many(sampler, levels, denoiser, 10_000, 2)
     np.testing.assert_allclose(x.mean(0), mean, atol=0.06)
@@ -259,7 +259,7 @@ def test_langevin_steps_mend_a_coarse_predictor():
 
 def test_signal_to_noise_rule_in_many_dimensions():
     """There the sizes hardly vary, and correctors leave the variance where it should be."""
-    denoiser = gaussian_denoiser(jnp.full(64, MEAN), VARIANCE * jnp.eye(64))
+    denoiser = gaussian_denoiser(np.full(64, MEAN), VARIANCE * np.eye(64))
     levels = make_steps(CosineSchedule(-12, 6), 10, "uniform_log_snr", final="first")
     unknown = levels.s**2 * VARIANCE / (levels.a**2 * VARIANCE + levels.s**2)
     exact = AnalyticDPM(tuple(unknown[:-1]))
@@ -271,7 +271,7 @@ def test_signal_to_noise_rule_in_many_dimensions():
 
 def test_guided_sampling_is_exact_for_gaussians():
     """A correctly conditioned score: product of N(0, 1) and a likelihood, with a corrector."""
-    prior = gaussian_denoiser(jnp.zeros(1), jnp.eye(1))
+    prior = gaussian_denoiser(np.zeros(1), np.eye(1))
     observed, noise = 0.8, 0.5
 
     def conditional(z, level):

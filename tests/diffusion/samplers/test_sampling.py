@@ -1,5 +1,7 @@
 """The scan: what is compiled when, previews, and what a sample depends on."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,20 +45,20 @@ SAMPLERS = {
 }
 
 
-def run(sampler, key=0, index_B=None, count=6, batch=5, **options):
-    levels = make_steps(SCHEDULE, count)
-    index_B = jnp.arange(batch) if index_B is None else index_B
-    z = initial_noise(jax.random.key(key), index_B, (2,), levels)
-    return sample(sampler, DENOISER, z, levels, jax.random.key(key), index_B, **options)
+@functools.partial(jax.jit, static_argnames=("sampler", "previews"))
+def run(sampler, seed, index_B, previews=False):
+    levels, key = make_steps(SCHEDULE, 6), jax.random.key(seed)
+    z = initial_noise(key, index_B, (2,), levels)
+    return sample(sampler, DENOISER, z, levels, key, index_B, previews=previews)
 
 
 def test_levels_and_their_table_give_the_same_samples():
     """And neither is taken for the other."""
     sampler, levels, key = DDIM(1.0), make_steps(SCHEDULE, 4), jax.random.key(0)
-    z = initial_noise(key, jnp.arange(3), (2,), levels)
-    table = sampler.table(levels)
-    wanted = sample_with_table(sampler, DENOISER, z, table, key)
-    np.testing.assert_array_equal(sample(sampler, DENOISER, z, levels, key), wanted)
+    z, table = np.ones((3, 2), np.float32), sampler.table(levels)
+    wanted = jax.jit(lambda table: sample_with_table(sampler, DENOISER, z, table, key))(table)
+    found = jax.jit(lambda: sample(sampler, DENOISER, z, levels, key))()
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
     with pytest.raises(InputError, match=r"levels is a LinearRow, .* goes to sample_with_table"):
         sample(sampler, DENOISER, z, table, key)
     with pytest.raises(InputError, match=r"levels are traced, .*sample_with_table"):
@@ -189,18 +191,18 @@ def test_one_evaluation_per_row(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sample_depends_on_key_and_index_alone(name):
-    """Not on batch size or order; indices and keys do matter."""
+    """Not on the others or their order; indices and keys do matter."""
     sampler = SAMPLERS[name]
-    whole = np.asarray(run(sampler, batch=7))
-    some = np.asarray(run(sampler, index_B=jnp.array([5, 2, 0])))
-    np.testing.assert_allclose(some, whole[[5, 2, 0]], rtol=2e-5, atol=2e-6)
+    other = np.array([5, 2, 0, 0, 6, 1, 3])
+    whole = np.asarray(run(sampler, 0, np.arange(7)))
+    np.testing.assert_allclose(run(sampler, 0, other), whole[other], rtol=2e-5, atol=2e-6)
     assert np.abs(whole[:, None] - whole[None])[~np.eye(7, dtype=bool)].max(-1).min() > 1e-4
-    assert np.abs(run(sampler, key=1, batch=7) - whole).max() > 1e-3
+    assert np.abs(run(sampler, 1, np.arange(7)) - whole).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["ddim", "sa", "churn", "langevin"])
 def test_nor_on_the_mesh(name):
-    """Eight devices along `data`, or two along each axis, give what one does."""
+    """Eight devices, two along each axis, give what one does, for part of the examples too."""
     sampler = SAMPLERS[name]
     levels = make_steps(SCHEDULE, 5)
     table = sampler.table(levels)
@@ -209,43 +211,49 @@ def test_nor_on_the_mesh(name):
         z = initial_noise(key, index_B, (2,), levels)
         return sample_with_table(sampler, DENOISER, z, table, key, index_B)
 
-    key, index_B = jax.random.key(4), jnp.arange(16)
-    wanted = np.asarray(draw(key, index_B))
-    for shape in ("data=8", "data=2,fsdp=2,model=2"):
-        mesh = make_mesh(shape)
-        with jax.set_mesh(mesh):
-            spread = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-            sharded = jax.jit(draw, out_shardings=spread)(key, jax.device_put(index_B, spread))
-        assert len(sharded.sharding.device_set) == 8
-        np.testing.assert_allclose(sharded, wanted, rtol=2e-5, atol=2e-6)
+    key, index_B = jax.random.key(4), np.arange(16)
+    wanted = np.asarray(jax.jit(draw)(key, index_B))
+    mesh = make_mesh("data=2,fsdp=2,model=2")
+    with jax.set_mesh(mesh):
+        spread = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        sharded = jax.jit(draw, out_shardings=spread)(key, jax.device_put(index_B[4:12], spread))
+    assert len(sharded.sharding.device_set) == 8
+    np.testing.assert_allclose(sharded, wanted[4:12], rtol=2e-5, atol=2e-6)
 
 
 def test_previews_are_the_estimates():
     """x^ of every row; the last one is the sample where the end is clean."""
+    levels, index_B = make_steps(SCHEDULE, 6), np.arange(7)
+    level = jax.tree.map(lambda value: np.float32(value[0]), levels)
+
+    @jax.jit
+    def first_estimate():
+        return DENOISER(initial_noise(jax.random.key(0), index_B, (2,), levels), level).x
+
     for name in ("ddim", "heun"):
-        z, previews = run(SAMPLERS[name], previews=True)
-        assert previews.shape == (11 if name == "heun" else 6, 5, 2)
-        np.testing.assert_allclose(z, run(SAMPLERS[name]), rtol=1e-6)
+        z, previews = map(np.asarray, run(SAMPLERS[name], 0, index_B, previews=True))
+        assert previews.shape == (11 if name == "heun" else 6, 7, 2)
+        np.testing.assert_allclose(z, run(SAMPLERS[name], 0, index_B), rtol=1e-6)
+        np.testing.assert_allclose(previews[0], first_estimate(), rtol=1e-5, atol=1e-6)
         if name == "ddim":
             np.testing.assert_allclose(previews[-1], z, rtol=1e-4, atol=1e-5)
-    levels = make_steps(SCHEDULE, 6)
-    noise = initial_noise(jax.random.key(0), jnp.arange(5), (2,), levels)
-    first = jax.tree.map(lambda value: jnp.float32(value[0]), levels)
-    _, previews = run(DDIM(), previews=True)
-    np.testing.assert_allclose(previews[0], DENOISER(noise, first).x, rtol=1e-5, atol=1e-6)
 
 
 def test_initial_noise():
     """Its deviation, and that it is that of the first level."""
-    key, index_B = jax.random.key(0), jnp.arange(4000)
-    vp = initial_noise(key, index_B, (3, 2), make_steps(SCHEDULE, 5))
+    karras = KarrasSchedule()
+    many = make_steps(SCHEDULE, 5), make_steps(karras, 5, "karras"), karras.at(1.0)
+
+    @jax.jit
+    def run(key):
+        return [initial_noise(key, jnp.arange(4000), (3, 2), levels) for levels in many]
+
+    vp, ve, of_one = map(np.asarray, run(jax.random.key(0)))
     assert vp.shape == (4000, 3, 2)
-    assert vp.dtype == jnp.float32
-    assert float(vp.std()) == pytest.approx(1, rel=0.02)
-    ve = initial_noise(key, index_B, (3, 2), make_steps(KarrasSchedule(), 5, "karras"))
+    assert vp.dtype == np.float32
+    assert vp.std() == pytest.approx(1, rel=0.02)
     np.testing.assert_allclose(ve, vp * np.hypot(1, 80), rtol=1e-5)
-    level = KarrasSchedule().at(1.0)
-    np.testing.assert_array_equal(ve, initial_noise(key, index_B, (3, 2), level))
+    np.testing.assert_array_equal(ve, of_one)
 
 
 def test_bfloat16_networks_leave_the_latents_in_float32():
@@ -253,10 +261,10 @@ def test_bfloat16_networks_leave_the_latents_in_float32():
         estimate = DENOISER(z, level)
         return Estimate(estimate.x.astype(jnp.bfloat16), estimate.e.astype(jnp.bfloat16))
 
-    levels = make_steps(SCHEDULE, 6)
-    z = initial_noise(jax.random.key(0), jnp.arange(5), (2,), levels)
+    levels, z = make_steps(SCHEDULE, 6), jnp.asarray(np.ones((5, 2)), jnp.bfloat16)
     for sampler in (SAMPLERS["heun"], SAMPLERS["churn"]):
-        table = sampler.table(levels)
-        x = sample_with_table(sampler, denoiser, z.astype(jnp.bfloat16), table, jax.random.key(0))
+        table, key = sampler.table(levels), jax.random.key(0)
+        run = jax.jit(sample_with_table, static_argnums=(0, 1))
+        x = run(sampler, denoiser, z, table, key)
         assert x.dtype == jnp.float32
         assert np.isfinite(x).all()
