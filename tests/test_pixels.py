@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_params import random_params
 
 from jaxgen.diffusion import DDIM, CosineSchedule, diffusion_loss, make_steps
 from jaxgen.diffusion.conditioning.diffusion_classifier import classify, even_times
@@ -52,7 +53,7 @@ def network(z, time):
 
 
 CONFIG = ClassifierConfig(2, 3, widths=(8,))
-PARAMS = CONFIG.make_model().init(KEY, UNIT)["params"]
+PARAMS = random_params(lambda key: CONFIG.make_model().init(key, UNIT))["params"]
 
 TAKES_IMAGES = {
     "apply_classifier": lambda x: apply_classifier(CONFIG, PARAMS, x),
@@ -99,8 +100,10 @@ TAKES_IMAGES = {
 def test_bytes_are_the_same_images_and_other_numbers_are_refused(name):
     """uint8 is converted; 0 to 255 as floats and other whole numbers are not taken for it."""
     call = TAKES_IMAGES[name]
+    both = lambda *given: [jax.tree.leaves(call(x)) for x in given]  # noqa: E731
+    # `apply_classifier` is a loop over batches of its own.
     for found, wanted in zip(
-        jax.tree.leaves(call(BYTES)), jax.tree.leaves(call(UNIT)), strict=True
+        *(both if name == "apply_classifier" else jax.jit(both))(BYTES, UNIT), strict=True
     ):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match=r"have values from 0 to 255, expected about \[-1, 1\]"):

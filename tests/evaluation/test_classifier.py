@@ -206,15 +206,14 @@ def test_every_call_uses_one_program():
     assert traced == 1
 
 
-@pytest.mark.parametrize("mesh", ["data=8", "data=2,fsdp=2,model=2", "fsdp=4,model=2"])
-def test_meshes_do_not_change_answers_and_gradients(mesh):
+def test_a_mesh_does_not_change_answers_and_gradients():
     config = ClassifierConfig(10, widths=(8, 16), dropout=0.0)
     batch = {"image": images(16), "label": np.arange(16, dtype=np.int32) % 10}
     alone, _ = start(config)
     gradient_of = jax.grad(lambda params, batch: classifier_loss(config)(params, batch, KEY)[0])
     expected = jax.jit(gradient_of)(alone, batch)
     answers = apply_classifier(config, alone, batch["image"][:11])
-    mesh = make_mesh(mesh)
+    mesh = make_mesh("data=2,fsdp=2,model=2")
     with jax.set_mesh(mesh):
         params, layout = start(config, mesh=mesh)
         assert len(params["same_0"]["kernel"].sharding.device_set) == 8

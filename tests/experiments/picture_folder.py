@@ -1,6 +1,5 @@
 """A small folder of pictures, and experiments run as programs in the process of the tests."""
 
-import functools
 import importlib
 import pathlib
 import sys
@@ -14,8 +13,6 @@ from experiments.shared import launch
 from jaxgen.parallel import make_mesh
 
 CLASSES = ("circle", "dot", "stripe", "wall")
-
-OPTIONS = {"xla_backend_optimization_level": 1}
 
 
 def write_pictures(folder: pathlib.Path, count: int = 20) -> pathlib.Path:
@@ -52,9 +49,6 @@ def run_here(
     module = importlib.import_module(f"experiments.{family}.{name}")
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     monkeypatch.setattr(launch, "_start", lambda _: make_mesh(mesh, jax.devices()[:devices]))
-    # Of whole runs the time is in their steps: their own programs are worth some optimization.
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=OPTIONS))
-        with pytest.raises(SystemExit) as stopped:
-            launch.run(module.main, module.Config)
+    with pytest.raises(SystemExit) as stopped:
+        launch.run(module.main, module.Config)
     return stopped.value.code

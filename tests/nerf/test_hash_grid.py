@@ -16,7 +16,7 @@ from jaxgen.nerf.hash_grid import weighted_rows
 from jaxgen.parallel import make_mesh, plan_layout
 
 SMALL = HashGridConfig(
-    levels=4, features=2, log2_table_size=9, base_resolution=4, finest_resolution=64
+    levels=3, features=2, log2_table_size=9, base_resolution=4, finest_resolution=64
 )
 
 
@@ -61,7 +61,7 @@ def random_table(config, seed=0):
 
 def test_features_are_those_of_loops():
     """Dense and hashed levels, borders included; of a grid like that of the paper as well."""
-    wide = HashGridConfig(levels=8, features=4, log2_table_size=14, finest_resolution=2048)
+    wide = HashGridConfig(levels=4, features=4, log2_table_size=14, finest_resolution=2048)
     rng = np.random.default_rng(1)
     for config in (SMALL, wide):
         x = rng.uniform(size=(40, 3)).astype(np.float32)

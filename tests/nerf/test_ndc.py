@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_params import random_params
 
 from jaxgen import nerf
 from jaxgen.errors import InputError
@@ -173,7 +174,7 @@ def test_a_field_in_the_cube_is_rendered_in_the_units_of_the_world():
 
 
 def test_gradients_reach_parameters_and_rays():
-    params = jax.jit(FRONTAL.make_init())(jax.random.key(0))
+    params = random_params(FRONTAL.make_init())
     rays = rays_of_the_world(4)
 
     @jax.jit

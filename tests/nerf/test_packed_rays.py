@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
+from random_params import random_params
 
 from jaxgen.errors import InputError
 from jaxgen.nerf import (
@@ -27,7 +27,7 @@ from jaxgen.nerf.renderer import render_rays_to_the_end
 
 BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 RADIUS = 0.6
-GRID = HashGridConfig(3, 2, log2_table_size=9, base_resolution=4, finest_resolution=16)
+GRID = HashGridConfig(2, 2, log2_table_size=9, base_resolution=4, finest_resolution=16)
 EVERYTHING = OccupancyConfig(8, 64, candidates=2**12, samples=2**12, least_weight=0.0)
 FIELD = HashFieldConfig(GRID, width=16, geometry_features=8, box=BOX)
 CONFIG = RadianceConfig(FIELD, 1.0, 7.0, occupancy=EVERYTHING, chunk=70)
@@ -40,9 +40,7 @@ def ball(x):
 
 @functools.cache
 def params_of():
-    params = nn.meta.unbox(jax.jit(CONFIG.make_init())(jax.random.key(0)))
-    params["fine"]["grid"]["table"] *= 3e4
-    return params
+    return random_params(CONFIG.make_init(), table=3.0)
 
 
 fill = jax.jit(fill_slots, static_argnums=(1, 3))

@@ -73,7 +73,7 @@ def test_living_ones_are_chosen_by_their_opacity():
     """A third of 3,000 dead ones go to an opacity of 0.3, the others to one of 0.6."""
     opacity = np.full(3002, 0.001)
     opacity[[7, 2000]] = 0.3, 0.6
-    params = SplatConfig(3002, degree=0).make_init()(jax.random.key(0))
+    params = jax.jit(SplatConfig(3002, degree=0).make_init())(jax.random.key(0))
     params["opacity_logits"] = jnp.asarray(logit(opacity), jnp.float32)
     moved, changed = jax.jit(relocate)(params, jax.random.key(1))
     place = np.asarray(moved["means"])
@@ -92,7 +92,7 @@ def test_living_ones_are_chosen_by_their_opacity():
 def test_moved_splats_look_the_same_from_moved_cameras():
     """Colours of all degrees turn along."""
     config, rng = SplatConfig(30, tile=8), np.random.default_rng(0)
-    params = config.make_init()(jax.random.key(0))
+    params = jax.jit(config.make_init())(jax.random.key(0))
     params["harmonics"] = jnp.asarray(rng.normal(0, 0.4, (30, 16, 3)), jnp.float32)
     params["quaternions"] = jnp.asarray(rng.normal(size=(30, 4)), jnp.float32)
     params["log_scales"] += jnp.asarray(rng.normal(size=(30, 3)), jnp.float32) / 2

@@ -1,18 +1,19 @@
 """Codes, exposures and corrections of photographs; backgrounds by direction."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from random_params import random_params
 from scipy.spatial.transform import Rotation
 
 from jaxgen.errors import InputError
 from jaxgen.nerf import (
-    HashFieldConfig,
-    HashGridConfig,
+    NeRFFieldConfig,
     RadianceConfig,
     SurroundingsConfig,
     ViewConfig,
@@ -24,15 +25,17 @@ from jaxgen.nerf import (
 )
 from jaxgen.nerf.view_parameters import rotation_of
 
-GRID = HashGridConfig(2, 2, log2_table_size=8, base_resolution=4, finest_resolution=8)
+FIELD = NeRFFieldConfig(
+    depth=2, width=8, skip=0, position_octaves=1, direction_octaves=1, colour_width=8, code_size=3
+)
 CAMERAS = orbit_cameras(3, radius=3, elevation=20.0, focal=8.0, height=4, width=5)
 
 
-refine = jax.jit(refine_cameras)
+refine, rays_of = jax.jit(refine_cameras), jax.jit(camera_rays, static_argnames="footprints")
 
 
 def rays_and_views():
-    rays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(CAMERAS))
+    rays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rays_of(CAMERAS))
     return rays, jnp.repeat(jnp.arange(3), 20)
 
 
@@ -59,7 +62,7 @@ def test_corrections_start_at_none_and_can_be_found_again():
     off["intrinsics"] = off["intrinsics"] * 0.5
     wrong = refine(off, CAMERAS)
 
-    truth = camera_rays(CAMERAS)
+    truth = rays_of(CAMERAS)
 
     @jax.jit
     def loss(params):
@@ -76,13 +79,10 @@ def test_corrections_start_at_none_and_can_be_found_again():
 
 
 def field_of(**changes):
-    field = HashFieldConfig(GRID, width=8, geometry_features=4, code_size=3)
     views = ViewConfig(3, code_size=3, exposure=True)
-    config = RadianceConfig(field, coarse_samples=6, fine_samples=0, views=views)
+    config = RadianceConfig(FIELD, coarse_samples=6, fine_samples=0, views=views)
     config = dataclasses.replace(config, **changes)
-    params = nn.meta.unbox(jax.jit(config.make_init())(jax.random.key(0)))
-    params["fine"]["grid"]["table"] *= 3e4
-    return config, params
+    return config, random_params(config.make_init())
 
 
 def test_codes_and_exposures_are_those_of_the_photograph():
@@ -107,7 +107,7 @@ def test_the_background_is_a_function_of_the_direction():
     render = jax.jit(lambda p: render_rays(config, p, missing).rendering.colour)
     colour = np.asarray(render(empty))
     model = config.surroundings.make_model()
-    expected = model.apply({"params": params["surroundings"]}, rays.direction)
+    expected = jax.jit(model.apply)({"params": params["surroundings"]}, rays.direction)
     np.testing.assert_allclose(colour, expected, atol=1e-6)
     assert colour.std(axis=0).min() > 1e-3
     given = jax.jit(lambda p: render_rays(config, p, missing, background=jnp.zeros(3)))(empty)
@@ -117,11 +117,12 @@ def test_the_background_is_a_function_of_the_direction():
 def test_footprints_of_rays_are_those_of_pixels():
     """2 / sqrt(12) of the pixel's width at distance 1, in the middle of a pinhole's image."""
     cameras = orbit_cameras(1, radius=3, elevation=0.0, focal=100.0, height=3, width=3)
-    rays = pixel_rays(cameras, jnp.array([0]), jnp.array([1]), jnp.array([1]), footprints=True)
+    one = jax.jit(functools.partial(pixel_rays, footprints=True))
+    rays = one(cameras, np.array([0]), np.array([1]), np.array([1]))
     np.testing.assert_allclose(rays.radius, 2 / np.sqrt(12) / 100, rtol=1e-3)
-    whole = camera_rays(cameras, footprints=True)
+    whole = rays_of(cameras, footprints=True)
     np.testing.assert_allclose(whole.radius[0, 1, 1], rays.radius[0], rtol=1e-5)
-    assert camera_rays(cameras).radius is None
+    assert jax.eval_shape(camera_rays, cameras).radius is None
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,8 @@ def test_what_is_learned_of_nothing(make, fault):
 
 
 def test_codes_of_another_size_are_refused():
-    config, params = field_of(views=ViewConfig(3, code_size=2))
+    config = RadianceConfig(FIELD, views=ViewConfig(3, code_size=2))
+    params = nn.meta.unbox(jax.eval_shape(config.make_init(), jax.random.key(0)))
     rays, view = rays_and_views()
     with pytest.raises(InputError, match="code has 2 numbers, expected code_size=3"):
         jax.eval_shape(lambda p: render_rays(config, p, rays, view=view), params)

@@ -6,12 +6,14 @@ import pathlib
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from picture_folder import run_here, write_pictures
+from picture_folder import CLASSES, run_here, write_pictures
+from untrained import save_untrained
 
-from experiments.images import distil
+from experiments.images import distil, edit, train
 from experiments.images.distil_guided import widened
 from experiments.images.support.image_quality import FRECHET, NOT_EVALUATED, Evaluator
 from experiments.images.support.image_training import open_image_model
+from experiments.shared import classifiers
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
 
@@ -24,14 +26,16 @@ def pictures(tmp_path_factory) -> pathlib.Path:
     return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
-@pytest.fixture(scope="module")
-def model(pictures, tmp_path_factory) -> pathlib.Path:
-    """The folder of a model that is hardly trained."""
-    folder = tmp_path_factory.mktemp("model")
-    arguments = [*TRAINING, *NETWORK, "--steps", "2", "--evaluate", "0", "--workdir", folder]
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert run_here("train", [*arguments, "--data", pictures], monkeypatch) == 0
+def save_model(folder: pathlib.Path, **flags) -> pathlib.Path:
+    network = train.NetworkFlags(width=32, depth=1, patch=4, **flags)
+    save_untrained(train.make_config(network, (8, 8, 1), CLASSES, "v"), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> pathlib.Path:
+    """The folder of a model that is not trained."""
+    return save_model(tmp_path_factory.mktemp("model"))
 
 
 def figures(folder: pathlib.Path) -> dict:
@@ -129,6 +133,9 @@ def test_targets_and_weightings_are_compared_run_by_run(pictures, tmp_path, monk
 
 
 def test_guided_classified_inpainted_upsampled(model, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(edit, "IMAGES_PER_CALL", 6)
+    monkeypatch.setattr(classifiers, "FEWEST_STEPS", 8)
+    monkeypatch.setattr(classifiers, "MOST_STEPS", 8)
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, "--steps", "3"]
     arguments += ["--evaluate", "12", "--guidances", "0", "2", "--classify", "6"]
     arguments += ["--levels", "8", "--inpaint", "6", "--resamplings", "2", "--upsampling", "2"]
@@ -207,9 +214,7 @@ def test_targets_are_compared_on_images_of_one_size(pictures, tmp_path, monkeypa
 
 
 def test_no_inpainting_without_a_null_class(pictures, tmp_path, monkeypatch, capfd):
-    training = ["--data", pictures, *TRAINING, *NETWORK, "--steps", "2", "--evaluate", "0"]
-    training += ["--workdir", tmp_path / "model", "--guidance", "0", "--class-dropout", "0"]
-    assert run_here("train", training, monkeypatch) == 0
+    save_model(tmp_path / "model", class_dropout=0.0)
     arguments = ["--data", pictures, "--model", tmp_path / "model", "--workdir", tmp_path / "uses"]
     arguments += ["--guidances", "0", "--inpaint", "5"]
     assert run_here("edit", arguments, monkeypatch) == 2

@@ -18,7 +18,7 @@ from experiments.images import train
 from experiments.images.support import image_quality
 from experiments.images.support.image_networks import NetworkFlags
 from experiments.images.support.image_training import open_image_model
-from experiments.shared import launch, training_runs
+from experiments.shared import classifiers, launch, training_runs
 from experiments.shared.denoiser_sampling import SamplingFlags, even_labels, make_draw
 from experiments.shared.output import remove_table
 from jaxgen.data import ImageSet, to_unit
@@ -43,6 +43,7 @@ def pictures(tmp_path_factory) -> pathlib.Path:
 
 
 def run(arguments, monkeypatch, mesh="data=1", devices=1) -> int:
+    monkeypatch.setattr(classifiers, "FEWEST_STEPS", 60)
     return run_here("train", arguments, monkeypatch, mesh, devices)
 
 

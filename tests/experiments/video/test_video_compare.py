@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from picture_folder import OPTIONS, run_here
+from picture_folder import run_here
 
 from experiments.shared.training_runs import plan_layout_of
 from experiments.video import compare
@@ -136,7 +136,7 @@ def test_padded_and_packed_losses_of_the_same_examples_are_equal():
         params = jax.jit(model.make_init())(jax.random.key(1))
         params = jax.tree.map(lambda x: x + 0.02, params)  # what starts at zero is seen too
         layout = plan_layout_of(model)
-        loss = jax.jit(make_video_loss(model, layout), compiler_options=OPTIONS)
+        loss = jax.jit(make_video_loss(model, layout))
         examples = [as_tokens(stream, index, PATCH) for index in range(8)]
         packed = pack_arrays([examples[:4], examples[4:]], 28, 6)
         found, metrics = loss(params, packed, jax.random.key(0))

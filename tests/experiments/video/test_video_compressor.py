@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from picture_folder import run_here
@@ -11,17 +10,18 @@ from processes import run_processes
 from run_records import assert_same_losses, losses
 
 from experiments.video.compressor import Config
+from experiments.video.support import compressor_results
 from experiments.video.support.compressor_data import make_crops, open_clips
 from experiments.video.support.compressor_results import compressor_method, transform_method
 from jaxgen.compressors.block_transforms import cosine_basis
-from jaxgen.compressors.streaming import stream_chunks, video_chunks
 from jaxgen.data import read_video, write_video
 from jaxgen.errors import InputError
 from jaxgen.training import load_model
 
-STEPS = 4
+STEPS = 2
 FLAGS = [
-    *("--training-steps", STEPS, "--width", "8", "--blocks", "1", "--block", "4x4x4"),
+    *("--training-steps", STEPS, "--checkpoint-every", STEPS),
+    *("--width", "8", "--blocks", "1", "--block", "4x4x4"),
     *("--crop", "5x16x16", "--batch-size", "4", "--channels", "4"),
 ]
 
@@ -69,7 +69,9 @@ def test_every_clip_is_held_out_in_turn(reference):
         assert (reference / name / "curves.png").exists()
 
 
-def test_a_saved_compressor_opens_by_itself_and_streams(reference):
+def test_a_saved_compressor_opens_by_itself_and_streams(reference, monkeypatch):
+    """Encoded and decoded latent by latent it gives what it gives of a whole clip."""
+    monkeypatch.setattr(compressor_results, "LATENTS_PER_CHUNK", 1)
     model = load_model(reference / "clip1" / "causal" / "compressor")
     compressor = model.config.make_compressor(model.params)
     x = np.random.default_rng(0).uniform(-1, 1, (2, 9, 16, 24, 3)).astype(np.float32)
@@ -78,13 +80,6 @@ def test_a_saved_compressor_opens_by_itself_and_streams(reference):
     whole = np.asarray(compressor.decode(z))
     pieces = compressor_method("", model.config, model.params).reconstruct(x[1])
     np.testing.assert_allclose(pieces, whole[1], atol=1e-4)
-    network = model.config.network
-    chunks = video_chunks(x, network, 1)
-    encoded = np.concatenate(
-        list(stream_chunks(network, model.params["network"], chunks, "encode")), axis=1
-    )
-    expected = jax.jit(model.config.encode)(model.params, x)
-    np.testing.assert_allclose(encoded, expected, atol=1e-5)
 
 
 def test_a_run_that_was_finished_trains_no_more(reference, monkeypatch):

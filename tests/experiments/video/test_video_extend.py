@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from picture_folder import run_here
+from untrained import save_untrained
 
 from experiments.video.support.clip_tasks import (
     ClipTask,
@@ -14,6 +15,7 @@ from experiments.video.support.clip_tasks import (
     make_complete,
 )
 from experiments.video.support.completed_clips import KNOWN_ERROR, OFF_COURSE, ON_COURSE
+from experiments.video.support.video_networks import VideoNetworkFlags, video_model
 from jaxgen.data import read_video, to_unit
 from jaxgen.data.images.load_images import read_digits
 from jaxgen.data.video.moving_digits import MovingDigits
@@ -21,26 +23,20 @@ from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.parallel import make_mesh, plan_layout
 from jaxgen.spacetime import VideoDiTConfig
 
-TRAINING = [
-    *("--training-steps", "8", "--width", "32", "--depth", "1", "--packs", "2"),
-    *("--pack-length", "24", "--pack-examples", "4", "--steps", "2", "--evaluate", "0"),
-    *("--sizes", "4x8x8", "--sample-sizes", "4x8x8", "--tasks"),
-]
 FLAGS = ["--clips", "3", "--steps", "2", "--known", "1", "--iterations", "1"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a short run."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        arguments = [*TRAINING, "--workdir", folder]
-        assert run_here("train", arguments, monkeypatch, family="video") == 0
+def untrained(tmp_path_factory):
+    """The folder of a model that is not trained."""
+    folder = tmp_path_factory.mktemp("untrained")
+    network = VideoNetworkFlags(width=32, depth=1)
+    save_untrained(video_model(network, tuple("0123456789"), 1, (4, 8, 8)), folder)
     return folder
 
 
 @pytest.fixture
-def extend(trained, monkeypatch):
+def extend(untrained, monkeypatch):
     """Runs the program on the run's model, with an evaluator that has seen nothing."""
 
     class Evaluator:
@@ -56,7 +52,7 @@ def extend(trained, monkeypatch):
     )
 
     def run(workdir, arguments):
-        flags = ["--model", trained, "--workdir", workdir, *FLAGS, *arguments]
+        flags = ["--model", untrained, "--workdir", workdir, *FLAGS, *arguments]
         return run_here("extend", flags, monkeypatch, family="video")
 
     return run

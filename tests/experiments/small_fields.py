@@ -1,0 +1,26 @@
+"""The program of radiance fields with a coarse occupancy grid, and fewer rays and points at a time.
+
+python small_fields.py FLAGS
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from experiments.nerf import train
+from experiments.nerf.support import field_flags, field_meshes, field_training
+from experiments.shared import launch
+from jaxgen.nerf import OccupancyConfig
+
+
+def make_smaller(change: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Changes what no flag says: rays of an evaluation, points of a mesh, cells and steps."""
+    small = functools.partial(OccupancyConfig, resolution=16, steps=64)
+    change(field_training, "VALIDATION_RAYS", 256)
+    change(field_meshes, "POINTS_AT_A_TIME", 2**12)
+    change(field_flags, "OccupancyConfig", small)
+
+
+if __name__ == "__main__":
+    make_smaller()
+    launch.run(train.main, train.Config)
