@@ -148,10 +148,5 @@ def limited_scale(logit_scale: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def limit_logit_scale(params: Tree) -> Tree:
-    """Parameters with ``logit_scale`` at most ln 100, as OpenAI has it after every update.
-
-    Example:
-      >>> float(limit_logit_scale({"logit_scale": jnp.array(7.0)})["logit_scale"])
-      4.605170249938965
-    """
+    """Parameters with ``logit_scale`` at most ln 100, as OpenAI has it after every update."""
     return {**params, "logit_scale": jnp.minimum(params["logit_scale"], LARGEST_LOGIT_SCALE)}

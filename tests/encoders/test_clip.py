@@ -34,13 +34,18 @@ def count(config, *inputs):
     return parameter_count(jax.eval_shape(config.make_model().init, jax.random.key(0), *inputs))
 
 
-def test_published_sizes():
-    """Radford et al. 2021; the last is the text encoder of Stable Diffusion 1."""
+@pytest.mark.slow
+def test_the_published_base_size():
+    inputs = jnp.zeros((1, 224, 224, 3)), jnp.zeros((1, 77), jnp.int32)
+    assert count(CLIPConfig.named("ViT-B/32"), *inputs) == 151_277_313
+
+
+def test_the_published_large_size():
+    """Radford et al. 2021; the second is the text encoder of Stable Diffusion 1."""
     ids_BL = jnp.zeros((1, 77), jnp.int32)
-    for name, expected in (("ViT-B/32", 151_277_313), ("ViT-L/14", 427_616_513)):
-        config = CLIPConfig.named(name)
-        assert count(config, jnp.zeros((1, 224, 224, 3)), ids_BL) == expected
-    text = dataclasses.replace(CLIPConfig.named("ViT-L/14").text, projection=None)
+    config = CLIPConfig.named("ViT-L/14")
+    assert count(config, jnp.zeros((1, 224, 224, 3)), ids_BL) == 427_616_513
+    text = dataclasses.replace(config.text, projection=None)
     assert count(text, ids_BL) == 123_060_480
 
 
@@ -112,26 +117,16 @@ def test_what_encoders_return():
 
 def test_bytes_and_bfloat16():
     bytes_BYXC = np.random.default_rng(0).integers(0, 256, (B, 8, 8, 3)).astype(np.uint8)
-    given = to_unit(bytes_BYXC), ids()
-    apply = jax.jit(CLIP_CONFIG.make_model().apply)
-    variables = {"params": params_of(CLIP_CONFIG)}
-    image_BD, text_BD, scale = apply(variables, *given)
-    np.testing.assert_allclose(np.linalg.norm(image_BD, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(text_BD, axis=1), 1, rtol=1e-5)
-    both = params_of(CLIP_CONFIG)  # its towers alone give the same vectors
-    for config, part, inputs, expected in (
-        (IMAGE, "image", bytes_BYXC, image_BD),
-        (TEXT, "text", given[1], text_BD),
-    ):
-        pooled_BD = make_encoder(config, both[part])(inputs).pooled_BD
-        np.testing.assert_allclose(to_unit_length(pooled_BD), expected, atol=1e-6)
-
-    parts = (dataclasses.replace(x, dtype="bfloat16") for x in (TEXT, IMAGE))
-    half = jax.jit(CLIPConfig(*parts).make_model().apply)(variables, *given)
-    np.testing.assert_allclose(half[0], image_BD, atol=0.05)
-    np.testing.assert_allclose(half[1], text_BD, atol=0.05)
-    assert half[0].dtype == jnp.float32
-    np.testing.assert_allclose(scale, half[2])
+    params = params_of(IMAGE)
+    expected = make_encoder(IMAGE, params)(to_unit(bytes_BYXC)).pooled_BD
+    found = make_encoder(IMAGE, params)(bytes_BYXC).pooled_BD
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    half = make_encoder(dataclasses.replace(IMAGE, dtype="bfloat16"), params)
+    found = half(to_unit(bytes_BYXC))
+    assert found.states_BLD.dtype == found.pooled_BD.dtype == jnp.float32
+    difference = to_unit_length(found.pooled_BD) - to_unit_length(expected)
+    assert 0 < np.abs(difference).max() < 0.02
+    np.testing.assert_allclose(np.linalg.norm(to_unit_length(expected), axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.slow

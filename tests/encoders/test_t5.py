@@ -123,6 +123,7 @@ def test_bfloat16_is_finite_where_float16_is_not():
     assert error.mean() < 0.05 * np.abs(exact.states_BLD).mean()
 
 
+@pytest.mark.slow
 def test_initial_deviations():
     config = T5Config(vocabulary=99, width=64, mlp_units=128, depth=1, heads=8, head_size=16)
     params = nn.meta.unbox(

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxgen.encoders import CLIPConfig, CLIPImageConfig, CLIPTextConfig, T5Config
 
 B, L, V, SIDE, PATCH, P = 16, 6, 20, 8, 4, 8
-SHARED = {"width": 16, "depth": 2, "heads": 2, "mlp_units": 32, "projection": P}
+SHARED = {"width": 16, "depth": 1, "heads": 2, "mlp_units": 32, "projection": P}
 TEXT = CLIPTextConfig(**SHARED, vocabulary=V, length=8)
 IMAGE = CLIPImageConfig(**SHARED, size=SIDE, patch=PATCH)
 CLIP_CONFIG = CLIPConfig(TEXT, IMAGE)

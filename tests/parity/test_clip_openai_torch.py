@@ -101,7 +101,10 @@ def checkpoint(model, text_prefix=""):
     return {n if n.startswith(own) else text_prefix + n: x for n, x in tensors.items()}
 
 
-@pytest.mark.parametrize("case", ["openai", "open_clip", "told"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("case", [pytest.param("openai", marks=SLOW), "open_clip", "told"])
 def test_forward_pass(case, tmp_path):
     """OpenAI's archive; open_clip's with its configuration; names alone, and the activation."""
     quick = case == "openai"
