@@ -33,7 +33,7 @@ SMALL_GRID = ["--levels", "3", "--log2-table-size", "10", "--finest-resolution",
 FEW = ["--coarse-samples", "16", "--fine-samples", "8"]
 FLAGS = [*COMMON, *SMALL_GRID, "--candidates", "4096", "--samples", "2048"]
 TEXTURED = ["--texture-size", "32", "--mesh-faces", "100"]
-NO_RESULTS = ["--mesh-resolution", "0", "--orbit-side", "0", "--test-views", "1", "--no-normals"]
+NO_RESULTS = ["--mesh-resolution", "0", "--orbit-side", "0", "--test-views", "1"]
 
 
 def run(arguments, monkeypatch, mesh="data=1", devices=1, flags=FLAGS) -> int:
