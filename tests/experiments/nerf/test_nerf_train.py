@@ -29,11 +29,11 @@ COMMON = [
     *("--training-steps", STEPS, "--rays", "64", "--size", "16"),
     *("--mesh-resolution", "20", "--orbit-side", "16"),
 ]
-SMALL_GRID = ["--levels", "2", "--log2-table-size", "10", "--finest-resolution", "32"]
+SMALL_GRID = ["--levels", "3", "--log2-table-size", "10", "--finest-resolution", "32"]
 FEW = ["--coarse-samples", "16", "--fine-samples", "8"]
 FLAGS = [*COMMON, *SMALL_GRID, "--candidates", "4096", "--samples", "2048"]
 TEXTURED = ["--texture-size", "32", "--mesh-faces", "100"]
-NO_RESULTS = ["--mesh-resolution", "0", "--orbit-side", "0", "--test-views", "1", "--no-normals"]
+NO_RESULTS = ["--mesh-resolution", "0", "--orbit-side", "0", "--test-views", "1"]
 
 
 def run(arguments, monkeypatch, mesh="data=1", devices=1, flags=FLAGS) -> int:
@@ -148,7 +148,7 @@ def test_a_signed_distance(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--rays", "0"], "rays is 0, expected a multiple of 1"),
-        (["--field", "nerf"], "levels is 2 with field 'nerf', which has none"),
+        (["--field", "nerf"], "levels is 3 with field 'nerf', which has none"),
         (["--width", "64"], "width is 64 with field 'ngp', which has none"),
         (["--code-size", "-1"], "code_size is -1, expected 0 or more"),
         (["--encoding", "waves"], "encoding is 'waves' with field 'ngp', expected one of 'hash',"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from picture_folder import run_here
 from run_records import assert_same_losses, losses
+from small_fields import make_smaller
 
 from experiments.nerf.support.splat_training import (
     make_after_step,
@@ -27,10 +28,11 @@ FLAGS = [
     *("--field", "splats", "--gaussians", "80", "--harmonics-degree", "1", "--size", "16"),
     *("--training-steps", STEPS, "--orbit-side", "16", "--checkpoint-every", "8"),
 ]
-NO_RESULTS = ["--orbit-side", "0", "--test-views", "1", "--no-normals"]
+NO_RESULTS = ["--orbit-side", "0", "--test-views", "1"]
 
 
 def run(arguments, monkeypatch, mesh="data=1", devices=1, flags=FLAGS) -> int:
+    make_smaller(monkeypatch.setattr)
     return run_here("train", [*flags, *arguments], monkeypatch, mesh, devices, family="nerf")
 
 
