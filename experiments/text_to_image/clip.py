@@ -57,7 +57,7 @@ from jaxgen.encoders import (
     CLIPTextConfig,
     clip_loss,
     make_encoder,
-    unit_vectors,
+    to_unit_length,
 )
 from jaxgen.errors import InputError
 from jaxgen.evaluation import (
@@ -308,7 +308,7 @@ def in_parts(encode: Callable[[np.ndarray], Any], count: int) -> Float[np.ndarra
     found = []
     for start in range(0, count, AT_A_TIME):
         rows = np.minimum(np.arange(start, start + AT_A_TIME), count - 1)
-        found.append(np.asarray(unit_vectors(encode(rows).pooled_BD)))
+        found.append(np.asarray(to_unit_length(encode(rows).pooled_BD)))
     return np.concatenate(found)[:count]
 
 
