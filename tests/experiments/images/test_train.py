@@ -227,7 +227,7 @@ def test_every_network_gives_a_model_that_can_be_trained(network):
     ("arguments", "message"),
     [
         (["--patch", "3"], "patch is 3, expected a divisor of both sides of the images (8 x 8)"),
-        (["--sampler", "magic"], "invalid choice 'magic' for argument '--sampler'"),
+        (["--sampler", "magic"], "sampler is 'magic', expected one of DDIM"),
         (["--network", "mlp"], "invalid choice 'mlp' for argument '--network'"),
         (["--target", "y"], "target is 'y', expected one of v, e, x, both"),
         (["--weighting", "none"], "weighting is 'none', expected one of"),
