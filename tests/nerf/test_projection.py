@@ -1,18 +1,19 @@
 """Camera models: inverses, closed forms in numpy, gradients, folds, and what is rendered beyond."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_params import random_params
+from flax import linen as nn
 
 from jaxgen import nerf
 from jaxgen.camera_models import CAMERA_MODELS
 from jaxgen.data.scenes.nerfstudio import read_nerfstudio
 from jaxgen.nerf import (
+    HashFieldConfig,
+    HashGridConfig,
     NeRFFieldConfig,
     RadianceConfig,
     make_cameras,
@@ -48,7 +49,7 @@ PARAMETERS = {
 MODELS = list(PARAMETERS)
 WIDE = [name for name in MODELS if "FISHEYE" in name or name == "EQUIRECTANGULAR"]
 SAME_FORMULAS = {
-    *("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_DIVISION"),
+    *("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "SIMPLE_DIVISION"),
     *("SIMPLE_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"),
 }
 """As another model's, with fewer numbers."""
@@ -56,11 +57,6 @@ DISTINCT = [name for name in MODELS if name not in SAME_FORMULAS]
 every_model = pytest.mark.parametrize(
     "models", [DISTINCT, pytest.param(sorted(SAME_FORMULAS), marks=pytest.mark.slow)], ids=range(2)
 )
-SINGLE = {
-    *("FULL_OPENCV", "THIN_PRISM_FISHEYE", "EQUIRECTANGULAR"),
-    *("OPENCV", "OPENCV_FISHEYE"),
-}
-"""The first three are taken there and back in float32 by whole cameras, and hold the others."""
 POINTS = 40
 
 
@@ -153,8 +149,6 @@ def test_a_direction_comes_back_from_its_place(models):
         _, direction, valid, *_ = float64_results(model)
         assert np.all(valid), model
         np.testing.assert_allclose(direction, unit(points), atol=1e-9, err_msg=model)
-        if model in SINGLE:
-            continue
         single = points.astype(np.float32), spread(model).astype(np.float32)
         direction, valid = there_and_back(model, *single)
         assert direction.dtype == np.float32
@@ -240,16 +234,16 @@ def test_points_and_places_beyond_the_fold_are_not_valid():
     ways = np.stack([np.cos(turns), np.sin(turns)], axis=-1)
     with jax.enable_x64(True):
         points = np.concatenate([fold * shares[:, None] * ways, np.ones((9, 1))], axis=-1)
-        distortion = np.array([k, 0, 0, 0])
-        _, seen = jax.jit(to_plane, static_argnums=0)("OPENCV", points, distortion)
-        np.testing.assert_array_equal(seen, shares < 1)
-        direction, valid = jax.jit(from_plane, static_argnums=0)(
-            "OPENCV", 2 / 3 * fold * shares[:, None] * ways, distortion
-        )
-        np.testing.assert_array_equal(valid, shares < 1)
-        np.testing.assert_array_equal(np.asarray(direction)[shares > 1], [[0, 0, 1]] * 5)
-        across = np.linalg.norm(np.asarray(direction)[:, :2], axis=1)
-        assert np.all(across < fold)
+        for model, distortion in (("SIMPLE_RADIAL", [k]), ("OPENCV", [k, 0, 0, 0])):
+            _, seen = jax.jit(to_plane, static_argnums=0)(model, points, np.array(distortion))
+            np.testing.assert_array_equal(seen, shares < 1)
+            direction, valid = jax.jit(from_plane, static_argnums=0)(
+                model, 2 / 3 * fold * shares[:, None] * ways, np.array(distortion)
+            )
+            np.testing.assert_array_equal(valid, shares < 1)
+            np.testing.assert_array_equal(np.asarray(direction)[shares > 1], [[0, 0, 1]] * 5)
+            across = np.linalg.norm(np.asarray(direction)[:, :2], axis=1)
+            assert np.all(across < fold)
 
 
 def test_who_sees_behind_the_camera():
@@ -311,8 +305,11 @@ def test_rays_of_an_orthographic_camera_are_parallel():
 
 
 def test_rays_that_are_not_valid_render_as_the_background():
-    field = NeRFFieldConfig(depth=2, width=8, skip=0, position_octaves=1, direction_octaves=1)
-    fields = [dataclasses.replace(field, box=((-9.0,) * 3, (9.0,) * 3)), field]
+    grid = HashGridConfig(2, 2, log2_table_size=6, base_resolution=2, finest_resolution=4)
+    fields = [
+        HashFieldConfig(grid, width=8, geometry_features=4, box=((-9.0,) * 3, (9.0,) * 3)),
+        NeRFFieldConfig(depth=2, width=8, skip=0, position_octaves=1, direction_octaves=1),
+    ]
     cameras = make_cameras(
         nerf.look_at([[4.0, 0, 0]]), 6.0, height=10, width=10, model="SIMPLE_RADIAL",
         distortion=[-0.3],
@@ -324,7 +321,7 @@ def test_rays_that_are_not_valid_render_as_the_background():
     background = jnp.array([0.2, 0.4, 0.6])
     for field in fields:  # in a box, and in none
         config = RadianceConfig(field, coarse_samples=4, fine_samples=0)
-        params = random_params(config.make_init())
+        params = nn.meta.unbox(jax.jit(config.make_init())(jax.random.key(0)))
 
         @jax.jit
         def render(params, rays, config=config):
