@@ -76,8 +76,9 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     """The mesh with fewer faces, by collapsing edges where that changes it least.
 
     Quadric edge collapse (Garland & Heckbert 1997, "Surface simplification using quadric error
-    metrics"). Vertices move; each has the normal and the colour of the nearest one before. Vertices
-    at one place become one, and a texture with its coordinates is left out.
+    metrics"). Vertices move, not out of the box around the mesh; each has the normal and the colour
+    of the nearest one before. Vertices at one place become one, and a texture with its coordinates
+    is left out.
 
     Args:
       mesh: The mesh.
@@ -102,6 +103,8 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
         target_count=faces,
         preserve_border=True,
     )
+    # The place of the least error may lie outside: on a field that is cut off at its box, say.
+    places = np.clip(places, whole.vertices_V3.min(axis=0), whole.vertices_V3.max(axis=0))
     fewer = Mesh(places.astype(np.float32), _proper_faces(corners.astype(np.int32)))
     if not len(fewer.faces_F3):
         raise InputError(f"faces is {faces}, expected more: nothing is left of the mesh")

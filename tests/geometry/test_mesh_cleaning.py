@@ -84,6 +84,7 @@ def test_a_decimated_ball_keeps_its_measures():
     assert decimate(ball, 20480) is ball
     plain = decimate(ball, 100)
     assert plain.normals_V3 is plain.colours_V3 is None
+    assert np.abs(plain.vertices_V3).max() <= 1  # not out of the ball's box
 
 
 def test_a_plane_stays_where_it_is():

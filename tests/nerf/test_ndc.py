@@ -166,7 +166,7 @@ def test_a_field_in_the_cube_is_rendered_in_the_units_of_the_world():
     back = POSE[:, 2]
     expected = (-wall_at - (np.asarray(rays.origin) - POSE[:, 3]) @ back) / (rays.direction @ back)
     np.testing.assert_allclose(found.depth, expected, rtol=0.01)
-    np.testing.assert_allclose(found.opacity, 1, atol=1e-5)
+    np.testing.assert_allclose(found.opacity, 1, atol=1e-4)  # a sum of 2,000 in float32
     np.testing.assert_allclose(found.normals, np.tile(back, (20, 1)), atol=0.02)
     np.testing.assert_allclose(found.colour, np.abs(rays.direction), atol=1e-4)
     assert np.all(np.diff(found.edges, axis=-1) > 0)

@@ -28,14 +28,8 @@ CASES = {
     # Causal in time, recomputed in the backward pass.
     "joint clips": ({"causal": True, "remat": True}, "data=2,sequence=2,model=2"),
     "packs": ({"text_width": TEXT, "attention": "blocks"}, "fsdp=2,sequence=4"),
-    "factorised clips": (
-        {"attention_pattern": "factorised", "causal": True, "remat": True},
-        "data=2,sequence=2,model=2",
-    ),
+    "factorised clips": ({"attention_pattern": "factorised"}, "data=2,sequence=2,model=2"),
 }
-QUICK = [
-    pytest.param(case, marks=pytest.mark.slow if case == "joint clips" else []) for case in CASES
-]
 
 
 def value_and_gradient(config, given, mesh=None):
@@ -46,7 +40,7 @@ def value_and_gradient(config, given, mesh=None):
     return found, None if mesh is None else communication(step, mesh=mesh)
 
 
-@pytest.mark.parametrize("case", QUICK)
+@pytest.mark.parametrize("case", CASES)
 def test_outputs_loss_and_gradients_are_those_of_one_device(case):
     changes, description = CASES[case]
     config = dataclasses.replace(CONFIG, **changes)
