@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import numpy as np
 import pytest
 from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
@@ -45,14 +44,14 @@ def test_pictures_and_captions_find_each_other(captioned, tmp_path, monkeypatch,
     for name in ("retrieval.png", "curves.png"):
         assert imread(folder / name).std() > 0.02
 
-    tokenizer, model = open_tokenizer(folder / "tokenizer"), load_model(folder)
+    tokenizer, model = open_tokenizer(folder / "tokenizer"), load_model(folder / "checkpoints")
     assert isinstance(model.config, CLIPConfig)
     assert model.config.text.vocabulary == tokenizer.size == 4 + 4 + len(CLASSES) - 1
     assert tokenizer.length == 7  # start, five words, end
 
     other = tmp_path / "mesh"
     arguments[-1] = other
-    mesh = {"mesh": "data=2,model=2", "devices": 4}
+    mesh = {"mesh": "data=2,fsdp=2", "devices": 4}
     assert run_here("clip", arguments, monkeypatch, family="text_to_image", **mesh) == 0
     assert_same_losses(other, folder, rtol=1e-3)
 
@@ -60,11 +59,10 @@ def test_pictures_and_captions_find_each_other(captioned, tmp_path, monkeypatch,
 def test_pictures_of_classes_are_classified_without_labels(tmp_path, monkeypatch):
     """The digits of scikit-learn; a few updates are far better than chance."""
     folder = tmp_path / "run"
-    arguments = [*FLAGS, "--training-steps", 96, "--data", "digits", "--workdir", folder]
+    arguments = [*FLAGS, "--training-steps", 160, "--data", "digits", "--workdir", folder]
     assert run_here("clip", arguments, monkeypatch, family="text_to_image") == 0
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["zero-shot accuracy"] > 0.4
-    assert np.isclose(figures["parameters"], figures["parameters"] // 1)
 
 
 @pytest.mark.parametrize(
