@@ -24,7 +24,6 @@ the larger of its operations at the square product's rate and its bytes at the s
 
 import argparse
 import functools
-import math
 import pathlib
 import statistics
 import time
@@ -35,6 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from benchmarks.contenders import progress, write_report
+from benchmarks.nplm import make_bare_products, make_product
 from jaxgen.parallel import keep_freed_memory
 from jaxgen.parallel.softmax.output_units import Units, cross_entropy
 from jaxgen.parallel.softmax.sharded_logits import CPU_CHUNK
@@ -60,12 +60,14 @@ def main() -> None:
     kernel_DV = 0.1 * jax.random.normal(jax.random.key(1), (D, V))
     target_B = jax.random.randint(jax.random.key(2), (B,), 0, V)
 
+    shape = {"vocabulary": V, "hidden": D, "order": 1, "features": 0, "direct": False}
     forms: dict[str, Callable[[], object]] = {
         "as it is": compiled(as_it_is, h_BD, kernel_DV, target_B),
         "bfloat16": compiled(
             as_it_is, h_BD.astype(jnp.bfloat16), kernel_DV.astype(jnp.bfloat16), target_B
         ),
-        "products": compiled(products, h_BD, kernel_DV, target_B),
+        "products": make_bare_products(shape, B, 1),
+        "square": make_product(SQUARE),
     }
     reference = forms["as it is"]()
     for size in arguments.blocks:
@@ -73,8 +75,6 @@ def main() -> None:
         form = compiled(functools.partial(in_blocks, vocabulary=V), h_BD, cut, target_B)
         check_equal(reference, form(), V)
         forms[f"blocks of {size:,}"] = form
-    square = jax.random.normal(jax.random.key(3), (SQUARE, SQUARE))
-    forms["square"] = compiled(lambda x: x @ x, square)
     streamed = jnp.zeros((CPU_CHUNK, V))
     forms["stream"] = compiled(lambda x: jax.lax.fori_loop(0, STREAMS, add_one, x), streamed)
 
@@ -132,17 +132,6 @@ def as_it_is(
         return cross_entropy((h_BD,), Units((kernel_DV,), jnp.zeros(V), V), target_B)[0]
 
     return jax.grad(loss, (0, 1))(h_BD, kernel_DV)
-
-
-def products(h_BD: Array, kernel_DV: Array, _: Array) -> tuple[Array, Array]:
-    """The three products, over the same chunks."""
-
-    def one_chunk(d_kernel_DV: Array, h_BD: Array) -> tuple[Array, Array]:
-        y_BV = h_BD @ kernel_DV
-        return d_kernel_DV + h_BD.T @ y_BV, y_BV @ kernel_DV.T
-
-    chunks = h_BD.reshape(-1, math.gcd(len(h_BD), CPU_CHUNK), h_BD.shape[1])
-    return jax.lax.scan(one_chunk, jnp.zeros_like(kernel_DV), chunks)
 
 
 def cut_kernel(kernel_DV: Array, size: int) -> Float[Array, "N D S"]:

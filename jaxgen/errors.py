@@ -31,6 +31,13 @@ def check_kind(name: str, value: object, kind: type, example: str) -> None:
         raise InputError(f"{name} is {value!r}, expected a {kind.__name__}, such as {example}")
 
 
+def check_sizes(config: Any, *names: str, least: int = 1) -> None:
+    """Raises InputError unless the named fields of a configuration are ``least`` or more."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise InputError(f"{name} is {getattr(config, name)}, expected {least} or more")
+
+
 def check_share(name: str, value: float) -> None:
     """Raises InputError unless 0 <= value <= 1."""
     if not 0 <= value <= 1:

@@ -23,7 +23,7 @@ from experiments.shared.launch import launch_options, report
 from experiments.shared.output import write_text
 from jaxgen.errors import InputError
 from jaxgen.nn.counting import multiply_adds
-from jaxgen.parallel import Layout, current_mesh, plan_layout
+from jaxgen.parallel import Layout, current_mesh, plan_layout, replicated
 from jaxgen.parallel.batches import process_rows, put_batch, put_local_batch
 from jaxgen.training import (
     Checkpoints,
@@ -252,6 +252,23 @@ def train_model(
         seconds=max((record.get("seconds", 0.0) for record in records), default=0.0),
         variables=result.state.variables,
     )
+
+
+def loss_of_batch(loss_fn: LossFn, batch: Batch) -> Callable[[TrainState], dict[str, float]]:
+    """An evaluation: the loss of the averaged parameters on one batch, always with one noise.
+
+    Args:
+      loss_fn: the loss.
+      batch: whole, in the memory of this process.
+    """
+    mesh = current_mesh()
+    compiled = jax.jit(lambda p, b, k: loss_fn(p, b, k)[0], out_shardings=replicated(mesh))
+    shared = put_batch(batch, mesh)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        return {VALIDATION_LOSS: float(compiled(averaged_params(state), shared, jax.random.key(0)))}
+
+    return evaluate
 
 
 def kept_checkpoints() -> dict[str, int]:

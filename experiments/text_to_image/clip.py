@@ -23,9 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from experiments.shared.digests import digest_of
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -35,8 +34,10 @@ from experiments.shared.training_runs import (
     OptimizationFlags,
     TrainedModel,
     check_layout,
+    loss_of_batch,
     train_model,
 )
+from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.clip_plots import plot_contrastive, plot_retrieval
 from jaxgen.data import (
@@ -44,21 +45,20 @@ from jaxgen.data import (
     CaptionedSet,
     captioned_batch_at,
     load_captioned,
-    to_unit,
     tokenise_captions,
 )
 from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.captions.captioned_set import CaptionKind
-from jaxgen.data.captions.class_captions import CLASS, class_prompts
+from jaxgen.data.captions.class_captions import CLASS, TEMPLATES, class_prompts
 from jaxgen.data.tokenizers import Tokenizer, save_tokenizer, train_tokenizer
 from jaxgen.encoders import (
     CLIPConfig,
     CLIPImageConfig,
     CLIPTextConfig,
     clip_loss,
-    make_encoder,
     to_unit_length,
 )
+from jaxgen.encoders.clip_model import limited_scale
 from jaxgen.errors import InputError
 from jaxgen.evaluation import (
     class_accuracy,
@@ -68,13 +68,14 @@ from jaxgen.evaluation import (
     text_image_retrieval,
     zero_shot_probabilities,
 )
+from jaxgen.evaluation.features import apply_to_rows
 from jaxgen.nn.counting import parameter_count
-from jaxgen.parallel import check_batch_size, current_mesh, put_batch, replicated
-from jaxgen.training import TrainState, averaged_params
+from jaxgen.parallel import check_batch_size, current_mesh, is_main_process
+from jaxgen.training import TrainState
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Batch
+from jaxgen.typing import Batch, Tree
 
-HEAD_SIZE, MOST_WORDS, AT_A_TIME = 32, 4096, 256
+MOST_WORDS, AT_A_TIME, SHOWN = 4096, 256, 16
 OTHERS = 99
 """Captions that an image's own is compared with for R-precision."""
 
@@ -191,7 +192,8 @@ def main(config: Config) -> dict[str, float]:
     digest = digest_of(pictures.images, pictures.short, pictures.descriptive, pictures.parts)
     folder = open_workdir(config, data={pictures.name: digest})
     check_checkpoints(folder / "checkpoints", model)
-    save_tokenizer(tokenizer, folder / "tokenizer")
+    if is_main_process():
+        save_tokenizer(tokenizer, folder / "tokenizer")
     report(pictures.describe())
     trained = train_model(
         model,
@@ -206,9 +208,7 @@ def main(config: Config) -> dict[str, float]:
     )
     curves = {name: trained.curve(name) for name in ("train/loss", VALIDATION_LOSS)}
     plot_contrastive(folder / "curves.png", curves, trained.curve("train/accuracy"))
-    encode = make_vectors(trained, tokenizer)
-    figures = evaluate(encode, pictures, config)
-    show_retrieval(folder / "retrieval.png", encode, pictures, config)
+    figures = evaluate(trained, tokenizer, pictures, config, folder / "retrieval.png")
     figures |= {"parameters": parameter_count(trained.params), "seconds": trained.seconds}
     table = format_table(("figure", "value"), [(k, three_decimals(v)) for k, v in figures.items()])
     write_text(folder / "table.md", table)
@@ -259,99 +259,72 @@ def contrastive_evaluation(
     first, last = pictures.parts.get("validation", (0, 0))
     if last - first < plan.batch_size:
         return None
-    mesh = current_mesh()
     part = BatchPlan(first, last, plan.batch_size, seed=0, name=pictures.name)
-    batch = put_batch(to_batch(captioned_batch_at(pictures, tokens, part, 0)), mesh)
-    compiled = jax.jit(lambda p, b, k: loss_fn(p, b, k)[0], out_shardings=replicated(mesh))
-
-    def evaluation(state: TrainState) -> dict[str, float]:
-        return {VALIDATION_LOSS: float(compiled(averaged_params(state), batch, jax.random.key(0)))}
-
-    return evaluation
+    return loss_of_batch(loss_fn, to_batch(captioned_batch_at(pictures, tokens, part, 0)))
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """Unit vectors of texts and of pictures by trained towers, float32 [N, D].
+def vectors_of(
+    config: CLIPImageConfig | CLIPTextConfig, params: Tree, *inputs: np.ndarray
+) -> Float[np.ndarray, "N D"]:
+    """Unit vectors of pictures or texts, by a trained tower."""
+    model = config.make_model()
 
-    Attributes:
-      text: of texts.
-      image: of pictures, uint8 [N, Y, X, C].
-      scale: what similarities are multiplied by.
+    def forward(params: Tree, inputs: tuple[Array, ...]) -> Array:
+        return to_unit_length(model.apply({"params": params}, *inputs).pooled_BD)
+
+    return apply_to_rows(forward, params, inputs, AT_A_TIME)
+
+
+def evaluate(
+    trained: TrainedModel,
+    tokenizer: Tokenizer,
+    pictures: CaptionedSet,
+    config: Config,
+    path: pathlib.Path,
+) -> dict[str, float]:
+    """Figures of the test part, see `jaxgen.evaluation.text_image`; and some pictures of it.
+
+    Args:
+      trained: both towers.
+      tokenizer: of the texts.
+      pictures: the whole set, whose captions are all looked through.
+      config: of the run.
+      path: the PNG of pictures with the captions that are nearest.
     """
-
-    text: Callable[[Sequence[str]], Float[np.ndarray, "N D"]]
-    image: Callable[[np.ndarray], Float[np.ndarray, "N D"]]
-    scale: float
-
-
-def make_vectors(trained: TrainedModel, tokenizer: Tokenizer) -> Vectors:
-    """The vectors of a trained CLIP, some texts or pictures at a time."""
-    towers = {
-        name: make_encoder(getattr(trained.config, name), trained.params[name])
-        for name in ("text", "image")
-    }
-
-    def of_texts(texts: Sequence[str]) -> np.ndarray:
-        found = tokenizer.encode(texts)
-        return in_parts(lambda rows: towers["text"](found.ids[rows], found.mask[rows]), len(texts))
-
-    def of_images(images: np.ndarray) -> np.ndarray:
-        return in_parts(lambda rows: towers["image"](to_unit(images[rows])), len(images))
-
-    scale = float(np.exp(np.asarray(trained.params["logit_scale"])))
-    return Vectors(of_texts, of_images, min(scale, 100.0))
-
-
-def in_parts(encode: Callable[[np.ndarray], Any], count: int) -> Float[np.ndarray, "N D"]:
-    """Unit vectors of so many examples; the last part is filled up, so that one program does."""
-    found = []
-    for start in range(0, count, AT_A_TIME):
-        rows = np.minimum(np.arange(start, start + AT_A_TIME), count - 1)
-        found.append(np.asarray(to_unit_length(encode(rows).pooled_BD)))
-    return np.concatenate(found)[:count]
-
-
-def evaluate(encode: Vectors, pictures: CaptionedSet, config: Config) -> dict[str, float]:
-    """Figures of the test part; see `jaxgen.evaluation.text_image`."""
     test, known = pictures.part("test"), pictures.distinct(config.captions)
-    own = test.captions(config.captions)
-    tested = sorted(set(own))
-    meaning_N = np.array([tested.index(caption) for caption in own])
-    image_ND, text_MD = encode.image(test.images), encode.text(tested)
-    found = text_image_retrieval(image_ND, text_MD, meaning_N, np.arange(len(tested)), at=(1, 5))
+    prompts, own = prompts_of(pictures), test.captions(config.captions)
+    texts = tokenizer.encode([*known, *prompts])
+    model, params = trained.config, trained.params
+    image_ND = vectors_of(model.image, params["image"], test.images)
+    text_KD, prompt_PD = np.split(
+        vectors_of(model.text, params["text"], texts.ids, texts.mask), [len(known)]
+    )
+    scale = float(np.exp(limited_scale(params["logit_scale"])))
+    number = {caption: i for i, caption in enumerate(known)}
+    answer_N = np.array([number[caption] for caption in own])
+    tested_M, meaning_N = np.unique(answer_N, return_inverse=True)
+    text_MD = text_KD[tested_M]
+    found = text_image_retrieval(image_ND, text_MD, meaning_N, np.arange(len(tested_M)), at=(1, 5))
     figures = {
         **{f"text of image, at {k}": v for k, v in found.text_of_image.items()},
         **{f"image of text, at {k}": v for k, v in found.image_of_text.items()},
     }
-    answers_N = np.array([known.index(caption) for caption in own])
-    among = zero_shot_probabilities(image_ND, encode.text(known), encode.scale)
-    figures[f"caption among all {len(known):,}"] = class_accuracy(among, answers_N)
-    figures["CLIP score"] = clip_score(image_ND, text_MD[meaning_N])
-    if len(tested) > 1:
-        others = min(OTHERS, len(tested) - 1)
+    among = zero_shot_probabilities(image_ND, text_KD, scale)
+    figures[f"caption among all {len(known):,}"] = class_accuracy(among, answer_N)
+    figures["CLIP score"] = clip_score(image_ND, text_KD[answer_N])
+    if len(tested_M) > 1:
+        others = min(OTHERS, len(tested_M) - 1)
         figures[f"R-precision, {others} others"] = r_precision(
-            image_ND, text_MD[meaning_N], meaning_N, others=others
+            image_ND, text_KD[answer_N], meaning_N, others=others
         )
-    if prompts := prompts_of(pictures):
-        labels_N = test.attribute_of(CLASS)
-        classes = len(test.attributes.values[CLASS]) if test.attributes else 0
-        rows = encode.text(prompts).reshape(classes, -1, text_MD.shape[1])
-        among = zero_shot_probabilities(image_ND, class_vectors(rows), encode.scale)
-        figures["zero-shot accuracy"] = class_accuracy(among, labels_N)
+    if prompts:
+        rows = prompt_PD.reshape(-1, len(TEMPLATES), text_KD.shape[1])
+        of_class = zero_shot_probabilities(image_ND, class_vectors(rows), scale)
+        figures["zero-shot accuracy"] = class_accuracy(of_class, test.attribute_of(CLASS))
+    chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
+    nearest = [known[i] for i in among[chosen].argmax(axis=1)]
+    plot_retrieval(path, test.images[chosen], nearest, [own[i] for i in chosen])
     return figures
-
-
-def show_retrieval(
-    path: pathlib.Path, encode: Vectors, pictures: CaptionedSet, config: Config
-) -> None:
-    """Some test pictures with the captions that are nearest, among those of the whole set."""
-    test, known = pictures.part("test"), pictures.distinct(config.captions)
-    chosen = np.linspace(0, len(test) - 1, min(16, len(test))).astype(int)
-    images = test.images[chosen]
-    nearest = (encode.image(images) @ encode.text(known).T).argmax(axis=1)
-    own = [test.captions(config.captions)[i] for i in chosen]
-    plot_retrieval(path, images, [known[i] for i in nearest], own)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.compressors.frame_blocks import EPSILON, FrameBlock, WholeFrameAttention
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_sizes
 from jaxgen.nn.attention import Implementation
 from jaxgen.nn.convolutions import conv, group_norm, repeat_pixels
 from jaxgen.nn.dense import Dtype, check_dtype
@@ -77,9 +77,7 @@ class FrameAutoencoderConfig:
         if not self.channels:
             raise InputError("channels is empty, expected the channels of each level")
         names = "in_channels", "out_channels", "latent_channels", "blocks", "groups"
-        for name in names:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_sizes(self, *names)
         for i, size in enumerate(self.channels):
             if size < 1 or size % self.groups:
                 raise InputError(

@@ -24,7 +24,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.compressors.frame_autoencoder import check_images_or_videos, frame_latent_grid
-from jaxgen.errors import InputError
+from jaxgen.errors import check_sizes
 from jaxgen.nn.convolutions import conv, group_norm, repeat_pixels, uniform
 from jaxgen.nn.dense import Dtype, check_dtype
 
@@ -64,9 +64,7 @@ class TinyAutoencoderConfig:
     def __post_init__(self) -> None:
         """Validates the fields."""
         check_dtype(self.dtype)
-        for name in ("image_channels", "latent_channels", "width", "blocks", "halvings"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_sizes(self, "image_channels", "latent_channels", "width", "blocks", "halvings")
 
     @property
     def factor(self) -> int:

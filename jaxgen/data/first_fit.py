@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int, Integer
 
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_sizes
 
 
 @dataclass
@@ -55,9 +55,7 @@ class Packer:
     used_text: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("pack_length", "max_examples", "max_open"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_sizes(self, "pack_length", "max_examples", "max_open")
         if self.text_length is not None and self.text_length < 0:
             raise InputError(f"text_length is {self.text_length}, expected 0 or more, or None")
 

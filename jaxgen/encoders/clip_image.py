@@ -21,14 +21,14 @@ from jaxtyping import Array, Float, Shaped
 from jaxgen.encoders.encoded import Encoded
 from jaxgen.encoders.tower import (
     TowerConfig,
-    check_counts,
     positions_param,
     tower_blocks,
     tower_projection,
 )
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_sizes
 from jaxgen.nn.dense import Dense
 from jaxgen.nn.norms import LayerNorm
+from jaxgen.nn.patches import patchify
 from jaxgen.pixels import as_unit
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -58,7 +58,7 @@ class CLIPImageConfig(TowerConfig):
     def __post_init__(self) -> None:
         """Validates the fields."""
         super().__post_init__()
-        check_counts(self, "size", "patch")
+        check_sizes(self, "size", "patch")
         if self.size % self.patch:
             raise InputError(f"size is {self.size}, expected a multiple of patch={self.patch}")
         if not self.mean or len(self.mean) != len(self.deviation) or min(self.deviation) <= 0:
@@ -89,6 +89,10 @@ class CLIPImageConfig(TowerConfig):
                 f"{self.channels}] (jaxgen.encoders.resize_and_crop)"
             )
         as_unit(images_BYXC)
+
+    def example(self) -> tuple[Array, ...]:
+        """What the network takes of one image, in zeros."""
+        return (jnp.zeros((1, self.size, self.size, self.channels)),)
 
     def make_model(self) -> "CLIPImageEncoder":
         """The network."""
@@ -133,7 +137,7 @@ class CLIPImageEncoder(nn.Module):
         c.check_input(images_BYXC)
         pixels = (jnp.asarray(as_unit(images_BYXC)) + 1) / 2
         pixels = (pixels - jnp.asarray(c.mean)) / jnp.asarray(c.deviation)
-        patches_BLD = self.patch_embedding(_patches(pixels, c.patch)).astype(jnp.float32)
+        patches_BLD = self.patch_embedding(patchify(pixels, c.patch)).astype(jnp.float32)
         class_B1D = jnp.broadcast_to(self.class_token, (len(pixels), 1, c.width))
         x_BLD = jnp.concatenate([class_B1D, patches_BLD], axis=1) + self.positions
         x_BLD = self.input_norm(x_BLD)
@@ -143,13 +147,6 @@ class CLIPImageEncoder(nn.Module):
         if c.projection is not None:
             pooled_BD = self.projection(pooled_BD)
         return Encoded(x_BLD, jnp.ones(x_BLD.shape[:2], bool), pooled_BD)
-
-
-def _patches(x_BYXC: Float[Array, "B Y X C"], patch: int) -> Float[Array, "B L F"]:
-    """Square patches row by row, the numbers of each in the order row, column, channel."""
-    batch, height, width, channels = x_BYXC.shape
-    x = x_BYXC.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
 
 
 def resize_and_crop(images_BYXC: Shaped[Array, "B Y X C"], size: int) -> Float[Array, "B Y2 X2 C"]:

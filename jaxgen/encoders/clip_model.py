@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jaxgen.encoders.clip_image import CLIPImageConfig
 from jaxgen.encoders.clip_text import CLIPTextConfig
-from jaxgen.encoders.encoded import Encoded
+from jaxgen.encoders.encoded import Encoded, encoder_init
 from jaxgen.errors import InputError, check_kind
 from jaxgen.typing import Tree
 
@@ -75,16 +75,17 @@ class CLIPConfig:
         text, image = SIZES[name]
         return cls(CLIPTextConfig(**{**text, **changes}), CLIPImageConfig(**{**image, **changes}))
 
+    def example(self) -> tuple[Array, ...]:
+        """What the network takes of one image and one text."""
+        return (*self.image.example(), *self.text.example())
+
     def make_model(self) -> "CLIP":
         """The network."""
         return CLIP(self)
 
     def make_init(self) -> Callable[[Array], Tree]:
         """``key -> parameters``, with logical axes."""
-        model = self.make_model()
-        images = jnp.zeros((1, self.image.size, self.image.size, self.image.channels))
-        ids = jnp.full((1, self.text.length), self.text.end_id or 0)
-        return lambda key: model.init(key, images, ids)["params"]
+        return encoder_init(self)
 
 
 class CLIP(nn.Module):

@@ -21,12 +21,11 @@ from jaxtyping import Array, Int, Shaped
 from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_token_ids, text_mask
 from jaxgen.encoders.tower import (
     TowerConfig,
-    check_counts,
     positions_param,
     tower_blocks,
     tower_projection,
 )
-from jaxgen.errors import InputError, can_be_checked
+from jaxgen.errors import InputError, can_be_checked, check_sizes
 from jaxgen.nn.norms import LayerNorm
 
 
@@ -47,7 +46,7 @@ class CLIPTextConfig(TowerConfig):
     def __post_init__(self) -> None:
         """Validates the fields."""
         super().__post_init__()
-        check_counts(self, "vocabulary", "length")
+        check_sizes(self, "vocabulary", "length")
         if self.end_id is not None and not 0 <= self.end_id < self.vocabulary:
             raise InputError(
                 f"end_id is {self.end_id}, expected 0 to {self.vocabulary - 1}, or None"
@@ -69,6 +68,10 @@ class CLIPTextConfig(TowerConfig):
                 raise InputError(
                     f"text {missing.argmax()} has no end token, expected an id {self.end_id}"
                 )
+
+    def example(self) -> tuple[Array, ...]:
+        """What the network takes of one text: its end token alone."""
+        return (jnp.full((1, 1), self.end_id or 0),)
 
     def make_model(self) -> "CLIPTextEncoder":
         """The network."""

@@ -28,6 +28,16 @@ class Encoded(NamedTuple):
     pooled_BD: Float[Array, "B D2"]
 
 
+def encoder_init(config: Any) -> Callable[[Array], Tree]:
+    """``key -> parameters``, with logical axes, of an encoder.
+
+    Args:
+      config: of an encoder or of a CLIP, with the inputs of one example, ``example()``.
+    """
+    model, inputs = config.make_model(), config.example()
+    return lambda key: model.init(key, *inputs)["params"]
+
+
 def make_encoder(config: Any, params: Tree) -> Callable[..., Encoded]:
     """``encode(ids, mask)`` or ``encode(images)`` with parameters, compiled once for each shape.
 
@@ -40,24 +50,18 @@ def make_encoder(config: Any, params: Tree) -> Callable[..., Encoded]:
       A function from what the model takes to `Encoded`; it refuses what the model does not take,
       values too, which a compiled program cannot look at.
     """
-    run = _compiled(config)
 
     def encode(*inputs: Any) -> Encoded:
         config.check_input(*inputs)
-        return run(params, *inputs)
+        return _encode(params, *inputs, config=config)
 
     return encode
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(config: Any) -> Callable[..., Encoded]:
-    """One function object per configuration, so that it is compiled once."""
-    model = config.make_model()
-
-    def run(params: Tree, *inputs: Any) -> Encoded:
-        return model.apply({"params": params}, *inputs)
-
-    return jax.jit(run)
+@functools.partial(jax.jit, static_argnames="config")
+def _encode(params: Tree, *inputs: Any, config: Any) -> Encoded:
+    """Compiled once for equal configurations and shapes."""
+    return config.make_model().apply({"params": params}, *inputs)
 
 
 class TokenEmbedding(nn.Module):

@@ -19,16 +19,15 @@ output layer of the MLP are float32 whatever the compute dtype is.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_token_ids, text_mask
-from jaxgen.encoders.tower import check_counts
-from jaxgen.errors import InputError
-from jaxgen.nn.attention import Implementation, attention, split_parts
+from jaxgen.errors import InputError, check_sizes
+from jaxgen.nn.attention import Implementation, attention, check_implementation, split_parts
 from jaxgen.nn.dense import Dense, Dtype, check_dtype
 from jaxgen.nn.mlp import gelu_tanh
 from jaxgen.nn.norms import RMSNorm
@@ -79,13 +78,10 @@ class T5Config:
 
     def __post_init__(self) -> None:
         """Validates the fields."""
-        check_counts(self, "vocabulary", "width", "mlp_units", "depth", "heads", "head_size")
+        check_sizes(self, "vocabulary", "width", "mlp_units", "depth", "heads", "head_size")
         check_buckets(self.buckets, self.largest_distance)
         check_dtype(self.dtype)
-        if self.attention not in get_args(Implementation):
-            raise InputError(
-                f"attention is {self.attention!r}, expected one of {get_args(Implementation)}"
-            )
+        check_implementation(self.attention)
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> "T5Config":
@@ -113,6 +109,10 @@ class T5Config:
           InputError: for ids outside the table, or a mask of another shape.
         """
         check_token_ids(ids_BL, mask_BL, self.vocabulary)
+
+    def example(self) -> tuple[Array, ...]:
+        """What the network takes of one text, in zeros."""
+        return (jnp.zeros((1, 1), jnp.int32),)
 
     def make_model(self) -> "T5Encoder":
         """The network."""
@@ -203,7 +203,7 @@ class T5Encoder(nn.Module):
     def __call__(
         self, ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None = None
     ) -> Encoded:
-        """States behind the final norm; pooled is their mean over what is no padding.
+        """States behind the final norm; pooled is their mean without padding.
 
         Args:
           ids_BL: token ids, the end token among them; any length.

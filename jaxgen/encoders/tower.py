@@ -12,14 +12,14 @@ of OpenAI's ``clip/model.py``, with D the width and N the depth: D^-.5 for queri
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.errors import InputError, check_positive
-from jaxgen.nn.attention import Implementation, SelfAttention
+from jaxgen.errors import InputError, check_positive, check_sizes
+from jaxgen.nn.attention import Implementation, SelfAttention, check_implementation
 from jaxgen.nn.dense import Dense, Dtype, check_dtype
 from jaxgen.nn.mlp import MLP, gelu_exact, quick_gelu
 from jaxgen.nn.norms import LayerNorm
@@ -66,9 +66,9 @@ class TowerConfig:
 
     def __post_init__(self) -> None:
         """Validates the fields."""
-        check_counts(self, "width", "depth", "heads", "mlp_units")
+        check_sizes(self, "width", "depth", "heads", "mlp_units")
         if self.projection is not None:
-            check_counts(self, "projection")
+            check_sizes(self, "projection")
         if self.width % self.heads:
             raise InputError(f"width is {self.width}, expected a multiple of heads={self.heads}")
         if self.activation not in ACTIVATIONS:
@@ -77,21 +77,7 @@ class TowerConfig:
             )
         check_positive("epsilon", self.epsilon)
         check_dtype(self.dtype)
-        if self.attention not in get_args(Implementation):
-            raise InputError(
-                f"attention is {self.attention!r}, expected one of {get_args(Implementation)}"
-            )
-
-
-def check_counts(config: Any, *names: str) -> None:
-    """Refuses fields below 1.
-
-    Raises:
-      InputError: naming the first of them.
-    """
-    for name in names:
-        if getattr(config, name) < 1:
-            raise InputError(f"{name} is {getattr(config, name)}, expected 1 or more")
+        check_implementation(self.attention)
 
 
 class TowerBlock(nn.Module):

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Float, Float64, Shaped
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import current_mesh, num_batch_shards, put_batch, replicated
 from jaxgen.pixels import as_unit
 from jaxgen.typing import Tree
 
-Forward = Callable[[Tree, Array], Tree]
+Forward = Callable[[Tree, Any], Tree]
 """``(params, images [B, ...]) -> outputs``, each with a leading axis B."""
 
 
@@ -76,18 +76,33 @@ def apply_in_batches(
         raise InputError(
             f"batch_size is {batch_size} for {len(images)} images, expected 1 or more of both"
         )
-    images = as_unit(images)
-    mesh = current_mesh()
+    return apply_to_rows(forward, params, as_unit(images), batch_size)
+
+
+def apply_to_rows(forward: Forward, params: Tree, inputs: Tree, batch_size: int) -> Tree:
+    """The same for inputs of any kind, which are not looked at.
+
+    Args:
+      forward: As for `apply_in_batches`, of a tree of arrays [B, ...].
+      params: Its parameters.
+      inputs: One or more, a tree of arrays [N, ...] in the memory of this process.
+      batch_size: As for `apply_in_batches`.
+    """
+    count, mesh = len(jax.tree.leaves(inputs)[0]), current_mesh()
     shards = num_batch_shards(mesh)
-    size = -(-min(batch_size, len(images)) // shards) * shards
+    size = -(-min(batch_size, count) // shards) * shards
     run = _compiled(forward, mesh)
+
+    def batch_from(start: int, x: Shaped[np.ndarray, "N ..."]) -> Shaped[np.ndarray, "B ..."]:
+        batch = np.asarray(x[start : start + size])
+        return np.pad(batch, [(0, size - len(batch)), *[(0, 0)] * (batch.ndim - 1)])
+
     pieces = []
-    for start in range(0, len(images), size):
-        batch = np.asarray(images[start : start + size])
-        filling = [(0, size - len(batch)), *[(0, 0)] * (batch.ndim - 1)]
-        outputs = run(params, put_batch(np.pad(batch, filling), mesh))
+    for start in range(0, count, size):
+        batch = jax.tree.map(functools.partial(batch_from, start), inputs)
+        outputs = run(params, put_batch(batch, mesh))
         pieces.append(jax.tree.map(np.asarray, outputs))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *pieces)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *pieces)
 
 
 @functools.lru_cache(maxsize=32)

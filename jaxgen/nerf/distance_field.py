@@ -26,7 +26,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.errors import InputError, check_not_negative, check_positive
+from jaxgen.errors import InputError, check_not_negative, check_positive, check_sizes
 from jaxgen.nerf.cameras import Box, check_box
 from jaxgen.nerf.distance_opacity import SHORTEST, anneal_slope, interval_density
 from jaxgen.nerf.encodings import encode_position, spherical_harmonics
@@ -35,7 +35,6 @@ from jaxgen.nerf.fields import (
     FieldOutput,
     SampleContext,
     appearance,
-    check_sizes,
     density_within,
     level_weights,
     levels_in_use,

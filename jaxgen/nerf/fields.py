@@ -122,10 +122,3 @@ def levels_in_use(
 def unit(vector: Float[Array, "*B 3"]) -> Float[Array, "*B 3"]:
     """Vectors at length 1; 0 where they are 0."""
     return vector * jax.lax.rsqrt(jnp.maximum((vector**2).sum(-1, keepdims=True), 1e-20))
-
-
-def check_sizes(config: Any, *names: str, least: int = 1) -> None:
-    """Raises InputError unless the named fields of a configuration are ``least`` or more."""
-    for name in names:
-        if getattr(config, name) < least:
-            raise InputError(f"{name} is {getattr(config, name)}, expected {least} or more")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.errors import check_positive
+from jaxgen.errors import check_positive, check_sizes
 from jaxgen.nerf.cameras import Box, check_box
 from jaxgen.nerf.contraction import contract
 from jaxgen.nerf.dense_grids import DenseGridConfig, TriPlaneConfig
@@ -16,7 +16,6 @@ from jaxgen.nerf.fields import (
     FieldOutput,
     SampleContext,
     appearance,
-    check_sizes,
     density_within,
     level_weights,
     mlp_layer,

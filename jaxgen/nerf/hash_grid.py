@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxgen.axes import BATCH_MESH_AXES
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_sizes
 from jaxgen.nn.token_sharding import auto_axes
 
 PRIMES = (1, 2654435761, 805459861)
@@ -68,9 +68,7 @@ class HashGridConfig:
     finest_resolution: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("levels", "features", "base_resolution"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_sizes(self, "levels", "features", "base_resolution")
         if not 3 <= self.log2_table_size <= 28:
             raise InputError(f"log2_table_size is {self.log2_table_size}, expected 3 to 28")
         if self.finest_resolution < self.base_resolution:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_sizes
 from jaxgen.nerf.cameras import Box, check_box
 from jaxgen.nerf.contraction import contract, contract_gaussian
 from jaxgen.nerf.encodings import Basis, encode_position, integrated_encoding
@@ -22,7 +22,6 @@ from jaxgen.nerf.fields import (
     FieldOutput,
     SampleContext,
     appearance,
-    check_sizes,
     density_within,
     level_weights,
     mlp_layer,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgen.errors import InputError, check_not_negative
+from jaxgen.errors import InputError, check_not_negative, check_sizes
 from jaxgen.nerf.cameras import Box
 from jaxgen.typing import Tree
 
@@ -54,9 +54,7 @@ class OccupancyConfig:
     least_weight: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "candidates", "samples", "every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_sizes(self, "resolution", "candidates", "samples", "every")
         if self.steps < 32 or self.steps % 32:
             raise InputError(f"steps is {self.steps}, expected a multiple of 32")
         for name in ("threshold", "decay", "least_weight", "all_cells"):

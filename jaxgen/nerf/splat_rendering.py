@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.errors import InputError, check_positive, check_share
+from jaxgen.errors import InputError, check_positive, check_share, check_sizes
 from jaxgen.nerf.cameras import Box, Cameras, check_box
 from jaxgen.nerf.rendering import Rendering
 from jaxgen.nerf.splat_compositing import TileGroups, composite_tiles, splat_table
@@ -99,9 +99,7 @@ class SplatConfig:
     pairs: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("gaussians", "tile", "group", "pairs"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_sizes(self, "gaussians", "tile", "group", "pairs")
         if not 0 <= self.degree <= 3:
             raise InputError(f"degree is {self.degree}, expected 0, 1, 2 or 3")
         if not 0 < self.initial_opacity < 1:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.errors import check_sizes
 from jaxgen.nerf.encodings import spherical_harmonics
-from jaxgen.nerf.fields import check_sizes, mlp_layer
+from jaxgen.nerf.fields import mlp_layer
 from jaxgen.nn.dense import Dense
 
 

@@ -26,7 +26,7 @@ pass over q, k and v and one over the booleans [B, L, N], without heads.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,12 @@ QKNorm = bool | Literal["all_heads"]
 
 FAR = -1e9
 """What is added to logits that are beyond reach, where there is no mask."""
+
+
+def check_implementation(name: str) -> None:
+    """Raises InputError unless it names an implementation of attention."""
+    if name not in get_args(Implementation):
+        raise InputError(f"attention is {name!r}, expected one of {get_args(Implementation)}")
 
 
 def attention(

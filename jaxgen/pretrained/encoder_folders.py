@@ -19,10 +19,10 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.encoders import CLIPConfig, CLIPImageConfig, CLIPTextConfig, T5Config
+from jaxgen.encoders.encoded import encoder_init
 from jaxgen.interop.clip_config import (
     OPEN_CLIP_CONFIG,
     PREPROCESSOR,
@@ -192,14 +192,7 @@ def abstract_encoder_params(config: Any) -> Tree:
     Args:
       config: a configuration of `jaxgen.encoders`.
     """
-    ids_BL, inputs = jnp.zeros((1, 1), jnp.int32), []
-    image = config.image if isinstance(config, CLIPConfig) else config
-    if isinstance(image, CLIPImageConfig):
-        inputs.append(jnp.zeros((1, image.size, image.size, image.channels)))
-    if not isinstance(config, CLIPImageConfig):
-        inputs.append(ids_BL)
-    init = config.make_model().init
-    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), *inputs)["params"])
+    return nn.meta.unbox(jax.eval_shape(encoder_init(config), jax.random.key(0)))
 
 
 def _towers(config: CLIPConfig | CLIPTextConfig | CLIPImageConfig) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from jaxgen.nn.dense import Dense, zeros
 from jaxgen.nn.embeddings import Condition
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norms import layer_norm
+from jaxgen.nn.patches import patchify, unpatchify
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.nn.relative import RelativeBias
-from jaxgen.spacetime.patches import patchify, unpatchify
 from jaxgen.spacetime.transformer_config import GridConfig, check_wave_width, published_fields
 
 

@@ -22,8 +22,8 @@ from jaxgen.errors import InputError
 from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition
 from jaxgen.nn.norms import EPSILON
+from jaxgen.nn.patches import patchify, unpatchify
 from jaxgen.nn.positions import sincos_grid
-from jaxgen.spacetime.patches import patchify, unpatchify
 from jaxgen.spacetime.transformer_blocks import Conditioning, DiTBlock, FinalLayer
 from jaxgen.spacetime.transformer_config import (
     TransformerConfig,
@@ -80,6 +80,11 @@ class DiTConfig(TransformerConfig):
 
         Raises:
           InputError: for any other name.
+
+        Example:
+          >>> config = DiTConfig.named("DiT-XL/2")
+          >>> config.depth, config.width, config.patch
+          (28, 1152, 2)
         """
         return cls(**{**published_fields(name, "DiT", SIZES, PATCHES), **changes})
 

@@ -25,10 +25,10 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.errors import InputError
 from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition
+from jaxgen.nn.patches import patchify, unpatchify
 from jaxgen.nn.positions import sincos_grid
 from jaxgen.nn.relative import RelativeBias
 from jaxgen.spacetime.dit import SIZES
-from jaxgen.spacetime.patches import patchify, unpatchify
 from jaxgen.spacetime.transformer_blocks import DiTBlock, FinalLayer
 from jaxgen.spacetime.transformer_config import GridConfig, check_wave_width, published_fields
 

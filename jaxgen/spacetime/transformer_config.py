@@ -3,15 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float, Int
 
-from jaxgen.errors import InputError
-from jaxgen.nn.attention import Implementation, QKNorm
+from jaxgen.errors import InputError, check_sizes
+from jaxgen.nn.attention import Implementation, QKNorm, check_implementation
 from jaxgen.nn.dense import Dtype, check_dtype
 from jaxgen.nn.embeddings import check_condition
-from jaxgen.spacetime.patches import patch_grid, patch_sides
+from jaxgen.nn.patches import patch_grid, patch_sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +64,7 @@ class TransformerConfig:
         patch_sides(self.patch, self.axes)
         if self.axes == 2 and not isinstance(self.patch, int):
             raise InputError(f"patch is {self.patch!r}, expected one number, the side of a square")
-        for name in ("in_channels", "out_channels", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_sizes(self, "in_channels", "out_channels", "width", "depth", "heads")
         if self.num_classes < 0:
             raise InputError(f"num_classes is {self.num_classes}, expected 0 or more")
         if self.width % self.heads:
@@ -83,10 +81,7 @@ class TransformerConfig:
         check_dtype(self.dtype)
         if self.qk_norm not in (True, False, "all_heads"):
             raise InputError(f"qk_norm is {self.qk_norm!r}, expected True, False or 'all_heads'")
-        if self.attention not in get_args(Implementation):
-            raise InputError(
-                f"attention is {self.attention!r}, expected one of {get_args(Implementation)}"
-            )
+        check_implementation(self.attention)
 
     @property
     def mlp_units(self) -> int:

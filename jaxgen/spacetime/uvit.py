@@ -24,7 +24,7 @@ from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import LabelEmbedding, time_frequencies
 from jaxgen.nn.mlp import MLP, gelu_exact
 from jaxgen.nn.norms import LayerNorm
-from jaxgen.spacetime.patches import patchify, unpatchify
+from jaxgen.nn.patches import patchify, unpatchify
 from jaxgen.spacetime.transformer_config import GridConfig, published_fields
 
 SIZES = {

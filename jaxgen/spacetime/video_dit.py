@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition, TextEmbedding
 from jaxgen.nn.packs import of_tokens
+from jaxgen.nn.patches import Patch, patch_sides, patchify, unpatchify
 from jaxgen.nn.token_sharding import shard_tokens
 from jaxgen.nn.video_rotary import RotaryForm
 from jaxgen.spacetime.attention_patterns import (
@@ -34,7 +35,6 @@ from jaxgen.spacetime.attention_patterns import (
     clip_views,
     pack_views,
 )
-from jaxgen.spacetime.patches import Patch, patch_sides, patchify, unpatchify
 from jaxgen.spacetime.text_context import (
     TextBlocks,
     TextContext,

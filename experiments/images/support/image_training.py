@@ -5,11 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.shared.training_runs import (
-    VALIDATION_LOSS,
     OpenedModel,
     OptimizationFlags,
     TrainedModel,
@@ -24,10 +22,8 @@ from jaxgen.parallel import (
     check_batch_size,
     current_mesh,
     num_batch_shards,
-    put_batch,
-    replicated,
 )
-from jaxgen.training import TrainState, averaged_params, make_optimizer
+from jaxgen.training import TrainState, make_optimizer
 from jaxgen.training import train_only as freeze_others
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
@@ -159,13 +155,7 @@ def make_evaluation(
     batch = _whole_batch(images.part("validation"), VALIDATION_IMAGES, num_batch_shards(mesh))
     if batch is None:
         return None
-    compiled = jax.jit(lambda p, b, k: loss_fn(p, b, k)[0], out_shardings=replicated(mesh))
-    shared = put_batch(batch, mesh)
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        return {VALIDATION_LOSS: float(compiled(averaged_params(state), shared, jax.random.key(0)))}
-
-    return evaluate
+    return loss_of_batch(loss_fn, batch)
 
 
 def _whole_batch(part: ImageSet, most: int, shards: int) -> Batch | None:

@@ -27,8 +27,8 @@ from jaxgen.data.video.video_folder import VideoFolder
 from jaxgen.data.video.video_sources import content_digest
 from jaxgen.diffusion.objectives.joint_frames import clip_with_images
 from jaxgen.errors import InputError
+from jaxgen.nn.patches import patch_grid, patchify
 from jaxgen.nn.positions import grid_places
-from jaxgen.spacetime.patches import patch_grid, patchify
 from jaxgen.typing import Batch
 
 HELD_OUT = "validation", "test"

@@ -25,7 +25,7 @@ class Sized(Protocol):
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Refuses what is no list of texts.
+    """Refuses anything but a list of texts.
 
     Raises:
       InputError: It is one string, whose letters would be taken for texts; or one of them is no

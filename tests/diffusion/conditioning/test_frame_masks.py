@@ -28,9 +28,9 @@ from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.samplers.sampling import initial_noise, sample
 from jaxgen.errors import InputError
+from jaxgen.nn.patches import patch_grid, patchify
 from jaxgen.nn.positions import grid_places
 from jaxgen.spacetime import VideoDiTConfig
-from jaxgen.spacetime.patches import patch_grid, patchify
 
 KEY = jax.random.key(0)
 ONLY = {kind: 0.0 for kind in ("none", "first", "last", "both", "prefix")}

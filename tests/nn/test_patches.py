@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import InputError
-from jaxgen.spacetime import patchify, unpatchify
+from jaxgen.nn.patches import patchify, unpatchify
 
 
 @pytest.mark.parametrize("size", [(4, 4), (4, 8), (6, 2)])
