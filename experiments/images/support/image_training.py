@@ -11,6 +11,7 @@ from experiments.shared.training_runs import (
     OpenedModel,
     OptimizationFlags,
     TrainedModel,
+    loss_of_batch,
     open_trained_model,
     train_model,
 )
