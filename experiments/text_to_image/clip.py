@@ -17,16 +17,13 @@ are looked for by their captions, and the captions by the pictures. In the worki
 averages over the same templates. Started again with the same working folder it resumes.
 """
 
-import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Array, Float
 
-from experiments.shared.digests import digest_of
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import format_table, three_decimals, write_text
 from experiments.shared.training_runs import (
@@ -39,7 +36,14 @@ from experiments.shared.training_runs import (
 )
 from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.shared.workdir import check_checkpoints
+from experiments.text_to_image.support.captioned_data import (
+    make_tokenizer,
+    pictures_digest,
+    plan_batches,
+    prompts_of,
+)
 from experiments.text_to_image.support.clip_plots import plot_contrastive, plot_retrieval
+from experiments.text_to_image.support.clip_scores import vectors_of
 from jaxgen.data import (
     BatchPlan,
     CaptionedSet,
@@ -49,14 +53,13 @@ from jaxgen.data import (
 )
 from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.captions.captioned_set import CaptionKind
-from jaxgen.data.captions.class_captions import CLASS, TEMPLATES, class_prompts
-from jaxgen.data.tokenizers import Tokenizer, save_tokenizer, train_tokenizer
+from jaxgen.data.captions.class_captions import CLASS, TEMPLATES
+from jaxgen.data.tokenizers import Tokenizer, save_tokenizer
 from jaxgen.encoders import (
     CLIPConfig,
     CLIPImageConfig,
     CLIPTextConfig,
     clip_loss,
-    to_unit_length,
 )
 from jaxgen.encoders.clip_model import limited_scale
 from jaxgen.errors import InputError
@@ -68,14 +71,13 @@ from jaxgen.evaluation import (
     text_image_retrieval,
     zero_shot_probabilities,
 )
-from jaxgen.evaluation.features import apply_to_rows
 from jaxgen.nn.counting import parameter_count
-from jaxgen.parallel import check_batch_size, current_mesh, is_main_process
+from jaxgen.parallel import is_main_process
 from jaxgen.training import TrainState
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Batch, Tree
+from jaxgen.typing import Batch
 
-MOST_WORDS, AT_A_TIME, SHOWN = 4096, 256, 16
+SHOWN = 16
 OTHERS = 99
 """Captions that an image's own is compared with for R-precision."""
 
@@ -184,13 +186,12 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, float]:
     """Trains, evaluates, shows."""
     pictures = load_captioned(config.data, size=config.size)
-    plan = plan_batches(pictures, config)
+    plan = plan_batches(pictures, config.training.batch_size, config.seed)
     tokenizer = make_tokenizer([*pictures.distinct(config.captions), *prompts_of(pictures)])
     tokens = tokenise_captions(pictures.captions(config.captions), tokenizer)
     model = config.network.config(pictures, tokenizer)
     check_layout(model)
-    digest = digest_of(pictures.images, pictures.short, pictures.descriptive, pictures.parts)
-    folder = open_workdir(config, data={pictures.name: digest})
+    folder = open_workdir(config, data={pictures.name: pictures_digest(pictures)})
     check_checkpoints(folder / "checkpoints", model)
     if is_main_process():
         save_tokenizer(tokenizer, folder / "tokenizer")
@@ -216,36 +217,6 @@ def main(config: Config) -> dict[str, float]:
     return figures
 
 
-def plan_batches(pictures: CaptionedSet, config: Config) -> BatchPlan:
-    """Which pictures each update sees.
-
-    Raises:
-      InputError: for clips, a set without the parts "train" and "test", or a batch that is too
-        large or that the devices cannot share.
-    """
-    if pictures.frames is not None:
-        raise InputError(f"{pictures.name}: clips of {pictures.frames} frames, expected pictures")
-    for part in ("train", "test"):
-        pictures.part(part)
-    check_batch_size(config.training.batch_size, current_mesh())
-    batch_size = config.training.batch_size
-    return BatchPlan(*pictures.parts["train"], batch_size, seed=config.seed, name=pictures.name)
-
-
-def make_tokenizer(texts: Sequence[str]) -> Tokenizer:
-    """A token for each word of some texts; as long as the longest of them."""
-    tokenizer = train_tokenizer(texts, MOST_WORDS)
-    return dataclasses.replace(tokenizer, length=tokenizer.encode(texts).ids.shape[1])
-
-
-def prompts_of(pictures: CaptionedSet) -> Sequence[str]:
-    """The texts of zero-shot classification, where pictures have classes."""
-    if pictures.attributes is None or CLASS not in pictures.attributes.values:
-        return ()
-    rows = class_prompts(pictures.attributes.values[CLASS])
-    return [text for row in rows for text in row]
-
-
 def to_batch(batch: Batch) -> Batch:
     """A batch of `captioned_batch_at` as `clip_loss` names its parts."""
     names = {"image": "image", "text_ids": "ids", "text_mask": "mask", "caption": "meaning"}
@@ -261,18 +232,6 @@ def contrastive_evaluation(
         return None
     part = BatchPlan(first, last, plan.batch_size, seed=0, name=pictures.name)
     return loss_of_batch(loss_fn, to_batch(captioned_batch_at(pictures, tokens, part, 0)))
-
-
-def vectors_of(
-    config: CLIPImageConfig | CLIPTextConfig, params: Tree, *inputs: np.ndarray
-) -> Float[np.ndarray, "N D"]:
-    """Unit vectors of pictures or texts, by a trained tower."""
-    model = config.make_model()
-
-    def forward(params: Tree, inputs: tuple[Array, ...]) -> Array:
-        return to_unit_length(model.apply({"params": params}, *inputs).pooled_BD)
-
-    return apply_to_rows(forward, params, inputs, AT_A_TIME)
 
 
 def evaluate(

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Int
 from jaxgen.diffusion.conditioning.guidance import GuidanceWeight
 from jaxgen.diffusion.denoiser import Denoiser
 from jaxgen.diffusion.model import Conditions, DenoiserConfig
+from jaxgen.diffusion.process.predictions import TargetName
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.errors import InputError
 from jaxgen.typing import Tree
@@ -70,6 +71,16 @@ class TextToImageConfig:
             )
 
     @property
+    def network(self) -> Any:
+        """The configuration of the network that reads the texts."""
+        return self.denoiser.network
+
+    @property
+    def target(self) -> TargetName:
+        """What the network predicts."""
+        return self.denoiser.target
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Of a sample."""
         return self.denoiser.image_shape
@@ -110,12 +121,12 @@ class TextToImageConfig:
         states_BLD, _, pooled_BD = self.encoder.make_model().apply(
             {"params": params["encoder"]}, *given
         )
-        network, found = self.denoiser.network, {}
-        if getattr(network, "text_width", 0):
+        found = {}
+        if getattr(self.network, "text_width", 0):
             found["text_BNC"] = states_BLD
             if self.masked:
                 found["text_mask_BN"] = mask_BL
-        if getattr(network, "pooled_width", 0):
+        if getattr(self.network, "pooled_width", 0):
             found["pooled_BC"] = pooled_BD
         return found
 
