@@ -64,6 +64,7 @@ from experiments.text_to_image.support.captioned_data import (
     plan_batches,
 )
 from experiments.text_to_image.support.clip_scores import ClipScorer, open_clip_scorer
+from experiments.text_to_image.support.text_classifier import caption_accuracy_by_errors
 from experiments.text_to_image.support.text_networks import (
     TextEncoder,
     TextNetworkFlags,
@@ -167,7 +168,8 @@ def main(config: Config) -> dict[str, Any]:
     encoder = encoder_for(config, pictures)
     tokens = tokenise_captions(pictures.captions(config.captions), encoder.tokenizer)
     shape = tuple(pictures.images.shape[1:])
-    model = config.network.config(shape, config.process.target, encoder)
+    drops = config.training.text_dropout > 0
+    model = config.network.config(shape, config.process.target, encoder, null_text=drops)
     check_layout(model)
     scorer = open_clip_scorer(config.clip_model, shape)
     steps = config.training.training_steps
@@ -202,7 +204,9 @@ def main(config: Config) -> dict[str, Any]:
         weights = {w: rows[row_name(w)] for w in guidance_weights(config)}
         if judge is not None:
             plot_guidance(folder / "guidance.png", weights, (*judge.names, "all"), FRECHET)
-        figures |= rows
+        figures |= rows | caption_accuracy_by_errors(
+            trained, encoder.tokenizer, pictures, config.captions
+        )
     return figures
 
 

@@ -13,16 +13,20 @@ in place of "", one that samples shall not show::
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Int
 
+from jaxgen.diffusion.conditioning.diffusion_classifier import LabelledDenoiser
 from jaxgen.diffusion.conditioning.guidance import GuidanceWeight
-from jaxgen.diffusion.denoiser import Denoiser
+from jaxgen.diffusion.denoiser import Denoiser, Estimate, make_denoiser
 from jaxgen.diffusion.model import Conditions, DenoiserConfig
+from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import TargetName
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.errors import InputError
@@ -54,6 +58,7 @@ class TextToImageConfig:
       denoiser: the denoiser, of a network with ``text_width`` or ``pooled_width``.
       encoder: the configuration of the encoder, with ``make_model()`` and ``example()``.
       masked: whether padding is hidden from encoder and denoiser; Stable Diffusion lets it be seen.
+      null_text: whether the empty text was among those trained on, which guidance compares with.
 
     Raises:
       InputError: for a network that reads no texts.
@@ -62,6 +67,7 @@ class TextToImageConfig:
     denoiser: DenoiserConfig
     encoder: Any
     masked: bool = True
+    null_text: bool = True
 
     def __post_init__(self) -> None:
         """Validates the fields."""
@@ -154,7 +160,34 @@ class TextToImageConfig:
         if guidance is not None:
             if texts.null_ids_BL is None or texts.null_mask_BL is None:
                 raise InputError("guidance is given without null texts, expected null_ids_BL")
+            if not self.null_text:
+                warnings.warn(
+                    "guidance with a model that was trained without the empty text (text dropout "
+                    "0): what it predicts without a text means little",
+                    stacklevel=2,
+                )
             nulls = self.encode(params, texts.null_ids_BL, texts.null_mask_BL)
         return self.denoiser.make_denoiser(
             params["denoiser"], None, guidance, conditions=conditions, nulls=nulls, clip=clip
         )
+
+    def make_caption_denoiser(self, params: Tree, candidates: Texts) -> LabelledDenoiser:
+        """The denoiser of images of one of some texts, by the number of the text.
+
+        With it `jaxgen.diffusion.classify` tells which of the texts an image shows (Li et al. 2023,
+        "Your diffusion model is secretly a zero-shot classifier").
+
+        Args:
+          params: of denoiser and encoder.
+          candidates: K texts.
+        """
+        conditions = self.encode(params, candidates.ids_BL, candidates.mask_BL)
+        network = self.denoiser.make_network(params["denoiser"])
+
+        def denoiser(z: Array, level: Level, number_B: Array) -> Estimate:
+            own = jax.tree.map(lambda given: jnp.asarray(given)[number_B], conditions)
+            return make_denoiser(lambda z, time: network(z, time, None, **own), self.target)(
+                z, level
+            )
+
+        return denoiser

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.diffusion import make_steps
+from jaxgen.diffusion import classify, make_steps
+from jaxgen.diffusion.conditioning.diffusion_classifier import even_times
 from jaxgen.diffusion.conditioning.guidance import classifier_free_guidance, guide_conditions
 from jaxgen.diffusion.denoiser import make_denoiser
 from jaxgen.diffusion.model import DenoiserConfig
@@ -123,6 +124,32 @@ def test_a_condition_that_is_no_null_stays_a_condition():
     nulls = {**given, "text": jnp.zeros((2, 1))}
     guided = guide_conditions(network, given, nulls, 1.0, target="x")(z, level)
     np.testing.assert_allclose(guided.x, [[9.0] * 3, [13.0] * 3], rtol=1e-6)  # 2 text + image
+
+
+def test_the_caption_of_an_image_is_the_one_with_the_least_error(params):
+    """`classify` over candidate texts against losses of one text at a time."""
+    x = np.random.default_rng(2).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
+    levels = even_times(CONFIG.schedule, 4)
+    candidates = Texts(IDS, MASK)
+    numbered = CONFIG.make_caption_denoiser(params, candidates)
+    found = jax.jit(lambda x: classify(numbered, x, B, levels, jax.random.key(3)))(x)
+
+    @jax.jit
+    def alone(x, ids, mask):
+        texts = Texts(*(jnp.repeat(array[None], 2, axis=0) for array in (ids, mask)))
+        denoiser = CONFIG.make_denoiser(params, texts, clip=False)
+        one = classify(lambda z, level, _: denoiser(z, level), x, 1, levels, jax.random.key(3))
+        return one.loss_BK[:, 0]
+
+    losses = np.stack([alone(x, *row) for row in zip(IDS, MASK, strict=True)], axis=1)
+    np.testing.assert_allclose(found.loss_BK, losses, rtol=1e-5)
+    np.testing.assert_array_equal(found.label_B, losses.argmin(axis=1))
+
+
+def test_guidance_without_a_null_text_warns(params):
+    config = dataclasses.replace(CONFIG, null_text=False)
+    with pytest.warns(UserWarning, match="trained without the empty text"):
+        config.make_denoiser(params, Texts(IDS, MASK, *NULLS), 1.0)
 
 
 def test_the_saved_configuration_is_the_same():

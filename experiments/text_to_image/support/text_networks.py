@@ -90,8 +90,21 @@ class TextNetworkFlags:
         )
         return TextEncoder(config, tokenizer)
 
-    def config(self, shape: tuple[int, ...], target: str, encoder: TextEncoder) -> Any:
+    def config(
+        self,
+        shape: tuple[int, ...],
+        target: str,
+        encoder: TextEncoder,
+        *,
+        null_text: bool = True,
+    ) -> TextToImageConfig:
         """The whole model for images of a shape.
+
+        Args:
+          shape: of the images.
+          target: what is predicted.
+          encoder: of the texts.
+          null_text: whether the empty text is trained on.
 
         Raises:
           InputError: for sizes that do not fit each other or the images.
@@ -121,7 +134,7 @@ class TextNetworkFlags:
             length = encoder.tokenizer.length
             network = UViTConfig(**common, input_size=shape[:2], text_length=length)
         denoiser = DenoiserConfig(network, shape, (), checked)
-        return TextToImageConfig(denoiser, encoder.config)
+        return TextToImageConfig(denoiser, encoder.config, null_text=null_text)
 
 
 def open_text_encoder(path: str) -> TextEncoder:
