@@ -142,7 +142,7 @@ class TextTransformer(nn.Module):
           text: what pixels read.
         """
         o, shape = self.options, x_BYXC.shape
-        h = group_norm(o.groups, GROUP_EPSILON, name="norm")(x_BYXC)
+        h = group_norm(o.groups, GROUP_EPSILON, name="input_norm")(x_BYXC)
         h = self._project(h, "in").astype(jnp.float32)
         h_BLC = h.reshape(shape[0], -1, shape[-1])
         for i in range(self.depth):
