@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxgen.diffusion.model import text_example
 from jaxgen.interop.dit_config import DIFFUSERS_SHIFT, dit_fields
 from jaxgen.interop.dit_weights import Naming, dit_naming, dit_options, dit_params, dit_tensors
 from jaxgen.interop.mdt_weights import mdt_options, mdt_params
@@ -276,14 +277,8 @@ def abstract_params(config: Any, size: tuple[int, int]) -> Tree:
     numbers = getattr(config, "labels", "classes") == "numbers"
     label = jnp.zeros((1,), jnp.float32 if numbers else jnp.int32)
     labels = (label,) if config.num_classes or numbers else ()
-    widths = getattr(config, "text_width", 0), getattr(config, "pooled_width", 0)
-    texts = {
-        name: jnp.zeros(shape)
-        for name, shape in (("text_BNC", (1, 1, widths[0])), ("pooled_BC", (1, widths[1])))
-        if shape[-1]
-    }
     init: Callable[..., Tree] = config.make_model().init
-    key = jax.random.key(0)
+    key, texts = jax.random.key(0), text_example(config)
     return nn.meta.unbox(jax.eval_shape(init, key, *inputs, *labels, **texts)["params"])
 
 

@@ -18,6 +18,7 @@ Parts are what `jaxgen.pretrained` opens; each can be replaced (`dataclasses.rep
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from jaxgen.data.tokenizers import Tokenizer, check_vocabulary
-from jaxgen.diffusion.conditioning.guidance import guide_network
-from jaxgen.diffusion.denoiser import Denoiser
+from jaxgen.diffusion.conditioning.guidance import guide_conditions
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal
 from jaxgen.diffusion.samplers.sampling import sample_with_table
 from jaxgen.encoders import make_encoder
@@ -34,6 +34,7 @@ from jaxgen.errors import InputError
 from jaxgen.pixels import from_unit
 from jaxgen.pretrained.networks import LoadedNetwork
 from jaxgen.pretrained.schedulers import SchedulerRecipe, noise_scale
+from jaxgen.typing import Tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,8 +216,7 @@ class TextToImagePipeline:
         table = self.scheduler.sampler.table(levels)
         z = jnp.asarray(noise, jnp.float32) * np.float32(noise_scale(self.scheduler, levels))
         w = jnp.asarray(guidance_scale, jnp.float32) - 1
-        texts_NC = jnp.stack([text_BNC, negative_BNC], 1).reshape(-1, *text_BNC.shape[1:])
-        return self._sampling(self.network.params, texts_NC, w, z, table, key)
+        return self._sampling(self.network.params, (text_BNC, negative_BNC), w, z, table, key)
 
     def decode(self, z: Float[Array, "B Y X C"]) -> Float[Array, "B Y2 X2 3"]:
         """Images of latents, float32 in about [-1, 1]."""
@@ -227,23 +227,18 @@ class TextToImagePipeline:
         """From noise to latents, compiled; all that may differ from call to call is a value."""
         model, recipe = self.network.config.make_model(), self.scheduler
 
-        def denoiser(params: Array, texts_NC: Array, w: Array) -> Denoiser:
-            """Of the pairs that `guide_network` makes, whose labels here say nothing."""
-            return recipe.limit(
-                guide_network(
-                    lambda z, time, _: model.apply({"params": params}, z, time, text_BNC=texts_NC),
-                    jnp.zeros(len(texts_NC) // 2, jnp.int32),
-                    1,
-                    w,
-                    target=recipe.target,
-                    time_input=recipe.time_input,
-                )
-            )
-
         @jax.jit
-        def run(params: Array, texts_NC: Array, w: Array, z: Array, table: Array, key: Array):
-            guided = denoiser(params, texts_NC, w)
-            return sample_with_table(recipe.sampler, guided, z, table, key)
+        def run(
+            params: Tree, texts: tuple[Array, Array], w: Array, z: Array, table: Any, key: Array
+        ) -> Array:
+            guided = guide_conditions(
+                lambda z, time, text: model.apply({"params": params}, z, time, text_BNC=text),
+                *texts,
+                w,
+                target=recipe.target,
+                time_input=recipe.time_input,
+            )
+            return sample_with_table(recipe.sampler, recipe.limit(guided), z, table, key)
 
         return run
 

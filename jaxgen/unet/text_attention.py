@@ -32,24 +32,6 @@ TOKEN_EPSILON = 1e-5
 MLP_RATIO = 4
 
 
-class PooledEmbedding(nn.Module):
-    """``output(silu(hidden(.)))`` of a vector of the text, in float32, to be added to the time's.
-
-    Attributes:
-      width: D, channels of the output.
-    """
-
-    width: int
-
-    @nn.compact
-    def __call__(self, pooled_BC: Float[Array, "B C"]) -> Float[Array, "B D"]:
-        """[B, C] to [B, D]."""
-        width = (self.width,)
-        hidden = Dense(width, (None, "embed"), kernel_init=uniform, name="hidden")
-        output = Dense(width, ("embed", "hidden"), kernel_init=uniform, name="output")
-        return output(nn.silu(hidden(pooled_BC)))
-
-
 class GEGLU(nn.Module):
     """``W2 (a gelu(b))`` with (a, b) = W1 x (Shazeer 2020, "GLU variants improve transformer").
 

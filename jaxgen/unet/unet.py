@@ -32,7 +32,7 @@ from jaxgen.errors import InputError
 from jaxgen.nn.attention import Implementation
 from jaxgen.nn.convolutions import conv, group_norm
 from jaxgen.nn.dense import Dtype, zeros
-from jaxgen.nn.embeddings import LabelEmbedding, check_condition
+from jaxgen.nn.embeddings import LabelEmbedding, VectorEmbedding, check_condition
 from jaxgen.unet.frame_attention import FrameAttention, FrameRows, rows_of_frames
 from jaxgen.unet.option_checks import Down, Labels, Up, check_unet_options, per_level
 from jaxgen.unet.published_sizes import ADM, VIDEO_DIFFUSION
@@ -45,7 +45,7 @@ from jaxgen.unet.residual_blocks import (
     ResidualBlock,
     WaveEmbedding,
 )
-from jaxgen.unet.text_attention import PooledEmbedding, TextTransformer
+from jaxgen.unet.text_attention import TextTransformer
 from jaxgen.unet.text_states import TextReading, TextStates, check_unet_text
 
 
@@ -369,7 +369,7 @@ class UNet(nn.Module):
         waves = c.channels[0], c.embedding_width, c.frequency_shift, c.cosine_first
         c_ND = WaveEmbedding(*waves, name="time")(self._of_rows(time, time.ndim, rows))
         if c.pooled_width:
-            pooled_BD = PooledEmbedding(c.embedding_width, name="pooled")(pooled_BC)
+            pooled_BD = VectorEmbedding(c.embedding_width, name="pooled")(pooled_BC)
             c_ND = c_ND + self._of_rows(pooled_BD, 1, rows)
         if c.labels == "numbers":
             number_N = self._of_rows(label, label.ndim, rows)

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from networks import randomised
 
+from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.errors import InputError
 from jaxgen.unet.residual_blocks import PixelAttention
 from jaxgen.unet.text_attention import TextTransformer
@@ -191,6 +194,27 @@ def test_frames_of_a_video_read_its_text():
     expected = apply(CROSS, params_of(CROSS), z, time, **texts(), text_mask_BN=MASK)
     for frame in range(2):
         np.testing.assert_allclose(found[:, frame], expected, atol=1e-5)
+
+
+def test_a_denoiser_guided_by_texts():
+    """Guidance w of a denoiser on the network is that of its two predictions."""
+    config = DenoiserConfig(CROSS, (4, 6, 3), (), "e", CosineSchedule())
+    like = nn.meta.unbox(jax.eval_shape(config.make_init(), jax.random.key(0)))
+    assert jax.tree.structure(like) == jax.tree.structure(params_of(CROSS))
+    z, _ = images()
+    level = CosineSchedule().at(jnp.array([0.3, 0.6, 0.9]))
+
+    @jax.jit
+    def estimate(given, nulls, w):
+        options = {"conditions": given, "nulls": nulls, "clip": False}
+        return config.make_denoiser(params_of(CROSS), None, w, **options)(z, level).e
+
+    others = texts(seed=5)
+    guided = estimate(texts(), others, 1.5)
+    plain, other = (
+        apply(CROSS, params_of(CROSS), z, 1000 * level.t, **given) for given in (texts(), others)
+    )
+    np.testing.assert_allclose(guided, 2.5 * plain - 1.5 * other, atol=2e-5)
 
 
 @pytest.mark.parametrize(
