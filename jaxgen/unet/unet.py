@@ -35,7 +35,7 @@ from jaxgen.nn.dense import Dtype, zeros
 from jaxgen.nn.embeddings import LabelEmbedding, VectorEmbedding, check_condition
 from jaxgen.unet.frame_attention import FrameAttention, FrameRows, rows_of_frames
 from jaxgen.unet.option_checks import Down, Labels, Up, check_unet_options, per_level
-from jaxgen.unet.published_sizes import ADM, VIDEO_DIFFUSION
+from jaxgen.unet.published_sizes import ADM, STABLE_DIFFUSION, VIDEO_DIFFUSION
 from jaxgen.unet.residual_blocks import (
     Activation,
     BlockOptions,
@@ -189,6 +189,23 @@ class UNetConfig:
         if data not in VIDEO_DIFFUSION:
             raise InputError(f"data is {data!r}, expected one of {', '.join(VIDEO_DIFFUSION)}")
         return cls(**{**VIDEO_DIFFUSION[data], **changes})
+
+    @classmethod
+    def stable_diffusion(cls, version: str, **changes: Any) -> "UNetConfig":
+        """A published network of latents, of 8 x 8 pixels each, that reads texts.
+
+        Args:
+          version: "1", "2" or "xl".
+          **changes: fields that differ from it.
+
+        Raises:
+          InputError: for any other version.
+        """
+        if version not in STABLE_DIFFUSION:
+            raise InputError(
+                f"version is {version!r}, expected one of {', '.join(STABLE_DIFFUSION)}"
+            )
+        return cls(**{**STABLE_DIFFUSION[version], **changes})
 
     @property
     def levels(self) -> int:

@@ -117,12 +117,17 @@ def test_attention_beside_pixels_has_no_counterpart_there():
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
-    [(SD1, 859_520_964), (SD2, 865_910_724), (SDXL, 2_567_463_684)],
-    ids=["sd1", "sd2", "sdxl"],
+    ("version", "fields", "expected"),
+    [("1", SD1, 859_520_964), ("2", SD2, 865_910_724), ("xl", SDXL, 2_567_463_684)],
 )
-def test_parameter_counts_are_those_of_the_published_networks(fields, expected):
-    assert count(UNetConfig(**text_unet_options(fields))) == expected
+def test_published_networks_by_name_and_by_configuration(version, fields, expected):
+    config = UNetConfig.stable_diffusion(version)
+    assert count(config) == expected
+    assert text_unet_options(fields) | {"null_class": True} == text_unet_options(
+        text_unet_fields(config)
+    ) | {"null_class": True}
+    with pytest.raises(InputError, match="version is '3', expected one of 1, 2, xl"):
+        UNetConfig.stable_diffusion("3")
 
 
 def test_layout_of_stable_diffusion_over_devices():
