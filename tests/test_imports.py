@@ -45,7 +45,8 @@ PACKAGES: dict[str, set[str]] = {
     "data": BASE | {"geometry", "interop"},
     "interop": BASE | {"geometry"},
     "pretrained": BASE
-    | {"parallel", "nn", "interop", "training", "diffusion", "spacetime", "unet", "encoders"},
+    | {"parallel", "nn", "interop", "training", "data", "diffusion", "spacetime", "unet"}
+    | {"encoders", "compressors"},
 }
 """Package -> the other packages of the library that it may import."""
 

@@ -333,6 +333,7 @@ class CrossAttention(nn.Module):
     qk_norm: QKNorm = False
     implementation: Implementation = "auto"
     output_init: Callable[..., Any] = xavier
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -350,10 +351,11 @@ class CrossAttention(nn.Module):
           segments: ids of both, see `attention`.
         """
         width = x_BLD.shape[-1]
-        head = self.heads, width // self.heads
-        q = Dense(head, ("embed", "heads", "kv"), self.dtype, name="query")(x_BLD)
+        head, size = self.heads, width // self.heads
+        layer = functools.partial(Dense, dtype=self.dtype, bias=self.qkv_bias)
+        q = layer((head, size), ("embed", "heads", "kv"), name="query")(x_BLD)
         axes = "embed", "heads", None, "kv"
-        kv = Dense((head[0], 2, head[1]), axes, self.dtype, name="key_value")(context_BNC)
+        kv = layer((head, 2, size), axes, name="key_value")(context_BNC)
         k, v = split_parts(kv)
         if self.qk_norm:
             norm = functools.partial(RMSNorm, 2 if self.qk_norm == "all_heads" else 1)
