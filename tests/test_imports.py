@@ -56,7 +56,9 @@ PARTS_OF_DIFFUSION = (
     *("model_sampling", "text_to_image"),
 )
 """From the bottom to the top: each may import those before it."""
-SAME_MEANING = {"nplm", "local_steps", "communication", "train", "compare", "compressor"}
+SAME_MEANING = {
+    *("nplm", "local_steps", "communication", "train", "sample", "compare", "compressor"),
+}
 """Basenames of a model or method and its experiment, or of programs that do the same in several
 families; any other basename is one file's."""
 

@@ -14,7 +14,7 @@ samples. In the working folder:
   metrics.json       the same and more, by name
   tokenizer/         the vocabulary (jaxgen.data.tokenizers.open_tokenizer opens it)
   checkpoints/       network and text encoder (jaxgen.training.load_model opens them)
-  judge/             the classifier of attributes
+  evaluator/         the classifier of attributes
 
 The encoder of the texts is trained with the network, or with ``--encoder FOLDER`` it is CLIP's, of
 a run of ``experiments.text_to_image.clip`` or as published, and stays as it is. ``--clip-model
@@ -52,11 +52,11 @@ from experiments.shared.training_runs import (
     train_model,
 )
 from experiments.shared.workdir import check_checkpoints
-from experiments.text_to_image.support.attribute_judge import (
+from experiments.text_to_image.support.attribute_evaluator import (
     FRECHET,
-    AttributeJudge,
+    AttributeEvaluator,
     codes_of,
-    make_judge,
+    make_attribute_evaluator,
 )
 from experiments.text_to_image.support.captioned_data import (
     make_tokenizer,
@@ -184,7 +184,7 @@ def main(config: Config) -> dict[str, Any]:
     if is_main_process():
         save_tokenizer(encoder.tokenizer, folder / "tokenizer")
     report(pictures.describe())
-    trained = train(config, model, pictures, tokens, plan, encoder, folder)
+    trained = train_text_to_image(config, model, pictures, tokens, plan, encoder, folder)
     plot_training(folder / "curves.png", trained)
     figures = {
         "parameters": parameter_count(trained.params),
@@ -196,14 +196,14 @@ def main(config: Config) -> dict[str, Any]:
     weighting = weighting_named(config.process.weighting)
     losses = loss_at_times(trained, pictures, tokens, weighting, np.array(TIMES))
     figures |= {f"test loss at t = {t:g}": float(v) for t, v in zip(TIMES, losses, strict=True)}
-    show_samples(folder, trained, pictures, encoder, config)
+    show_captions(folder, trained, pictures, encoder, config)
     if config.sampling.evaluate:
-        judge = make_judge(pictures, folder / "judge", seed=config.seed)
-        rows = evaluate_samples(trained, pictures, encoder, config, judge, scorer)
-        write_table(folder / "table.md", rows)
+        evaluator = make_attribute_evaluator(pictures, folder / "evaluator", seed=config.seed)
+        rows = evaluate_prompts(trained, pictures, encoder, config, evaluator, scorer)
+        show_evaluation(folder / "table.md", rows)
         weights = {w: rows[row_name(w)] for w in guidance_weights(config)}
-        if judge is not None:
-            plot_guidance(folder / "guidance.png", weights, (*judge.names, "all"), FRECHET)
+        if evaluator is not None:
+            plot_guidance(folder / "guidance.png", weights, (*evaluator.names, "all"), FRECHET)
         figures |= rows | caption_accuracy_by_errors(
             trained, encoder.tokenizer, pictures, config.captions
         )
@@ -218,7 +218,7 @@ def encoder_for(config: Config, pictures: CaptionedSet) -> TextEncoder:
     return config.network.encoder(make_tokenizer(sorted(set(captions))))
 
 
-def train(
+def train_text_to_image(
     config: Config,
     model: TextToImageConfig,
     pictures: CaptionedSet,
@@ -280,7 +280,7 @@ def row_name(weight: float) -> str:
     return f"guidance {weight:g}"
 
 
-def show_samples(
+def show_captions(
     folder: pathlib.Path,
     trained: TrainedModel,
     pictures: CaptionedSet,
@@ -305,12 +305,12 @@ def show_samples(
     show_prompts(folder / "samples.png", x, prompts, f"Captions of the test part: {how}")
 
 
-def evaluate_samples(
+def evaluate_prompts(
     trained: TrainedModel,
     pictures: CaptionedSet,
     encoder: TextEncoder,
     config: Config,
-    judge: AttributeJudge | None,
+    evaluator: AttributeEvaluator | None,
     scorer: ClipScorer | None,
 ) -> dict[str, dict[str, float]]:
     """Figures of real test pictures, and of samples of their captions by guidance weight."""
@@ -319,12 +319,12 @@ def evaluate_samples(
     prompts = prompts_of_part(pictures, "test", config.prompt_kind, flags.evaluate, shapes=shapes)
 
     def figures(images: Any, wanted: Any, texts: Any) -> dict[str, float]:
-        found = {} if judge is None else judge.figures(images, wanted)
+        found = {} if evaluator is None else evaluator.figures(images, wanted)
         return found | ({} if scorer is None else {CLIP_SCORE: scorer.score(images, texts)})
 
     chosen = np.linspace(0, len(test) - 1, min(flags.evaluate, len(test))).astype(int)
     real = test.images[chosen].astype(np.float32) / 127.5 - 1
-    wanted = None if judge is None else codes_of(test)[chosen]
+    wanted = None if evaluator is None else codes_of(test)[chosen]
     texts = [test.captions(config.captions)[i] for i in chosen]
     rows = {"real pictures": figures(real, wanted, texts)}
     draw = make_draw(trained.config, trained.layout, clip=flags.clip)
@@ -335,7 +335,7 @@ def evaluate_samples(
     return rows
 
 
-def write_table(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> None:
+def show_evaluation(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> None:
     """The figures of real pictures and samples, and shows them."""
     columns = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     if not columns:

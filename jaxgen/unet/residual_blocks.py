@@ -26,6 +26,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.nn.attention import Implementation, attention
+from jaxgen.nn.attention_edits import edit_at
 from jaxgen.nn.convolutions import average_pixels, conv, group_norm, repeat_pixels, uniform
 from jaxgen.nn.dense import Dense, Dtype, zeros
 from jaxgen.nn.embeddings import time_frequencies
@@ -205,7 +206,8 @@ class PixelAttention(nn.Module):
             kv = Dense(shape, axes, o.dtype, uniform, name="text")(text.states_BNC)
             k, v = (jnp.concatenate([kv[..., i, :], x], axis=1) for i, x in enumerate((k, v)))
             segments = text.segments_beside(height * width)
-        seen = attention(q, k, v, segments=segments, implementation=o.attention)
+        edit = edit_at("self", self.path)
+        seen = attention(q, k, v, segments=segments, implementation=o.attention, edit=edit)
         axes_out = "heads", "kv", "embed"
         h_BLC = Dense((channels,), axes_out, o.dtype, zeros, name="output")(seen)
         h = h_BLC.reshape(x_BYXC.shape).astype(jnp.float32)

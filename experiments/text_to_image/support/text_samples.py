@@ -13,7 +13,7 @@ from experiments.shared.denoiser_sampling import Draw, SamplingFlags
 from experiments.shared.image_plots import plot_images
 from experiments.shared.plots import Curve, empty_figure, save_figure
 from experiments.shared.training_runs import OpenedModel
-from experiments.text_to_image.support.attribute_judge import codes_of
+from experiments.text_to_image.support.attribute_evaluator import codes_of
 from jaxgen.data import CaptionedSet
 from jaxgen.data.captions.caption_batches import NULL_CAPTION
 from jaxgen.data.captions.captioned_set import CaptionKind
@@ -61,8 +61,8 @@ def prompts_of_part(
     if shapes:
         said_NF = read_captions(ShapeVocabulary(), texts)
         names = list(chosen_part.attributes.values)
-        judged = [i for i, name in enumerate(names) if len(chosen_part.attributes.values[name]) > 1]
-        wanted_NF = said_NF[:, judged]
+        which = [i for i, name in enumerate(names) if len(chosen_part.attributes.values[name]) > 1]
+        wanted_NF = said_NF[:, which]
     return Prompts(texts, wanted_NF)
 
 

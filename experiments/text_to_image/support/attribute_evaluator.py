@@ -26,7 +26,7 @@ FRECHET = "Fréchet distance"
 
 
 @dataclass(frozen=True)
-class AttributeJudge:
+class AttributeEvaluator:
     """Finds the attributes of pictures.
 
     Attributes:
@@ -64,7 +64,7 @@ class AttributeJudge:
         return features_ND, attribute_codes(p_NV, self.sizes)
 
 
-def judged_names(pictures: CaptionedSet) -> tuple[str, ...]:
+def evaluated_names(pictures: CaptionedSet) -> tuple[str, ...]:
     """The attributes that have more than one value; none for a set without attributes."""
     if pictures.attributes is None:
         return ()
@@ -74,24 +74,24 @@ def judged_names(pictures: CaptionedSet) -> tuple[str, ...]:
 def codes_of(pictures: CaptionedSet) -> Int[np.ndarray, "N F"]:
     """The codes of those attributes."""
     assert pictures.attributes is not None
-    return np.stack([pictures.attributes.of(name) for name in judged_names(pictures)], axis=1)
+    return np.stack([pictures.attributes.of(name) for name in evaluated_names(pictures)], axis=1)
 
 
-def make_judge(
+def make_attribute_evaluator(
     pictures: CaptionedSet, folder: pathlib.Path, seed: int = 0, progress: bool = True
-) -> AttributeJudge | None:
-    """Trains the judge of a set, or opens the one that `folder` holds.
+) -> AttributeEvaluator | None:
+    """Trains the evaluator of a set, or opens the one that `folder` holds.
 
     Args:
       pictures: the set.
-      folder: where judges are kept, each in a folder of its own for every set.
+      folder: where evaluators are kept, each in a folder of its own for every set.
       seed: of its training.
       progress: whether to show a bar.
 
     Returns:
-      The judge; None for a set without attributes.
+      The evaluator; None for a set without attributes.
     """
-    names = judged_names(pictures)
+    names = evaluated_names(pictures)
     if not names:
         return None
     assert pictures.attributes is not None
@@ -111,4 +111,4 @@ def make_judge(
         params = fit_classifier(config, loss_fn, data, span, own, seed, progress)
     test = to_unit(pictures.part("test").images)
     features_ND, _ = apply_classifier(config, params, test)
-    return AttributeJudge(names, sizes, config, params, feature_moments([features_ND]))
+    return AttributeEvaluator(names, sizes, config, params, feature_moments([features_ND]))
