@@ -31,14 +31,14 @@ class AttributeEvaluator:
 
     Attributes:
       names: of the attributes that differ between pictures.
-      sizes: how many values each has.
+      values: the names of the values of each.
       config: of the classifier.
       params: its parameters.
       test: moments of the features of real test pictures.
     """
 
     names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    values: tuple[tuple[str, ...], ...]
     config: ClassifierConfig
     params: Tree
     test: Moments
@@ -61,7 +61,7 @@ class AttributeEvaluator:
     ) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, "N F"]]:
         """Features, and the most likely values of the attributes."""
         features_ND, p_NV = apply_classifier(self.config, self.params, images)
-        return features_ND, attribute_codes(p_NV, self.sizes)
+        return features_ND, attribute_codes(p_NV, [len(values) for values in self.values])
 
 
 def evaluated_names(pictures: CaptionedSet) -> tuple[str, ...]:
@@ -95,7 +95,8 @@ def make_attribute_evaluator(
     if not names:
         return None
     assert pictures.attributes is not None
-    sizes = tuple(len(pictures.attributes.values[name]) for name in names)
+    values = tuple(pictures.attributes.values[name] for name in names)
+    sizes = [len(one) for one in values]
     code_NF = codes_of(pictures).astype(np.int32)
     shape = pictures.images.shape[1:]
     widths = ClassifierConfig.for_images(shape, sum(sizes)).widths
@@ -111,4 +112,4 @@ def make_attribute_evaluator(
         params = fit_classifier(config, loss_fn, data, span, own, seed, progress)
     test = to_unit(pictures.part("test").images)
     features_ND, _ = apply_classifier(config, params, test)
-    return AttributeEvaluator(names, sizes, config, params, feature_moments([features_ND]))
+    return AttributeEvaluator(names, values, config, params, feature_moments([features_ND]))

@@ -65,7 +65,8 @@ def edit_by_prompt(
     Args:
       denoiser: of B latents, original and edited by turns, guided or not: of a network whose
         attention is that of `jaxgen.nn.attention`, without ``remat``.
-      prompt_map: the map of the prompts' tokens, `jaxgen.data.tokenizers.prompt_maps.PromptMap`.
+      prompt_map: the map of the prompts' tokens (`jaxgen.data.tokenizers.prompt_maps`); its
+        arrays may have an axis of pairs in front.
       cross_share: the share of times, from pure noise on, with the original's attention to texts.
       self_share: the same of the attention of pixels to each other.
       blend: where images may change; None: anywhere.
@@ -136,13 +137,15 @@ def _mapped(
 ) -> Float[Array, "P H L N"]:
     """c (k (M A) + (1 - k) M*)."""
     map_NM, kept_M, factor_M = (jnp.asarray(part, jnp.float32) for part in prompt_map)
-    if map_NM.shape != (original.shape[-1], edited.shape[-1]):
+    if map_NM.shape[-2:] != (original.shape[-1], edited.shape[-1]):
         raise InputError(
             f"the map of prompts has shape {map_NM.shape}, expected "
             f"{(original.shape[-1], edited.shape[-1])}, the tokens that the network attends to"
         )
-    from_original = jnp.einsum("PHLN,NM->PHLM", original, map_NM)
-    return factor_M * (kept_M * from_original + (1 - kept_M) * edited)
+    map_PNM = jnp.broadcast_to(map_NM, (len(original), *map_NM.shape[-2:]))
+    from_original = jnp.einsum("PHLN,PNM->PHLM", original, map_PNM)
+    kept, factor = (part[..., None, None, :] for part in (kept_M, factor_M))
+    return factor * (kept * from_original + (1 - kept) * edited)
 
 
 def _blended(estimate: Estimate, maps: Sequence[Array], blend: LocalBlend) -> Estimate:
