@@ -1,12 +1,18 @@
 """The U-Net that reads texts against diffusers' UNet2DConditionModel with the same weights."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.interop.text_unet_config import text_unet_options
+from jaxgen.interop.unet_weights import unet_tensors
 from jaxgen.nn.embeddings import time_frequencies
 from jaxgen.pretrained import load_unet, save_unet
+from jaxgen.pretrained.networks import abstract_params
+from jaxgen.unet import UNetConfig
 
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
 diffusers = pytest.importorskip("diffusers", reason="diffusers (the [parity] extra) is missing")
@@ -122,3 +128,20 @@ def test_forward_pass_and_back(case, tmp_path):
         *("attention_head_dim", "upcast_attention", "time_embedding_dim", "sample_size"),
         *("transformer_layers_per_block", "mid_block_scale_factor"),
     }
+
+
+def test_tensors_of_published_networks(data_folder):
+    """By their configurations: the names and shapes that diffusers' models have."""
+    paths = sorted((data_folder / "text" / "hub_configs").glob("*/*/unet/config.json"))
+    for path in paths:
+        fields = json.loads(path.read_text())
+        with torch.device("meta"):
+            model = diffusers.UNet2DConditionModel.from_config(fields)
+        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        config = UNetConfig(**text_unet_options(fields))
+        zeros = jax.tree.map(
+            lambda x: np.broadcast_to(np.float32(0), x.shape), abstract_params(config, (8, 8))
+        )
+        found = {name: value.shape for name, value in unet_tensors(zeros).items()}
+        assert found == expected, path
+    assert len(paths) == 4

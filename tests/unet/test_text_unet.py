@@ -13,11 +13,12 @@ from networks import randomised
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.errors import InputError
+from jaxgen.parallel import gather_fsdp, make_mesh, plan_layout, put_batch
 from jaxgen.unet.residual_blocks import PixelAttention
 from jaxgen.unet.text_attention import TextTransformer
 from jaxgen.unet.text_states import TextStates
 from jaxgen.unet.unet import UNetConfig
-from tests.unet.small_unets import shapes
+from tests.unet.small_unets import assert_same, shapes
 
 B, N, C, P = 3, 5, 6, 7
 CROSS = UNetConfig(
@@ -194,6 +195,38 @@ def test_frames_of_a_video_read_its_text():
     expected = apply(CROSS, params_of(CROSS), z, time, **texts(), text_mask_BN=MASK)
     for frame in range(2):
         np.testing.assert_allclose(found[:, frame], expected, atol=1e-5)
+
+
+def test_rematerialised_gradients_are_the_same():
+    def gradient(config):
+        def loss(params):
+            return jnp.sum(apply(config, params, *images(), **texts(), text_mask_BN=MASK) ** 2)
+
+        return jax.jit(jax.grad(loss))(params_of(CROSS))
+
+    expected = gradient(CROSS)
+    assert_same(gradient(dataclasses.replace(CROSS, remat=True)), expected, 1e-4)
+
+
+def test_the_output_on_eight_devices_is_that_on_one():
+    batch = {name: np.repeat(value, 4, axis=0)[:8] for name, value in texts().items()}
+    batch |= dict(zip(("z", "time"), (np.repeat(x, 4, axis=0)[:8] for x in images()), strict=True))
+    batch["text_mask_BN"] = np.repeat(MASK, 4, axis=0)[:8]
+
+    def output(params, batch):
+        given = dict(batch)
+        inputs = given.pop("z"), given.pop("time")
+        return CROSS.make_model().apply({"params": params}, *inputs, **given)
+
+    def init(key):
+        return CROSS.make_model().init(key, *images(), **texts())["params"]
+
+    layout = plan_layout(init, jax.random.key(0), mesh=make_mesh("data=2,fsdp=2,model=2"))
+    with jax.set_mesh(layout.mesh):
+        params = jax.device_put(params_of(CROSS), layout.shardings)
+        spread = put_batch(batch, layout.mesh)
+        found = jax.jit(lambda p, b: output(gather_fsdp(p, layout), b))(params, spread)
+    np.testing.assert_allclose(found, jax.jit(output)(params_of(CROSS), batch), atol=1e-5)
 
 
 def test_a_denoiser_guided_by_texts():
