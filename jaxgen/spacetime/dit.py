@@ -28,15 +28,13 @@ from jaxgen.nn.embeddings import Condition, TextEmbedding
 from jaxgen.nn.norms import EPSILON
 from jaxgen.nn.patches import patchify, unpatchify
 from jaxgen.nn.positions import sincos_grid
-from jaxgen.spacetime.text_context import (
-    TextContext,
-    TextUse,
+from jaxgen.nn.text_inputs import (
     check_pooled,
     check_text_mask,
     check_text_tokens,
     check_text_widths,
-    clip_context,
 )
+from jaxgen.spacetime.text_context import TextContext, TextUse, clip_context
 from jaxgen.spacetime.transformer_blocks import Conditioning, DiTBlock, FinalLayer
 from jaxgen.spacetime.transformer_config import (
     TransformerConfig,

@@ -27,7 +27,8 @@ from jaxgen.nn.embeddings import LabelEmbedding, time_frequencies
 from jaxgen.nn.mlp import MLP, gelu_exact
 from jaxgen.nn.norms import LayerNorm
 from jaxgen.nn.patches import patchify, unpatchify
-from jaxgen.spacetime.text_context import HIDDEN, check_text_mask, check_text_tokens
+from jaxgen.nn.text_inputs import check_text_mask, check_text_tokens
+from jaxgen.spacetime.text_context import HIDDEN
 from jaxgen.spacetime.transformer_config import GridConfig, published_fields
 
 SIZES = {

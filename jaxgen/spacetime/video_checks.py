@@ -8,16 +8,15 @@ from jaxgen.errors import InputError
 from jaxgen.nn.embeddings import check_condition
 from jaxgen.nn.patches import patch_grid
 from jaxgen.nn.rotary import rotary_split
-from jaxgen.nn.video_rotary import RotaryForm, rotary_form
-from jaxgen.spacetime.attention_patterns import AttentionPattern
-from jaxgen.spacetime.text_context import (
-    TextBlocks,
-    TextUse,
+from jaxgen.nn.text_inputs import (
     check_pooled,
     check_text_mask,
     check_text_tokens,
     check_text_widths,
 )
+from jaxgen.nn.video_rotary import RotaryForm, rotary_form
+from jaxgen.spacetime.attention_patterns import AttentionPattern
+from jaxgen.spacetime.text_context import TextBlocks, TextUse
 from jaxgen.spacetime.transformer_blocks import VideoConditioning
 from jaxgen.spacetime.transformer_config import check_wave_width
 from jaxgen.spacetime.video_positions import Positions, TimeWaves

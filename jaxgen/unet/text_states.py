@@ -5,8 +5,6 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.errors import InputError
-
 TextReading = Literal["cross", "beside"]
 
 
@@ -38,47 +36,3 @@ class TextStates(NamedTuple):
         if segments is None:
             return None
         return segments[0], jnp.concatenate([segments[1], segments[0]], axis=1)
-
-
-def check_unet_text(
-    batch: int,
-    text_width: int,
-    pooled_width: int,
-    text_BNC: Float[Array, "B N C"] | None,
-    text_mask_BN: Bool[Array, "B N"] | None,
-    pooled_BC: Float[Array, "B C2"] | None,
-) -> None:
-    """Refuses texts that do not fit the network, or that it does not read.
-
-    Args:
-      batch: B, examples.
-      text_width: C of the states; 0 for a network that reads none.
-      pooled_width: C2 of the pooled vector; 0 likewise.
-      text_BNC: the states.
-      text_mask_BN: True where a token is.
-      pooled_BC: the pooled vectors.
-
-    Raises:
-      InputError: naming the array, its shape and what was expected.
-    """
-    for name, array, width, axes in (
-        ("text_BNC", text_BNC, text_width, "N, "),
-        ("pooled_BC", pooled_BC, pooled_width, ""),
-    ):
-        expected = f"[{batch}, {axes}{width}]" if width else "None: the network reads none"
-        shape = None if array is None else array.shape
-        fits = shape is not None and (len(shape), shape[0], shape[-1]) == (
-            3 if axes else 2,
-            batch,
-            width,
-        )
-        if not (fits if width else shape is None):
-            given = "None" if shape is None else f"of shape {shape}"
-            raise InputError(f"{name} is {given}, expected {expected}")
-    if text_mask_BN is None:
-        return
-    tokens = None if text_BNC is None else text_BNC.shape[:2]
-    if text_mask_BN.shape != tokens:
-        raise InputError(
-            f"text_mask_BN has shape {text_mask_BN.shape}, expected {tokens}, that of the tokens"
-        )

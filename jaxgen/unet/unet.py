@@ -33,6 +33,7 @@ from jaxgen.nn.attention import Implementation
 from jaxgen.nn.convolutions import conv, group_norm
 from jaxgen.nn.dense import Dtype, zeros
 from jaxgen.nn.embeddings import LabelEmbedding, VectorEmbedding, check_condition
+from jaxgen.nn.text_inputs import check_pooled, check_text_mask, check_text_tokens
 from jaxgen.unet.frame_attention import FrameAttention, FrameRows, rows_of_frames
 from jaxgen.unet.option_checks import Down, Labels, Up, check_unet_options, per_level
 from jaxgen.unet.published_sizes import ADM, STABLE_DIFFUSION, VIDEO_DIFFUSION
@@ -46,7 +47,7 @@ from jaxgen.unet.residual_blocks import (
     WaveEmbedding,
 )
 from jaxgen.unet.text_attention import TextTransformer
-from jaxgen.unet.text_states import TextReading, TextStates, check_unet_text
+from jaxgen.unet.text_states import TextReading, TextStates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,8 +357,9 @@ class UNet(nn.Module):
         """
         c = self.config
         rows = c.check_input(z, time, label, image_frames, alone_B)
-        texts = text_BNC, text_mask_BN, pooled_BC
-        check_unet_text(z.shape[0], c.text_width, c.pooled_width, *texts)
+        check_text_tokens(c, text_BNC, len(z))
+        check_text_mask(text_mask_BN, text_BNC)
+        check_pooled(c, pooled_BC, z.shape[:1])
         condition_ND = self._condition(time, label, pooled_BC, train, rows)
         given = _Given(condition_ND, train, rows, self._text(text_BNC, text_mask_BN, rows))
         z_NYXC = z.reshape(-1, *z.shape[-3:])

@@ -274,15 +274,18 @@ def test_options_that_are_no_network(changes, fault):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"text_BNC": None}, r"text_BNC is None, expected \[3, N, 6\]"),
+        ({"text_BNC": None}, r"text is None, expected tokens \[3, N, 6\]"),
         (
             {"text_BNC": np.zeros((B, N, 4))},
-            r"text_BNC is of shape \(3, 5, 4\), expected \[3, N, 6",
+            r"text has shape \(3, 5, 4\), expected \[3, N, 6",
         ),
         ({"text_BNC": np.zeros((2, N, C))}, r"of shape \(2, 5, 6\), expected \[3, N, 6\]"),
-        ({"pooled_BC": None}, r"pooled_BC is None, expected \[3, 7\]"),
-        ({"pooled_BC": np.zeros((B, 1, P))}, r"pooled_BC is of shape \(3, 1, 7\), expected \[3, 7"),
-        ({"text_mask_BN": np.ones((B, 4))}, r"text_mask_BN has shape \(3, 4\), expected \(3, 5\)"),
+        ({"pooled_BC": None}, r"pooled vectors have shape None, expected \[3, 7\]"),
+        (
+            {"pooled_BC": np.zeros((B, 1, P))},
+            r"pooled vectors have shape \(3, 1, 7\), expected \[3, 7",
+        ),
+        ({"text_mask_BN": np.ones((B, 4))}, r"text_mask has shape \(3, 4\), expected \[3, 5\]"),
     ],
     ids=str,
 )
