@@ -279,11 +279,11 @@ def test_options_that_are_no_network(changes, fault):
             {"text_BNC": np.zeros((B, N, 4))},
             r"text has shape \(3, 5, 4\), expected \[3, N, 6",
         ),
-        ({"text_BNC": np.zeros((2, N, C))}, r"of shape \(2, 5, 6\), expected \[3, N, 6\]"),
+        ({"text_BNC": np.zeros((2, N, C))}, r"has shape \(2, 5, 6\), expected \[3, N, 6\]"),
         ({"pooled_BC": None}, r"pooled vectors have shape None, expected \[3, 7\]"),
         (
             {"pooled_BC": np.zeros((B, 1, P))},
-            r"pooled vectors have shape \(3, 1, 7\), expected \[3, 7",
+            r"vectors have shape \(3, 1, 7\), expected \[3, 7",
         ),
         ({"text_mask_BN": np.ones((B, 4))}, r"text_mask has shape \(3, 4\), expected \[3, 5\]"),
     ],
@@ -297,5 +297,5 @@ def test_texts_that_do_not_fit(changes, fault):
 def test_a_network_without_texts_takes_none():
     plain = dataclasses.replace(CROSS, text_width=0, pooled_width=0)
     for name, value in {**texts(), "text_mask_BN": MASK}.items():
-        with pytest.raises(InputError, match=f"{name} (is|has)"):
+        with pytest.raises(InputError, match="ha(s|ve) shape .*, expected"):
             plain.make_model().apply({"params": {}}, *images(), **{name: jnp.asarray(value)})
