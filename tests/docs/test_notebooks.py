@@ -147,6 +147,36 @@ def test_radiance_fields_as_committed():
     assert "srcdoc" in notebook.cells[-2].outputs[-1].data["text/html"]
 
 
+TEXT_PICTURES = 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_text_to_image(run_notebook):
+    text = run_notebook("text_to_image", pictures=TEXT_PICTURES, epochs=1)
+    check_words(text)
+    first, last = numbers_after(text, "loss")
+    assert last < first < 1.5
+
+
+def test_text_to_image_as_committed():
+    """The trained model tells captions apart that it was not trained on."""
+    notebook = read_notebook("text_to_image")
+    check_executed_once(notebook)
+    text = printed(notebook, pictures=TEXT_PICTURES)
+    check_words(text)
+    first, last = numbers_after(text, "loss")
+    assert last < 0.1 * first
+    assert numbers_after(text, "captions found")[0] > 0.9
+
+
+def check_words(text: str) -> None:
+    """Captions are held out; the weights of attention add up."""
+    assert numbers_after(text, "captions to train on") == [28]
+    assert len(re.findall(r"^  a \w+ \w+ at the", text, re.MULTILINE)) == 4
+    assert numbers_after(text, "weights of a pixel add up to") == [1.0]
+
+
 def check_rays(text: str) -> None:
     """Closed forms: directions, the slab's opacity and distance, the cloud, placed intervals."""
     assert numbers_after(text, "directions and the formula differ by")[0] < 1e-6
@@ -215,7 +245,7 @@ def check_devices(text: str) -> None:
 
 def test_every_notebook_is_tested():
     assert [path.stem for path in NOTEBOOKS] == [
-        *("diffusion", "neural_language_model", "radiance_fields", "spacetime")
+        *("diffusion", "neural_language_model", "radiance_fields", "spacetime", "text_to_image")
     ]
 
 

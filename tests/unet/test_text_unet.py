@@ -297,5 +297,5 @@ def test_texts_that_do_not_fit(changes, fault):
 def test_a_network_without_texts_takes_none():
     plain = dataclasses.replace(CROSS, text_width=0, pooled_width=0)
     for name, value in {**texts(), "text_mask_BN": MASK}.items():
-        with pytest.raises(InputError, match="ha(s|ve) shape .*, expected"):
+        with pytest.raises(InputError, match=r"ha(s|ve) shape .*, expected"):
             plain.make_model().apply({"params": {}}, *images(), **{name: jnp.asarray(value)})

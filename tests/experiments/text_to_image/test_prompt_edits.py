@@ -1,0 +1,59 @@
+"""Edits by prompts from end to end: what is asked for, what is measured."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from picture_folder import run_here
+
+from experiments.text_to_image.prompt_edits import colour_pairs, psnr_outside
+from jaxgen.data import load_captioned
+
+ALONE, BLENDED = "same noise alone", "with local blend"
+FAMILY = {"family": "text_to_image"}
+
+
+def test_pairs_differ_in_the_colour_alone():
+    pictures = load_captioned("shapes", size=16)
+    pairs = colour_pairs(pictures, 40)
+    colours = set(pictures.attributes.values["colour"])
+    held_out = set(pictures.part("test").descriptive)
+    for old, new in pairs:
+        changed = [(a, b) for a, b in zip(old.split(), new.split(), strict=True) if a != b]
+        assert len(changed) == 1
+        assert set(changed[0]) <= colours
+        assert old in held_out
+
+
+def test_psnr_counts_what_is_outside_of_the_object():
+    original = np.full((1, 16, 16, 3), -0.5, np.float32)
+    original[0, 6:10, 6:10, 0] = 1.0
+    edited = original.copy()
+    edited[0, 6:10, 6:10] = -1.0  # the object may change
+    edited[0, 4:12, 4:12] += 0.5  # and what is within two pixels of it
+    assert psnr_outside(original, edited) == pytest.approx(10 * np.log10(4 / 1e-10))
+    edited[0, :4] += 0.2
+    share = 4 * 16 / (16 * 16 - 8 * 8)
+    assert psnr_outside(original, edited) == pytest.approx(
+        10 * np.log10(4 / (share * 0.04)), abs=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_a_run_is_edited(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    sizes = ["--training-steps", 8, "--batch-size", 8, "--width", 32, "--depth", 1, "--size", 16]
+    sizes += ["--text-width", 32, "--text-depth", 1, "--steps", 2, "--evaluate", 0]
+    assert run_here("train", [*sizes, "--workdir", run], monkeypatch, **FAMILY) == 0
+    folder = tmp_path / "edits"
+    arguments = ["--run", run, "--count", 4, "--steps", 2, "--workdir", folder]
+    assert run_here("prompt_edits", arguments, monkeypatch, **FAMILY) == 0
+    rows = json.loads((folder / "metrics.json").read_text())
+    assert set(rows) >= {ALONE, "Prompt-to-Prompt", BLENDED}
+    for row in (ALONE, BLENDED):
+        assert 0 <= rows[row]["new colour"] <= 1
+    assert (
+        rows["with local blend"]["PSNR outside, dB"] >= rows["same noise alone"]["PSNR outside, dB"]
+    )
+    assert imread(folder / "edits.png").std() > 0.02
