@@ -17,9 +17,8 @@ are looked for by their captions, and the captions by the pictures. In the worki
 averages over the same templates. Started again with the same working folder it resumes.
 """
 
-import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,15 +30,20 @@ from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workd
 from experiments.shared.output import format_table, three_decimals, write_text
 from experiments.shared.training_runs import (
     VALIDATION_LOSS,
-    OptimizationFlags,
     TrainedModel,
     check_layout,
-    loss_of_batch,
     train_model,
 )
 from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.shared.workdir import check_checkpoints
-from experiments.text_to_image.support.clip_plots import plot_contrastive, plot_retrieval
+from experiments.text_to_image.support.caption_plots import plot_captions, plot_contrastive
+from experiments.text_to_image.support.text_pairs import (
+    PairTrainingFlags,
+    make_tokenizer,
+    plan_part,
+    to_batch,
+    validation_loss,
+)
 from jaxgen.data import (
     BatchPlan,
     CaptionedSet,
@@ -47,10 +51,9 @@ from jaxgen.data import (
     load_captioned,
     tokenise_captions,
 )
-from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.captions.captioned_set import CaptionKind
 from jaxgen.data.captions.class_captions import CLASS, TEMPLATES, class_prompts
-from jaxgen.data.tokenizers import Tokenizer, save_tokenizer, train_tokenizer
+from jaxgen.data.tokenizers import Tokenizer, save_tokenizer
 from jaxgen.encoders import (
     CLIPConfig,
     CLIPImageConfig,
@@ -70,12 +73,11 @@ from jaxgen.evaluation import (
 )
 from jaxgen.evaluation.features import apply_to_rows
 from jaxgen.nn.counting import parameter_count
-from jaxgen.parallel import check_batch_size, current_mesh, is_main_process
-from jaxgen.training import TrainState
+from jaxgen.parallel import is_main_process
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Batch, Tree
+from jaxgen.typing import Tree
 
-MOST_WORDS, AT_A_TIME, SHOWN = 4096, 256, 16
+AT_A_TIME, SHOWN = 256, 16
 OTHERS = 99
 """Captions that an image's own is compared with for R-precision."""
 
@@ -129,31 +131,14 @@ class ClipNetworkFlags:
 
 @register_config("text_to_image.clip_training")
 @dataclass(frozen=True, kw_only=True)
-class ClipTrainingFlags(OptimizationFlags):
-    """How the towers are trained: AdamW, linear warm-up, cosine to zero, average of parameters.
+class ClipTrainingFlags(PairTrainingFlags):
+    """As `PairTrainingFlags`.
 
     Attributes:
       training_steps: updates.
-      batch_size: pairs of an update; each is compared with all others.
-      learning_rate: the highest one.
-      weight_decay: on weights, decoupled.
-      ema_decay: of the moving average of the parameters, which is what is evaluated.
-      accumulate: must be 1: the loss compares the pairs of the whole batch.
-      moment_dtype: of the optimizer's mean of gradients; "bfloat16" halves it.
     """
 
     training_steps: int = 2000
-    batch_size: int = 128
-    weight_decay: float = 0.1
-    ema_decay: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.accumulate != 1:
-            raise InputError(
-                f"accumulate is {self.accumulate}, expected 1: the loss compares the pairs of the "
-                "whole batch"
-            )
 
 
 @register_config("text_to_image.clip")
@@ -202,7 +187,7 @@ def main(config: Config) -> dict[str, float]:
         config.training,
         lambda layout: clip_loss(model),
         batch_size=config.training.batch_size,
-        make_evaluation=lambda loss_fn: contrastive_evaluation(loss_fn, pictures, tokens, plan),
+        make_evaluation=lambda loss_fn: validation_loss(loss_fn, pictures, tokens, plan.batch_size),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )
@@ -220,22 +205,12 @@ def plan_batches(pictures: CaptionedSet, config: Config) -> BatchPlan:
     """Which pictures each update sees.
 
     Raises:
-      InputError: for clips, a set without the parts "train" and "test", or a batch that is too
-        large or that the devices cannot share.
+      InputError: for clips, or as `plan_part`.
     """
     if pictures.frames is not None:
         raise InputError(f"{pictures.name}: clips of {pictures.frames} frames, expected pictures")
-    for part in ("train", "test"):
-        pictures.part(part)
-    check_batch_size(config.training.batch_size, current_mesh())
-    batch_size = config.training.batch_size
-    return BatchPlan(*pictures.parts["train"], batch_size, seed=config.seed, name=pictures.name)
-
-
-def make_tokenizer(texts: Sequence[str]) -> Tokenizer:
-    """A token for each word of some texts; as long as the longest of them."""
-    tokenizer = train_tokenizer(texts, MOST_WORDS)
-    return dataclasses.replace(tokenizer, length=tokenizer.encode(texts).ids.shape[1])
+    pictures.part("test")
+    return plan_part(pictures, "train", config.training.batch_size, config.seed)
 
 
 def prompts_of(pictures: CaptionedSet) -> Sequence[str]:
@@ -244,23 +219,6 @@ def prompts_of(pictures: CaptionedSet) -> Sequence[str]:
         return ()
     rows = class_prompts(pictures.attributes.values[CLASS])
     return [text for row in rows for text in row]
-
-
-def to_batch(batch: Batch) -> Batch:
-    """A batch of `captioned_batch_at` as `clip_loss` names its parts."""
-    names = {"image": "image", "text_ids": "ids", "text_mask": "mask", "caption": "meaning"}
-    return {to: batch[name] for name, to in names.items()}
-
-
-def contrastive_evaluation(
-    loss_fn: Callable[..., Any], pictures: CaptionedSet, tokens: CaptionTokens, plan: BatchPlan
-) -> Callable[[TrainState], dict[str, float]] | None:
-    """The loss of the averaged parameters on a batch of the validation part, if there is one."""
-    first, last = pictures.parts.get("validation", (0, 0))
-    if last - first < plan.batch_size:
-        return None
-    part = BatchPlan(first, last, plan.batch_size, seed=0, name=pictures.name)
-    return loss_of_batch(loss_fn, to_batch(captioned_batch_at(pictures, tokens, part, 0)))
 
 
 def vectors_of(
@@ -323,7 +281,8 @@ def evaluate(
         figures["zero-shot accuracy"] = class_accuracy(of_class, test.attribute_of(CLASS))
     chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
     nearest = [known[i] for i in among[chosen].argmax(axis=1)]
-    plot_retrieval(path, test.images[chosen], nearest, [own[i] for i in chosen])
+    right = [own[i] for i in chosen]
+    plot_captions(path, test.images[chosen], nearest, right, "Nearest captions of test pictures")
     return figures
 
 

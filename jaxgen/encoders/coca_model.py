@@ -21,11 +21,12 @@ from jaxgen.errors import InputError, check_kind
 from jaxgen.nn.key_values import KeyValues, Place
 from jaxgen.typing import Tree
 
-_WIDE = {"width": 768, "heads": 12, "mlp_units": 3072, "projection": 768}
+_TEXT = {"shifted_mask": True}
+_WIDE = {**_TEXT, "width": 768, "heads": 12, "mlp_units": 3072, "projection": 768}
 _LARGE = {"width": 1024, "depth": 24, "heads": 16, "mlp_units": 4096, "projection": 768}
 _OPEN_CLIP = {"queries": 255, "shared_pooler": True}
 SIZES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "ViT-B-32": ({}, {**_OPEN_CLIP, "patch": 32}),
+    "ViT-B-32": (_TEXT, {**_OPEN_CLIP, "patch": 32}),
     "ViT-L-14": (_WIDE, {**_LARGE, **_OPEN_CLIP, "patch": 14}),
 }
 """Fields of the text and of the image side of open_clip's models."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxgen.encoders.causal_text import CausalTokens, TextTowerConfig, word_layer
 from jaxgen.encoders.encoded import Encoded, text_mask
@@ -35,7 +35,7 @@ from jaxgen.encoders.tower import (
     tower_projection,
 )
 from jaxgen.errors import InputError, check_sizes
-from jaxgen.nn.attention import AttentionToKeys
+from jaxgen.nn.attention import FAR, AttentionToKeys
 from jaxgen.nn.key_values import KeyValues, Place
 from jaxgen.nn.norms import LayerNorm
 
@@ -49,11 +49,15 @@ class CoCaTextConfig(TextTowerConfig):
       activation: exact GELU by default.
       depth: blocks of the first half.
       image_depth: blocks of the second half, each with two attentions and two MLPs.
+      shifted_mask: whether padding is hidden one place late, and the class token of a padded text
+        from itself, as open_clip's published weights were trained (its mask has the class token in
+        front).
     """
 
     length: int = 76
     activation: Activation = "gelu"
     image_depth: int = 12
+    shifted_mask: bool = False
 
     def __post_init__(self) -> None:
         """Validates the fields."""
@@ -114,11 +118,23 @@ class CoCaTextEncoder(CausalTokens):
         class_D = self.class_token + self.positions[-1]
         class_B1D = jnp.broadcast_to(class_D, (len(x_BLD), 1, c.width))
         x_BLD = jnp.concatenate([x_BLD, class_B1D], axis=1)
-        segments_BL = jnp.pad(seen_BL.astype(jnp.int32), ((0, 0), (0, 1)), constant_values=1)
+        segments_BL, bias = self._hidden(seen_BL)
         for block in self.blocks:
-            x_BLD = block(x_BLD, segments_BL)
+            x_BLD = block(x_BLD, segments_BL, bias)
         pooled_BP = self.projection(self.final_norm(x_BLD[:, -1]))
         return Encoded(x_BLD[:, :-1], seen_BL, pooled_BP)
+
+    def _hidden(
+        self, seen_BL: Bool[Array, "B L"]
+    ) -> tuple[Int[Array, "B L2"] | None, Float[Array, "B H L2 L2"] | None]:
+        """What hides padding: segment ids, or a bias of the logits."""
+        if not self.config.shifted_mask:
+            ids_BL = jnp.pad(seen_BL.astype(jnp.int32), ((0, 0), (0, 1)), constant_values=1)
+            return ids_BL, None
+        seen_BN = jnp.pad(seen_BL, ((0, 0), (1, 0)), constant_values=True)
+        batch, length = seen_BN.shape
+        bias_B11N = jnp.where(seen_BN, 0.0, FAR)[:, None, None]
+        return None, jnp.broadcast_to(bias_B11N, (batch, self.config.heads, length, length))
 
 
 class ImageBlock(nn.Module):

@@ -19,7 +19,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import InputError, check_positive, check_sizes
-from jaxgen.nn.attention import Implementation, SelfAttention, check_implementation
+from jaxgen.nn.attention import Bias, Implementation, SelfAttention, check_implementation
 from jaxgen.nn.dense import Dense, Dtype, check_dtype
 from jaxgen.nn.key_values import KeyValues, Place
 from jaxgen.nn.mlp import MLP, gelu_exact, quick_gelu
@@ -97,6 +97,7 @@ class TowerBlock(nn.Module):
         self,
         x_BLD: Float[Array, "B L D"],
         segments_BL: Int[Array, "B L"] | None = None,
+        bias: Bias | None = None,
         past: KeyValues | None = None,
         place: Place = 0,
     ) -> Any:
@@ -105,6 +106,7 @@ class TowerBlock(nn.Module):
         Args:
           x_BLD: tokens.
           segments_BL: segment ids for attention, see `jaxgen.nn.attention`.
+          bias: added to the logits of attention.
           past: keys and values of earlier tokens, see `SelfAttention`.
           place: of the first token in ``past``.
 
@@ -123,7 +125,7 @@ class TowerBlock(nn.Module):
         )
         y_BLD = LayerNorm(c.epsilon, name="attention_norm")(x_BLD)
         if past is None:
-            x_BLD = x_BLD + attention(y_BLD, segments_BL=segments_BL)
+            x_BLD = x_BLD + attention(y_BLD, segments_BL=segments_BL, bias=bias)
         else:
             seen_BLD, past = attention(y_BLD, past=past, place=place)
             x_BLD = x_BLD + seen_BLD
@@ -159,7 +161,7 @@ def continue_blocks(
     """
     kept = []
     for block, before in zip(blocks, past, strict=True):
-        x_BLD, after = block(x_BLD, None, before, place)
+        x_BLD, after = block(x_BLD, past=before, place=place)
         kept.append(after)
     return x_BLD, tuple(kept)
 

@@ -70,6 +70,7 @@ CLASSES: dict[str, str] = {
     "coca-text": "jaxgen.encoders.coca_text:CoCaTextConfig",
     "coca-image": "jaxgen.encoders.coca_image:CoCaImageConfig",
     "causal-text": "jaxgen.encoders.causal_text:CausalTextConfig",
+    "decoding": "jaxgen.nn.decoding:Decoding",
     "classifier": "jaxgen.evaluation.classifier:ClassifierConfig",
     "optimizer": "jaxgen.training.optimizers:OptimizerConfig",
 }

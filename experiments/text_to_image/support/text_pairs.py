@@ -1,0 +1,80 @@
+"""Pictures with texts as models of pairs are trained on them: words, batches, evaluation."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.shared.training_runs import OptimizationFlags, loss_of_batch
+from jaxgen.data import BatchPlan, CaptionedSet, captioned_batch_at
+from jaxgen.data.captions.caption_batches import CaptionTokens
+from jaxgen.data.tokenizers import Tokenizer, train_tokenizer
+from jaxgen.errors import InputError
+from jaxgen.parallel import check_batch_size, current_mesh
+from jaxgen.training import TrainState
+from jaxgen.typing import Batch
+
+MOST_WORDS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTrainingFlags(OptimizationFlags):
+    """How networks are trained on pairs: AdamW, linear warm-up, cosine to zero, average.
+
+    Attributes:
+      training_steps: updates.
+      batch_size: pairs of an update; each is compared with all others.
+      learning_rate: the highest one.
+      weight_decay: on weights, decoupled.
+      ema_decay: of the moving average of the parameters, which is what is evaluated.
+      accumulate: must be 1: the loss compares the pairs of the whole batch.
+      moment_dtype: of the optimizer's mean of gradients; "bfloat16" halves it.
+    """
+
+    batch_size: int = 128
+    weight_decay: float = 0.1
+    ema_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accumulate != 1:
+            raise InputError(
+                f"accumulate is {self.accumulate}, expected 1: the loss compares the pairs of the "
+                "whole batch"
+            )
+
+
+def plan_part(pictures: CaptionedSet, part: str, batch_size: int, seed: int) -> BatchPlan:
+    """Which pictures of a part each update sees.
+
+    Raises:
+      InputError: for a set without the part, or a batch that is too large or that the devices
+        cannot share.
+    """
+    pictures.part(part)
+    check_batch_size(batch_size, current_mesh())
+    return BatchPlan(*pictures.parts[part], batch_size, seed=seed, name=pictures.name)
+
+
+def make_tokenizer(texts: Sequence[str]) -> Tokenizer:
+    """A token for each word of some texts; as long as the longest of them."""
+    tokenizer = train_tokenizer(texts, MOST_WORDS)
+    return dataclasses.replace(tokenizer, length=tokenizer.encode(texts).ids.shape[1])
+
+
+def to_batch(batch: Batch) -> Batch:
+    """A batch of `captioned_batch_at` as the losses of `jaxgen.encoders` name its parts."""
+    names = {"image": "image", "video": "image", "text_ids": "ids", "text_mask": "mask"}
+    names["caption"] = "meaning"
+    return {to: batch[name] for name, to in names.items() if name in batch}
+
+
+def validation_loss(
+    loss_fn: Callable[..., Any], pictures: CaptionedSet, tokens: CaptionTokens, batch_size: int
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """The loss of the averaged parameters on a batch of the validation part, if there is one."""
+    first, last = pictures.parts.get("validation", (0, 0))
+    if last - first < batch_size:
+        return None
+    part = BatchPlan(first, last, batch_size, seed=0, name=pictures.name)
+    return loss_of_batch(loss_fn, to_batch(captioned_batch_at(pictures, tokens, part, 0)))
