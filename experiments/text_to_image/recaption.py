@@ -2,10 +2,10 @@
 
 ``python -m experiments.text_to_image.recaption``
 
-Trains a captioner (CoCa, Yu et al. 2022) on the pictures of a set whose captions are clean, by default half of the
-captioned shapes. The captions of the other half have half of their attributes missing and a fifth
-wrong, as those of the web; the captioner writes new ones. Then a small language model learns to
-make descriptive captions of short ones. In the working folder:
+Trains a captioner (CoCa, Yu et al. 2022) on the pictures of a set whose captions are clean, by
+default half of the captioned shapes. The captions of the other half have half of their attributes
+missing and a fifth wrong, as those of the web; the captioner writes new ones. Then a small language
+model learns to make descriptive captions of short ones. In the working folder:
 
   recaptioned/      the relabelled pictures and captions.jsonl (jaxgen.data.load_captioned opens it)
   captions.png      test pictures with the captions that were written, wrong ones in red
@@ -14,7 +14,7 @@ make descriptive captions of short ones. In the working folder:
   table.md          how many captions and attributes are right, before and after
   metrics.json      the same by name
   tokenizer/        the vocabulary (jaxgen.data.tokenizers.open_tokenizer opens it)
-  captioner/        metrics and checkpoints (jaxgen.training.load_model opens them)
+  captioner/        metrics, and checkpoints/ (jaxgen.training.load_model opens them)
   still_captioner/  of clips, a captioner of their middle frames, which show no motion
   expander/         of the language model
 
@@ -69,6 +69,13 @@ AT_A_TIME, SHOWN, DRAWS = 250, 16, 16
 
 DIRECTION = "direction"
 
+OF_SHAPES = {
+    "shapes": ShapeVocabulary(),
+    "shape_pairs": ShapeVocabulary(backgrounds=("black", "grey"), objects=(1, 2)),
+    "moving_shapes": ShapeVocabulary().moving(),
+}
+"""Sets that are drawn."""
+
 
 @register_config("text_to_image.recaption")
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +84,8 @@ class Config(ExperimentConfig):
 
     Attributes:
       launch: where to run and on what.
-      data: "shapes"; "moving_shapes", clips; or another set of `jaxgen.data.load_captioned`, whose
-        captions are taken to be right.
+      data: "shapes"; "shape_pairs", one or two on two backgrounds; "moving_shapes", clips; or
+        another set of `jaxgen.data.load_captioned`, whose captions are taken to be right.
       size: resize and crop pictures to so many pixels; None keeps them as they are (shapes: 32).
       frames: of clips of shapes.
       clean: share of the part for training whose captions the captioner learns from; the others
@@ -165,10 +172,16 @@ def main(config: Config) -> dict[str, float]:
     for name, model in trained.items():
         figures |= {f"{name}: parameters": parameter_count(model.params)}
         figures |= {f"{name}: seconds": model.seconds}
-    table = format_table(("figure", "value"), [(k, three_decimals(v)) for k, v in figures.items()])
+    table = format_table(("figure", "value"), map(_row, figures.items()))
     write_text(folder / "table.md", table)
     report("\n" + table)
     return figures
+
+
+def _row(figure: tuple[str, float]) -> tuple[str, str | None]:
+    """A row of the table: counts in whole numbers."""
+    name, value = figure
+    return name, f"{value:,}" if isinstance(value, int) else three_decimals(value)
 
 
 def show_captions(path: pathlib.Path, test: CaptionedSet, found: Sequence[str]) -> None:
@@ -185,15 +198,12 @@ def load_data(config: Config) -> Data:
     Raises:
       InputError: for a set without the parts "train" and "test", or a half that is empty.
     """
-    vocabulary, size = None, config.size or 32
-    if config.data == "shapes":
-        vocabulary = ShapeVocabulary()
-        pictures = make_captioned_shapes(vocabulary, side=size)
-    elif config.data == "moving_shapes":
-        vocabulary = ShapeVocabulary().moving()
-        pictures = make_captioned_shapes(vocabulary, side=size, frames=config.frames)
-    else:
+    vocabulary = OF_SHAPES.get(config.data)
+    if vocabulary is None:
         pictures = load_captioned(config.data, size=config.size)
+    else:
+        frames = config.frames if vocabulary.directions else None
+        pictures = make_captioned_shapes(vocabulary, side=config.size or 32, frames=frames)
     pictures.part("test")
     start, stop = part_span(pictures.name, pictures.parts, "train")
     cut = start + round(config.clean * (stop - start))

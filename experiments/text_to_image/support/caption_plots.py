@@ -83,6 +83,6 @@ def plot_losses_and_shares(
                 axes.plot(x, y, label=name, marker="o" if len(x) < 15 else None, markersize=3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    above.set(ylabel="loss, nats", title=title)
+    above.set(ylabel="loss, nats", yscale="log", title=title)
     below.set(xlabel="updates", ylabel=what, ylim=(0, 1.02))
     save_figure(figure, path)
