@@ -142,7 +142,7 @@ def main(config: Config) -> dict[str, float]:
     if data.clean.frames is not None:
         views["still_captioner"] = data.clean.stills()
     models = {name: config.network.config(view, tokenizer) for name, view in views.items()}
-    plan_part(data.clean, "train", config.training.batch_size, config.seed)
+    plan = plan_part(data.clean, "train", config.training.batch_size, config.seed)
     folder = open_run(config, data, models, expander_config(tokenizer))
     if is_main_process():
         save_tokenizer(tokenizer, folder / "tokenizer")
@@ -153,14 +153,22 @@ def main(config: Config) -> dict[str, float]:
         tokens = tokenise_captions(view.descriptive, tokenizer)
         report(f"training {name} ...")
         trained[name] = train_captioner(
-            models[name], view, tokens, folder / name, config.training, **common
+            models[name], view, tokens, plan, folder / name, config.training, **common
         )
     found = written_captions(trained, views, tokenizer, config)
     figures = caption_figures(data, found)
     show_captions(folder / "captions.png", data.clean.part("test"), found["captioner"])
     write = writer_of(trained["captioner"], tokenizer, config.decoding)
     report(f"relabelling {len(data.others):,} ...")
-    rows = recaption(folder / "recaptioned", data.others, write, mix=config.mix, seed=config.seed)
+    rows = recaption(
+        folder / "recaptioned",
+        data.others,
+        write,
+        mix=config.mix,
+        seed=config.seed,
+        at_a_time=AT_A_TIME,
+        write=is_main_process(),
+    )
     figures |= relabelling_figures(data, rows)
     if steps := config.expander_steps:
         report("training expander ...")
@@ -168,7 +176,7 @@ def main(config: Config) -> dict[str, float]:
         path = folder / "expanded.md"
         figures |= expand_captions(expander, data, tokenizer, path, config.seed)
         trained["expander"] = expander
-    plot_curves(folder / "curves.png", trained)
+    plot_captioners(folder / "curves.png", trained)
     for name, model in trained.items():
         figures |= {f"{name}: parameters": parameter_count(model.params)}
         figures |= {f"{name}: seconds": model.seconds}
@@ -257,9 +265,7 @@ def written_captions(
     return found
 
 
-def writer_of(
-    model: TrainedModel, tokenizer: Tokenizer, how: Decoding
-) -> Callable[[np.ndarray], list[str]]:
+def writer_of(model: TrainedModel, tokenizer: Tokenizer, how: Decoding) -> Callable[..., list[str]]:
     """Captions of pictures by a trained captioner."""
     return caption_writer(model.config, model.params, tokenizer, how, at_a_time=AT_A_TIME)
 
@@ -318,7 +324,7 @@ def expand_captions(
     return expansion_figures(data.clean, asked, expanded)
 
 
-def plot_curves(path: pathlib.Path, trained: Mapping[str, TrainedModel]) -> None:
+def plot_captioners(path: pathlib.Path, trained: Mapping[str, TrainedModel]) -> None:
     """Losses, and how often the likeliest next word is the right one."""
     losses, shares = {}, {}
     for name, model in trained.items():

@@ -125,6 +125,7 @@ def coca_fields(config: Any) -> dict[str, Any]:
         ("epsilon", (text.epsilon, image.epsilon), (EPSILON, EPSILON)),
         ("activation", image.activation, text.activation),
         ("projection", text.projection, text.width),
+        ("mlp_units", text.mlp_units, 4 * text.width),
     ):
         if value != expected:
             raise InputError(f"{field} is {value!r}, expected {expected!r}, which open_clip has")

@@ -12,11 +12,10 @@ from experiments.shared.training_runs import TrainedModel, train_model
 from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.text_to_image.support.text_pairs import (
     PairTrainingFlags,
-    plan_part,
     to_batch,
     validation_loss,
 )
-from jaxgen.data import CaptionedSet, captioned_batch_at
+from jaxgen.data import BatchPlan, CaptionedSet, captioned_batch_at
 from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.encoders import CoCaConfig, CoCaImageConfig, CoCaTextConfig, coca_loss
@@ -134,7 +133,7 @@ def text_length(tokenizer: Tokenizer) -> int:
     return tokenizer.length
 
 
-def marks_of(tokenizer: Tokenizer) -> tuple[int, Marks]:
+def text_marks(tokenizer: Tokenizer) -> tuple[int, Marks]:
     """The token that texts begin with, and what they end with."""
     assert tokenizer.start is not None
     assert tokenizer.end is not None
@@ -145,24 +144,25 @@ def train_captioner(
     config: CoCaConfig,
     pictures: CaptionedSet,
     tokens: CaptionTokens,
+    plan: BatchPlan,
     folder: pathlib.Path,
     flags: CaptionerTrainingFlags,
     *,
     seed: int,
     tensorboard: bool,
 ) -> TrainedModel:
-    """Trains a captioner on the part "train" of a set, or resumes.
+    """Trains a captioner, or resumes.
 
     Args:
       config: its network.
       pictures: pictures or clips.
       tokens: of their captions.
+      plan: which of them each update sees.
       folder: its own.
       flags: how to train it.
       seed: of all randomness.
       tensorboard: whether to write event files too.
     """
-    plan = plan_part(pictures, "train", flags.batch_size, seed)
 
     def data(step: int, rows: np.ndarray) -> Any:
         return to_batch(captioned_batch_at(pictures, tokens, plan, step, rows=rows))
@@ -188,8 +188,8 @@ def caption_writer(
     *,
     at_a_time: int,
     seed: int = 0,
-) -> Callable[[np.ndarray], list[str]]:
-    """``images [N, ...] -> N captions``, uint8 pictures or clips.
+) -> Callable[..., list[str]]:
+    """``(images [N, ...], first=0) -> N captions``, uint8 pictures or clips.
 
     Args:
       config: of the captioner.
@@ -197,9 +197,10 @@ def caption_writer(
       tokenizer: of its words.
       how: the method.
       at_a_time: pictures of one call; the same program for any number of them.
-      seed: of texts that are drawn, each by the number of its picture in the call.
+      seed: of texts that are drawn, each by the number of its picture; ``first`` is that of the
+        first of the call.
     """
-    start, marks = marks_of(tokenizer)
+    start, marks = text_marks(tokenizer)
     length = text_length(tokenizer)
 
     def forward(params: Tree, inputs: tuple[jax.Array, jax.Array]) -> Decoded:
@@ -208,8 +209,8 @@ def caption_writer(
         key_B = jax.vmap(jax.random.fold_in, (None, 0))(key, number_B)
         return write_captions_of(params, images, key_B, config, marks, start, length, how)
 
-    def write(images: np.ndarray) -> list[str]:
-        inputs = images, np.arange(len(images))
+    def write(images: np.ndarray, first: int = 0) -> list[str]:
+        inputs = images, first + np.arange(len(images))
         return tokenizer.decode(apply_to_rows(forward, params, inputs, at_a_time).ids_BL)
 
     return write

@@ -15,9 +15,9 @@ import numpy as np
 from experiments.shared.training_runs import OptimizationFlags, TrainedModel, train_model
 from experiments.text_to_image.support.captioners import (
     SEEDS_OF_TEXTS,
-    marks_of,
     table_rows,
     text_length,
+    text_marks,
 )
 from jaxgen.data import BatchPlan, CaptionedSet
 from jaxgen.data.tokenizers import Tokenizer
@@ -109,7 +109,7 @@ def prompt_expander(
       how: the method.
       seed: of texts that are drawn, each by its number.
     """
-    _, marks = marks_of(tokenizer)
+    _, marks = text_marks(tokenizer)
     write = make_text_writer(config, params, marks, how)
 
     def expand(short: Sequence[str]) -> list[str]:
@@ -126,7 +126,7 @@ def prompt_expander(
 
 def _behind(ids_NL: np.ndarray, count_N: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """Texts without so many of their first tokens, begun with a start token."""
-    start, marks = marks_of(tokenizer)
+    start, marks = text_marks(tokenizer)
     texts_NL = np.full((len(ids_NL), ids_NL.shape[1] + 1), marks.pad, np.int32)
     texts_NL[:, 0] = start
     for text_L, ids_L, count in zip(texts_NL, ids_NL, count_N.tolist(), strict=True):

@@ -5,7 +5,7 @@ A row has the caption to train on, the original one, and what the captioner wrot
 pictures, 95 % in the paper, the caption is the captioner's; of the others the original one, which
 keeps a model that is trained on them from knowing nothing but the captioner's habits.
 
-Rows are added as they are written; a folder that was left in the middle is gone on with.
+Rows are added as they are written; a run that was interrupted resumes.
 """
 
 import json
@@ -45,21 +45,24 @@ class Recaption(NamedTuple):
 def recaption(
     folder: pathlib.Path,
     images: CaptionedSet,
-    captioner: Callable[[np.ndarray], Sequence[str]],
+    captioner: Callable[[np.ndarray, int], Sequence[str]],
     *,
     mix: float = 0.95,
     seed: int = 0,
     at_a_time: int = 256,
+    write: bool = True,
 ) -> list[Recaption]:
-    """Writes a relabelled set, or goes on with it.
+    """Writes a relabelled set, or resumes.
 
     Args:
       folder: Its own; made if need be.
       images: The set; its descriptive captions are the original ones.
-      captioner: Captions of uint8 pictures or clips, at most ``at_a_time`` of them.
+      captioner: ``captioner(images, first)``: captions of uint8 pictures or clips, at most
+        ``at_a_time`` of them, and the number of the first in the set.
       mix: Share of the pictures whose caption is the captioner's.
       seed: Of which ones, each by its number.
       at_a_time: Pictures between two writes.
+      write: Whether this process writes; of several that caption together one does.
 
     Returns:
       All rows, in the order of the pictures.
@@ -68,21 +71,26 @@ def recaption(
       InputError: A share outside of [0, 1]; or the folder has rows of other pictures.
     """
     check_share("mix", mix)
-    folder.mkdir(parents=True, exist_ok=True)
     rows = read_recaptions(folder)
     _check_same_set(folder, rows, images)
+    if write:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_half_line(folder / ROWS)
     while len(rows) < len(images):
         numbers = range(len(rows), min(len(rows) + at_a_time, len(images)))
-        names = [_write(folder, number, images) for number in numbers]
-        written = captioner(images.images[numbers.start : numbers.stop])
+        names = [f"{number:06}{'.png' if images.frames is None else '.gif'}" for number in numbers]
+        written = captioner(images.images[numbers.start : numbers.stop], numbers.start)
         new = []
         for number, name, text in zip(numbers, names, written, strict=True):
             original = images.descriptive[number]
             chosen = text if text and is_recaptioned(number, mix, seed) else original
             new.append(Recaption(name, chosen, original, text))
-        lines = (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in new)
-        append(folder / ROWS, "".join(lines).encode())
         rows += new
+        if write:
+            for number, name in zip(numbers, names, strict=True):
+                _write(folder / name, images.images[number])
+            lines = (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in new)
+            append(folder / ROWS, "".join(lines).encode())
     return rows
 
 
@@ -92,21 +100,26 @@ def is_recaptioned(number: int, mix: float, seed: int = 0) -> bool:
 
 
 def read_recaptions(folder: pathlib.Path) -> list[Recaption]:
-    """The rows of a folder; what was left half written is removed.
+    """The rows of a folder, without what was left half written; none where there is no file.
 
     Raises:
       InputError: For a line that is no row.
     """
     path = folder / ROWS
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    rows = [_row(path, i, line) for i, line in enumerate(whole.decode().splitlines(), 1)]
-    if whole != content:
+    lines = _whole_lines(path.read_bytes()).decode().splitlines() if path.exists() else []
+    return [_row(path, i, line) for i, line in enumerate(lines, 1)]
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _remove_half_line(path: pathlib.Path) -> None:
+    """Removes what was left half written."""
+    content = path.read_bytes() if path.exists() else b""
+    if content != _whole_lines(content):
         with replacing(path) as handle:
-            handle.write(whole)
-    return rows
+            handle.write(_whole_lines(content))
 
 
 def _row(path: pathlib.Path, number: int, line: str) -> Recaption:
@@ -128,16 +141,12 @@ def _check_same_set(folder: pathlib.Path, rows: list[Recaption], images: Caption
             )
 
 
-def _write(folder: pathlib.Path, number: int, images: CaptionedSet) -> str:
-    """Writes a picture or a clip; its name."""
-    pixels = images.images[number]
-    if images.frames is not None:
-        name = f"{number:06}.gif"
-        write_video(folder / name, pixels, CLIP_RATE)
-        return name
-    name = f"{number:06}.png"
+def _write(path: pathlib.Path, pixels: np.ndarray) -> None:
+    """Writes a picture, or a clip."""
+    if pixels.ndim == 4:
+        write_video(path, pixels, CLIP_RATE)
+        return
     grey = pixels.shape[-1] == 1
-    with replacing(folder / name) as handle:
-        image = import_pillow(name).Image.fromarray(pixels[..., 0] if grey else pixels)
+    with replacing(path) as handle:
+        image = import_pillow(str(path)).Image.fromarray(pixels[..., 0] if grey else pixels)
         image.save(handle, format="PNG")
-    return name

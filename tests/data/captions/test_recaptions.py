@@ -21,7 +21,8 @@ class Captioner:
     def __init__(self, stop_after: int = 100):
         self.calls, self.stop_after = 0, stop_after
 
-    def __call__(self, images):
+    def __call__(self, images, first):
+        assert np.array_equal(images[0], SHAPES.images[first]) or first == 0
         self.calls += 1
         if self.calls > self.stop_after:
             raise KeyboardInterrupt
@@ -73,6 +74,12 @@ def test_it_goes_on_where_it_was_left(tmp_path):
     third = Captioner()
     assert recaption(folder, SHAPES, third) == whole
     assert third.calls == 0
+
+
+def test_of_several_processes_one_writes(tmp_path):
+    rows = recaption(tmp_path / "set", SHAPES, Captioner(), write=False)
+    assert not (tmp_path / "set").exists()
+    assert recaption(tmp_path / "set", SHAPES, Captioner()) == rows
 
 
 def test_where_nothing_was_written_the_original_stays(tmp_path):
