@@ -11,6 +11,7 @@ from jaxgen.encoders import causal_text_loss, make_captioner, make_text_writer
 from jaxgen.errors import InputError
 from jaxgen.nn.decoding import Decoding
 from jaxgen.nn.written_texts import Marks, Prompt
+from jaxgen.parallel import make_mesh, plan_layout, put_batch
 
 START, MARKS, LENGTH = 1, Marks(end=V - 1, pad=0), 6
 
@@ -94,6 +95,21 @@ def test_beams_are_at_least_as_likely_and_samples_differ():
     key_B = jax.random.split(jax.random.key(0), B)
     first, second = draw(images(), key_B), draw(images(), key_B[::-1])
     assert np.any(np.asarray(first.ids_BL) != np.asarray(second.ids_BL))
+
+
+def test_over_devices_the_captions_are_the_same():
+    """Images over `data`, heads and the table of words over `model`."""
+    params, mesh = params_of(COCA_CONFIG), make_mesh("data=4,model=2")
+    how = Decoding("beam", beams=3)
+    expected = make_captioner(COCA_CONFIG, params, MARKS, START, LENGTH, how)(images())
+    with jax.set_mesh(mesh):
+        layout = plan_layout(COCA_CONFIG.make_init(), jax.random.key(0), mesh=mesh)
+        params = jax.device_put(params, layout.shardings)
+        found = make_captioner(COCA_CONFIG, params, MARKS, START, LENGTH, how)(
+            put_batch(images(), mesh)
+        )
+    np.testing.assert_array_equal(found.ids_BL, expected.ids_BL)
+    np.testing.assert_allclose(found.log_p_B, expected.log_p_B, rtol=1e-4, atol=1e-5)
 
 
 def test_a_text_is_continued_behind_prompts_of_any_length():

@@ -211,9 +211,14 @@ def caption_writer(
 
     def write(images: np.ndarray, first: int = 0) -> list[str]:
         inputs = images, first + np.arange(len(images))
-        return tokenizer.decode(apply_to_rows(forward, params, inputs, at_a_time).ids_BL)
+        return texts_of(apply_to_rows(forward, params, inputs, at_a_time).ids_BL, tokenizer)
 
     return write
+
+
+def texts_of(ids_NL: np.ndarray, tokenizer: Tokenizer) -> list[str]:
+    """Texts of ids; rows of the table that are no words, as they round it up, end a text."""
+    return tokenizer.decode(np.where(ids_NL < tokenizer.size, ids_NL, tokenizer.end))
 
 
 def exact_share(found: Sequence[str], right: Sequence[str]) -> float:

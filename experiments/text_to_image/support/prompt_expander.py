@@ -18,6 +18,7 @@ from experiments.text_to_image.support.captioners import (
     table_rows,
     text_length,
     text_marks,
+    texts_of,
 )
 from jaxgen.data import BatchPlan, CaptionedSet
 from jaxgen.data.tokenizers import Tokenizer
@@ -119,7 +120,8 @@ def prompt_expander(
         key = jax.random.key(seed + SEEDS_OF_TEXTS)
         key_N = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(short)))
         found = write(prompt, key_N)
-        return tokenizer.decode(_behind(np.asarray(found.ids_BL), count_N1[:, 0], tokenizer))
+        behind_NL = _behind(np.asarray(found.ids_BL), count_N1[:, 0], tokenizer)
+        return texts_of(behind_NL, tokenizer)
 
     return expand
 
