@@ -336,10 +336,11 @@ def plot_captioners(path: pathlib.Path, trained: Mapping[str, TrainedModel]) -> 
 
 
 def side_by_side(images: np.ndarray) -> np.ndarray:
-    """Pictures as they are, and the frames of clips beside each other."""
+    """Pictures as they are, and the frames of clips beside each other with white between them."""
     if images.ndim == 4:
         return images
-    return np.concatenate(list(images.swapaxes(0, 1)), axis=2)
+    edges = (0, 0), (0, 0), (0, 0), (1, 1), (0, 0)
+    return np.concatenate(list(np.pad(images, edges, constant_values=255).swapaxes(0, 1)), axis=2)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def plot_captions(
       title: of the whole, before how many are right.
     """
     rows = -(-len(found) // COLUMNS)
-    figure = empty_figure((2.6 * COLUMNS, 2.5 * rows), dpi=100)
+    height, width = images_NYXC.shape[1:3]
+    figure = empty_figure((2.6 * COLUMNS, (1.9 * height / width + 0.6) * rows), dpi=100)
     right = sum(a == b for a, b in zip(found, own, strict=True))
     figure.suptitle(f"{title}: {right} of {len(own)} right")
     for i, axes in enumerate(np.ravel(figure.subplots(rows, COLUMNS))):
