@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jaxgen.encoders.clip_model import INITIAL_LOGIT_SCALE, limited_scale, to_unit_length
 from jaxgen.encoders.coca_image import CoCaImageConfig
-from jaxgen.encoders.coca_text import CaptionDecoder, CoCaTextConfig, CoCaTextEncoder, DecoderPast
+from jaxgen.encoders.coca_text import CaptionDecoder, CoCaTextConfig, DecoderPast
 from jaxgen.encoders.encoded import Encoded, encoder_init
 from jaxgen.encoders.tower import empty_past
 from jaxgen.errors import InputError, check_kind
@@ -125,7 +125,7 @@ class CoCa(nn.Module):
 
     def setup(self) -> None:
         """Makes both sides and the scale."""
-        self.text = CoCaTextEncoder(self.config.text)
+        self.text = self.config.text.make_model()
         self.decoder = CaptionDecoder(self.config.text)
         self.image = self.config.image.make_model()
         initial = nn.initializers.constant(INITIAL_LOGIT_SCALE)

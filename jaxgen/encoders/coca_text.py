@@ -80,6 +80,10 @@ class CoCaTextConfig(TextTowerConfig):
         """What the networks take of one text, in zeros."""
         return (jnp.zeros((1, 2), jnp.int32),)
 
+    def make_model(self) -> "CoCaTextEncoder":
+        """The first half, which is an encoder of texts."""
+        return CoCaTextEncoder(self)
+
 
 class CoCaTextEncoder(CausalTokens):
     """The first half.

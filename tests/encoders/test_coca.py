@@ -98,6 +98,8 @@ def test_both_ways_to_logits_agree_and_both_poolers_read_the_image():
     assert encoded.states_BLD.shape == (B, IMAGE.queries, P)
     unit = encoded.pooled_BD / np.linalg.norm(encoded.pooled_BD, axis=1, keepdims=True)
     close(unit, whole.image_BP)
+    alone = encoder(COCA_CONFIG.text, params["text"])(ids_BL, padding_mask(ids_BL)).pooled_BD
+    close(alone / np.linalg.norm(alone, axis=1, keepdims=True), whole.text_BP)
     assert "vector_pooler" in params["image"]
     shared = dataclasses.replace(IMAGE, shared_pooler=True)
     own = params_of(dataclasses.replace(COCA_CONFIG, image=shared))["image"]
