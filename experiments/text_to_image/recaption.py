@@ -69,12 +69,8 @@ AT_A_TIME, SHOWN, DRAWS = 250, 16, 16
 
 DIRECTION = "direction"
 
-OF_SHAPES = {
-    "shapes": ShapeVocabulary(),
-    "shape_pairs": ShapeVocabulary(backgrounds=("black", "grey"), objects=(1, 2)),
-    "moving_shapes": ShapeVocabulary().moving(),
-}
-"""Sets that are drawn."""
+OF_SHAPES = {"shapes": ShapeVocabulary(), "moving_shapes": ShapeVocabulary().moving()}
+"""Sets that are drawn; of one object, since either of two may come first in a right caption."""
 
 
 @register_config("text_to_image.recaption")
@@ -84,8 +80,8 @@ class Config(ExperimentConfig):
 
     Attributes:
       launch: where to run and on what.
-      data: "shapes"; "shape_pairs", one or two on two backgrounds; "moving_shapes", clips; or
-        another set of `jaxgen.data.load_captioned`, whose captions are taken to be right.
+      data: "shapes"; "moving_shapes", clips; or another set of `jaxgen.data.load_captioned`, whose
+        captions are taken to be right.
       size: resize and crop pictures to so many pixels; None keeps them as they are (shapes: 32).
       frames: of clips of shapes.
       clean: share of the part for training whose captions the captioner learns from; the others
