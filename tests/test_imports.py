@@ -45,17 +45,20 @@ PACKAGES: dict[str, set[str]] = {
     "data": BASE | {"geometry", "interop"},
     "interop": BASE | {"geometry"},
     "pretrained": BASE
-    | {"parallel", "nn", "interop", "training", "diffusion", "spacetime", "unet", "encoders"},
+    | {"parallel", "nn", "interop", "training", "data", "diffusion", "spacetime", "unet"}
+    | {"encoders", "compressors"},
 }
 """Package -> the other packages of the library that it may import."""
 
 PARTS_OF_DIFFUSION = (
     *("process", "denoiser", "exact", "preconditioning", "objectives", "samplers", "edm"),
     *("conditioning", "distillation", "other_corruptions", "named_samplers", "model"),
-    "model_sampling",
+    *("model_sampling", "text_to_image"),
 )
 """From the bottom to the top: each may import those before it."""
-SAME_MEANING = {"nplm", "local_steps", "communication", "train", "compare", "compressor"}
+SAME_MEANING = {
+    *("nplm", "local_steps", "communication", "train", "sample", "compare", "compressor"),
+}
 """Basenames of a model or method and its experiment, or of programs that do the same in several
 families; any other basename is one file's."""
 

@@ -14,8 +14,6 @@ Image i depends on the seed and on i alone. Samplers go by the names of other pr
 ``--guidance 6.5``. The working folder may be used again: what it held is replaced.
 """
 
-import pathlib
-import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -24,15 +22,14 @@ import jax
 import numpy as np
 
 from experiments.shared.denoiser_sampling import make_draw
-from experiments.shared.image_plots import plot_images, write_png
+from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.sample_files import write_samples
 from experiments.shared.training_runs import plan_layout_of
-from jaxgen.data import from_unit
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.model_sampling import guidance_weight
 from jaxgen.diffusion.named_samplers import sampler_named
 from jaxgen.errors import InputError
-from jaxgen.parallel import is_main_process
 from jaxgen.pretrained import open_denoiser
 from jaxgen.pretrained.denoisers import describe_denoiser
 from jaxgen.training.saved_names import register_config
@@ -138,20 +135,6 @@ def chosen_labels(
             )
     chosen = [numbers[name] for name in config.classes] or list(range(len(model.classes)))
     return np.repeat(chosen, config.count), tuple(model.classes[i] for i in chosen)
-
-
-def write_samples(folder: pathlib.Path, x: np.ndarray, names: list[str]) -> None:
-    """One PNG for each image, in place of those of an earlier run."""
-    if not is_main_process():
-        return
-    folder.mkdir(exist_ok=True)
-    for file in folder.glob("*.png"):
-        if re.fullmatch(r"\d{5}(_.*)?\.png", file.name):
-            file.unlink()
-    for i, (image, name) in enumerate(zip(from_unit(x), names, strict=True)):
-        safe = re.sub(r"[^\w.-]+", "-", name)
-        shown = np.repeat(image, 3, -1) if image.shape[-1] == 1 else image[..., :3]
-        write_png(folder / (f"{i:05}_{safe}.png" if safe else f"{i:05}.png"), shown)
 
 
 def _in_rows(x: np.ndarray, across: int) -> np.ndarray:

@@ -58,7 +58,6 @@ from experiments.images.support.image_training import (
     check_image_batches,
     train_denoiser,
 )
-from experiments.images.support.process_flags import ProcessFlags
 from experiments.shared.denoiser_sampling import (
     SamplingFlags,
     draw_previews,
@@ -69,6 +68,7 @@ from experiments.shared.digests import images_digest
 from experiments.shared.image_plots import plot_images, some_of
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from experiments.shared.output import remove_table
+from experiments.shared.process_flags import ProcessFlags
 from experiments.shared.restarts import (
     SampledConfig,
     check_not_shorter,

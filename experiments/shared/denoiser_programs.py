@@ -52,7 +52,7 @@ def sampling_program(
     config.check_guidance(flags.guidance)
     sampler, levels = flags.method(config), flags.levels(config)
     run = compile_sampling(config, layout, clip=flags.clip)
-    labels = {"label": ((), jnp.int32)} if config.classes else {}
+    labels = {"condition": ((), jnp.int32)} if config.classes else {}
     batch = abstract_arrays(layout, batch_size, index=((), jnp.int32), **labels)
     guidance_weight = np.float32(flags.guidance) if flags.guidance else None
     table, noisiest = sampler.table(levels), first_level(levels)

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from experiments.shared.output import progress_bar
-from jaxgen.diffusion import Level
-from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion import Denoiser, Level
 from jaxgen.diffusion.named_samplers import NamedSampler, sampler_named
 from jaxgen.diffusion.process.level_lists import first_level
 from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
@@ -74,6 +73,23 @@ SAMPLERS: Mapping[str, Sampler] = {
 SAMPLES_PER_CALL = 256
 
 
+class SampledModel(Protocol):
+    """What can be sampled: a denoiser of classes or texts; see `jaxgen.diffusion.model`."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of a sample."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+
+    def make_denoiser(
+        self, params: Tree, condition: Any, guidance: Any = None, *, clip: bool = True
+    ) -> Denoiser:
+        """The denoiser of samples of a condition: labels [B], texts, or None."""
+
+
 @register_config("images.sampling", first_format=["experiments.image_sampling:SamplingFlags"])
 @dataclass(frozen=True, kw_only=True)
 class SamplingFlags:
@@ -119,11 +135,11 @@ class SamplingFlags:
         named = sampler_named(self.sampler, schedule)
         return named._replace(spacing=self.spacing) if named.spacing == "uniform" else named
 
-    def method(self, config: DenoiserConfig) -> Sampler:
+    def method(self, config: SampledModel) -> Sampler:
         """The sampler."""
         return self.named(config.schedule).sampler
 
-    def levels(self, config: DenoiserConfig) -> Level:
+    def levels(self, config: SampledModel) -> Level:
         """The noise levels that the sampler goes through."""
         return self.named(config.schedule).levels(config.schedule, self.steps)
 
@@ -136,7 +152,7 @@ class Draw(Protocol):
         params: Tree,
         sampler: Sampler,
         levels: Level,
-        label_N: Int[np.ndarray, "N"] | None,
+        condition: Any,
         key: Key[Array, ""],
         *,
         guidance: float = 0.0,
@@ -147,7 +163,7 @@ class Draw(Protocol):
 
 
 def make_draw(
-    config: DenoiserConfig,
+    config: SampledModel,
     layout: Layout,
     *,
     clip: bool = True,
@@ -164,16 +180,18 @@ def make_draw(
       per_call: samples at a time.
 
     Returns:
-      ``draw(params, sampler, levels, label_N, key, guidance=0, count=None)``: images in about
-      [-1, 1], numpy float32 [N, Y, X, C], the same in every process; N is `count` for a model
-      without labels. Guidance 0 evaluates the network once per step, other weights twice and do not
+      ``draw(params, sampler, levels, condition, key, guidance=0, count=None)``: images in about
+      [-1, 1], numpy float32 [N, Y, X, C], the same in every process. The condition is what the
+      model's ``make_denoiser`` takes of N samples, labels [N] or texts; N is `count` where it is
+      None. Guidance 0 evaluates the network once per step, other weights twice and do not
       recompile.
     """
     run = compile_sampling(config, layout, clip=clip, shape=shape)
     unit = "image" if len(config.image_shape) == 3 else "video"
 
-    def draw(params, sampler, levels, label_N, key, *, guidance=0.0, count=None, name="sampling"):
-        total = len(label_N) if label_N is not None else int(count or 0)
+    def draw(params, sampler, levels, condition, key, *, guidance=0.0, count=None, name="sampling"):
+        arrays = jax.tree.leaves(condition)
+        total = len(arrays[0]) if arrays else int(count or 0)
         shards = num_batch_shards(current_mesh())
         size = shards * math.ceil(min(per_call, total) / shards)
         table = sampler.table(levels)
@@ -182,7 +200,8 @@ def make_draw(
         with progress_bar(name, unit, total) as advance:
             for first in range(0, total, size):
                 # The last batch repeats the last sample, so that there is one shape to compile.
-                batch = put_samples(np.minimum(np.arange(first, first + size), total - 1), label_N)
+                index_B = np.minimum(np.arange(first, first + size), total - 1)
+                batch = put_samples(index_B, condition)
                 guidance_weight = np.float32(guidance) if guidance else None
                 parts.append(
                     np.asarray(run(params, sampler, table, noisiest, batch, key, guidance_weight))
@@ -194,11 +213,11 @@ def make_draw(
 
 
 def draw_previews(
-    config: DenoiserConfig,
+    config: SampledModel,
     layout: Layout,
     params: Tree,
     flags: SamplingFlags,
-    label_N: Int[np.ndarray, "N"] | None,
+    condition: Any,
     key: Key[Array, ""],
     count: int,
 ) -> Float[np.ndarray, "S N Y X C"]:
@@ -206,7 +225,7 @@ def draw_previews(
     run = compile_sampling(config, layout, clip=flags.clip, previews=True)
     shards = num_batch_shards(current_mesh())
     index_B = np.minimum(np.arange(shards * math.ceil(count / shards)), count - 1)
-    batch = put_samples(index_B, label_N)
+    batch = put_samples(index_B, condition)
     levels, sampler = flags.levels(config), flags.method(config)
     guidance_weight = np.float32(flags.guidance) if flags.guidance else None
     _, xs = run(
@@ -215,16 +234,26 @@ def draw_previews(
     return np.asarray(xs)[:, :count]
 
 
-def put_samples(index_B: Int[np.ndarray, "B"], label_N: Int[np.ndarray, "N"] | None) -> Batch:
-    """The samples of some indices, with their labels if there are any, over the current mesh."""
+def put_samples(index_B: Int[np.ndarray, "B"], condition: Any) -> Batch:
+    """The samples of some indices, with their conditions if there are any, over the current mesh.
+
+    Args:
+      index_B: which samples.
+      condition: labels [N], texts, or any tree of arrays [N, ...] of all samples; None.
+    """
+
+    def chosen(value: Any) -> np.ndarray:
+        value_B = np.asarray(value)[index_B]
+        return value_B if value_B.dtype == bool else value_B.astype(np.int32)
+
     batch = {"index": index_B.astype(np.int32)}
-    if label_N is not None:
-        batch["label"] = np.asarray(label_N, np.int32)[index_B]
+    if condition is not None:
+        batch["condition"] = jax.tree.map(chosen, condition)
     return put_batch(batch, current_mesh())
 
 
 def compile_sampling(
-    config: DenoiserConfig,
+    config: SampledModel,
     layout: Layout,
     *,
     clip: bool = True,
@@ -242,13 +271,13 @@ def compile_sampling(
 
     Returns:
       ``run(params, sampler, table, noisiest, batch, key, guidance)``, where `batch` holds each
-      sample's ``"index"`` and perhaps its ``"label"``; guidance None evaluates the network once a
-      step.
+      sample's ``"index"`` and perhaps its ``"condition"``; guidance None evaluates the network once
+      a step.
     """
 
     def run(params, sampler, table, noisiest, batch, key, guidance):
         denoiser = config.make_denoiser(
-            gather_fsdp(params, layout), batch.get("label"), guidance, clip=clip
+            gather_fsdp(params, layout), batch.get("condition"), guidance, clip=clip
         )
         z = initial_noise(key, batch["index"], shape or config.image_shape, noisiest)
         return sample_with_table(

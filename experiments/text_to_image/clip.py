@@ -18,14 +18,11 @@ averages over the same templates. Started again with the same working folder it 
 """
 
 import pathlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Array, Float
 
-from experiments.shared.digests import digest_of
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import format_table, three_decimals, write_text
 from experiments.shared.training_runs import (
@@ -37,29 +34,33 @@ from experiments.shared.training_runs import (
 from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.caption_plots import plot_captions, plot_contrastive
+from experiments.text_to_image.support.captioned_data import (
+    make_tokenizer,
+    pictures_digest,
+    plan_batches,
+    prompts_of,
+)
+from experiments.text_to_image.support.clip_scores import vectors_of
 from experiments.text_to_image.support.text_pairs import (
     PairTrainingFlags,
-    make_tokenizer,
-    plan_part,
+    loss_of_validation,
+    loss_on,
     to_batch,
-    validation_loss,
 )
 from jaxgen.data import (
-    BatchPlan,
     CaptionedSet,
     captioned_batch_at,
     load_captioned,
     tokenise_captions,
 )
 from jaxgen.data.captions.captioned_set import CaptionKind
-from jaxgen.data.captions.class_captions import CLASS, TEMPLATES, class_prompts
+from jaxgen.data.captions.class_captions import CLASS, TEMPLATES
 from jaxgen.data.tokenizers import Tokenizer, save_tokenizer
 from jaxgen.encoders import (
     CLIPConfig,
     CLIPImageConfig,
     CLIPTextConfig,
     clip_loss,
-    to_unit_length,
 )
 from jaxgen.encoders.clip_model import limited_scale
 from jaxgen.errors import InputError
@@ -71,13 +72,11 @@ from jaxgen.evaluation import (
     text_image_retrieval,
     zero_shot_probabilities,
 )
-from jaxgen.evaluation.features import apply_to_rows
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Tree
 
-AT_A_TIME, SHOWN = 256, 16
+SHOWN = 16
 OTHERS = 99
 """Captions that an image's own is compared with for R-precision."""
 
@@ -169,13 +168,12 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, float]:
     """Trains, evaluates, shows."""
     pictures = load_captioned(config.data, size=config.size)
-    plan = plan_batches(pictures, config)
+    plan = plan_batches(pictures, config.training.batch_size, config.seed)
     tokenizer = make_tokenizer([*pictures.distinct(config.captions), *prompts_of(pictures)])
     tokens = tokenise_captions(pictures.captions(config.captions), tokenizer)
     model = config.network.config(pictures, tokenizer)
     check_layout(model)
-    digest = digest_of(pictures.images, pictures.short, pictures.descriptive, pictures.parts)
-    folder = open_workdir(config, data={pictures.name: digest})
+    folder = open_workdir(config, data={pictures.name: pictures_digest(pictures)})
     check_checkpoints(folder / "checkpoints", model)
     if is_main_process():
         save_tokenizer(tokenizer, folder / "tokenizer")
@@ -185,9 +183,11 @@ def main(config: Config) -> dict[str, float]:
         lambda step, rows: to_batch(captioned_batch_at(pictures, tokens, plan, step, rows=rows)),
         folder,
         config.training,
-        lambda layout: clip_loss(model),
+        lambda layout: loss_on(layout, clip_loss(model)),
         batch_size=config.training.batch_size,
-        make_evaluation=lambda loss_fn: validation_loss(loss_fn, pictures, tokens, plan.batch_size),
+        make_evaluation=lambda loss_fn: loss_of_validation(
+            loss_fn, pictures, tokens, plan.batch_size
+        ),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )
@@ -199,38 +199,6 @@ def main(config: Config) -> dict[str, float]:
     write_text(folder / "table.md", table)
     report("\n" + table)
     return figures
-
-
-def plan_batches(pictures: CaptionedSet, config: Config) -> BatchPlan:
-    """Which pictures each update sees.
-
-    Raises:
-      InputError: for clips, or as `plan_part`.
-    """
-    if pictures.frames is not None:
-        raise InputError(f"{pictures.name}: clips of {pictures.frames} frames, expected pictures")
-    pictures.part("test")
-    return plan_part(pictures, "train", config.training.batch_size, config.seed)
-
-
-def prompts_of(pictures: CaptionedSet) -> Sequence[str]:
-    """The texts of zero-shot classification, where pictures have classes."""
-    if pictures.attributes is None or CLASS not in pictures.attributes.values:
-        return ()
-    rows = class_prompts(pictures.attributes.values[CLASS])
-    return [text for row in rows for text in row]
-
-
-def vectors_of(
-    config: CLIPImageConfig | CLIPTextConfig, params: Tree, *inputs: np.ndarray
-) -> Float[np.ndarray, "N D"]:
-    """Unit vectors of pictures or texts, by a trained tower."""
-    model = config.make_model()
-
-    def forward(params: Tree, inputs: tuple[Array, ...]) -> Array:
-        return to_unit_length(model.apply({"params": params}, *inputs).pooled_BD)
-
-    return apply_to_rows(forward, params, inputs, AT_A_TIME)
 
 
 def evaluate(

@@ -29,12 +29,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.shared.digests import digest_of
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import format_table, three_decimals, write_text
 from experiments.shared.training_runs import VALIDATION_LOSS, TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.caption_plots import plot_captions, plot_losses_and_shares
+from experiments.text_to_image.support.captioned_data import (
+    make_tokenizer,
+    pictures_digest,
+    plan_examples,
+)
 from experiments.text_to_image.support.captioners import (
     CaptionerFlags,
     CaptionerTrainingFlags,
@@ -48,7 +52,6 @@ from experiments.text_to_image.support.prompt_expander import (
     prompt_expander,
     train_expander,
 )
-from experiments.text_to_image.support.text_pairs import make_tokenizer, plan_part
 from jaxgen.data import CaptionedSet, load_captioned, tokenise_captions
 from jaxgen.data.captions.caption_damage import with_damaged_captions
 from jaxgen.data.captions.captioned_shapes import make_captioned_shapes
@@ -138,7 +141,7 @@ def main(config: Config) -> dict[str, float]:
     if data.clean.frames is not None:
         views["still_captioner"] = data.clean.stills()
     models = {name: config.network.config(view, tokenizer) for name, view in views.items()}
-    plan = plan_part(data.clean, "train", config.training.batch_size, config.seed)
+    plan = plan_examples(data.clean, config.training.batch_size, config.seed)
     folder = open_run(config, data, models, expander_config(tokenizer))
     if is_main_process():
         save_tokenizer(tokenizer, folder / "tokenizer")
@@ -153,7 +156,7 @@ def main(config: Config) -> dict[str, float]:
         )
     found = written_captions(trained, views, tokenizer, config)
     figures = caption_figures(data, found)
-    show_captions(folder / "captions.png", data.clean.part("test"), found["captioner"])
+    show_written(folder / "captions.png", data.clean.part("test"), found["captioner"])
     write = writer_of(trained["captioner"], tokenizer, config.decoding)
     report(f"relabelling {len(data.others):,} ...")
     rows = recaption(
@@ -188,7 +191,7 @@ def _row(figure: tuple[str, float]) -> tuple[str, str | None]:
     return name, f"{value:,}" if isinstance(value, int) else three_decimals(value)
 
 
-def show_captions(path: pathlib.Path, test: CaptionedSet, found: Sequence[str]) -> None:
+def show_written(path: pathlib.Path, test: CaptionedSet, found: Sequence[str]) -> None:
     """Some pictures of the test part with what was written of them."""
     chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
     own = [test.descriptive[i] for i in chosen]
@@ -236,9 +239,7 @@ def open_run(
     everything = {**models, **({"expander": expander} if config.expander_steps else {})}
     for model in everything.values():
         check_layout(model)
-    known = data.clean
-    digest = digest_of(known.images, known.short, known.descriptive, known.parts)
-    folder = open_workdir(config, data={known.name: digest})
+    folder = open_workdir(config, data={data.clean.name: pictures_digest(data.clean)})
     for name, model in everything.items():
         check_checkpoints(folder / name, model)
     return folder

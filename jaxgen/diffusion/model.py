@@ -1,12 +1,15 @@
 """A trained denoiser as a configuration: the network, what it predicts, its process, its classes.
 
+Networks that read texts take them as named arrays, the *conditions*: ``text_BNC``, ``text_mask_BN``
+and ``pooled_BC``, as an encoder gives them (`jaxgen.diffusion.text_to_image`).
+
 What checkpoints of diffusion models hold. With it and the parameters a model can be sampled::
 
     model = jaxgen.training.load_model(folder)
     denoiser = model.config.make_denoiser(model.params, label_B, guidance=1.0)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,7 +19,11 @@ from flax import linen as nn
 from jaxtyping import Array, Int
 
 from jaxgen.diffusion.conditioning.frame_masks import frame_channels, with_frame_channels
-from jaxgen.diffusion.conditioning.guidance import GuidanceWeight, guide_network
+from jaxgen.diffusion.conditioning.guidance import (
+    GuidanceWeight,
+    guide_conditions,
+    labels_and_nulls,
+)
 from jaxgen.diffusion.conditioning.image_to_image import with_known
 from jaxgen.diffusion.conditioning.known_frames import KnownFrames
 from jaxgen.diffusion.denoiser import (
@@ -33,6 +40,9 @@ from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
 from jaxgen.diffusion.process.table_schedules import TableSchedule
 from jaxgen.errors import InputError, check_positive
 from jaxgen.typing import Tree
+
+Conditions = Mapping[str, Array]
+"""By name, what a network takes beside latents, times and labels: arrays [B, ...]."""
 
 TimeName = Literal["thousandths", "step"]
 """What a network is conditioned on: 1,000 t, or the number of a step."""
@@ -104,6 +114,11 @@ class DenoiserConfig:
         return network.num_classes if network.num_classes and network.null_class else None
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether the network takes tokens or a vector of a text."""
+        return bool(text_example(self.network))
+
+    @property
     def condition_channels(self) -> int:
         """Channels of the network's input beside the data's."""
         return self.guidance_channels + self.known_frames * (self.image_shape[-1] + 1)
@@ -114,12 +129,12 @@ class DenoiserConfig:
         Raises:
           InputError: for guidance without labels or without a null class.
         """
-        if guidance and not self.classes:
+        if guidance and not self.classes and not self.reads_texts:
             raise InputError(
                 f"guidance is {guidance}, but the images have no labels: an unconditional network "
                 "cannot be guided, expected 0"
             )
-        if guidance and self.null_label is None:
+        if guidance and self.classes and self.null_label is None:
             raise InputError(
                 f"guidance is {guidance}, but the network has no null class (class_dropout is 0), "
                 "expected guidance 0, or class_dropout > 0"
@@ -138,7 +153,8 @@ class DenoiserConfig:
 
         def init(key: Array) -> Tree:
             keys = dict(zip(("params", "dropout", "mask"), jax.random.split(key, 3), strict=True))
-            return model.init(keys, z, jnp.zeros((1,)), label_1)["params"]
+            texts = text_example(self.network)
+            return model.init(keys, z, jnp.zeros((1,)), label_1, **texts)["params"]
 
         return init
 
@@ -175,6 +191,8 @@ class DenoiserConfig:
     ) -> Callable[..., Array]:
         """``(z, time, label_B) -> prediction``; guidance-conditioned: ``(z, time, w_B, label_B)``.
 
+        Conditions are named arguments of it.
+
         Args:
           params: the network's parameters.
           given: known frames, for a network that was trained with some; None: none are known.
@@ -190,8 +208,8 @@ class DenoiserConfig:
             )
         model = self.make_model()
 
-        def network(z: Array, time: Array, label_B: Array | None) -> Array:
-            return model.apply({"params": params}, z, time, label_B)
+        def network(z: Array, time: Array, label_B: Array | None, **conditions: Array) -> Array:
+            return model.apply({"params": params}, z, time, label_B, **conditions)
 
         if self.known_frames:
             network = with_frame_channels(
@@ -207,10 +225,12 @@ class DenoiserConfig:
         label_B: Int[Array, "B"] | None,
         guidance: GuidanceWeight | None = None,
         *,
+        conditions: Conditions | None = None,
+        nulls: Conditions | None = None,
         clip: bool = True,
         given: KnownFrames | None = None,
     ) -> Denoiser:
-        """The denoiser of images of some classes.
+        """The denoiser of images of some classes or texts.
 
         Args:
           params: the network's parameters.
@@ -218,37 +238,61 @@ class DenoiserConfig:
           guidance: w of ``(1 + w) e(z, c) - w e(z)`` (Ho & Salimans 2022); None: the conditional
             model alone, at half the cost of w = 0. A guidance-conditioned network takes it as its
             input, a number or [B].
+          conditions: what the network takes beside labels, of a text for example.
+          nulls: what stands for none, or for what samples shall not show: arrays of the same names
+            and shapes. Needed for guidance with conditions.
           clip: whether x^ is kept within [-1, 1], and e^ recomputed from it.
           given: known frames of videos, which samples will hold, for a network that was trained
             with some; None: none are known.
 
         Raises:
-          InputError: for guidance without labels or without a null class, and for known frames
-            where the network takes none.
+          InputError: for guidance without labels or without a null class, or with conditions
+            without nulls, and for known frames where the network takes none.
         """
-        variance = self.learned_variance
+        variance, conditions = self.learned_variance, conditions or {}
         network = self.make_network(params, given, keep_variance=True)
         if self.guidance_channels:
             w = jnp.asarray(0.0 if guidance is None else guidance, jnp.float32)
             denoiser = make_denoiser(
-                lambda z, time: network(z, time, jnp.broadcast_to(w, len(z)), label_B),
+                lambda z, time: network(
+                    z, time, jnp.broadcast_to(w, len(z)), label_B, **conditions
+                ),
                 self.target,
                 learned_variance=variance,
             )
         elif guidance is None:
             denoiser = make_denoiser(
-                lambda z, time: network(z, time, label_B), self.target, learned_variance=variance
+                lambda z, time: network(z, time, label_B, **conditions),
+                self.target,
+                learned_variance=variance,
             )
-        elif label_B is None:
+        elif label_B is None and not conditions:
             raise InputError("labels are None, expected [B] classes to guide with")
         else:
-            denoiser = guide_network(
-                network,
-                label_B,
-                self.null_label,
+            no_label: Any = (None, None)
+            pair = no_label if label_B is None else labels_and_nulls(label_B, self.null_label)
+            denoiser = guide_conditions(
+                lambda z, time, both: network(z, time, both[0], **both[1]),
+                (pair[0], dict(conditions)),
+                (pair[1], dict(nulls or {})),
                 guidance,
                 target=self.target,
                 learned_variance=variance,
             )
         denoiser = clip_x(denoiser) if clip else denoiser
         return denoiser if given is None else with_known(denoiser, given.known, given.x)
+
+
+def text_example(network: Any) -> dict[str, Array]:
+    """What a network that reads texts takes of one text, by name; nothing for others.
+
+    Args:
+      network: its configuration.
+    """
+    found = {}
+    if width := getattr(network, "text_width", 0):
+        length = getattr(network, "text_length", 0) or 1
+        found["text_BNC"] = jnp.zeros((1, length, width))
+    if width := getattr(network, "pooled_width", 0):
+        found["pooled_BC"] = jnp.zeros((1, width))
+    return found

@@ -8,6 +8,7 @@ surfaces (`jaxgen.evaluation.surface_distance`), and CLIP's vectors images with 
 (`jaxgen.evaluation.text_image`).
 """
 
+from jaxgen.evaluation.attributes import attribute_accuracy, attribute_codes, attribute_loss
 from jaxgen.evaluation.classifier import (
     Classifier,
     ClassifierConfig,
@@ -41,6 +42,9 @@ __all__ = [
     "Retrieval",
     "SurfaceDistance",
     "apply_classifier",
+    "attribute_accuracy",
+    "attribute_codes",
+    "attribute_loss",
     "class_accuracy",
     "class_vectors",
     "classifier_loss",

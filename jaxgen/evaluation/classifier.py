@@ -53,6 +53,8 @@ class ClassifierConfig:
         is D, the features.
       dropout: Probability that a feature is left out in training.
       temporal: Whether it takes clips, not images.
+      coordinates: Whether the row and the column of a pixel, -1 to 1, are laid beside its colour
+        (Liu et al. 2018): features are means over positions, which else say little of where.
     """
 
     num_classes: int
@@ -60,6 +62,7 @@ class ClassifierConfig:
     widths: tuple[int, ...] = (16, 32, 64)
     dropout: float = 0.2
     temporal: bool = False
+    coordinates: bool = False
 
     def __post_init__(self) -> None:
         """Validates the fields."""
@@ -124,7 +127,9 @@ class Classifier(nn.Module):
         what, axes = ("clips", "T, Y, X") if c.temporal else ("images", "Y, X")
         if z.ndim != 4 + c.temporal or z.shape[-1] != c.channels:
             raise InputError(f"{what} have shape {z.shape}, expected [B, {axes}, {c.channels}]")
-        h = _convolve(as_unit(z), c.widths[0], "stem", stride=1 + c.temporal)
+        x = as_unit(z)
+        x = with_coordinates(x) if c.coordinates else x
+        h = _convolve(x, c.widths[0], "stem", stride=1 + c.temporal)
         h = _compare_frames(h, "stem_time") if c.temporal else h
         for i, width in enumerate(c.widths[1:]):
             h = _convolve(h, width, f"down_{i}", stride=2)
@@ -133,6 +138,15 @@ class Classifier(nn.Module):
         features_BD = jnp.mean(h, axis=tuple(range(1, h.ndim - 1)))
         kept_BD = nn.Dropout(c.dropout)(features_BD, deterministic=not train)
         return features_BD, Dense((c.num_classes,), ("embed", "classes"), name="logits")(kept_BD)
+
+
+def with_coordinates(x: Float[Array, "*B Y X C"]) -> Float[Array, "*B Y X C2"]:
+    """Images with two channels more: the row and the column of each pixel, from -1 to 1."""
+    height, width = x.shape[-3:-1]
+    row_Y, column_X = jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width)
+    place_YX2 = jnp.stack(jnp.meshgrid(row_Y, column_X, indexing="ij"), axis=-1)
+    place = jnp.broadcast_to(place_YX2, (*x.shape[:-1], 2)).astype(x.dtype)
+    return jnp.concatenate([x, place], axis=-1)
 
 
 def _convolve(

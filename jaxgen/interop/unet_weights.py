@@ -1,4 +1,7 @@
-"""U-Nets of diffusers (``UNet2DModel``): their configurations, and their weights both ways.
+"""U-Nets of diffusers: the configuration of ``UNet2DModel``, and weights both ways.
+
+Weights of ``UNet2DConditionModel`` have the same names and those of texts; its configuration is
+read by `jaxgen.interop.text_unet_config`.
 
 =======================  ==============================================
 here                     diffusers
@@ -20,6 +23,11 @@ norm1, conv1, ...        the same
 of attention: norm       group_norm
 qkv                      to_q, to_k, to_v (older files: query, key, value)
 output                   to_out.0 (older files: proj_attn)
+pooled/hidden, output    add_embedding.linear_1, linear_2
+of a text's: input_norm  norm
+conv_in, linear_in       proj_in
+conv_out, linear_out     proj_out
+blocks_i                 transformer_blocks.i
 =======================  ==============================================
 """
 
@@ -47,6 +55,7 @@ from jaxgen.interop.tensors import (
     tensors_from_params,
     without_prefix,
 )
+from jaxgen.interop.unet_text_rules import text_block_rule
 
 LAYERS = {
     "conv_in": "conv_in",
@@ -57,6 +66,8 @@ LAYERS = {
     "label": "class_embedding",
     "label/hidden": "class_embedding.linear_1",
     "label/output": "class_embedding.linear_2",
+    "pooled/hidden": "add_embedding.linear_1",
+    "pooled/output": "add_embedding.linear_2",
 }
 INNER_LAYERS = {
     "norm1": "norm1",
@@ -69,6 +80,11 @@ INNER_LAYERS = {
     "qkv": "to_",
     "output": "to_out.0",
     "conv": "conv",
+    "input_norm": "norm",
+    "conv_in": "proj_in",
+    "linear_in": "proj_in",
+    "conv_out": "proj_out",
+    "linear_out": "proj_out",
 }
 PLACES = {"block": "resnets", "attention": "attentions"}
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
@@ -109,7 +125,7 @@ DEFAULTS: dict[str, Any] = {
 def unet_options(
     config: Mapping[str, Any] | TensorFile, null_class: bool = False
 ) -> dict[str, Any]:
-    """The fields of `jaxgen.spacetime.UNetConfig` for a diffusers configuration.
+    """The fields of `jaxgen.unet.UNetConfig` for a diffusers configuration.
 
     Args:
       config: The content of a ``config.json`` of a ``UNet2DModel``, or a `TensorFile` that has
@@ -172,7 +188,7 @@ def unet_params(
     name: str | None = None,
     prefix: str | None = None,
 ) -> Tree:
-    """The parameters of `jaxgen.spacetime.UNet` from the weights of a ``UNet2DModel``.
+    """The parameters of `jaxgen.unet.UNet` from the weights of diffusers' U-Nets.
 
     Args:
       tensors: Arrays by name, for instance a `TensorFile`; older names of attention, too.
@@ -195,10 +211,10 @@ def unet_params(
 
 
 def unet_tensors(params: Tree, dtype: str | None = None) -> dict[str, np.ndarray]:
-    """The weights of a ``UNet2DModel`` from parameters; the inverse of `unet_params`.
+    """The weights of diffusers' U-Nets from parameters; the inverse of `unet_params`.
 
     Args:
-      params: Parameters of a `jaxgen.spacetime.UNet`.
+      params: Parameters of a `jaxgen.unet.UNet`.
       dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
     """
     return tensors_from_params(params, _rule, dtype)
@@ -255,13 +271,18 @@ def _rule(path: str) -> Rule | None:
         name = LAYERS[layer]
         return _layer_rule(name, "conv" if layer.startswith("conv") else layer, kind)
     match = re.fullmatch(
-        r"(down|middle|up)_(?:(\d+)_)?(block|attention|resample)(?:_(\d+))?/(\w+)", layer
+        r"(down|middle|up)_(?:(\d+)_)?(block|attention|resample)(?:_(\d+))?/(.+)", layer
     )
-    if match is None or match[5] not in INNER_LAYERS:
+    if match is None:
         return None
     way, level, what, index, inner = match.groups()
     block = "mid_block" if way == "middle" else f"{way}_blocks.{level}"
     place = f"{way}samplers.0" if what == "resample" else f"{PLACES[what]}.{index}"
+    if of_text := re.fullmatch(r"blocks_(\d+)/(.+)", inner):
+        name = f"{block}.{place}.transformer_blocks.{of_text[1]}."
+        return text_block_rule(name, of_text[2], kind)
+    if inner not in INNER_LAYERS:
+        return None
     return _layer_rule(f"{block}.{place}.{INNER_LAYERS[inner]}", inner, kind)
 
 

@@ -35,6 +35,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import InputError
 from jaxgen.nn import attention_kernels
+from jaxgen.nn.attention_edits import edit_at
 from jaxgen.nn.block_attention import block_attention
 from jaxgen.nn.dense import Dense, Dtype, xavier
 from jaxgen.nn.key_values import KeyValues, Place
@@ -51,6 +52,8 @@ Bias = Float[Array, "H L N"] | Float[Array, "B H L N"]
 Angle = Float[Any, "#B L K2"] | Float[Any, "L K2"] | Float[Any, "#B L H K2"]
 
 QKNorm = bool | Literal["all_heads"]
+
+WeightEdit = Callable[[Float[Array, "B H L N"]], Float[Array, "B H L N"]]
 
 FAR = -1e9
 """What is added to logits that are beyond reach, where there is no mask."""
@@ -72,6 +75,7 @@ def attention(
     implementation: Implementation = "auto",
     reach: Reach | None = None,
     causal: bool = False,
+    edit: WeightEdit | None = None,
 ) -> Float[Array, "B L H K"]:
     """``softmax(q k^T / sqrt(K) + bias) v`` for each head (Vaswani et al. 2017, equation 1).
 
@@ -85,6 +89,8 @@ def attention(
       implementation: see the table above.
       reach: how far before and behind itself on an axis a query sees; None without limit.
       causal: whether query l sees keys 0 to l alone, which is a reach too.
+      edit: a change of the weights, whose rows add up to 1 before it; see
+        `jaxgen.nn.attention_edits`. With one the implementation is "plain".
 
     Returns:
       [B, L, H, K] in the type of the values.
@@ -106,14 +112,14 @@ def attention(
         bias = bias[None]
     seen_BLN = visible(segments, reach)
     chosen = attention_kernels.choose(
-        implementation,
+        implementation if edit is None else "plain",
         q_BLHK,
         k_BNHK,
         has_segments=segments is not None,
         has_bias=bias is not None,
         hides=seen_BLN is not None,
     )
-    run = functools.partial(_run, chosen, segments=segments, bias_BHLN=bias, reach=reach)
+    run = functools.partial(_run, chosen, segments=segments, bias_BHLN=bias, reach=reach, edit=edit)
     if seen_BLN is None:
         return run(q_BLHK, k_BNHK, v_BNHK)
     return _isolated(run, q_BLHK, k_BNHK, v_BNHK, seen_BLN)
@@ -127,10 +133,11 @@ def _run(
     segments: Segments | None,
     bias_BHLN: Array | None,
     reach: Reach | None,
+    edit: WeightEdit | None,
 ) -> Float[Array, "B L H K"]:
     """Attention of finite numbers by one of the implementations."""
     if chosen == "plain":
-        return plain_attention(q, k, v, segments, bias_BHLN, reach)
+        return plain_attention(q, k, v, segments, bias_BHLN, reach, edit)
     if chosen == "heads":
         return attention_by_heads(q, k, v)
     if chosen == "cudnn":
@@ -204,6 +211,7 @@ def attention_of_views(
     v_BLHK: Float[Array, "B L H K"],
     views: Sequence[View],
     implementation: Implementation = "auto",
+    edit: WeightEdit | None = None,
 ) -> Float[Array, "B L H K"]:
     """Attention of tokens to each other, in which the heads are shared out among views.
 
@@ -213,6 +221,7 @@ def attention_of_views(
       v_BLHK: values.
       views: what each share of the heads attends over.
       implementation: see `attention`.
+      edit: see `attention`; of several views it is called for each.
 
     Raises:
       InputError: for views that do not divide the heads.
@@ -224,19 +233,32 @@ def attention_of_views(
     for i, view in enumerate(views):
         share = slice(i * heads // count, (i + 1) * heads // count)
         q, k, v = (x[:, :, share] for x in (q_BLHK, k_BLHK, v_BLHK))
-        attend = functools.partial(_of_view, implementation=implementation)
+        attend = functools.partial(_of_view, implementation=implementation, edit=edit)
         seen.append(over_sequence(attend, q, k, v, view))
     return seen[0] if count == 1 else jnp.concatenate(seen, axis=2)
 
 
 def _of_view(
-    q: Array, k: Array, v: Array, view: View, implementation: Implementation
+    q: Array,
+    k: Array,
+    v: Array,
+    view: View,
+    implementation: Implementation,
+    edit: WeightEdit | None,
 ) -> Float[Array, "B L H K"]:
     """Attention over one view."""
     q, k, v = (view.fold(x) for x in (q, k, v))
     ids = view.segments_BL
     segments = None if ids is None else (ids, ids)
-    seen = attention(q, k, v, segments=segments, reach=view.reach, implementation=implementation)
+    seen = attention(
+        q,
+        k,
+        v,
+        segments=segments,
+        reach=view.reach,
+        implementation=implementation,
+        edit=edit,
+    )
     return view.unfold(seen)
 
 
@@ -322,15 +344,16 @@ class SelfAttention(nn.Module):
             raise InputError("views are given with a bias or segment ids, expected either")
         if views is not None and self.causal:
             raise InputError("views are given to causal attention, expected their own reach")
+        edit = edit_at("self", self.path)
         if bias is None:
             reach = causal_reach(x_BLD.shape[1]) if self.causal else None
             views = [View(segments_BL=segments_BL, reach=reach)] if views is None else views
-            seen_BLHK = attention_of_views(q, k, v, views, self.implementation)
+            seen_BLHK = attention_of_views(q, k, v, views, self.implementation, edit)
         else:
             segments = None if segments_BL is None else (segments_BL, segments_BL)
             how, causal = self.implementation, self.causal
             seen_BLHK = attention(
-                q, k, v, segments=segments, bias=bias, implementation=how, causal=causal
+                q, k, v, segments=segments, bias=bias, implementation=how, causal=causal, edit=edit
             )
         return output(seen_BLHK)
 
@@ -347,6 +370,7 @@ class CrossAttention(nn.Module):
     qk_norm: QKNorm = False
     implementation: Implementation = "auto"
     output_init: Callable[..., Any] = xavier
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -364,10 +388,11 @@ class CrossAttention(nn.Module):
           segments: ids of both, see `attention`.
         """
         width = x_BLD.shape[-1]
-        head = self.heads, width // self.heads
-        q = Dense(head, ("embed", "heads", "kv"), self.dtype, name="query")(x_BLD)
+        head, size = self.heads, width // self.heads
+        layer = functools.partial(Dense, dtype=self.dtype, bias=self.qkv_bias)
+        q = layer((head, size), ("embed", "heads", "kv"), name="query")(x_BLD)
         axes = "embed", "heads", None, "kv"
-        kv = Dense((head[0], 2, head[1]), axes, self.dtype, name="key_value")(context_BNC)
+        kv = layer((head, 2, size), axes, name="key_value")(context_BNC)
         k, v = split_parts(kv)
         if self.qk_norm:
             norm = functools.partial(RMSNorm, 2 if self.qk_norm == "all_heads" else 1)
@@ -375,7 +400,8 @@ class CrossAttention(nn.Module):
             k = norm(name="key_norm")(k).astype(self.dtype)
 
         def attend(q: Array, k: Array, v: Array, segments: Segments | None) -> Array:
-            return attention(q, k, v, segments=segments, implementation=self.implementation)
+            how, edit = self.implementation, edit_at("cross", self.path)
+            return attention(q, k, v, segments=segments, implementation=how, edit=edit)
 
         seen_BLHK = to_context(attend, q, k, v, segments)
         return output_projection(width, self.dtype, kernel_init=self.output_init)(seen_BLHK)

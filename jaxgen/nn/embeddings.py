@@ -1,9 +1,10 @@
-"""Embeddings of what a denoiser is conditioned on: the time, the class, numbers and texts.
+"""Embeddings of what a denoiser is conditioned on: time, class, numbers, vectors and texts.
 
 Peebles & Xie 2023 (DiT), following Vaswani et al. 2017 and Dhariwal & Nichol 2021: the time enters
 as cosines and sines of 128 frequencies, then a small MLP; the class is a row of a table whose last
 row, the null class, stands for the null label, which classifier-free guidance compares with.
-Further numbers (motion, frames per second, sizes) enter as the time does, and are added to it.
+Further numbers (motion, frames per second, sizes) enter as the time does, and are added to it; so
+is the one vector that an encoder gives of a text or an image, after a small MLP.
 """
 
 import jax
@@ -145,8 +146,25 @@ class TextEmbedding(nn.Module):
         return output(gelu_tanh(hidden(text_BNC))).astype(jnp.float32), null_D
 
 
+class VectorEmbedding(nn.Module):
+    """The pooled vector of a text or image in the width of a network: ``output(silu(hidden(.)))``.
+
+    Attributes:
+      width: D.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "*B C"]) -> Float[Array, "*B D"]:
+        """Vectors of any width to vectors of the network's, in float32."""
+        hidden = Dense((self.width,), (None, "embed"), name="hidden")
+        output = Dense((self.width,), ("embed", "hidden"), kernel_init=normal, name="output")
+        return output(nn.silu(hidden(pooled)))
+
+
 class Condition(nn.Module):
-    """The embeddings of time, class and numbers that a network is conditioned on.
+    """The embeddings of time, class, numbers and a vector that a network is conditioned on.
 
     Attributes:
       width: D.
@@ -155,6 +173,7 @@ class Condition(nn.Module):
       class_dropout: probability that a label becomes the null class in training.
       frequency_shift: see `time_frequencies`.
       numbers: how many further numbers there are.
+      has_vector: whether there is the pooled vector of a text or image.
     """
 
     width: int
@@ -163,6 +182,7 @@ class Condition(nn.Module):
     class_dropout: float = 0.0
     frequency_shift: float = 0.0
     numbers: int = 0
+    has_vector: bool = False
 
     def setup(self) -> None:
         """Makes the embeddings."""
@@ -172,6 +192,8 @@ class Condition(nn.Module):
                 self.num_classes, self.width, self.null_class, self.class_dropout
             )
         self.number = [NumberEmbedding(self.width) for _ in range(self.numbers)]
+        if self.has_vector:
+            self.vector = VectorEmbedding(self.width)
 
     def __call__(
         self,
@@ -190,11 +212,12 @@ class Condition(nn.Module):
         time_B: Float[Array, "*B"],
         label_B: Int[Array, "*E"] | None = None,
         numbers_BP: Float[Array, "*E P"] | None = None,
+        pooled_BC: Float[Array, "*E C"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "*B D"]:
-        """The embeddings of time, class and numbers added up; arguments as those of `each`."""
-        first, *rest = self.each(time_B, label_B, numbers_BP, train=train)
+        """The embeddings of all conditions added up; arguments as those of `each`."""
+        first, *rest = self.each(time_B, label_B, numbers_BP, pooled_BC, train=train)
         return sum(rest, first)
 
     def each(
@@ -202,15 +225,17 @@ class Condition(nn.Module):
         time_B: Float[Array, "*B"],
         label_B: Int[Array, "*E"] | None = None,
         numbers_BP: Float[Array, "*E P"] | None = None,
+        pooled_BC: Float[Array, "*E C"] | None = None,
         *,
         train: bool = False,
     ) -> list[Float[Array, "... D"]]:
-        """The embeddings of time, class and numbers, which broadcast to those of the time.
+        """The embeddings of time, class, numbers and vector, which broadcast to that of the time.
 
         Args:
           time_B: times of examples, or of their frames: axes behind those of the labels.
           label_B: classes of examples; None for a network without labels.
           numbers_BP: further numbers of examples, nan where not known; None without.
+          pooled_BC: the pooled vectors of examples; None for a network without.
           train: whether labels are dropped.
         """
         found = [self.time(time_B)]
@@ -219,6 +244,8 @@ class Condition(nn.Module):
         for i, embedding in enumerate(self.number):
             assert numbers_BP is not None
             found.append(embedding(numbers_BP[..., i]))
+        if self.has_vector:
+            found.append(self.vector(pooled_BC))
         axes = time_B.ndim + 1
         return [
             vector.reshape(*vector.shape[:-1], *(1,) * (axes - vector.ndim), self.width)

@@ -1,5 +1,7 @@
 """Attention by einsums, of finite numbers; and head by head, for long sequences on CPU."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -14,12 +16,13 @@ def plain_attention(
     segments: Segments | None = None,
     bias_BHLN: Float[Array, "#B H L N"] | None = None,
     reach: Reach | None = None,
+    edit: Callable[[Float[Array, "B H L N"]], Float[Array, "B H L N"]] | None = None,
 ) -> Float[Array, "B L H K"]:
     """`attention` by einsums, of finite numbers; arguments as there.
 
     The weights are divided by their sum after they have met the values: K divisions for a query,
     not N, and a pass less over [B, H, L, N] numbers, the slowest part of attention on CPU. A query
-    without any key gets the mean of all values.
+    without any key gets the mean of all values. Weights that are edited are divided before.
     """
     scale = q_BLHK.shape[-1] ** -0.5
     q_BHLK, k_BHNK, v_BHNK = (x.swapaxes(1, 2) for x in (q_BLHK * scale, k_BNHK, v_BNHK))
@@ -33,6 +36,8 @@ def plain_attention(
     highest_BHL1 = jax.lax.stop_gradient(jnp.max(logits_BHLN, axis=-1, keepdims=True))
     weights_BHLN = jnp.exp(logits_BHLN - highest_BHL1)
     sums_BHL1 = jnp.sum(weights_BHLN, axis=-1, keepdims=True)
+    if edit is not None:
+        weights_BHLN, sums_BHL1 = edit(weights_BHLN / sums_BHL1), jnp.ones_like(sums_BHL1)
     weights_BHLN = weights_BHLN.astype(v_BNHK.dtype)
     seen_BHLK = jnp.einsum("BHLN,BHNK->BHLK", weights_BHLN, v_BHNK, **f32) / sums_BHL1
     return seen_BHLK.astype(v_BNHK.dtype).swapaxes(1, 2)

@@ -1,5 +1,6 @@
-"""Models of other programs and of own runs, opened in one call: networks and schedulers."""
+"""Models of other programs and of own runs, opened in one call: networks, schedulers, pipelines."""
 
+from jaxgen.pretrained.autoencoder_folders import load_autoencoder, save_autoencoder
 from jaxgen.pretrained.denoisers import adapt_to_data, open_denoiser
 from jaxgen.pretrained.encoder_folders import (
     load_clip,
@@ -18,24 +19,31 @@ from jaxgen.pretrained.networks import (
     save_dit,
     save_unet,
 )
+from jaxgen.pretrained.pipeline_folders import load_pipeline, save_pipeline
+from jaxgen.pretrained.pipelines import TextToImagePipeline
 from jaxgen.pretrained.schedulers import SchedulerRecipe, from_diffusers_scheduler
 
 __all__ = [
     "LoadedNetwork",
     "SchedulerRecipe",
+    "TextToImagePipeline",
     "adapt_to_data",
     "from_diffusers_scheduler",
+    "load_autoencoder",
     "load_clip",
     "load_coca",
     "load_dit",
     "load_mdt",
+    "load_pipeline",
     "load_t5",
     "load_unet",
     "load_uvit",
     "open_denoiser",
+    "save_autoencoder",
     "save_clip",
     "save_coca",
     "save_dit",
+    "save_pipeline",
     "save_t5",
     "save_unet",
 ]

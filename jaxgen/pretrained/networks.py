@@ -4,7 +4,8 @@
 function                what it opens                                   network
 ======================  ==============================================  ==========================
 `load_dit`              DiT, in the original naming and in diffusers'    `jaxgen.spacetime.DiT`
-`load_unet`             diffusers' ``UNet2DModel``                       `jaxgen.unet.UNet`
+`load_unet`             diffusers' ``UNet2DModel`` and, of texts,        `jaxgen.unet.UNet`
+                        ``UNet2DConditionModel``
 `load_uvit`             U-ViT, as published                              `jaxgen.spacetime.UViT`
 `load_mdt`              MDT, as published (first version)                `jaxgen.spacetime.MDT`
 ======================  ==============================================  ==========================
@@ -26,11 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxgen.diffusion.model import text_example
 from jaxgen.interop.dit_config import DIFFUSERS_SHIFT, dit_fields
 from jaxgen.interop.dit_weights import Naming, dit_naming, dit_options, dit_params, dit_tensors
 from jaxgen.interop.mdt_weights import mdt_options, mdt_params
 from jaxgen.interop.model_folders import write_model_folder
 from jaxgen.interop.safetensors import Path
+from jaxgen.interop.text_unet_config import TEXT_UNET, text_unet_fields, text_unet_options
 from jaxgen.interop.unet_config import unet_fields
 from jaxgen.interop.unet_weights import unet_options, unet_params, unet_tensors
 from jaxgen.interop.uvit_weights import uvit_options, uvit_params
@@ -146,7 +149,9 @@ def load_unet(
     null_class: bool = False,
     prefix: str | None = None,
 ) -> LoadedNetwork:
-    """A ``UNet2DModel`` of diffusers from its folder, or from a pipeline with ``unet/`` in it.
+    """A U-Net of diffusers from its folder, or from a pipeline with ``unet/`` in it.
+
+    A ``UNet2DConditionModel``, such as Stable Diffusion's, is a network that reads texts.
 
     Args:
       path: the folder; ``config.json`` must lie beside the weights.
@@ -160,7 +165,10 @@ def load_unet(
       InputError: for a network that the U-Net here is not, naming the field; and as `load_dit`.
     """
     tensors = open_weights(network_folder(path, ["unet"]), variant)
-    config = UNetConfig(**unet_options(tensors, null_class))
+    if (tensors.config or {}).get("_class_name") == TEXT_UNET:
+        config = UNetConfig(**text_unet_options(tensors))
+    else:
+        config = UNetConfig(**unet_options(tensors, null_class))
     side = 2 ** (len(config.channels) - 1)
     like = abstract_params(config, (side, side))
     return LoadedNetwork(config, unet_params(tensors, like, dtype, prefix=prefix))
@@ -176,14 +184,17 @@ def save_unet(
     variant: str | None = None,
     max_bytes: int | None = None,
 ) -> list[pathlib.Path]:
-    """Writes a folder that `load_unet` and diffusers' ``UNet2DModel.from_pretrained`` open.
+    """Writes a folder that `load_unet` and diffusers' ``from_pretrained`` open.
+
+    Of a network that reads texts the class is ``UNet2DConditionModel``, else ``UNet2DModel``.
 
     Arguments and result as for `save_dit`.
 
     Raises:
       InputError: for a network that diffusers has not, naming the field.
     """
-    fields = unet_fields(config, sample_size)
+    fields_of = text_unet_fields if config.text_width else unet_fields
+    fields = fields_of(config, sample_size)
     tensors = unet_tensors(params, stored_dtype(dtype, variant))
     return _write(folder, fields, tensors, max_bytes, variant)
 
@@ -267,7 +278,8 @@ def abstract_params(config: Any, size: tuple[int, int]) -> Tree:
     label = jnp.zeros((1,), jnp.float32 if numbers else jnp.int32)
     labels = (label,) if config.num_classes or numbers else ()
     init: Callable[..., Tree] = config.make_model().init
-    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), *inputs, *labels)["params"])
+    key, texts = jax.random.key(0), text_example(config)
+    return nn.meta.unbox(jax.eval_shape(init, key, *inputs, *labels, **texts)["params"])
 
 
 def _write(

@@ -179,6 +179,10 @@ class SchedulerRecipe:
                 time_input=self.time_input,
                 learned_variance=self.learned_variance,
             )
+        return self.limit(denoiser)
+
+    def limit(self, denoiser: Denoiser) -> Denoiser:
+        """A denoiser, a guided one say, clipped or thresholded as the configuration says."""
         recompute = self.name not in ("DDIM", "DDPM")
         if self.threshold is not None:
             return threshold_x(denoiser, *self.threshold, recompute_e=recompute)

@@ -8,6 +8,12 @@ from jaxgen.errors import InputError
 from jaxgen.nn.embeddings import check_condition
 from jaxgen.nn.patches import patch_grid
 from jaxgen.nn.rotary import rotary_split
+from jaxgen.nn.text_inputs import (
+    check_pooled,
+    check_text_mask,
+    check_text_tokens,
+    check_text_widths,
+)
 from jaxgen.nn.video_rotary import RotaryForm, rotary_form
 from jaxgen.spacetime.attention_patterns import AttentionPattern
 from jaxgen.spacetime.text_context import TextBlocks, TextUse
@@ -44,8 +50,7 @@ def check_options(config: Any) -> None:
         raise InputError(f"window is {config.window}, expected 0 frames or more, or None")
     if len(config.max_grid) != 3 or min(config.max_grid) < 1:
         raise InputError(f"max_grid is {config.max_grid}, expected three sizes of 1 or more")
-    if config.text_width < 0:
-        raise InputError(f"text_width is {config.text_width}, expected 0 or more")
+    check_text_widths(config)
     if config.has_context and (config.attention_pattern != "joint" or config.time_is_limited):
         raise InputError(
             f"attention_pattern is {config.attention_pattern!r} with tokens of conditions in "
@@ -64,7 +69,15 @@ def _check_rotary(config: Any) -> None:
 
 
 def check_clip(
-    config: Any, z: Array, time: Array, label: Any, numbers: Any, text: Any, spacing: Any
+    config: Any,
+    z: Array,
+    time: Array,
+    label: Any,
+    numbers: Any,
+    text: Any,
+    mask: Any,
+    pooled: Any,
+    spacing: Any,
 ) -> tuple[int, ...]:
     """Refuses what does not fit the network; returns the grid of patches.
 
@@ -81,7 +94,9 @@ def check_clip(
     _check_own_times(config, time.ndim > 1)
     check_condition(batch, time[:, 0] if time.ndim == 2 else time, label, config.num_classes)
     _check_numbers(config, numbers, (batch,))
-    _check_text(config, text, batch)
+    check_text_tokens(config, text, batch, needed=not config.null_text)
+    check_text_mask(mask, text)
+    check_pooled(config, pooled, (batch,))
     _check_spacing(config, spacing, ((3,), (batch, 3)))
     sizes = zip(grid, config.max_grid, strict=True)
     if config.positions in ("learned", "absolute") and any(size > most for size, most in sizes):
@@ -102,6 +117,7 @@ def check_pack(
     numbers: Any,
     text: Any,
     text_segment: Any,
+    pooled: Any,
     spacing: Any,
 ) -> None:
     """Refuses arrays that make no pack for this network, naming the first.
@@ -131,7 +147,8 @@ def check_pack(
     if found != wanted:
         raise InputError(f"labels have shape {found}, expected {wanted}, as times")
     _check_numbers(config, numbers, of_examples)
-    _check_text(config, text, len(tokens))
+    check_text_tokens(config, text, len(tokens), needed=not config.null_text)
+    check_pooled(config, pooled, of_examples)
     if (text is None) != (text_segment is None) or (
         text is not None and text_segment.shape != text.shape[:2]
     ):
@@ -155,16 +172,6 @@ def _check_numbers(config: Any, numbers: Any, leading: tuple[int, ...]) -> None:
         expected = None if wanted is None else list(wanted)
         names = f": {', '.join(config.numbers)}" if config.numbers else ""
         raise InputError(f"numbers have shape {found}, expected {expected}{names}")
-
-
-def _check_text(config: Any, text: Any, batch: int) -> None:
-    if text is None:
-        if config.text_width and not config.null_text:
-            raise InputError("text is None, expected tokens: the network has no null text")
-        return
-    if not config.text_width or text.ndim != 3 or text.shape[::2] != (batch, config.text_width):
-        wanted = f"[{batch}, N, {config.text_width}]" if config.text_width else "None"
-        raise InputError(f"text has shape {text.shape}, expected {wanted}")
 
 
 def _check_spacing(config: Any, spacing: Any, shapes: Any) -> None:

@@ -81,6 +81,8 @@ class VideoDiTConfig(TransformerConfig):
       null_text: whether a learnt token stands for no text.
       text_blocks: of "cross", which blocks attend to texts: "all", or those that attend in "space".
       text_query_norm: of "cross", whether there is a norm in front of it (PixArt and Latte: none).
+      pooled_width: of the one vector of a text or image, whose embedding is added to the time's; 0
+        for a network without.
     """
 
     patch: Patch = (1, 2, 2)
@@ -98,6 +100,7 @@ class VideoDiTConfig(TransformerConfig):
     null_text: bool = True
     text_blocks: TextBlocks = "all"
     text_query_norm: bool = True
+    pooled_width: int = 0
 
     axes: ClassVar[int] = 3
 
@@ -144,7 +147,12 @@ class VideoDiT(nn.Module):
         c = self.config
         self.patch_embedding = Dense((c.width,), ("patch", "embed"), c.dtype)
         self.condition = Condition(
-            c.width, c.num_classes, c.null_class, c.class_dropout, numbers=len(c.numbers)
+            c.width,
+            c.num_classes,
+            c.null_class,
+            c.class_dropout,
+            numbers=len(c.numbers),
+            has_vector=c.pooled_width > 0,
         )
         to_tokens = c.waves_go_to == "tokens"
         self.position = VideoPositions(
@@ -179,6 +187,7 @@ class VideoDiT(nn.Module):
         numbers_BP: Float[Array, "B P"] | None = None,
         text_BNC: Float[Array, "B N C2"] | None = None,
         text_mask_BN: Bool[Array, "B N"] | None = None,
+        pooled_BC: Float[Array, "B C3"] | None = None,
         spacing: Real[Any, "3"] | Real[Any, "B 3"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B T Y X C_out"]:
@@ -192,6 +201,7 @@ class VideoDiT(nn.Module):
           numbers_BP: the numbers that the configuration names, nan where not known.
           text_BNC: tokens of texts; None for no text.
           text_mask_BN: True where there is a token; None for everywhere.
+          pooled_BC: one vector of a text or image for each example; None for a network without.
           spacing: what places are multiplied by (`jaxgen.nn.video_rotary.clip_spacing`).
           train: whether labels are dropped, which needs the random stream "dropout".
 
@@ -199,7 +209,8 @@ class VideoDiT(nn.Module):
           InputError: for shapes that do not fit the network.
         """
         c = self.config
-        grid = check_clip(c, z_BTYXC, time_B, label_B, numbers_BP, text_BNC, spacing)
+        texts = text_BNC, text_mask_BN, pooled_BC
+        grid = check_clip(c, z_BTYXC, time_B, label_B, numbers_BP, *texts, spacing)
         tokens = clip_tokens(
             patchify(z_BTYXC, c.patch),
             grid,
@@ -213,7 +224,7 @@ class VideoDiT(nn.Module):
                 text_BNC = jnp.zeros((len(time_B), 0, c.text_width))
             text_BND, null_D = self.text(text_BNC)
             text = clip_context(text_BND, text_mask_BN, null_D)
-        conditions = self.condition.each(time_B, label_B, numbers_BP, train=train)
+        conditions = self.condition.each(time_B, label_B, numbers_BP, pooled_BC, train=train)
         return unpatchify(self._predict(tokens, conditions, text), grid, c.patch)
 
     def packed(
@@ -227,6 +238,7 @@ class VideoDiT(nn.Module):
         numbers_BEP: Float[Array, "B E P"] | None = None,
         text_BNC: Float[Array, "B N C2"] | None = None,
         text_segment_BN: Int[Array, "B N"] | None = None,
+        pooled_BEC: Float[Array, "B E C3"] | None = None,
         spacing_BE3: Real[Array, "B E 3"] | None = None,
     ) -> Float[Array, "B L F_out"]:
         """The prediction for the patches of packed examples, in float32.
@@ -240,6 +252,7 @@ class VideoDiT(nn.Module):
           numbers_BEP: the numbers that the configuration names, nan where not known.
           text_BNC: the tokens of the texts of a pack's examples, one after the other.
           text_segment_BN: e + 1 where a token is of the text of example e, 0 for padding.
+          pooled_BEC: one vector of a text or image for each example; None for a network without.
           spacing_BE3: what the places of each example are multiplied by.
 
         Returns:
@@ -260,6 +273,7 @@ class VideoDiT(nn.Module):
             numbers_BEP,
             text_BNC,
             text_segment_BN,
+            pooled_BEC,
             spacing_BE3,
         )
         batch, examples = time_BE.shape[:2]
@@ -275,6 +289,10 @@ class VideoDiT(nn.Module):
             sound_BE &= hold_for_all(finite_BN, text_segment_BN, examples)
             text_BND, null_D = self.text(jnp.where(finite_BN[..., None], text_BNC, 0))
             text = pack_context(text_BND, text_segment_BN, null_D, examples)
+        if pooled_BEC is not None:
+            finite_BE = jnp.isfinite(pooled_BEC).all(axis=-1)
+            sound_BE &= finite_BE
+            pooled_BEC = jnp.where(finite_BE[..., None], pooled_BEC, 0)
         sound_BL = of_tokens(sound_BE, segment_BL) & (segment_BL > 0)
         tokens = pack_tokens(
             jnp.where(sound_BL[..., None], tokens_BLF, 0),
@@ -287,7 +305,7 @@ class VideoDiT(nn.Module):
         )
         sound_BE = sound_BE.reshape(batch, examples, *(1,) * (time_BE.ndim - 2))
         time_BE = jnp.where(sound_BE, time_BE, 0)
-        conditions = self.condition.each(time_BE, label_BE, numbers_BEP)
+        conditions = self.condition.each(time_BE, label_BE, numbers_BEP, pooled_BEC)
         outputs_BLF = self._predict(tokens, conditions, text)
         return jnp.where((sound_BL | (segment_BL == 0))[..., None], outputs_BLF, jnp.nan)
 

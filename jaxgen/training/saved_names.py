@@ -20,6 +20,7 @@ CLASSES: dict[str, str] = {
     "nplm-tree": "jaxgen.lm.outputs.tree_softmax:TreeNPLMConfig",
     "tree-code": "jaxgen.lm.outputs.tree_softmax:TreeCode",
     "denoiser": "jaxgen.diffusion.model:DenoiserConfig",
+    "text-to-image": "jaxgen.diffusion.text_to_image:TextToImageConfig",
     "dit": "jaxgen.spacetime.dit:DiTConfig",
     "uvit": "jaxgen.spacetime.uvit:UViTConfig",
     "mdt": "jaxgen.spacetime.mdt:MDTConfig",

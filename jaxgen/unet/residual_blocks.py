@@ -26,9 +26,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.nn.attention import Implementation, attention
+from jaxgen.nn.attention_edits import edit_at
 from jaxgen.nn.convolutions import average_pixels, conv, group_norm, repeat_pixels, uniform
 from jaxgen.nn.dense import Dense, Dtype, zeros
 from jaxgen.nn.embeddings import time_frequencies
+from jaxgen.unet.text_states import TextStates
 
 Activation = Literal["silu", "gelu", "relu", "mish"]
 Resample = Literal["", "up", "down"]
@@ -165,6 +167,9 @@ class ResidualBlock(nn.Module):
 class PixelAttention(nn.Module):
     """``(x + attention of all pixels to each other, after a group norm) / d``.
 
+    Where there is a text, its keys and values, of a layer of their own, stand beside the pixels' in
+    one softmax (Nichol et al. 2022, section 3; GLIDE).
+
     Attributes:
       options: those of all blocks.
       groups: channel groups of the norm; 0: no norm.
@@ -176,8 +181,15 @@ class PixelAttention(nn.Module):
     divisor: float = 1.0
 
     @nn.compact
-    def __call__(self, x_BYXC: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:
-        """[B, Y, X, C] to the same shape in float32."""
+    def __call__(
+        self, x_BYXC: Float[Array, "B Y X C"], text: TextStates | None = None
+    ) -> Float[Array, "B Y X C"]:
+        """[B, Y, X, C] to the same shape in float32.
+
+        Args:
+          x_BYXC: the image's features.
+          text: what pixels read beside each other; None for a network without.
+        """
         o = self.options
         batch, height, width, channels = x_BYXC.shape
         h = x_BYXC
@@ -188,7 +200,14 @@ class PixelAttention(nn.Module):
         shape, axes = (heads, 3, channels // heads), ("embed", "heads", None, "kv")
         qkv = Dense(shape, axes, o.dtype, uniform, name="qkv")(h_BLC)
         q, k, v = (qkv[..., i, :] for i in range(3))
-        seen = attention(q, k, v, implementation=o.attention)
+        segments = None
+        if text is not None:
+            shape, axes = (heads, 2, channels // heads), ("embed", "heads", None, "kv")
+            kv = Dense(shape, axes, o.dtype, uniform, name="text")(text.states_BNC)
+            k, v = (jnp.concatenate([kv[..., i, :], x], axis=1) for i, x in enumerate((k, v)))
+            segments = text.segments_beside(height * width)
+        edit = edit_at("self", self.path)
+        seen = attention(q, k, v, segments=segments, implementation=o.attention, edit=edit)
         axes_out = "heads", "kv", "embed"
         h_BLC = Dense((channels,), axes_out, o.dtype, zeros, name="output")(seen)
         h = h_BLC.reshape(x_BYXC.shape).astype(jnp.float32)

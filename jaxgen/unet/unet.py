@@ -16,10 +16,13 @@ al. 2020) and the U-Nets of diffusers' ``UNet2DModel`` are other settings of the
 `jaxgen.interop.unet_weights` reads and writes their weights. So is the 3-D U-Net of videos (Ho et
 al. 2022): the same network on all frames, with attention over frames after each attention over
 pixels (`jaxgen.unet.frame_attention`).
+
+A network may read texts: a vector for each is added to the condition, and pixels attend to states
+of tokens, in transformer blocks (`jaxgen.unet.text_attention`) or beside each other.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -28,11 +31,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxgen.errors import InputError
 from jaxgen.nn.attention import Implementation
 from jaxgen.nn.convolutions import conv, group_norm
-from jaxgen.nn.dense import Dtype, check_dtype, zeros
-from jaxgen.nn.embeddings import LabelEmbedding, check_condition
-from jaxgen.nn.relative import check_buckets
+from jaxgen.nn.dense import Dtype, zeros
+from jaxgen.nn.embeddings import LabelEmbedding, VectorEmbedding, check_condition
+from jaxgen.nn.text_inputs import check_pooled, check_text_mask, check_text_tokens
 from jaxgen.unet.frame_attention import FrameAttention, FrameRows, rows_of_frames
-from jaxgen.unet.published_sizes import ADM, VIDEO_DIFFUSION
+from jaxgen.unet.option_checks import Down, Labels, Up, check_unet_options, per_level
+from jaxgen.unet.published_sizes import ADM, STABLE_DIFFUSION, VIDEO_DIFFUSION
 from jaxgen.unet.residual_blocks import (
     Activation,
     BlockOptions,
@@ -42,10 +46,8 @@ from jaxgen.unet.residual_blocks import (
     ResidualBlock,
     WaveEmbedding,
 )
-
-Labels = Literal["classes", "numbers"]
-Down = Literal["residual", "conv", "conv_end"]
-Up = Literal["residual", "conv"]
+from jaxgen.unet.text_attention import TextTransformer
+from jaxgen.unet.text_states import TextReading, TextStates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ class UNetConfig:
       attention_levels: levels with attention after each residual block.
       up_attention_levels: the same for the way up; None: as on the way down.
       middle_attention: whether there is attention between the two blocks in the middle.
-      heads: attention heads; None if ``head_size`` says it.
+      heads: attention heads, of all levels or of each; None if ``head_size`` says it.
       head_size: K, channels of a head; None if ``heads`` says it.
       adaptive_norm: whether the condition scales and shifts the second norm of a block (adaptive
         group norm); False: it is added before that norm.
@@ -100,6 +102,14 @@ class UNetConfig:
         frames, norms included.
       temporal_buckets: buckets of offsets in time, each a learnt number in that attention.
       temporal_distance: frames from which on offsets of one sign share a bucket.
+      text_width: C, width of the states of texts; 0 for a network that reads none.
+      text_attention: how pixels read them, wherever there is attention: "cross", in transformer
+        blocks in its place, whose sums are not divided (Stable Diffusion); or "beside", with the
+        text's keys and values beside the pixels' own in one softmax (GLIDE).
+      transformer_depth: transformer blocks of a place, of all levels or of each.
+      linear_projection: whether features enter and leave them through linear layers; False: through
+        convolutions of 1 x 1.
+      pooled_width: C2, width of the vector of a text that is added to the condition; 0: none is.
     """
 
     in_channels: int = 3
@@ -109,7 +119,7 @@ class UNetConfig:
     attention_levels: tuple[int, ...] = (1, 2, 3)
     up_attention_levels: tuple[int, ...] | None = None
     middle_attention: bool = True
-    heads: int | None = None
+    heads: int | tuple[int, ...] | None = None
     head_size: int | None = 64
     adaptive_norm: bool = True
     downsampling: Down | tuple[Down, ...] = "residual"
@@ -134,109 +144,18 @@ class UNetConfig:
     temporal: bool = False
     temporal_buckets: int = 32
     temporal_distance: int = 32
+    text_width: int = 0
+    text_attention: TextReading = "cross"
+    transformer_depth: int | tuple[int, ...] = 1
+    linear_projection: bool = False
+    pooled_width: int = 0
 
     training_method: ClassVar[str | None] = None
     """As in `jaxgen.spacetime.transformer_config.TransformerConfig`."""
 
     def __post_init__(self) -> None:
         """Validates the fields."""
-        if not self.channels:
-            raise InputError("channels is empty, expected the channels of each level")
-        counts = {name: getattr(self, name) for name in ("in_channels", "out_channels", "blocks")}
-        counts |= {f"channels[{i}]": size for i, size in enumerate(self.channels)}
-        counts |= {"groups": self.groups, "embedding": self.embedding_width}
-        for name, value in counts.items():
-            if value < 1:
-                raise InputError(f"{name} is {value}, expected 1 or more")
-        for name in ("dropout", "class_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 <= p < 1")
-        for name, value in (("skip", self.skip_divisor), ("middle", self.middle_skip_divisor)):
-            if value <= 0:
-                raise InputError(f"{name}_divisor is {value}, expected a positive number")
-        if not self.frequency_shift < self.channels[0] // 2:
-            raise InputError(
-                f"frequency_shift is {self.frequency_shift}, "
-                f"expected less than {self.channels[0] // 2}, half of channels[0]"
-            )
-        self._check_choices()
-        self._check_labels()
-        self._check_attention()
-        self._check_groups()
-        if self.temporal:
-            check_buckets(self.temporal_buckets, self.temporal_distance)
-
-    def _check_choices(self) -> None:
-        check_dtype(self.dtype)
-        for name, choices in (
-            ("activation", Activation),
-            ("labels", Labels),
-            ("attention", Implementation),
-        ):
-            if getattr(self, name) not in get_args(choices):
-                expected = ", ".join(get_args(choices))
-                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {expected}")
-        for name, choices in (("downsampling", Down), ("upsampling", Up)):
-            given = getattr(self, name)
-            kinds = (given,) if isinstance(given, str) else given
-            if not isinstance(given, str) and len(kinds) != self.levels - 1:
-                raise InputError(
-                    f"{name} has {len(kinds)} entries, expected one or {self.levels - 1}: "
-                    f"one for each of {self.levels} levels but the last"
-                )
-            for kind in set(kinds) - set(get_args(choices)):
-                expected = ", ".join(get_args(choices))
-                raise InputError(f"{name} is {kind!r}, expected one of {expected}")
-
-    def _check_labels(self) -> None:
-        if self.num_classes < 0:
-            raise InputError(f"num_classes is {self.num_classes}, expected 0 or more")
-        if self.labels == "numbers" and self.num_classes:
-            raise InputError(
-                f"num_classes is {self.num_classes} where labels are numbers, expected 0"
-            )
-        if self.num_classes and self.class_dropout and not self.null_class:
-            raise InputError(
-                f"class_dropout is {self.class_dropout} without a null class, "
-                "expected null_class=True or class_dropout=0"
-            )
-
-    def _check_attention(self) -> None:
-        if (self.heads is None) == (self.head_size is None):
-            raise InputError(
-                f"heads is {self.heads} and head_size is {self.head_size}, expected one of them"
-            )
-        name = "heads" if self.head_size is None else "head_size"
-        size = getattr(self, name)
-        if size < 1:
-            raise InputError(f"{name} is {size}, expected 1 or more")
-        levels = {*self.attention_levels, *self.attention_levels_up}
-        for level in levels:
-            if not 0 <= level < self.levels:
-                raise InputError(
-                    f"attention at level {level}, expected levels from 0 to {self.levels - 1}"
-                )
-        for level in levels | ({self.levels - 1} if self.middle_attention else set()):
-            if self.channels[level] % size:
-                raise InputError(
-                    f"channels[{level}] is {self.channels[level]}, "
-                    f"expected a multiple of {name}={size}"
-                )
-
-    def _check_groups(self) -> None:
-        """Every norm's channels are a multiple of its groups, also where a skip is joined."""
-        if self.middle_groups is not None and self.middle_groups < 0:
-            raise InputError(f"middle_groups is {self.middle_groups}, expected 0 or more")
-        for level, size in enumerate(self.channels):
-            if size % self.groups:
-                raise InputError(
-                    f"channels[{level}] is {size}, expected a multiple of groups={self.groups}"
-                )
-        if self.middle_groups and self.channels[-1] % self.middle_groups:
-            raise InputError(
-                f"channels[{self.levels - 1}] is {self.channels[-1]}, "
-                f"expected a multiple of middle_groups={self.middle_groups}"
-            )
+        check_unet_options(self)
 
     @classmethod
     def adm(cls, image_size: int, **changes: Any) -> "UNetConfig":
@@ -271,6 +190,23 @@ class UNetConfig:
         if data not in VIDEO_DIFFUSION:
             raise InputError(f"data is {data!r}, expected one of {', '.join(VIDEO_DIFFUSION)}")
         return cls(**{**VIDEO_DIFFUSION[data], **changes})
+
+    @classmethod
+    def stable_diffusion(cls, version: str, **changes: Any) -> "UNetConfig":
+        """A published network of latents, of 8 x 8 pixels each, that reads texts.
+
+        Args:
+          version: "1", "2" or "xl".
+          **changes: fields that differ from it.
+
+        Raises:
+          InputError: for any other version.
+        """
+        if version not in STABLE_DIFFUSION:
+            raise InputError(
+                f"version is {version!r}, expected one of {', '.join(STABLE_DIFFUSION)}"
+            )
+        return cls(**{**STABLE_DIFFUSION[version], **changes})
 
     @property
     def levels(self) -> int:
@@ -307,11 +243,16 @@ class UNetConfig:
     def _per_level(self, kinds: str | tuple[str, ...]) -> tuple[str, ...]:
         return (kinds,) * (self.levels - 1) if isinstance(kinds, str) else kinds
 
-    @property
-    def block_options(self) -> BlockOptions:
-        """What all blocks have in common."""
+    def block_options_at(self, level: int) -> BlockOptions:
+        """What all blocks of a level have in common; levels differ in heads alone."""
         names = (field.name for field in dataclasses.fields(BlockOptions))
-        return BlockOptions(**{name: getattr(self, name) for name in names})
+        options = {name: getattr(self, name) for name in names}
+        return BlockOptions(**options | {"heads": per_level(self, "heads")[level]})
+
+    @property
+    def has_transformers(self) -> bool:
+        """Whether attention is in transformer blocks, with attention to texts."""
+        return self.text_width > 0 and self.text_attention == "cross"
 
     def check_input(
         self,
@@ -363,11 +304,12 @@ class UNetConfig:
 
 
 class _Given(NamedTuple):
-    """What layers read beside features: conditions of rows, the mode, and whose rows they are."""
+    """What layers read beside features: conditions and texts of rows, the mode, whose rows."""
 
     condition: Float[Array, "N D"]
     train: bool
     rows: FrameRows
+    text: TextStates | None
 
 
 class UNet(nn.Module):
@@ -389,6 +331,9 @@ class UNet(nn.Module):
         train: bool = False,
         image_frames: int = 0,
         alone_B: Bool[Array, "B"] | None = None,
+        text_BNC: Float[Array, "B N C2"] | None = None,
+        text_mask_BN: Bool[Array, "B N"] | None = None,
+        pooled_BC: Float[Array, "B C3"] | None = None,
     ) -> Float[Array, "B Y X C_out"] | Float[Array, "B T Y X C_out"]:
         """The per-pixel prediction, [B, Y, X, out_channels] or [B, T, ...], in float32.
 
@@ -402,13 +347,21 @@ class UNet(nn.Module):
           train: whether dropout is on and labels are dropped; needs the random stream "dropout".
           image_frames: how many of the T frames, the last ones, are independent images.
           alone_B: [B], whether each frame of a video is denoised alone; None: none.
+          text_BNC: [B, N, text_width] states of texts, of networks that read them.
+          text_mask_BN: [B, N], True where a token is; None: everywhere, so that padding is seen, as
+            Stable Diffusion has it.
+          pooled_BC: [B, pooled_width] vectors of texts, likewise.
 
         Raises:
           InputError: for shapes that do not fit the network.
         """
         c = self.config
         rows = c.check_input(z, time, label, image_frames, alone_B)
-        given = _Given(self._condition(time, label, train, rows), train, rows)
+        check_text_tokens(c, text_BNC, len(z))
+        check_text_mask(text_mask_BN, text_BNC)
+        check_pooled(c, pooled_BC, z.shape[:1])
+        condition_ND = self._condition(time, label, pooled_BC, train, rows)
+        given = _Given(condition_ND, train, rows, self._text(text_BNC, text_mask_BN, rows))
         z_NYXC = z.reshape(-1, *z.shape[-3:])
         x = conv(c.channels[0], (None, "embed"), c.dtype, name="conv_in")(z_NYXC).astype(
             jnp.float32
@@ -420,13 +373,23 @@ class UNet(nn.Module):
         output = conv(c.out_channels, ("embed", None), c.dtype, name="conv_out", init=zeros)
         return output(x).astype(jnp.float32).reshape(*z.shape[:-1], c.out_channels)
 
+    def _text(self, text_BNC: Any, mask_BN: Any, rows: FrameRows) -> TextStates | None:
+        """The texts of rows, all frames of a video with its own."""
+        if text_BNC is None:
+            return None
+        mask = None if mask_BN is None else self._of_rows(mask_BN, 1, rows)
+        return TextStates(self._of_rows(text_BNC, 1, rows), mask)
+
     def _condition(
-        self, time: Array, label: Any, train: bool, rows: FrameRows
+        self, time: Array, label: Any, pooled_BC: Any, train: bool, rows: FrameRows
     ) -> Float[Array, "N D"]:
-        """The embedding of the time of each row, plus that of the label where there is one."""
+        """The embedding of the time of each row, plus those of text and label where there are."""
         c = self.config
         waves = c.channels[0], c.embedding_width, c.frequency_shift, c.cosine_first
         c_ND = WaveEmbedding(*waves, name="time")(self._of_rows(time, time.ndim, rows))
+        if c.pooled_width:
+            pooled_BD = VectorEmbedding(c.embedding_width, name="pooled")(pooled_BC)
+            c_ND = c_ND + self._of_rows(pooled_BD, 1, rows)
         if c.labels == "numbers":
             number_N = self._of_rows(label, label.ndim, rows)
             return c_ND + WaveEmbedding(*waves, name="label")(number_N)
@@ -453,7 +416,7 @@ class UNet(nn.Module):
             for i in range(c.blocks):
                 x = self._block(features, f"down_{level}_block_{i}")(x, *given[:2])
                 if level in c.attention_levels:
-                    x = self._attend(x, given, f"down_{level}", i, c.groups)
+                    x = self._attend(x, given, f"down_{level}", i, level)
                 stack.append(x)
             if level < c.levels - 1:
                 x = self._resample(x, given, f"down_{level}", c.down_kinds[level], "down")
@@ -465,8 +428,7 @@ class UNet(nn.Module):
         divisor = c.middle_skip_divisor
         x = self._block(c.channels[-1], "middle_block_0", divisor)(x, *given[:2])
         if c.middle_attention:
-            groups = c.groups if c.middle_groups is None else c.middle_groups
-            x = self._attend(x, given, "middle", 0, groups, divisor)
+            x = self._attend(x, given, "middle", 0, c.levels - 1)
         return self._block(c.channels[-1], "middle_block_1", divisor)(x, *given[:2])
 
     def _up(self, x: Array, stack: list[Array], given: _Given) -> Array:
@@ -476,8 +438,9 @@ class UNet(nn.Module):
             for i in range(c.blocks + 1):
                 x = jnp.concatenate([x, stack.pop()], axis=-1)
                 x = self._block(features, f"up_{step}_block_{i}")(x, *given[:2])
-                if c.levels - 1 - step in c.attention_levels_up:
-                    x = self._attend(x, given, f"up_{step}", i, c.groups)
+                level = c.levels - 1 - step
+                if level in c.attention_levels_up:
+                    x = self._attend(x, given, f"up_{step}", i, level)
             if step < c.levels - 1:
                 x = self._resample(x, given, f"up_{step}", c.up_kinds[step], "up")
         return x
@@ -488,28 +451,32 @@ class UNet(nn.Module):
         c = self.config
         # Argument 3, train, is a Python value (0 is the module itself).
         make = nn.remat(ResidualBlock, static_argnums=(3,)) if c.remat else ResidualBlock
-        return make(c.block_options, features, resample, divisor or c.skip_divisor, name=name)
+        return make(c.block_options_at(0), features, resample, divisor or c.skip_divisor, name=name)
 
-    def _attend(
-        self,
-        x: Array,
-        given: _Given,
-        place: str,
-        i: int,
-        groups: int,
-        divisor: float | None = None,
-    ) -> Array:
-        """Attention over the pixels of each frame, and over the frames of videos."""
+    def _attend(self, x: Array, given: _Given, place: str, i: int, level: int) -> Array:
+        """Attention over the pixels of each frame and to texts, and over the frames of videos."""
         c = self.config
-        pixels, frames = PixelAttention, FrameAttention
-        if c.remat:
-            pixels, frames = nn.remat(pixels), nn.remat(frames)
-        name = f"{place}_attention_{i}"
-        x = pixels(c.block_options, groups, divisor or c.skip_divisor, name=name)(x)
+        options, name = c.block_options_at(level), f"{place}_attention_{i}"
+        if c.has_transformers:
+            depth = per_level(c, "transformer_depth")[level]
+            transformer = self._rematted(TextTransformer)
+            x = transformer(options, depth, c.linear_projection, name=name)(x, given.text)
+        else:
+            groups, divisor = c.groups, c.skip_divisor
+            if place == "middle":
+                groups = groups if c.middle_groups is None else c.middle_groups
+                divisor = c.middle_skip_divisor
+            pixels = self._rematted(PixelAttention)
+            x = pixels(options, groups, divisor, name=name)(x, given.text)
         if not c.temporal:
             return x
-        options = c.block_options, given.rows.frames, c.temporal_buckets, c.temporal_distance
-        return frames(*options, name=f"{place}_temporal_{i}")(x, given.rows.segment_BT)
+        frames = self._rematted(FrameAttention)
+        sizes = given.rows.frames, c.temporal_buckets, c.temporal_distance
+        layer = frames(options, *sizes, name=f"{place}_temporal_{i}")
+        return layer(x, given.rows.segment_BT)
+
+    def _rematted(self, module: Any) -> Any:
+        return nn.remat(module) if self.config.remat else module
 
     def _resample(
         self, x: Array, given: _Given, place: str, kind: str, direction: Resample

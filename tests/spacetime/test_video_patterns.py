@@ -43,7 +43,7 @@ CONDITIONS = {
     "cross, frame times": {"conditioning": "cross", "attention_pattern": "factorised"},
     "in context": {"conditioning": "in_context", "text_width": TEXT, "text": "in_context"},
     "numbers": {"numbers": ("motion", "fps"), "qk_norm": "all_heads"},
-    "text": {"text_width": TEXT, "conditioning": "adaln", "qk_norm": True},
+    "text": {"text_width": TEXT, "pooled_width": 3, "conditioning": "adaln", "qk_norm": True},
     "text in context": {"text_width": TEXT, "text": "in_context", **ROTARY},
 }
 SIZES = [(3, 4, 4), (1, 2, 6), (3, 4, 4)]  # two of one size: one program has them as a batch
@@ -61,6 +61,7 @@ def given():
             "label": np.array([i], np.int32),
             "numbers": np.array([[np.nan, 24.0]] if i == 1 else [[3.0 + i, 8.0]], np.float32),
             "text": rng.normal(size=(1, (3, 0, 3)[i], TEXT)).astype(np.float32),
+            "pooled": np.array([[i - 0.5, 1.0, 0.3]], np.float32),
         }
         for i, size in enumerate(SIZES)
     ]
@@ -69,6 +70,7 @@ def given():
 def options(config, example):
     """What one example is called with beside its video, time and label."""
     rest = {"numbers_BP": example["numbers"]} if config.numbers else {}
+    rest |= {"pooled_BC": example["pooled"]} if config.pooled_width else {}
     return rest | ({"text_BNC": example["text"]} if config.text_width else {})
 
 
@@ -78,7 +80,7 @@ def pack(examples, config, frame_times):
     tokens = np.zeros((1, L, patched[0].shape[1]), np.float32)
     place, segment = np.zeros((1, L, 3), np.int32), np.zeros((1, L), np.int32)
     time, label = np.zeros((1, E, N), np.float32), np.zeros((1, E), np.int32)
-    numbers = np.zeros((1, E, 2), np.float32)
+    numbers, pooled = np.zeros((1, E, 2), np.float32), np.zeros((1, E, 3), np.float32)
     start = 0
     for e, (example, own) in enumerate(zip(examples, patched, strict=True)):
         span = slice(start, start := start + len(own))
@@ -86,6 +88,7 @@ def pack(examples, config, frame_times):
         tokens[0, span], place[0, span], segment[0, span] = own, grid_places(tuple(grid)), e + 1
         time[0, e, : grid[0]] = example["time"][0]
         label[0, e], numbers[0, e] = example["label"][0], example["numbers"][0]
+        pooled[0, e] = example["pooled"][0]
     texts = [example["text"][0] for example in examples]
     ids = np.repeat(np.arange(1, len(texts) + 1), [len(text) for text in texts])
     rest = {"numbers_BEP": numbers} if config.numbers else {}
@@ -93,6 +96,7 @@ def pack(examples, config, frame_times):
         padding = np.ones((2, TEXT), np.float32)
         rest["text_BNC"] = np.concatenate([*texts, padding])[None]
         rest["text_segment_BN"] = np.r_[ids, 0, 0][None].astype(np.int32)
+    rest |= {"pooled_BEC": pooled} if config.pooled_width else {}
     if not frame_times:
         time = time[..., 0]
     return [jnp.asarray(x) for x in (tokens, place, segment, time, label)], rest

@@ -12,7 +12,7 @@ from jaxgen.unet.frame_attention import FrameAttention, FrameRows, rows_of_frame
 from jaxgen.unet.unet import UNetConfig
 from tests.unet.small_unets import shapes
 
-OPTIONS = UNetConfig(channels=(8,), attention_levels=(), head_size=4, groups=2).block_options
+OPTIONS = UNetConfig(channels=(8,), attention_levels=(), head_size=4, groups=2).block_options_at(0)
 
 
 def t5_bucket(offset, buckets, largest):

@@ -109,7 +109,7 @@ def resampled(x, how):
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_the_residual_block_in_numpy(resample, adaptive):
     config = dataclasses.replace(SMALL, adaptive_norm=adaptive)
-    block = ResidualBlock(config.block_options, 12, resample, divisor=1.5)
+    block = ResidualBlock(config.block_options_at(0), 12, resample, divisor=1.5)
     rng = np.random.default_rng(0)
     x, c = rng.normal(size=(2, 4, 6, 8)), rng.normal(size=(2, 5))
     p = randomised(shapes(lambda key, x, c: block.init(key, x, c, False), x, c))
@@ -128,7 +128,7 @@ def test_the_residual_block_in_numpy(resample, adaptive):
 
 
 def test_attention_over_pixels_in_numpy():
-    layer = PixelAttention(SMALL.block_options, groups=2, divisor=1.5)
+    layer = PixelAttention(SMALL.block_options_at(0), groups=2, divisor=1.5)
     x = np.random.default_rng(0).normal(size=(2, 2, 3, 16))
     p = randomised(shapes(layer.init, x))
     found = jax.jit(layer.apply)({"params": p}, x)
@@ -218,7 +218,7 @@ def test_dropout_follows_its_key_and_remat_changes_nothing():
 def test_finite_values_and_gradients_at_the_extremes(dtype):
     """Constant features (variance zero), tiny and huge ones; a huge condition."""
     config = dataclasses.replace(SMALL, dtype=dtype)
-    options = config.block_options
+    options = config.block_options_at(0)
     block, layer = ResidualBlock(options, 12, "down"), PixelAttention(options, groups=4)
     rng = np.random.default_rng(0)
     scales = np.array([0, 1e-20, 1e-3, 1, 1, 1e3, 1e9, 1e15], np.float32)

@@ -11,8 +11,7 @@ from experiments.shared.unet_sizes import HEAD_SIZE, unet_of_size
 from jaxgen.diffusion import CosineSchedule, Schedule
 from jaxgen.diffusion.edm import EDM
 from jaxgen.diffusion.model import DenoiserConfig
-from jaxgen.diffusion.objectives.losses import diffusion_loss, loss_by_level
-from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy, NormalLogSNR, Times
+from jaxgen.diffusion.objectives.losses import loss_by_level
 from jaxgen.diffusion.objectives.weightings import Weighting
 from jaxgen.diffusion.process.predictions import TargetName, channels_of, check_target
 from jaxgen.errors import InputError
@@ -157,12 +156,7 @@ def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> L
       weighting: the weight of |x - x^|^2.
       layout: of the parameters.
     """
-    model = config.make_model()
-    times: Times = LowDiscrepancy()
-    if config.sigma_data is not None:
-        edm = EDM(config.sigma_data)
-        weighting = edm.weighting
-        times = LowDiscrepancy(NormalLogSNR(config.schedule, edm.times.mean, edm.times.deviation))
+    model, loss_of = config.make_model(), make_network_loss(config, weighting)
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         noise_key, dropout_key, mask_key = jax.random.split(key, 3)
@@ -174,15 +168,7 @@ def make_loss(config: DenoiserConfig, weighting: Weighting, layout: Layout) -> L
             rngs={"dropout": dropout_key, "mask": mask_key},
             method=config.network.training_method,
         )
-        loss_B, level = diffusion_loss(
-            config.adapt(network),
-            batch["image"],
-            noise_key,
-            schedule=config.schedule,
-            target=config.target,
-            weighting=weighting,
-            times=times,
-        )
+        loss_B, level = loss_of(network, batch["image"], noise_key)
         return loss_B.mean(), loss_by_level(loss_B, level)
 
     return loss_fn

@@ -12,8 +12,9 @@ from experiments.shared.training_runs import TrainedModel, train_model
 from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.text_to_image.support.text_pairs import (
     PairTrainingFlags,
+    loss_of_validation,
+    loss_on,
     to_batch,
-    validation_loss,
 )
 from jaxgen.data import BatchPlan, CaptionedSet, captioned_batch_at
 from jaxgen.data.captions.caption_batches import CaptionTokens
@@ -164,6 +165,8 @@ def train_captioner(
       tensorboard: whether to write event files too.
     """
 
+    loss_fn = coca_loss(config, flags.contrastive_weight, flags.caption_weight)
+
     def data(step: int, rows: np.ndarray) -> Any:
         return to_batch(captioned_batch_at(pictures, tokens, plan, step, rows=rows))
 
@@ -172,9 +175,9 @@ def train_captioner(
         data,
         folder,
         flags,
-        lambda layout: coca_loss(config, flags.contrastive_weight, flags.caption_weight),
+        lambda layout: loss_on(layout, loss_fn),
         batch_size=flags.batch_size,
-        make_evaluation=lambda loss: validation_loss(loss, pictures, tokens, flags.batch_size),
+        make_evaluation=lambda loss: loss_of_validation(loss, pictures, tokens, flags.batch_size),
         seed=seed,
         tensorboard=tensorboard,
     )

@@ -20,6 +20,7 @@ from experiments.text_to_image.support.captioners import (
     text_marks,
     texts_of,
 )
+from experiments.text_to_image.support.text_pairs import loss_on
 from jaxgen.data import BatchPlan, CaptionedSet
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.encoders import CausalTextConfig, causal_text_loss, make_text_writer
@@ -91,7 +92,7 @@ def train_expander(
         data,
         folder,
         flags,
-        lambda layout: causal_text_loss(config),
+        lambda layout: loss_on(layout, causal_text_loss(config)),
         make_evaluation=lambda loss_fn: None,
         seed=seed,
         tensorboard=tensorboard,

@@ -1,20 +1,17 @@
-"""Pictures with texts as models of pairs are trained on them: words, batches, evaluation."""
+"""Pictures with texts as models of pairs are trained on them: flags, batches, evaluation."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from experiments.shared.training_runs import OptimizationFlags, loss_of_batch
 from jaxgen.data import BatchPlan, CaptionedSet, captioned_batch_at
 from jaxgen.data.captions.caption_batches import CaptionTokens
-from jaxgen.data.tokenizers import Tokenizer, train_tokenizer
 from jaxgen.errors import InputError
-from jaxgen.parallel import check_batch_size, current_mesh
+from jaxgen.parallel import Layout, gather_fsdp
 from jaxgen.training import TrainState
+from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch
-
-MOST_WORDS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +41,9 @@ class PairTrainingFlags(OptimizationFlags):
             )
 
 
-def plan_part(pictures: CaptionedSet, part: str, batch_size: int, seed: int) -> BatchPlan:
-    """Which pictures of a part each update sees.
-
-    Raises:
-      InputError: for a set without the part, or a batch that is too large or that the devices
-        cannot share.
-    """
-    pictures.part(part)
-    check_batch_size(batch_size, current_mesh())
-    return BatchPlan(*pictures.parts[part], batch_size, seed=seed, name=pictures.name)
-
-
-def make_tokenizer(texts: Sequence[str]) -> Tokenizer:
-    """A token for each word of some texts; as long as the longest of them."""
-    tokenizer = train_tokenizer(texts, MOST_WORDS)
-    return dataclasses.replace(tokenizer, length=tokenizer.encode(texts).ids.shape[1])
+def loss_on(layout: Layout, loss_fn: LossFn) -> LossFn:
+    """A loss of parameters that are sharded by a layout, which are gathered before use."""
+    return lambda params, batch, key: loss_fn(gather_fsdp(params, layout), batch, key)
 
 
 def to_batch(batch: Batch) -> Batch:
@@ -69,7 +53,7 @@ def to_batch(batch: Batch) -> Batch:
     return {to: batch[name] for name, to in names.items() if name in batch}
 
 
-def validation_loss(
+def loss_of_validation(
     loss_fn: Callable[..., Any], pictures: CaptionedSet, tokens: CaptionTokens, batch_size: int
 ) -> Callable[[TrainState], dict[str, float]] | None:
     """The loss of the averaged parameters on a batch of the validation part, if there is one."""

@@ -168,7 +168,7 @@ def with_frame_channels(
       InputError: when called with latents of another batch or size.
     """
 
-    def conditioned(z: Float[Array, "B ..."], time: Array, *rest: Any) -> Array:
+    def conditioned(z: Float[Array, "B ..."], time: Array, *rest: Any, **named: Any) -> Array:
         beside = (
             frame_channels(jnp.zeros_like(z), jnp.zeros(())) if condition is None else condition
         )
@@ -178,7 +178,7 @@ def with_frame_channels(
                 "the same in all but the channels"
             )
         beside = jnp.repeat(beside, len(z) // len(beside), axis=0)
-        return network(jnp.concatenate([z, beside], axis=-1), time, *rest)
+        return network(jnp.concatenate([z, beside], axis=-1), time, *rest, **named)
 
     return conditioned
 

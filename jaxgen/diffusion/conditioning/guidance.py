@@ -52,6 +52,9 @@ GuidanceWeight = float | Array | Callable[[Level], Any]
 LabelledNetwork = Callable[[Array, Array, Array], Array]
 """``(z [B, ...], time [B], labels [B]) -> prediction [B, ...]``."""
 
+ConditionedNetwork = Callable[[Array, Array, Any], Array]
+"""``(z [B, ...], time [B], conditions: a tree of [B, ...]) -> prediction [B, ...]``."""
+
 
 def guidance_weight_at(w: GuidanceWeight, level: Level) -> Float[Array, "..."]:
     """A guidance weight at a noise level, [] or [B]."""
@@ -146,11 +149,7 @@ def guide_network(
     rescale: float | Array = 0.0,
     channels: int | None = None,
 ) -> Denoiser:
-    """Classifier-free guidance with one call of the network, on a batch of twice the size.
-
-    Every example is followed by its unconditional copy (`twice`), so a batch that is spread over
-    devices stays where it is. Further conditions of the network that have a batch axis are doubled
-    in the same way: ``network=lambda z, time, label: model(z, time, label, twice(text))``.
+    """Classifier-free guidance of classes: `guide_conditions` with the null label for nothing.
 
     Args:
       network: ``(z, time, labels) -> prediction``.
@@ -168,24 +167,76 @@ def guide_network(
 
     Raises:
       InputError: without labels or null label, for labels that are no classes, and as
-        `classifier_free_guidance`.
+        `guide_conditions`.
     """
     labels_B, nulls_B = labels_and_nulls(labels_B, null_label)
+    return guide_conditions(
+        network,
+        labels_B,
+        nulls_B,
+        w,
+        target=target,
+        time_input=time_input,
+        learned_variance=learned_variance,
+        rescale=rescale,
+        channels=channels,
+    )
+
+
+def guide_conditions(
+    network: ConditionedNetwork,
+    conditions: Any,
+    nulls: Any,
+    w: GuidanceWeight,
+    *,
+    target: TargetName,
+    time_input: TimeInput = thousandths,
+    learned_variance: bool = False,
+    rescale: float | Array = 0.0,
+    channels: int | None = None,
+) -> Denoiser:
+    """Classifier-free guidance with one call of the network, on a batch of twice the size.
+
+    Every example is followed by its unconditional copy (`twice`), so a batch that is spread over
+    devices stays where it is.
+
+    Args:
+      network: ``(z, time, conditions) -> prediction``.
+      conditions: labels, or the arrays of a text, or any tree of arrays [B, ...].
+      nulls: what stands for no condition, or for what samples shall not show (a negative prompt): a
+        tree like that of the conditions, of arrays [B, ...]. A condition that is in both as it is
+        remains a condition.
+      w: the guidance weight, see `classifier_free_guidance`.
+      target: what the network predicts.
+      time_input: its conditioning on the noise level.
+      learned_variance: as in `make_denoiser`.
+      rescale: as in `classifier_free_guidance`, of the network's target.
+      channels: as there.
+
+    Returns:
+      The guided denoiser, for latents of the same B.
+
+    Raises:
+      InputError: for nulls that are not like the conditions, latents of another B, and as
+        `classifier_free_guidance`.
+    """
+    check_nulls(conditions, nulls)
     target = check_target(target)
     _check_options(rescale, channels)
-    both_B = jnp.stack([labels_B, nulls_B], 1).reshape(-1)
+    both = jax.tree.map(_by_turns, conditions, nulls)
     double = make_denoiser(
-        lambda z, time: network(z, time, both_B),
+        lambda z, time: network(z, time, both),
         target,
         time_input=time_input,
         learned_variance=learned_variance,
     )
 
     def denoiser(z: Float[Array, "B ..."], level: Level) -> Estimate:
-        if len(z) != len(labels_B):
-            raise InputError(
-                f"labels have shape {labels_B.shape}, expected [{len(z)}], as the latents"
-            )
+        for given in jax.tree.leaves(conditions):
+            if len(given) != len(z):
+                raise InputError(
+                    f"conditions have shape {given.shape}, expected [{len(z)}, ...], as the latents"
+                )
         check_level_fits(level, target)
         level = broadcast_level(level, len(z))
         estimate = double(twice(z), jax.tree.map(twice, level))
@@ -196,8 +247,29 @@ def guide_network(
 
 
 def twice(value_B: Shaped[Array, "B ..."]) -> Shaped[Array, "2*B ..."]:
-    """Every example two times in a row, [2 B, ...]: the order of `guide_network`."""
-    return jnp.stack([value_B, value_B], 1).reshape(-1, *value_B.shape[1:])
+    """Every example two times in a row, [2 B, ...]: the order of `guide_conditions`."""
+    return _by_turns(value_B, value_B)
+
+
+def _by_turns(
+    first_B: Shaped[Array, "B ..."], second_B: Shaped[Array, "B ..."]
+) -> Shaped[Array, "2*B ..."]:
+    """An example of the first, one of the second, and so on."""
+    return jnp.stack([first_B, second_B], 1).reshape(-1, *first_B.shape[1:])
+
+
+def check_nulls(conditions: Any, nulls: Any) -> None:
+    """Refuses what cannot stand for no condition.
+
+    Raises:
+      InputError: for another tree, or arrays of other shapes.
+    """
+    given, wanted = (jax.tree.map(jnp.shape, tree) for tree in (nulls, conditions))
+    if given != wanted or not jax.tree.leaves(conditions):
+        raise InputError(
+            f"conditions have shapes {wanted}, those of none {given}, expected the same, and one "
+            "or more to guide with"
+        )
 
 
 def _every_second(estimate: Estimate, first: int) -> Estimate:

@@ -340,12 +340,16 @@ def with_guidance_weight(
         raise InputError(f"channels is {channels}, expected an even number, at least 2")
 
     def conditioned(
-        z: Float[Array, "B ..."], time_B: Array, w_B: Float[Array, "B"], *rest: Array
+        z: Float[Array, "B ..."],
+        time_B: Array,
+        w_B: Float[Array, "B"],
+        *rest: Array,
+        **named: Array,
     ) -> Array:
         features_BC = time_frequencies(w_B, channels, max_period=100.0)
         shape = (len(z), *(1,) * (z.ndim - 2), channels)
         features = jnp.broadcast_to(features_BC.reshape(shape), (*z.shape[:-1], channels))
-        return network(jnp.concatenate([z, features], -1), time_B, *rest)
+        return network(jnp.concatenate([z, features], -1), time_B, *rest, **named)
 
     return conditioned
 

@@ -346,7 +346,7 @@ def test_a_constant_prediction_can_be_rescaled():
         ([-1, 2], 10, r"labels\[0\] is -1, expected a class, 0 to 9"),
         ([[1, 2]], 10, r"labels have shape \(1, 2\) and type int.*expected \[B\] integers"),
         ([0.5, 1.0], 10, "type float.*expected \\[B\\] integers"),
-        ([1, 2, 3], 10, r"labels have shape \(3,\), expected \[2\]"),
+        ([1, 2, 3], 10, r"conditions have shape \(3,\), expected \[2, ...\]"),
     ],
 )
 def test_guidance_without_a_null_class_is_refused(labels, null_label, message):

@@ -100,7 +100,7 @@ def sampling(description, sampler):
         compiled = program.lower(*arguments).compile(FAST)
         _, _, table, noisiest, _, _, guidance_weight = arguments
         labels = (np.arange(B) % CLASSES).astype(np.int32)
-        given = put_batch({"index": np.arange(B, dtype=np.int32), "label": labels}, mesh)
+        given = put_batch({"index": np.arange(B, dtype=np.int32), "condition": labels}, mesh)
         samples = compiled(
             random_params(layout), table, noisiest, given, jax.random.key(3), guidance_weight
         )
@@ -232,5 +232,5 @@ def test_a_sample_has_the_label_of_its_index():
         batch = put_samples(np.array([2, 0, 3]), np.array([7, 1, 5, 9]))
         unlabelled = put_samples(np.array([2, 0]), None)
     np.testing.assert_array_equal(batch["index"], [2, 0, 3])
-    np.testing.assert_array_equal(batch["label"], [5, 7, 9])
+    np.testing.assert_array_equal(batch["condition"], [5, 7, 9])
     assert set(unlabelled) == {"index"}

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
 
+from experiments.text_to_image.support.captioned_data import make_tokenizer
 from experiments.text_to_image.support.captioners import table_rows, texts_of
-from experiments.text_to_image.support.text_pairs import make_tokenizer
 from jaxgen.data import load_captioned
 from jaxgen.data.captions.recaptions import ROWS, read_recaptions
 from jaxgen.data.tokenizers import open_tokenizer

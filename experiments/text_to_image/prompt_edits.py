@@ -1,0 +1,233 @@
+"""Images edited by their prompts: another colour, the same picture (Hertz et al. 2023).
+
+``python -m experiments.text_to_image.prompt_edits --run runs/text_to_image``
+
+Takes a run of ``experiments.text_to_image.train`` on captioned shapes. For captions of its test
+part another colour is asked for, and both pictures are drawn from the same noise: without control,
+with Prompt-to-Prompt, and with its local blend. In the working folder:
+
+  edits.png      originals, and what became of them by each way
+  table.md       the share with the new colour, with the other attributes of the original, and the
+                 PSNR outside of the object, in dB
+  metrics.json   the same, by name
+"""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from experiments.shared.denoiser_sampling import put_samples
+from experiments.shared.image_plots import plot_images
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
+from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.training_runs import OpenedModel, open_trained_model
+from experiments.text_to_image.support.attribute_evaluator import (
+    AttributeEvaluator,
+    make_attribute_evaluator,
+)
+from experiments.text_to_image.support.text_samples import as_texts, sample_key
+from jaxgen.data import CaptionedSet, load_captioned
+from jaxgen.data.captions.shape_vocabulary import COLOURS
+from jaxgen.data.tokenizers import Tokenized, Tokenizer, open_tokenizer
+from jaxgen.data.tokenizers.prompt_maps import PromptMap, swap_map
+from jaxgen.diffusion.conditioning.prompt_to_prompt import (
+    LocalBlend,
+    edit_by_prompt,
+    same_noise,
+)
+from jaxgen.diffusion.process.level_lists import first_level
+from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.samplers import DDIM
+from jaxgen.diffusion.samplers.sampling import initial_noise, sample_with_table
+from jaxgen.diffusion.text_to_image import TextToImageConfig
+from jaxgen.errors import InputError, check_share
+from jaxgen.parallel import gather_fsdp, replicated
+from jaxgen.training.saved_names import register_config
+
+COLOUR = "colour"
+SHOWN, NEAR = 8, 2
+"""Columns of the picture; pixels around the object that belong to it."""
+CONTRAST = 0.25
+"""From the background on, of 2, what is object."""
+
+
+@register_config("text_to_image.prompt_edits")
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Flags of this experiment.
+
+    Attributes:
+      launch: where to run and on what.
+      seed: of the noise.
+      run: the folder of a run of experiments.text_to_image.train.
+      count: pictures to edit.
+      steps: of DDIM.
+      guidance: w of classifier-free guidance.
+      cross_share: the share of times, from pure noise on, with the original's attention to words.
+      self_share: the same of the attention of pixels to each other.
+      threshold: of the local blend, of the largest attention to the colour's word and its noun.
+    """
+
+    launch: LaunchConfig = LaunchConfig(workdir="runs/prompt_edits")
+    run: str
+    count: int = 64
+    steps: int = 30
+    guidance: float = 3.0
+    cross_share: float = 0.8
+    self_share: float = 0.4
+    threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("count", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for name in ("cross_share", "self_share", "threshold"):
+            check_share(name, getattr(self, name))
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Edits, evaluates, shows."""
+    source = pathlib.Path(config.run)
+    model = open_trained_model(source, TextToImageConfig, "a text-to-image model")
+    tokenizer = open_tokenizer(source / "tokenizer")
+    pictures = load_captioned("shapes", size=model.config.image_shape[0])
+    folder = open_workdir(config, may_differ=[f for f in vars(config) if f != "launch"])
+    evaluator = make_attribute_evaluator(pictures, source / "evaluator")
+    assert evaluator is not None
+    pairs = colour_pairs(pictures, config.count)
+    prompts = [text for pair in pairs for text in pair]
+    ways = draw_edits(model, tokenizer, prompts, config)
+    rows = {name: edit_figures(evaluator, x, [new for _, new in pairs]) for name, x in ways.items()}
+    columns = list(next(iter(rows.values())))
+    cells = [(name, *(three_decimals(row[c]) for c in columns)) for name, row in rows.items()]
+    table = format_table(("edited", *columns), cells)
+    write_text(folder / "table.md", table)
+    report("\n" + table)
+    show_edits(folder / "edits.png", ways, pairs)
+    return dict(rows)
+
+
+def colour_pairs(pictures: CaptionedSet, count: int) -> list[tuple[str, str]]:
+    """Captions of the test part, each with the same in another colour."""
+    captions = pictures.part("test").distinct("descriptive")
+    assert pictures.attributes is not None
+    colours = pictures.attributes.values[COLOUR]
+    pairs = []
+    for i in range(count):
+        caption = captions[i % len(captions)]
+        words = caption.split()
+        at = next(j for j, word in enumerate(words) if word in COLOURS)
+        step = 1 + i % (len(colours) - 1)
+        words[at] = colours[(colours.index(words[at]) + step) % len(colours)]
+        pairs.append((caption, " ".join(words)))
+    return pairs
+
+
+def draw_edits(
+    model: OpenedModel, tokenizer: Tokenizer, prompts: Sequence[str], config: Config
+) -> dict[str, Float[np.ndarray, "N Y X C"]]:
+    """Originals and edited pictures by turns, for each way of editing."""
+    tokens = tokenizer.encode(prompts)
+    maps = [swap_map(tokens, i, i + 1) for i in range(0, len(prompts), 2)]
+    prompt_map = PromptMap(*(np.stack(parts) for parts in zip(*maps, strict=True)))
+    blend = words_to_blend(tokens, config.threshold)
+    shares = {"cross_share": config.cross_share, "self_share": config.self_share}
+    ways: dict[str, Any] = {
+        "same noise alone": {"cross_share": 0.0, "self_share": 0.0},
+        "Prompt-to-Prompt": shares,
+        "with local blend": {**shares, "blend": blend},
+    }
+    texts = as_texts(tokenizer, prompts)
+    batch = put_samples(np.arange(len(prompts)), texts)
+    levels = make_steps(model.config.schedule, config.steps)
+    table, noisiest = DDIM().table(levels), first_level(levels)
+    key = sample_key(config.seed)
+
+    @functools.partial(jax.jit, static_argnums=0, out_shardings=replicated(model.layout.mesh))
+    def sampled(way: str, params: Any, batch: Any) -> Array:
+        given = gather_fsdp(params, model.layout)
+        denoiser = model.config.make_denoiser(given, batch["condition"], config.guidance)
+        denoiser = edit_by_prompt(denoiser, prompt_map, **ways[way])
+        noise = initial_noise(key, batch["index"], model.config.image_shape, noisiest)
+        z = same_noise(noise)
+        return sample_with_table(DDIM(), denoiser, z, table, key, batch["index"])
+
+    return {way: np.asarray(sampled(way, model.params, batch)) for way in ways}
+
+
+def words_to_blend(tokens: Tokenized, threshold: float) -> LocalBlend:
+    """The colour's word and the noun behind it, which stand at one place in all captions here."""
+    words = tokens.words(0)
+    at = next(j for j, word in enumerate(words) if word in COLOURS)
+    places = [int(tokens.positions(0, word)[0]) for word in words[at : at + 2]]
+    return LocalBlend(places, places, threshold)
+
+
+def edit_figures(
+    evaluator: AttributeEvaluator, x: Float[np.ndarray, "N Y X C"], prompts: Sequence[str]
+) -> dict[str, float]:
+    """What edits reached, and what they left as it was.
+
+    Args:
+      evaluator: of attributes.
+      x: originals and edited pictures by turns, in [-1, 1].
+      prompts: those of the edited pictures.
+    """
+    _, code_NF = evaluator.look(x)
+    was_NF, now_NF = code_NF[::2], code_NF[1::2]
+    column = evaluator.names.index(COLOUR)
+    colours = list(evaluator.values[column])
+    wanted_N = [next(colours.index(w) for w in text.split() if w in colours) for text in prompts]
+    others = np.delete(np.arange(code_NF.shape[1]), column)
+    kept_NF = was_NF[:, others] == now_NF[:, others]
+    return {
+        "new colour": float((now_NF[:, column] == np.array(wanted_N)).mean()),
+        "other attributes kept": float(kept_NF.all(axis=1).mean()),
+        "PSNR outside, dB": psnr_outside(x[::2], x[1::2]),
+    }
+
+
+def psnr_outside(
+    original: Float[np.ndarray, "N Y X C"], edited: Float[np.ndarray, "N Y X C"]
+) -> float:
+    """PSNR of pixels that are not of the original's object, mean over pictures.
+
+    The object is what differs from the median colour of a picture, and what is near to it.
+    """
+    background = np.median(original, axis=(1, 2), keepdims=True)
+    object_NYX = np.abs(original - background).max(axis=-1) > CONTRAST
+    grown = np.pad(object_NYX, [(0, 0), (NEAR, NEAR), (NEAR, NEAR)])
+    window = (2 * NEAR + 1,) * 2
+    near_NYX = np.lib.stride_tricks.sliding_window_view(grown, window, axis=(1, 2)).any((-2, -1))
+    outside = ~near_NYX[..., None]
+    error = (np.square(original - edited) * outside).sum((1, 2, 3))
+    mean = error / (outside.sum((1, 2, 3)) * original.shape[-1])
+    return float(np.mean(10 * np.log10(4 / np.maximum(mean, 1e-10))))
+
+
+def show_edits(
+    path: pathlib.Path,
+    ways: dict[str, Float[np.ndarray, "N Y X C"]],
+    pairs: Sequence[tuple[str, str]],
+) -> None:
+    """Shows originals, and edits by each way below them."""
+    count = min(SHOWN, len(pairs))
+    first = next(iter(ways.values()))
+    rows = [first[::2][:count], *(x[1::2][:count] for x in ways.values())]
+    columns = [f"to {_colour_of(new)}" for _, new in pairs[:count]]
+    names = ["original", *ways]
+    plot_images(path, np.stack(rows), "Another colour by the prompt", columns, names)
+
+
+def _colour_of(text: str) -> str:
+    return next(word for word in text.split() if word in COLOURS)
+
+
+if __name__ == "__main__":
+    run(main, Config)

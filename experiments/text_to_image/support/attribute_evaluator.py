@@ -1,0 +1,115 @@
+"""Whether samples show what their captions say: a classifier of attributes, trained apart."""
+
+import pathlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from experiments.shared.classifiers import fit_classifier
+from experiments.shared.workdir import using_folder
+from experiments.text_to_image.support.captioned_data import pictures_digest
+from jaxgen.data import BatchPlan, CaptionedSet, from_unit, to_unit
+from jaxgen.evaluation import (
+    ClassifierConfig,
+    Moments,
+    apply_classifier,
+    attribute_accuracy,
+    attribute_codes,
+    attribute_loss,
+    feature_moments,
+    frechet_distance,
+)
+from jaxgen.typing import Batch, Tree
+
+FRECHET = "Fréchet distance"
+
+
+@dataclass(frozen=True)
+class AttributeEvaluator:
+    """Finds the attributes of pictures.
+
+    Attributes:
+      names: of the attributes that differ between pictures.
+      values: the names of the values of each.
+      config: of the classifier.
+      params: its parameters.
+      test: moments of the features of real test pictures.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[tuple[str, ...], ...]
+    config: ClassifierConfig
+    params: Tree
+    test: Moments
+
+    def figures(
+        self, images: Float[np.ndarray, "N Y X C"], wanted_NF: Int[np.ndarray, "N F"]
+    ) -> dict[str, float]:
+        """The share with each attribute as asked, with all, and the distance to real pictures.
+
+        Args:
+          images: in about [-1, 1]; they are rounded to bytes, as pictures are.
+          wanted_NF: what was asked for, -1 for nothing.
+        """
+        features_ND, found_NF = self.look(to_unit(from_unit(images)))
+        figures = attribute_accuracy(found_NF, wanted_NF, self.names)
+        return figures | {FRECHET: frechet_distance(self.test, feature_moments([features_ND]))}
+
+    def look(
+        self, images: Float[np.ndarray, "N Y X C"]
+    ) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, "N F"]]:
+        """Features, and the most likely values of the attributes."""
+        features_ND, p_NV = apply_classifier(self.config, self.params, images)
+        return features_ND, attribute_codes(p_NV, [len(values) for values in self.values])
+
+
+def evaluated_names(pictures: CaptionedSet) -> tuple[str, ...]:
+    """The attributes that have more than one value; none for a set without attributes."""
+    if pictures.attributes is None:
+        return ()
+    return tuple(name for name, values in pictures.attributes.values.items() if len(values) > 1)
+
+
+def codes_of(pictures: CaptionedSet) -> Int[np.ndarray, "N F"]:
+    """The codes of those attributes."""
+    assert pictures.attributes is not None
+    return np.stack([pictures.attributes.of(name) for name in evaluated_names(pictures)], axis=1)
+
+
+def make_attribute_evaluator(
+    pictures: CaptionedSet, folder: pathlib.Path, seed: int = 0, progress: bool = True
+) -> AttributeEvaluator | None:
+    """Trains the evaluator of a set, or opens the one that `folder` holds.
+
+    Args:
+      pictures: the set.
+      folder: where evaluators are kept, each in a folder of its own for every set.
+      seed: of its training.
+      progress: whether to show a bar.
+
+    Returns:
+      The evaluator; None for a set without attributes.
+    """
+    names = evaluated_names(pictures)
+    if not names:
+        return None
+    assert pictures.attributes is not None
+    values = tuple(pictures.attributes.values[name] for name in names)
+    sizes = [len(one) for one in values]
+    code_NF = codes_of(pictures).astype(np.int32)
+    shape = pictures.images.shape[1:]
+    widths = ClassifierConfig.for_images(shape, sum(sizes)).widths
+    config = ClassifierConfig(sum(sizes), shape[-1], widths, coordinates=True)
+
+    def data(plan: BatchPlan, step: int) -> Batch:
+        chosen = plan.positions(step)
+        return {"image": to_unit(pictures.images[chosen]), "codes": code_NF[chosen]}
+
+    own = folder / pictures_digest(pictures)
+    with using_folder(own):
+        loss_fn, span = attribute_loss(config, sizes), pictures.parts["train"]
+        params = fit_classifier(config, loss_fn, data, span, own, seed, progress)
+    test = to_unit(pictures.part("test").images)
+    features_ND, _ = apply_classifier(config, params, test)
+    return AttributeEvaluator(names, values, config, params, feature_moments([features_ND]))

@@ -1,0 +1,56 @@
+"""Captioned pictures as the programs on texts and images use them: words, batches, digests."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from experiments.shared.digests import digest_of
+from jaxgen.data import BatchPlan, CaptionedSet
+from jaxgen.data.captions.class_captions import CLASS, class_prompts
+from jaxgen.data.tokenizers import Tokenizer, train_tokenizer
+from jaxgen.errors import InputError
+from jaxgen.parallel import check_batch_size, current_mesh
+
+MOST_WORDS = 4096
+
+
+def plan_batches(pictures: CaptionedSet, batch_size: int, seed: int) -> BatchPlan:
+    """Which pictures each update sees.
+
+    Raises:
+      InputError: for clips, or as `plan_examples`.
+    """
+    if pictures.frames is not None:
+        raise InputError(f"{pictures.name}: clips of {pictures.frames} frames, expected pictures")
+    return plan_examples(pictures, batch_size, seed)
+
+
+def plan_examples(pictures: CaptionedSet, batch_size: int, seed: int) -> BatchPlan:
+    """Which pictures or clips each update sees.
+
+    Raises:
+      InputError: for a set without the parts "train" and "test", or a batch that is too large or
+        that the devices cannot share.
+    """
+    for part in ("train", "test"):
+        pictures.part(part)
+    check_batch_size(batch_size, current_mesh())
+    return BatchPlan(*pictures.parts["train"], batch_size, seed=seed, name=pictures.name)
+
+
+def make_tokenizer(texts: Sequence[str]) -> Tokenizer:
+    """A token for each word of some texts; as long as the longest of them."""
+    tokenizer = train_tokenizer(texts, MOST_WORDS)
+    return dataclasses.replace(tokenizer, length=tokenizer.encode(texts).ids.shape[1])
+
+
+def prompts_of(pictures: CaptionedSet) -> Sequence[str]:
+    """The texts of zero-shot classification, where pictures have classes."""
+    if pictures.attributes is None or CLASS not in pictures.attributes.values:
+        return ()
+    rows = class_prompts(pictures.attributes.values[CLASS])
+    return [text for row in rows for text in row]
+
+
+def pictures_digest(pictures: CaptionedSet) -> str:
+    """A digest of pictures, captions and parts."""
+    return digest_of(pictures.images, pictures.short, pictures.descriptive, pictures.parts)

@@ -1,0 +1,353 @@
+"""A text-to-image diffusion model, from training to whether samples show what was asked for.
+
+``python -m experiments.text_to_image.train``
+
+Trains a transformer that predicts v and reads captions, by default of captioned shapes; samples
+captions of combinations of attributes that it was not trained on, with classifier-free guidance;
+and has a classifier of attributes, trained apart, find shape, colour, size and place in the
+samples. In the working folder:
+
+  samples.png        samples of some captions
+  guidance.png       attributes as asked, and Fréchet distance, against the guidance weight
+  curves.png         losses in the course of training, and by noise level
+  table.md           attributes as asked, Fréchet distance, CLIP score, by guidance weight
+  metrics.json       the same and more, by name
+  tokenizer/         the vocabulary (jaxgen.data.tokenizers.open_tokenizer opens it)
+  checkpoints/       network and text encoder (jaxgen.training.load_model opens them)
+  evaluator/         the classifier of attributes
+
+The encoder of the texts is trained with the network, or with ``--encoder FOLDER`` it is CLIP's, of
+a run of ``experiments.text_to_image.clip`` or as published, and stays as it is. ``--clip-model
+FOLDER`` adds the CLIP score of such a run to the table.
+
+Started again with the same working folder it resumes; flags of sampling may then be other ones.
+``experiments.text_to_image.sample`` draws pictures of any text.
+"""
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.shared.denoiser_sampling import SamplingFlags, make_draw
+from experiments.shared.launch import LaunchConfig, open_workdir, report, run
+from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.process_flags import ProcessFlags
+from experiments.shared.restarts import (
+    SampledConfig,
+    check_not_shorter,
+    keep_training_seed,
+    may_train_longer,
+)
+from experiments.shared.training_runs import (
+    VALIDATION_LOSS,
+    TrainedModel,
+    check_layout,
+    loss_of_batch,
+    plot_training,
+    train_model,
+)
+from experiments.shared.workdir import check_checkpoints
+from experiments.text_to_image.support.attribute_evaluator import (
+    FRECHET,
+    AttributeEvaluator,
+    codes_of,
+    make_attribute_evaluator,
+)
+from experiments.text_to_image.support.captioned_data import (
+    make_tokenizer,
+    pictures_digest,
+    plan_batches,
+)
+from experiments.text_to_image.support.clip_scores import ClipScorer, open_clip_scorer
+from experiments.text_to_image.support.text_classifier import caption_accuracy_by_errors
+from experiments.text_to_image.support.text_networks import (
+    TextEncoder,
+    TextNetworkFlags,
+    open_text_encoder,
+)
+from experiments.text_to_image.support.text_samples import (
+    COLUMNS,
+    ROWS,
+    draw_prompts,
+    plot_guidance,
+    prompts_of_part,
+    sample_key,
+    show_prompts,
+)
+from experiments.text_to_image.support.text_training import (
+    TextTrainingFlags,
+    loss_at_times,
+    text_to_image_loss,
+)
+from jaxgen.data import (
+    BatchPlan,
+    CaptionedSet,
+    captioned_batch_at,
+    load_captioned,
+    tokenise_captions,
+)
+from jaxgen.data.captions.caption_batches import CaptionTokens
+from jaxgen.data.captions.captioned_set import CAPTION_KINDS, CaptionKind
+from jaxgen.data.tokenizers import save_tokenizer
+from jaxgen.diffusion.objectives.weightings import weighting_named
+from jaxgen.diffusion.text_to_image import TextToImageConfig
+from jaxgen.errors import InputError
+from jaxgen.files import as_path
+from jaxgen.nn.counting import parameter_count
+from jaxgen.parallel import current_mesh, init_sharded, is_main_process
+from jaxgen.training import make_optimizer, train_only
+from jaxgen.training.saved_names import register_config
+from jaxgen.typing import Tree
+
+CLIP_SCORE = "CLIP score"
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""At which the loss on test pictures is told."""
+
+
+@register_config("text_to_image.train")
+@dataclass(frozen=True, kw_only=True)
+class Config(SampledConfig):
+    """Flags of this experiment.
+
+    Attributes:
+      launch: where to run and on what.
+      seed: of training, and of samples without a seed of their own. Where the folder holds a run
+        already, that keeps its seed, and another one is for samples alone.
+      sampling_seed: of samples; may differ when the run is started again.
+      data: "shapes"; "digits", "mnist" or "cifar10" with captions of their classes; "tiles" or
+        "emoji"; "tfds:NAME"; or a folder or archive of pictures with captions.
+      size: resize and crop pictures to so many pixels; None keeps them as they are (shapes: 32).
+      captions: which captions are trained on.
+      prompts: which captions of the test part are sampled; None: those that are trained on.
+      encoder: a folder with a text encoder that stays as it is; None: one is trained with the
+        network.
+      clip_model: the folder of a run of experiments.text_to_image.clip, for the CLIP score.
+      weights: guidance weights w of the table, beside that of the flags of sampling.
+      network: the network, and the text transformer that is trained with it.
+      process: what it learns.
+      training: how it is trained.
+      sampling: how it is sampled and evaluated.
+    """
+
+    launch: LaunchConfig = LaunchConfig(workdir="runs/text_to_image")
+    data: str = "shapes"
+    size: int | None = None
+    captions: CaptionKind = "descriptive"
+    prompts: CaptionKind | None = None
+    encoder: str | None = None
+    clip_model: str | None = None
+    weights: tuple[float, ...] = (0.0, 1.0, 3.0, 7.0)
+    network: TextNetworkFlags = TextNetworkFlags()
+    process: ProcessFlags = ProcessFlags()
+    training: TextTrainingFlags = TextTrainingFlags()
+    sampling: SamplingFlags = SamplingFlags(
+        sampler="dpm_solver", steps=20, guidance=1.0, evaluate=320
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.process.preconditioning != "none":
+            raise InputError(f"preconditioning is {self.process.preconditioning!r}, expected none")
+
+    @property
+    def prompt_kind(self) -> CaptionKind:
+        """Which captions are sampled."""
+        return self.captions if self.prompts is None else self.prompts
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Trains, samples, evaluates, shows."""
+    config = keep_training_seed(config)
+    pictures = load_captioned(config.data, size=config.size)
+    plan = plan_batches(pictures, config.training.batch_size, config.seed)
+    encoder = encoder_for(config, pictures)
+    tokens = tokenise_captions(pictures.captions(config.captions), encoder.tokenizer)
+    shape = tuple(pictures.images.shape[1:])
+    drops = config.training.text_dropout > 0
+    model = config.network.config(shape, config.process.target, encoder, null_text=drops)
+    check_layout(model)
+    scorer = open_clip_scorer(config.clip_model, shape)
+    steps = config.training.training_steps
+    check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
+    longer = may_train_longer(config, "training_steps")
+    folder = open_workdir(
+        config,
+        may_differ=("sampling", "sampling_seed", "weights", "prompts", "clip_model", *longer),
+        data={pictures.name: pictures_digest(pictures)},
+        check=lambda folder: check_checkpoints(folder, model),
+    )
+    if is_main_process():
+        save_tokenizer(encoder.tokenizer, folder / "tokenizer")
+    report(pictures.describe())
+    trained = train_text_to_image(config, model, pictures, tokens, plan, encoder, folder)
+    plot_training(folder / "curves.png", trained)
+    figures = {
+        "parameters": parameter_count(trained.params),
+        "updates": trained.steps,
+        "skipped updates": trained.skipped,
+        "training seconds": trained.seconds,
+        **trained.last("train/loss", VALIDATION_LOSS),
+    }
+    weighting = weighting_named(config.process.weighting)
+    losses = loss_at_times(trained, pictures, tokens, weighting, np.array(TIMES))
+    figures |= {f"test loss at t = {t:g}": float(v) for t, v in zip(TIMES, losses, strict=True)}
+    show_captions(folder, trained, pictures, encoder, config)
+    if config.sampling.evaluate:
+        evaluator = make_attribute_evaluator(pictures, folder / "evaluator", seed=config.seed)
+        rows = evaluate_prompts(trained, pictures, encoder, config, evaluator, scorer)
+        show_evaluation(folder / "table.md", rows)
+        weights = {w: rows[row_name(w)] for w in guidance_weights(config)}
+        if evaluator is not None:
+            plot_guidance(folder / "guidance.png", weights, (*evaluator.names, "all"), FRECHET)
+        figures |= rows | caption_accuracy_by_errors(
+            trained, encoder.tokenizer, pictures, config.captions
+        )
+    return figures
+
+
+def encoder_for(config: Config, pictures: CaptionedSet) -> TextEncoder:
+    """The encoder that the flags ask for, and its words: those of all captions for a new one."""
+    if config.encoder is not None:
+        return open_text_encoder(config.encoder)
+    captions = [text for kind in CAPTION_KINDS for text in pictures.distinct(kind)]
+    return config.network.encoder(make_tokenizer(sorted(set(captions))))
+
+
+def train_text_to_image(
+    config: Config,
+    model: TextToImageConfig,
+    pictures: CaptionedSet,
+    tokens: CaptionTokens,
+    plan: BatchPlan,
+    encoder: TextEncoder,
+    folder: pathlib.Path,
+) -> TrainedModel:
+    """Trains the model, or resumes; a given encoder stays as it is."""
+    tx, start = None, None
+    if encoder.params is not None:
+        tx = train_only(make_optimizer(config.training.optimizer()), "^denoiser/")
+        start = start_with_encoder(model, encoder.params, config.seed)
+    weighting = weighting_named(config.process.weighting)
+    return train_model(
+        model,
+        lambda step, rows: captioned_batch_at(
+            pictures,
+            tokens,
+            plan,
+            step,
+            text_dropout=config.training.text_dropout,
+            rows=rows,
+        ),
+        folder,
+        config.training,
+        functools.partial(text_to_image_loss, model, weighting),
+        batch_size=config.training.batch_size,
+        make_evaluation=lambda loss_fn: validation_loss(loss_fn, pictures, tokens, plan),
+        seed=config.seed,
+        tensorboard=config.launch.tensorboard,
+        start=start,
+        tx=tx,
+    )
+
+
+def start_with_encoder(model: TextToImageConfig, encoder: Tree, seed: int) -> Tree:
+    """New parameters of the denoiser beside those of an encoder."""
+    params, layout = init_sharded(model.make_init(), jax.random.key(seed), mesh=current_mesh())
+    return {**params, "encoder": jax.device_put(encoder, layout.shardings["encoder"])}
+
+
+def validation_loss(loss_fn: Any, pictures: CaptionedSet, tokens: CaptionTokens, plan: BatchPlan):
+    """The loss of the averaged parameters on a batch of the validation part, if there is one."""
+    first, last = pictures.parts.get("validation", (0, 0))
+    if last - first < plan.batch_size:
+        return None
+    part = BatchPlan(first, last, plan.batch_size, seed=0, name=pictures.name)
+    return loss_of_batch(loss_fn, captioned_batch_at(pictures, tokens, part, 0))
+
+
+def guidance_weights(config: Config) -> list[float]:
+    """The weights of the table, rising."""
+    return sorted({*config.weights, config.sampling.guidance})
+
+
+def row_name(weight: float) -> str:
+    """What a row of the table is called."""
+    return f"guidance {weight:g}"
+
+
+def show_captions(
+    folder: pathlib.Path,
+    trained: TrainedModel,
+    pictures: CaptionedSet,
+    encoder: TextEncoder,
+    config: Config,
+) -> None:
+    """Shows samples of captions of the test part, a row of each."""
+    captions = pictures.part("test").distinct(config.prompt_kind)
+    chosen = np.linspace(0, len(captions) - 1, min(ROWS, len(captions))).astype(int)
+    prompts = [captions[i] for i in dict.fromkeys(chosen.tolist())]
+    flags, draw = config.sampling, make_draw(trained.config, trained.layout)
+    x = draw_prompts(
+        draw,
+        trained,
+        encoder.tokenizer,
+        flags,
+        [prompt for prompt in prompts for _ in range(COLUMNS)],
+        flags.guidance,
+        sample_key(config.seed_of_samples),
+    )
+    how = f"{flags.sampler}, {flags.steps} steps, guidance {flags.guidance:g}"
+    show_prompts(folder / "samples.png", x, prompts, f"Captions of the test part: {how}")
+
+
+def evaluate_prompts(
+    trained: TrainedModel,
+    pictures: CaptionedSet,
+    encoder: TextEncoder,
+    config: Config,
+    evaluator: AttributeEvaluator | None,
+    scorer: ClipScorer | None,
+) -> dict[str, dict[str, float]]:
+    """Figures of real test pictures, and of samples of their captions by guidance weight."""
+    flags, test = config.sampling, pictures.part("test")
+    shapes = config.data == "shapes"
+    prompts = prompts_of_part(pictures, "test", config.prompt_kind, flags.evaluate, shapes=shapes)
+
+    def figures(images: Any, wanted: Any, texts: Any) -> dict[str, float]:
+        found = {} if evaluator is None else evaluator.figures(images, wanted)
+        return found | ({} if scorer is None else {CLIP_SCORE: scorer.score(images, texts)})
+
+    chosen = np.linspace(0, len(test) - 1, min(flags.evaluate, len(test))).astype(int)
+    real = test.images[chosen].astype(np.float32) / 127.5 - 1
+    wanted = None if evaluator is None else codes_of(test)[chosen]
+    texts = [test.captions(config.captions)[i] for i in chosen]
+    rows = {"real pictures": figures(real, wanted, texts)}
+    draw = make_draw(trained.config, trained.layout, clip=flags.clip)
+    key = sample_key(config.seed_of_samples)
+    for weight in guidance_weights(config):
+        x = draw_prompts(draw, trained, encoder.tokenizer, flags, prompts.texts, weight, key)
+        rows[row_name(weight)] = figures(x, prompts.wanted_NF, prompts.texts)
+    return rows
+
+
+def show_evaluation(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """The figures of real pictures and samples, and shows them."""
+    columns = list(dict.fromkeys(name for figures in rows.values() for name in figures))
+    if not columns:
+        return
+    cells = [
+        (name, *(three_decimals(figures.get(column)) for column in columns))
+        for name, figures in rows.items()
+    ]
+    table = format_table(("samples", *columns), cells)
+    write_text(path, table)
+    report("\n" + table)
+
+
+if __name__ == "__main__":
+    run(main, Config)

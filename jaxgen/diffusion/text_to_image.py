@@ -1,0 +1,193 @@
+"""A denoiser with the encoder of the texts that it reads: from token ids to samples.
+
+The encoder is any network ``(ids, mask) -> states, mask, pooled`` (`jaxgen.encoders`). It is
+trained with the denoiser, as in GLIDE (Nichol et al. 2022), or was trained before and stays as it
+is, as CLIP's text tower in latent diffusion (Rombach et al. 2022) and T5 in Imagen (Saharia et al.
+2022).
+The empty text stands for no text: guidance is ``(1 + w) e(z, text) - w e(z, "")``, or another text
+in place of "", one that samples shall not show::
+
+    model = jaxgen.training.load_model(folder)
+    texts = Texts(ids_BL, mask_BL, *null_texts)
+    denoiser = model.config.make_denoiser(model.params, texts, guidance=2.0)
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Int
+
+from jaxgen.diffusion.conditioning.diffusion_classifier import LabelledDenoiser
+from jaxgen.diffusion.conditioning.guidance import GuidanceWeight
+from jaxgen.diffusion.denoiser import Denoiser, Estimate, make_denoiser
+from jaxgen.diffusion.model import Conditions, DenoiserConfig
+from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.predictions import TargetName
+from jaxgen.diffusion.process.schedules import Schedule
+from jaxgen.errors import InputError
+from jaxgen.typing import Tree
+
+
+class Texts(NamedTuple):
+    """The texts of some samples as token ids.
+
+    Attributes:
+      ids_BL: token ids.
+      mask_BL: True where a token is no padding.
+      null_ids_BL: those of the empty text, or of what a sample shall not show; None where nothing
+        is guided.
+      null_mask_BL: its mask.
+    """
+
+    ids_BL: Int[Array, "B L"]
+    mask_BL: Bool[Array, "B L"]
+    null_ids_BL: Int[Array, "B L"] | None = None
+    null_mask_BL: Bool[Array, "B L"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImageConfig:
+    """A denoiser of images that reads texts, and the encoder of the texts.
+
+    Attributes:
+      denoiser: the denoiser, of a network with ``text_width`` or ``pooled_width``.
+      encoder: the configuration of the encoder, with ``make_model()`` and ``example()``.
+      masked: whether padding is hidden from encoder and denoiser; Stable Diffusion lets it be seen.
+      null_text: whether the empty text was among those trained on, which guidance compares with.
+
+    Raises:
+      InputError: for a network that reads no texts.
+    """
+
+    denoiser: DenoiserConfig
+    encoder: Any
+    masked: bool = True
+    null_text: bool = True
+
+    def __post_init__(self) -> None:
+        """Validates the fields."""
+        if not self.denoiser.reads_texts:
+            raise InputError(
+                "network has text_width 0 and pooled_width 0, expected a network that reads texts"
+            )
+
+    @property
+    def network(self) -> Any:
+        """The configuration of the network that reads the texts."""
+        return self.denoiser.network
+
+    @property
+    def target(self) -> TargetName:
+        """What the network predicts."""
+        return self.denoiser.target
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of a sample."""
+        return self.denoiser.image_shape
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        return self.denoiser.schedule
+
+    def make_model(self) -> nn.Module:
+        """The network of the denoiser."""
+        return self.denoiser.make_model()
+
+    def make_init(self) -> Callable[[Array], Tree]:
+        """``key -> {"denoiser", "encoder"}``, with logical axes."""
+        encoder, example = self.encoder.make_model(), self.encoder.example()
+
+        def init(key: Array) -> Tree:
+            first, second = jax.random.split(key)
+            return {
+                "denoiser": self.denoiser.make_init()(first),
+                "encoder": encoder.init(second, *example)["params"],
+            }
+
+        return init
+
+    def encode(
+        self, params: Tree, ids_BL: Int[Array, "B L"], mask_BL: Bool[Array, "B L"]
+    ) -> Conditions:
+        """Texts as the network takes them.
+
+        Args:
+          params: of denoiser and encoder.
+          ids_BL: token ids.
+          mask_BL: True where a token is no padding.
+        """
+        given = (ids_BL, mask_BL) if self.masked else (ids_BL,)
+        states_BLD, _, pooled_BD = self.encoder.make_model().apply(
+            {"params": params["encoder"]}, *given
+        )
+        found = {}
+        if getattr(self.network, "text_width", 0):
+            found["text_BNC"] = states_BLD
+            if self.masked:
+                found["text_mask_BN"] = mask_BL
+        if getattr(self.network, "pooled_width", 0):
+            found["pooled_BC"] = pooled_BD
+        return found
+
+    def make_denoiser(
+        self,
+        params: Tree,
+        texts: Texts,
+        guidance: GuidanceWeight | None = None,
+        *,
+        clip: bool = True,
+    ) -> Denoiser:
+        """The denoiser of images of some texts.
+
+        Args:
+          params: of denoiser and encoder.
+          texts: a text for each sample.
+          guidance: w of ``(1 + w) e(z, text) - w e(z, null)``; None: without guidance.
+          clip: whether x^ is kept within [-1, 1], and e^ recomputed from it.
+
+        Raises:
+          InputError: for guidance without null texts.
+        """
+        conditions = self.encode(params, texts.ids_BL, texts.mask_BL)
+        nulls = None
+        if guidance is not None:
+            if texts.null_ids_BL is None or texts.null_mask_BL is None:
+                raise InputError("guidance is given without null texts, expected null_ids_BL")
+            if not self.null_text:
+                warnings.warn(
+                    "guidance with a model that was trained without the empty text (text dropout "
+                    "0): what it predicts without a text means little",
+                    stacklevel=2,
+                )
+            nulls = self.encode(params, texts.null_ids_BL, texts.null_mask_BL)
+        return self.denoiser.make_denoiser(
+            params["denoiser"], None, guidance, conditions=conditions, nulls=nulls, clip=clip
+        )
+
+    def make_caption_denoiser(self, params: Tree, candidates: Texts) -> LabelledDenoiser:
+        """The denoiser of images of one of some texts, by the number of the text.
+
+        With it `jaxgen.diffusion.classify` tells which of the texts an image shows (Li et al. 2023,
+        "Your diffusion model is secretly a zero-shot classifier").
+
+        Args:
+          params: of denoiser and encoder.
+          candidates: K texts.
+        """
+        conditions = self.encode(params, candidates.ids_BL, candidates.mask_BL)
+        network = self.denoiser.make_network(params["denoiser"])
+
+        def denoiser(z: Array, level: Level, number_B: Array) -> Estimate:
+            own = jax.tree.map(lambda given: jnp.asarray(given)[number_B], conditions)
+            return make_denoiser(lambda z, time: network(z, time, None, **own), self.target)(
+                z, level
+            )
+
+        return denoiser

@@ -1,0 +1,162 @@
+"""Folders of pipelines from texts to images: ``model_index.json`` and a sub-folder for each part.
+
+===============  ================================  ==========================
+folder           class                             opened alone by
+===============  ================================  ==========================
+tokenizer/       ``CLIPTokenizer``                 `open_tokenizer`
+text_encoder/    ``CLIPTextModel``                 `load_clip`
+unet/            ``UNet2DConditionModel``          `load_unet`
+vae/             ``AutoencoderKL``                 `load_autoencoder`
+scheduler/       any that is known                 `from_diffusers_scheduler`
+===============  ================================  ==========================
+
+What else a folder has, such as a safety checker, is passed over.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxgen.data.tokenizers import open_tokenizer, save_tokenizer
+from jaxgen.errors import InputError
+from jaxgen.files import as_path, replacing
+from jaxgen.interop.model_configs import read_model_config
+from jaxgen.interop.safetensors import Path
+from jaxgen.interop.text_unet_config import TEXT_UNET
+from jaxgen.pretrained.autoencoder_folders import load_autoencoder, save_autoencoder
+from jaxgen.pretrained.encoder_folders import load_clip, save_clip
+from jaxgen.pretrained.networks import LoadedNetwork, load_unet, save_unet
+from jaxgen.pretrained.pipelines import TextToImagePipeline
+from jaxgen.pretrained.schedulers import SCHEDULER_FILE, from_diffusers_scheduler
+
+INDEX = "model_index.json"
+
+PIPELINES = ("StableDiffusionPipeline",)
+"""Classes of pipelines that are known."""
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "text_encoder": ("CLIPTextModel",),
+    "unet": (TEXT_UNET,),
+    "vae": ("AutoencoderKL",),
+}
+"""Parts whose class is one of these; that of the scheduler is its own configuration's."""
+
+CORRECTED = {"clip_sample": False, "steps_offset": 1}
+"""Fields of schedulers that old folders have otherwise, and that diffusers corrects too."""
+
+USUAL_SIDE = 64
+"""Of latents, where the network's configuration says nothing."""
+
+
+def load_pipeline(
+    folder: Path, *, variant: str | None = None, dtype: str | None = "float32"
+) -> TextToImagePipeline:
+    """A pipeline from texts to images, of Stable Diffusion 1 or 2, from its folder.
+
+    Args:
+      folder: with ``model_index.json`` in it.
+      variant: which weights of the folders ("fp16"); None: those without a name.
+      dtype: of the parameters; None: as they are stored.
+
+    Returns:
+      The pipeline, with parameters on the default device.
+
+    Raises:
+      FileNotFoundError: for a path that does not exist.
+      InputError: for a class of pipeline or of a part that is not known, which says those that are;
+        for parts that do not belong together; and as what opens each part.
+    """
+    root = as_path(folder)
+    _check_index(root)
+    options: dict[str, Any] = {"variant": variant, "dtype": dtype}
+    sample_size = (read_model_config(root / "unet") or {}).get("sample_size") or USUAL_SIDE
+    sides = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
+    return TextToImagePipeline(
+        open_tokenizer(root / "tokenizer"),
+        _on_device(load_clip(root / "text_encoder", **options)),
+        _on_device(load_unet(root / "unet", **options)),
+        _on_device(load_autoencoder(root / "vae", **options)),
+        from_diffusers_scheduler(root / "scheduler", **CORRECTED),
+        sides,
+    )
+
+
+def save_pipeline(
+    pipeline: TextToImagePipeline, folder: Path, *, dtype: str | None = None
+) -> list[pathlib.Path]:
+    """Writes a folder that `load_pipeline` and diffusers' ``from_pretrained`` open.
+
+    Args:
+      pipeline: the pipeline.
+      folder: made if it does not exist.
+      dtype: of the tensors; None: that of the parameters.
+
+    Returns:
+      The files written.
+
+    Raises:
+      InputError: for a part that the other programs have not, naming the field.
+    """
+    root = as_path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    sides, network = pipeline.latent_sides, pipeline.network
+    size = sides[0] if sides[0] == sides[1] else sides
+    files = [
+        *save_tokenizer(pipeline.tokenizer, root / "tokenizer"),
+        *save_clip(root / "text_encoder", *pipeline.encoder, dtype=dtype),
+        *save_unet(root / "unet", *network, sample_size=size, dtype=dtype),
+        *save_autoencoder(root / "vae", *pipeline.autoencoder, dtype=dtype),
+    ]
+    fields = dict(pipeline.scheduler.fields)
+    index = {
+        "_class_name": PIPELINES[0],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", fields["_class_name"]],
+        "text_encoder": ["transformers", PARTS["text_encoder"][0]],
+        "tokenizer": ["transformers", PARTS["tokenizer"][0]],
+        "unet": ["diffusers", TEXT_UNET],
+        "vae": ["diffusers", PARTS["vae"][0]],
+    }
+    (root / "scheduler").mkdir(exist_ok=True)
+    scheduler, model_index = root / "scheduler" / SCHEDULER_FILE, root / INDEX
+    for path, content in ((scheduler, fields), (model_index, index)):
+        with replacing(path) as handle:
+            handle.write(json.dumps(content, indent=2).encode() + b"\n")
+    return [*files, scheduler, model_index]
+
+
+def _check_index(root: pathlib.Path) -> None:
+    """Refuses folders of what is no pipeline, or of one with other parts."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    index = read_model_config(root, INDEX)
+    if index is None:
+        raise InputError(f"{root}: no {INDEX} in it, expected the folder of a pipeline")
+    where, name = root / INDEX, index.get("_class_name")
+    if name not in PIPELINES:
+        raise InputError(
+            f"{where}: _class_name is {name!r}, expected {' or '.join(PIPELINES)}; parts that are "
+            "known open alone"
+        )
+    for part, classes in PARTS.items():
+        found = _class_of(index, part)
+        if found not in classes:
+            raise InputError(f"{where}: {part} is {found!r}, expected {' or '.join(classes)}")
+        if not (root / part).is_dir():
+            raise InputError(f"{root}: no folder {part}/, expected that of the {found}")
+
+
+def _class_of(index: Mapping[str, Any], part: str) -> str | None:
+    """The class of a part; None where there is none."""
+    entry = index.get(part)
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+
+
+def _on_device(part: LoadedNetwork) -> LoadedNetwork:
+    return LoadedNetwork(part.config, jax.tree.map(jax.numpy.asarray, part.params))

@@ -1,0 +1,153 @@
+"""Text-to-image pipelines against diffusers' StableDiffusionPipeline, opened here and there."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen.data.tokenizers import save_tokenizer, train_tokenizer
+from jaxgen.pretrained import load_pipeline, save_pipeline
+
+torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
+transformers = pytest.importorskip(
+    "transformers", reason="transformers (the [parity] extra) is not installed"
+)
+diffusers = pytest.importorskip("diffusers", reason="diffusers (the [parity] extra) is missing")
+
+PROMPTS = ["a red cube", "a small blue ball on a table"]
+NEGATIVE = "ugly"
+LENGTH = 11
+SCHEDULE = {
+    **{"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    **{"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1},
+}
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (4, 8),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "cross_attention_dim": 12,
+    "attention_head_dim": 2,
+}
+VAE = {
+    "block_out_channels": (4, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 2,
+    "sample_size": 16,
+}
+LINEAR = {"use_linear_projection": True, "attention_head_dim": (1, 2)}
+CASES = {
+    "sd1": ("DDIM", {}, {}, "quick_gelu"),
+    "sd2_v": ("DDIM", {"prediction_type": "v_prediction"}, LINEAR, "gelu"),
+    "sd1_adams": ("PNDM", {"skip_prk_steps": True}, {}, "quick_gelu"),
+    "sigmas": ("EulerDiscrete", {"timestep_spacing": "leading"}, {}, "quick_gelu"),
+}
+
+
+def randomised(model, seed=0):
+    """Every parameter random, norms' and biases' too, at a size that keeps the signal alive."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
+            parameter.normal_(0, fan_in**-0.5, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                parameter += 1
+    return model.eval()
+
+
+@functools.cache
+def vocabulary():
+    return train_tokenizer(PROMPTS, 530, "bpe", length=LENGTH)
+
+
+def make_theirs(case, folder):
+    """A tiny pipeline of theirs with random weights."""
+    method, schedule, network, activation = CASES[case]
+    save_tokenizer(vocabulary(), folder)
+    size = vocabulary().size
+    text = transformers.CLIPTextConfig(
+        **{
+            "vocab_size": size,
+            "hidden_size": 12,
+            "intermediate_size": 20,
+            "hidden_act": activation,
+        },
+        **{"num_hidden_layers": 2, "num_attention_heads": 3},
+        max_position_embeddings=LENGTH,
+        **{"bos_token_id": size - 2, "eos_token_id": 2, "pad_token_id": 1},
+    )
+    return diffusers.StableDiffusionPipeline(
+        vae=randomised(diffusers.AutoencoderKL(**VAE)),
+        text_encoder=randomised(transformers.CLIPTextModel(text)),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(folder),
+        unet=randomised(diffusers.UNet2DConditionModel(**{**UNET, **network})),
+        scheduler=getattr(diffusers, f"{method}Scheduler").from_config({**SCHEDULE, **schedule}),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def noise():
+    return np.random.default_rng(0).normal(size=(2, 8, 12, 4)).astype(np.float32)
+
+
+def theirs(pipeline, output="latent", steps=2):
+    pipeline.set_progress_bar_config(disable=True)
+    found = pipeline(
+        PROMPTS,
+        height=16,
+        width=24,
+        num_inference_steps=steps,
+        guidance_scale=3.0,
+        negative_prompt=[NEGATIVE] * 2,
+        latents=torch.tensor(noise().transpose(0, 3, 1, 2)),
+        output_type=output,
+    ).images
+    return found.permute(0, 2, 3, 1).numpy() if output == "latent" else found
+
+
+def ours(pipeline, steps=2):
+    texts = pipeline.encode(PROMPTS), pipeline.encode([NEGATIVE] * 2)
+    key = jax.random.key(0)
+    return pipeline.sample_latents(*texts, key, noise(), guidance_scale=3.0, steps=steps)
+
+
+def assert_close(found, expected, tolerance):
+    assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_equal_latents_and_images_both_ways(case, tmp_path):
+    """After two steps of DDIM; of Adams after four, as its second step repeats the first."""
+    steps = 4 if case == "sd1_adams" else 2
+    pipeline = make_theirs(case, tmp_path / "tokenizer")
+    pipeline.save_pretrained(tmp_path / "theirs")
+    expected = theirs(pipeline, steps=steps)
+    if case == "sd1":  # an old folder, of which both sides correct the same fields
+        path = tmp_path / "theirs" / "scheduler" / "scheduler_config.json"
+        fields = json.loads(path.read_text())
+        path.write_text(json.dumps({**fields, "clip_sample": True, "steps_offset": 0}))
+    opened = load_pipeline(tmp_path / "theirs")
+    assert_close(ours(opened, steps), expected, 1e-4)
+    save_pipeline(opened, tmp_path / "ours")
+    again = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "ours")
+    assert type(again.scheduler) is type(pipeline.scheduler)
+    assert_close(theirs(again, steps=steps), expected, 1e-6)
+    if case != "sd1":
+        return
+    settings = {"steps": steps, "guidance_scale": 3.0, "negative": NEGATIVE}
+    size = {"height": 16, "width": 24, "noise": noise()}
+    images = opened(PROMPTS, jax.random.key(0), **settings, **size)
+    close = theirs(pipeline, "np") * 255
+    assert np.abs(images.astype(float) - close).max() < 1
+    index = json.loads((tmp_path / "theirs" / "model_index.json").read_text())
+    written = json.loads((tmp_path / "ours" / "model_index.json").read_text())
+    assert {name: index[name] for name in written} == written
