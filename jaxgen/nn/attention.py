@@ -320,7 +320,7 @@ class SelfAttention(nn.Module):
 
         Raises:
           InputError: for views that do not divide the heads, or come with a bias or to a causal
-            layer.
+            layer; or for what is said of earlier tokens.
         """
         width = x_BLD.shape[-1]
         shape = self.heads, 3, width // self.heads
@@ -337,6 +337,10 @@ class SelfAttention(nn.Module):
             q, k = rotate(q, angle), rotate(k, angle)
         output = output_projection(width, self.dtype, kernel_init=self.output_init)
         if past is not None:
+            if not (segments_BL is None and bias is None and views is None):
+                raise InputError(
+                    "segment ids, a bias or views are given with earlier tokens, expected none"
+                )
             past = past.written(k, v, place)
             before = past.reach(x_BLD.shape[1], place)
             return output(attention(q, *past, reach=before)), past

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import InputError
+from jaxgen.nn.attention import SelfAttention
 from jaxgen.nn.decoding import Decoding, nucleus, write_texts
+from jaxgen.nn.key_values import KeyValues
 from jaxgen.nn.written_texts import Marks, Prompt
 
 V, D, L, B, START, END, PAD = 4, 6, 5, 6, 1, 2, 0
@@ -208,3 +210,10 @@ def test_a_text_depends_on_its_key_alone():
 def test_invalid_options(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_earlier_tokens_come_without_other_rules():
+    layer, x_BLD = SelfAttention(2, causal=True), jnp.zeros((1, 2, 4))
+    past, ids_BL = KeyValues.empty(1, 3, 2, 2, "float32"), jnp.zeros((1, 2), int)
+    with pytest.raises(InputError, match="segment ids, a bias or views are given with earlier"):
+        layer.init(jax.random.key(0), x_BLD, segments_BL=ids_BL, past=past)
