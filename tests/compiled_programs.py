@@ -24,7 +24,7 @@ BUDGETS = {
         "nerf": 1900,
         "spacetime": 1850,
     },
-    **{"pretrained": 700, "encoders": 260},
+    **{"pretrained": 700, "encoders": 310},
     **{"tests": 300, "training": 750, "unet": 650, "compressors": 1400},
 }
 """Folder of `tests` -> the most programs that its tests may compile, plain or slow.

@@ -18,7 +18,6 @@ averages over the same templates. Started again with the same working folder it 
 """
 
 import pathlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,30 +27,32 @@ from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workd
 from experiments.shared.output import format_table, three_decimals, write_text
 from experiments.shared.training_runs import (
     VALIDATION_LOSS,
-    OptimizationFlags,
     TrainedModel,
     check_layout,
-    loss_of_batch,
     train_model,
 )
 from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.shared.workdir import check_checkpoints
+from experiments.text_to_image.support.caption_plots import plot_captions, plot_contrastive
 from experiments.text_to_image.support.captioned_data import (
     make_tokenizer,
     pictures_digest,
     plan_batches,
     prompts_of,
 )
-from experiments.text_to_image.support.clip_plots import plot_contrastive, plot_retrieval
 from experiments.text_to_image.support.clip_scores import vectors_of
+from experiments.text_to_image.support.text_pairs import (
+    PairTrainingFlags,
+    loss_of_validation,
+    loss_on,
+    to_batch,
+)
 from jaxgen.data import (
-    BatchPlan,
     CaptionedSet,
     captioned_batch_at,
     load_captioned,
     tokenise_captions,
 )
-from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.captions.captioned_set import CaptionKind
 from jaxgen.data.captions.class_captions import CLASS, TEMPLATES
 from jaxgen.data.tokenizers import Tokenizer, save_tokenizer
@@ -73,9 +74,7 @@ from jaxgen.evaluation import (
 )
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
-from jaxgen.training import TrainState
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Batch
 
 SHOWN = 16
 OTHERS = 99
@@ -131,31 +130,14 @@ class ClipNetworkFlags:
 
 @register_config("text_to_image.clip_training")
 @dataclass(frozen=True, kw_only=True)
-class ClipTrainingFlags(OptimizationFlags):
-    """How the towers are trained: AdamW, linear warm-up, cosine to zero, average of parameters.
+class ClipTrainingFlags(PairTrainingFlags):
+    """As `PairTrainingFlags`.
 
     Attributes:
       training_steps: updates.
-      batch_size: pairs of an update; each is compared with all others.
-      learning_rate: the highest one.
-      weight_decay: on weights, decoupled.
-      ema_decay: of the moving average of the parameters, which is what is evaluated.
-      accumulate: must be 1: the loss compares the pairs of the whole batch.
-      moment_dtype: of the optimizer's mean of gradients; "bfloat16" halves it.
     """
 
     training_steps: int = 2000
-    batch_size: int = 128
-    weight_decay: float = 0.1
-    ema_decay: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.accumulate != 1:
-            raise InputError(
-                f"accumulate is {self.accumulate}, expected 1: the loss compares the pairs of the "
-                "whole batch"
-            )
 
 
 @register_config("text_to_image.clip")
@@ -201,9 +183,11 @@ def main(config: Config) -> dict[str, float]:
         lambda step, rows: to_batch(captioned_batch_at(pictures, tokens, plan, step, rows=rows)),
         folder,
         config.training,
-        lambda layout: clip_loss(model),
+        lambda layout: loss_on(layout, clip_loss(model)),
         batch_size=config.training.batch_size,
-        make_evaluation=lambda loss_fn: contrastive_evaluation(loss_fn, pictures, tokens, plan),
+        make_evaluation=lambda loss_fn: loss_of_validation(
+            loss_fn, pictures, tokens, plan.batch_size
+        ),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
     )
@@ -215,23 +199,6 @@ def main(config: Config) -> dict[str, float]:
     write_text(folder / "table.md", table)
     report("\n" + table)
     return figures
-
-
-def to_batch(batch: Batch) -> Batch:
-    """A batch of `captioned_batch_at` as `clip_loss` names its parts."""
-    names = {"image": "image", "text_ids": "ids", "text_mask": "mask", "caption": "meaning"}
-    return {to: batch[name] for name, to in names.items()}
-
-
-def contrastive_evaluation(
-    loss_fn: Callable[..., Any], pictures: CaptionedSet, tokens: CaptionTokens, plan: BatchPlan
-) -> Callable[[TrainState], dict[str, float]] | None:
-    """The loss of the averaged parameters on a batch of the validation part, if there is one."""
-    first, last = pictures.parts.get("validation", (0, 0))
-    if last - first < plan.batch_size:
-        return None
-    part = BatchPlan(first, last, plan.batch_size, seed=0, name=pictures.name)
-    return loss_of_batch(loss_fn, to_batch(captioned_batch_at(pictures, tokens, part, 0)))
 
 
 def evaluate(
@@ -282,7 +249,8 @@ def evaluate(
         figures["zero-shot accuracy"] = class_accuracy(of_class, test.attribute_of(CLASS))
     chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
     nearest = [known[i] for i in among[chosen].argmax(axis=1)]
-    plot_retrieval(path, test.images[chosen], nearest, [own[i] for i in chosen])
+    right = [own[i] for i in chosen]
+    plot_captions(path, test.images[chosen], nearest, right, "Nearest captions of test pictures")
     return figures
 
 

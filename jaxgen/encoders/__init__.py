@@ -1,8 +1,17 @@
-"""Encoders of texts and images: CLIP and T5, whose states condition other networks."""
+"""Encoders of texts and images, whose states condition other networks; captioners.
 
+CLIP and T5; CoCa, which also writes captions; and a small language model.
+"""
+
+from jaxgen.encoders.captioner import make_captioner, make_text_writer
+from jaxgen.encoders.causal_text import CausalText, CausalTextConfig
 from jaxgen.encoders.clip_image import CLIPImageConfig, CLIPImageEncoder, resize_and_crop
 from jaxgen.encoders.clip_model import CLIP, CLIPConfig, limit_logit_scale, to_unit_length
 from jaxgen.encoders.clip_text import CLIPTextConfig, CLIPTextEncoder
+from jaxgen.encoders.coca_image import CoCaImageConfig
+from jaxgen.encoders.coca_loss import causal_text_loss, coca_loss
+from jaxgen.encoders.coca_model import CoCa, CoCaConfig
+from jaxgen.encoders.coca_text import CoCaTextConfig
 from jaxgen.encoders.contrastive import clip_loss, contrastive_loss
 from jaxgen.encoders.encoded import Encoded, make_encoder
 from jaxgen.encoders.t5 import T5Config, T5Encoder
@@ -14,13 +23,23 @@ __all__ = [
     "CLIPImageEncoder",
     "CLIPTextConfig",
     "CLIPTextEncoder",
+    "CausalText",
+    "CausalTextConfig",
+    "CoCa",
+    "CoCaConfig",
+    "CoCaImageConfig",
+    "CoCaTextConfig",
     "Encoded",
     "T5Config",
     "T5Encoder",
+    "causal_text_loss",
     "clip_loss",
+    "coca_loss",
     "contrastive_loss",
     "limit_logit_scale",
+    "make_captioner",
     "make_encoder",
+    "make_text_writer",
     "resize_and_crop",
     "to_unit_length",
 ]

@@ -99,8 +99,8 @@ class CLIPImageConfig(TowerConfig):
         return CLIPImageEncoder(self)
 
 
-class CLIPImageEncoder(nn.Module):
-    """From images to states and a pooled vector.
+class PatchTokens(nn.Module):
+    """The vision transformer, from images to the states of its tokens.
 
     Attributes:
       config: the options.
@@ -109,7 +109,7 @@ class CLIPImageEncoder(nn.Module):
     config: CLIPImageConfig
 
     def setup(self) -> None:
-        """Makes the embedding, the blocks, both norms and the projection."""
+        """Makes the embedding, the blocks and the first norm."""
         c = self.config
         scale = c.width**-0.5
         initial = nn.initializers.normal(scale)
@@ -118,10 +118,36 @@ class CLIPImageEncoder(nn.Module):
         )
         self.patch_embedding = Dense((c.width,), ("patch", "embed"), c.dtype, bias=False)
         self.positions = positions_param(self, c.tokens, c.width, scale)
-        self.input_norm, self.output_norm = LayerNorm(c.epsilon), LayerNorm(c.epsilon)
+        self.input_norm = LayerNorm(c.epsilon)
         self.blocks = tower_blocks(c)
-        if c.projection is not None:
-            self.projection = tower_projection(c)
+
+    def tokens(self, images_BYXC: Shaped[Array, "B Y X C"]) -> Float[Array, "B L D"]:
+        """States of all tokens, the class token first.
+
+        Args:
+          images_BYXC: images of the tower's size in [-1, 1], or bytes.
+        """
+        c = self.config
+        pixels = (jnp.asarray(as_unit(images_BYXC)) + 1) / 2
+        pixels = (pixels - jnp.asarray(c.mean)) / jnp.asarray(c.deviation)
+        patches_BLD = self.patch_embedding(patchify(pixels, c.patch)).astype(jnp.float32)
+        class_B1D = jnp.broadcast_to(self.class_token, (len(pixels), 1, c.width))
+        x_BLD = jnp.concatenate([class_B1D, patches_BLD], axis=1) + self.positions
+        x_BLD = self.input_norm(x_BLD)
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        return x_BLD
+
+
+class CLIPImageEncoder(PatchTokens):
+    """From images to states and a pooled vector; attributes as those of `PatchTokens`."""
+
+    def setup(self) -> None:
+        """Makes the transformer, the second norm and the projection."""
+        super().setup()
+        self.output_norm = LayerNorm(self.config.epsilon)
+        if self.config.projection is not None:
+            self.projection = tower_projection(self.config)
 
     def __call__(self, images_BYXC: Shaped[Array, "B Y X C"]) -> Encoded:
         """States of all tokens, the class token first; and the pooled vector, projected where
@@ -133,18 +159,10 @@ class CLIPImageEncoder(nn.Module):
         Raises:
           InputError: see `CLIPImageConfig.check_input`.
         """
-        c = self.config
-        c.check_input(images_BYXC)
-        pixels = (jnp.asarray(as_unit(images_BYXC)) + 1) / 2
-        pixels = (pixels - jnp.asarray(c.mean)) / jnp.asarray(c.deviation)
-        patches_BLD = self.patch_embedding(patchify(pixels, c.patch)).astype(jnp.float32)
-        class_B1D = jnp.broadcast_to(self.class_token, (len(pixels), 1, c.width))
-        x_BLD = jnp.concatenate([class_B1D, patches_BLD], axis=1) + self.positions
-        x_BLD = self.input_norm(x_BLD)
-        for block in self.blocks:
-            x_BLD = block(x_BLD)
+        self.config.check_input(images_BYXC)
+        x_BLD = self.tokens(images_BYXC)
         pooled_BD = self.output_norm(x_BLD[:, 0])
-        if c.projection is not None:
+        if self.config.projection is not None:
             pooled_BD = self.projection(pooled_BD)
         return Encoded(x_BLD, jnp.ones(x_BLD.shape[:2], bool), pooled_BD)
 

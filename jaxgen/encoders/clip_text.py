@@ -15,38 +15,28 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Int, Shaped
 
-from jaxgen.encoders.encoded import Encoded, TokenEmbedding, check_token_ids, text_mask
-from jaxgen.encoders.tower import (
-    TowerConfig,
-    positions_param,
-    tower_blocks,
-    tower_projection,
-)
-from jaxgen.errors import InputError, can_be_checked, check_sizes
+from jaxgen.encoders.causal_text import CausalTokens, TextTowerConfig
+from jaxgen.encoders.encoded import Encoded, text_mask
+from jaxgen.encoders.tower import tower_projection
+from jaxgen.errors import InputError, can_be_checked
 from jaxgen.nn.norms import LayerNorm
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIPTextConfig(TowerConfig):
+class CLIPTextConfig(TextTowerConfig):
     """Options of the text tower; the defaults are those of ViT-B/32.
 
     Attributes:
-      vocabulary: V, rows of the table of tokens.
-      length: the longest text, in tokens.
       end_id: the id of the end token, of which the first counts; None: the largest id of a text.
     """
 
-    vocabulary: int = 49_408
-    length: int = 77
     end_id: int | None = None
 
     def __post_init__(self) -> None:
         """Validates the fields."""
         super().__post_init__()
-        check_sizes(self, "vocabulary", "length")
         if self.end_id is not None and not 0 <= self.end_id < self.vocabulary:
             raise InputError(
                 f"end_id is {self.end_id}, expected 0 to {self.vocabulary - 1}, or None"
@@ -61,7 +51,7 @@ class CLIPTextConfig(TowerConfig):
           InputError: for ids outside the table, a text that is too long or has no end token, or a
             mask of another shape.
         """
-        check_token_ids(ids_BL, mask_BL, self.vocabulary, self.length)
+        super().check_input(ids_BL, mask_BL)
         if self.end_id is not None and can_be_checked(ids_BL):
             missing = ~(np.asarray(ids_BL) == self.end_id).any(axis=1)
             if missing.any():
@@ -78,7 +68,7 @@ class CLIPTextConfig(TowerConfig):
         return CLIPTextEncoder(self)
 
 
-class CLIPTextEncoder(nn.Module):
+class CLIPTextEncoder(CausalTokens):
     """From token ids to states and a pooled vector.
 
     Attributes:
@@ -89,13 +79,10 @@ class CLIPTextEncoder(nn.Module):
 
     def setup(self) -> None:
         """Makes the table, the blocks and the projection."""
-        c = self.config
-        self.token_embedding = TokenEmbedding(c.vocabulary, c.width, 0.02)
-        self.positions = positions_param(self, c.length, c.width, 0.01)
-        self.blocks = tower_blocks(c, causal=True)
-        self.final_norm = LayerNorm(c.epsilon)
-        if c.projection is not None:
-            self.projection = tower_projection(c)
+        super().setup()
+        self.final_norm = LayerNorm(self.config.epsilon)
+        if self.config.projection is not None:
+            self.projection = tower_projection(self.config)
 
     def __call__(
         self, ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None = None
@@ -116,10 +103,7 @@ class CLIPTextEncoder(nn.Module):
         seen_BL = text_mask(ids_BL, mask_BL)
         end_B = end_places(ids_BL, c.end_id)
         segments_BL = None if mask_BL is None else seen_BL.astype(jnp.int32)
-        x_BLD = self.token_embedding(ids_BL) + self.positions[: ids_BL.shape[1]]
-        for block in self.blocks:
-            x_BLD = block(x_BLD, segments_BL)
-        states_BLD = self.final_norm(x_BLD)
+        states_BLD = self.final_norm(self.tokens(ids_BL, segments_BL))
         pooled_BD = states_BLD[jnp.arange(len(states_BLD)), end_B]
         if c.projection is not None:
             pooled_BD = self.projection(pooled_BD)

@@ -11,16 +11,17 @@ of OpenAI's ``clip/model.py``, with D the width and N the depth: D^-.5 for queri
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import InputError, check_positive, check_sizes
-from jaxgen.nn.attention import Implementation, SelfAttention, check_implementation
+from jaxgen.nn.attention import Bias, Implementation, SelfAttention, check_implementation
 from jaxgen.nn.dense import Dense, Dtype, check_dtype
+from jaxgen.nn.key_values import KeyValues, Place
 from jaxgen.nn.mlp import MLP, gelu_exact, quick_gelu
 from jaxgen.nn.norms import LayerNorm
 
@@ -93,31 +94,83 @@ class TowerBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], segments_BL: Int[Array, "B L"] | None = None
-    ) -> Float[Array, "B L D"]:
+        self,
+        x_BLD: Float[Array, "B L D"],
+        segments_BL: Int[Array, "B L"] | None = None,
+        bias: Bias | None = None,
+        past: KeyValues | None = None,
+        place: Place = 0,
+    ) -> Any:
         """[B, L, D] to [B, L, D].
 
         Args:
           x_BLD: tokens.
           segments_BL: segment ids for attention, see `jaxgen.nn.attention`.
+          bias: added to the logits of attention.
+          past: keys and values of earlier tokens, see `SelfAttention`.
+          place: of the first token in ``past``.
+
+        Returns:
+          The tokens; with ``past`` they and what is kept for the next ones.
         """
         c = self.config
-        inputs = c.width**-0.5
-        outputs = normal(inputs * (2 * c.depth) ** -0.5)
         attention = SelfAttention(
             c.heads,
             c.dtype,
             implementation=c.attention,
             causal=self.causal,
-            qkv_init=normal(inputs),
-            output_init=outputs,
+            qkv_init=normal(c.width**-0.5),
+            output_init=initial_outputs(c),
             name="attention",
         )
         y_BLD = LayerNorm(c.epsilon, name="attention_norm")(x_BLD)
-        x_BLD = x_BLD + attention(y_BLD, segments_BL=segments_BL)
-        activation, hidden = ACTIVATIONS[c.activation], normal((2 * c.width) ** -0.5)
-        mlp = MLP(c.mlp_units, c.dtype, activation, hidden, outputs, name="mlp")
-        return x_BLD + mlp(LayerNorm(c.epsilon, name="mlp_norm")(x_BLD))
+        if past is None:
+            x_BLD = x_BLD + attention(y_BLD, segments_BL=segments_BL, bias=bias)
+        else:
+            seen_BLD, past = attention(y_BLD, past=past, place=place)
+            x_BLD = x_BLD + seen_BLD
+        x_BLD = x_BLD + tower_mlp(c, "mlp")(LayerNorm(c.epsilon, name="mlp_norm")(x_BLD))
+        return x_BLD if past is None else (x_BLD, past)
+
+
+def initial_outputs(config: TowerConfig) -> Any:
+    """The initial kernels of the layers that add to the stream."""
+    return normal(config.width**-0.5 * (2 * config.depth) ** -0.5)
+
+
+def tower_mlp(config: TowerConfig, name: str | None = None) -> MLP:
+    """The MLP of a block."""
+    hidden = normal((2 * config.width) ** -0.5)
+    activation, outputs = ACTIVATIONS[config.activation], initial_outputs(config)
+    return MLP(config.mlp_units, config.dtype, activation, hidden, outputs, name=name)
+
+
+def continue_blocks(
+    blocks: Sequence[TowerBlock],
+    x_BLD: Float[Array, "B L D"],
+    past: Sequence[KeyValues],
+    place: Place,
+) -> tuple[Float[Array, "B L D"], tuple[KeyValues, ...]]:
+    """Causal blocks on the tokens that follow others.
+
+    Args:
+      blocks: one after the other.
+      x_BLD: the tokens.
+      past: what each block has kept of the tokens before.
+      place: how many those are.
+    """
+    kept = []
+    for block, before in zip(blocks, past, strict=True):
+        x_BLD, after = block(x_BLD, past=before, place=place)
+        kept.append(after)
+    return x_BLD, tuple(kept)
+
+
+def empty_past(config: TowerConfig, batch: int, length: int) -> tuple[KeyValues, ...]:
+    """Room for the keys and values of texts, for each of ``config.depth`` blocks."""
+    size = config.width // config.heads
+    empty = KeyValues.empty(batch, length, config.heads, size, config.dtype)
+    return (empty,) * config.depth
 
 
 def tower_blocks(config: TowerConfig, causal: bool = False) -> list[TowerBlock]:

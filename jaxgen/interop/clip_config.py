@@ -134,13 +134,24 @@ def _image_options(
     given = _given(config, IMAGE_DEFAULTS)
     options = {ours: given[theirs] for ours, theirs in IMAGE_FIELDS.items()}
     options["projection"] = given["projection_dim"] if projects else None
-    return {**options, **_pixel_options(where, pixels, "image_mean", "image_std", given)}
+    return {**options, **pixel_options(where, pixels, "image_mean", "image_std", given)}
 
 
-def _pixel_options(
+def pixel_options(
     where: str, pixels: Mapping[str, Any], mean: str, std: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Mean and deviation, where they are told."""
+    """Mean and deviation, where they are told.
+
+    Args:
+      where: What errors call the configuration.
+      pixels: Where they stand.
+      mean: What the mean is called there.
+      std: What the deviation is called there.
+      given: Fields of the tower, of which the number of channels is looked at.
+
+    Raises:
+      InputError: For channels other than three without both.
+    """
     channels = given.get("num_channels", 3)
     if pixels.get(mean) is None or pixels.get(std) is None:
         if channels != 3:
@@ -243,8 +254,8 @@ def open_clip_options(
             raise InputError(f"{where}: {name} is {fields[name]!r}, expected open_clip's own tower")
     check_agrees(where, {"pool_type": text.get("pool_type", "argmax")}, {"pool_type": "argmax"})
     known = {"width": "width", "layers": "depth"}
-    _check_shapes(where, text, shapes["text"], {**known, "context_length": "length"})
-    _check_shapes(where, vision, shapes["image"], {**known, "patch_size": "patch"})
+    check_fields(where, text, shapes["text"], {**known, "context_length": "length"})
+    check_fields(where, vision, shapes["image"], {**known, "patch_size": "patch"})
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
     pixels = config.get("preprocess_cfg") or {}
     return {
@@ -252,14 +263,25 @@ def open_clip_options(
         "image": {
             "activation": activation,
             "heads": shapes["image"]["width"] // vision.get("head_width", 64),
-            **_pixel_options(where, pixels, "mean", "std", {}),
+            **pixel_options(where, pixels, "mean", "std", {}),
         },
     }
 
 
-def _check_shapes(
+def check_fields(
     where: str, config: Mapping[str, Any], shapes: Mapping[str, Any], names: Mapping[str, str]
 ) -> None:
+    """Refuses a configuration that contradicts what shapes tell.
+
+    Args:
+      where: What errors call it.
+      config: Its fields.
+      shapes: Fields here and their values.
+      names: Fields there, and what they are called here.
+
+    Raises:
+      InputError: Naming the field.
+    """
     known = {theirs: shapes[ours] for theirs, ours in names.items()}
     check_agrees(where, {name: config.get(name) for name in known if name in config}, known)
 

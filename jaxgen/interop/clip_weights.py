@@ -111,7 +111,7 @@ def _rule_of(naming: str, patch: int | None, tower: str) -> RuleOf:
         if match := re.fullmatch(r"(text|image)/blocks_(\d+)/(.*)", layer):
             inner = BLOCK_LAYERS[naming].get(match[3])
             prefix = f"{layers[f'{match[1]}/blocks']}.{match[2]}."
-            return None if inner is None else _block_rule(match[3], prefix + inner, kind)
+            return None if inner is None else block_rule(match[3], prefix + inner, kind)
         name = layers.get(layer)
         if name is None:
             return None
@@ -124,7 +124,7 @@ def _rule_of(naming: str, patch: int | None, tower: str) -> RuleOf:
     return rule_of
 
 
-def _block_rule(layer: str, name: str, kind: str) -> Rule:
+def block_rule(layer: str, name: str, kind: str) -> Rule:
     """The rule of a block's layer."""
     if layer != QKV:
         return linear_rule(layer, name, kind)

@@ -38,6 +38,7 @@ from jaxgen.nn import attention_kernels
 from jaxgen.nn.attention_edits import edit_at
 from jaxgen.nn.block_attention import block_attention
 from jaxgen.nn.dense import Dense, Dtype, xavier
+from jaxgen.nn.key_values import KeyValues, Place
 from jaxgen.nn.norms import RMSNorm
 from jaxgen.nn.plain_attention import attention_by_heads, plain_attention
 from jaxgen.nn.rotary import rotate
@@ -297,7 +298,9 @@ class SelfAttention(nn.Module):
         added_BH3K: Float[Array, "B H 3 K"] | None = None,
         angle: Angle | None = None,
         views: Sequence[View] | None = None,
-    ) -> Float[Array, "B L D"]:
+        past: KeyValues | None = None,
+        place: Place = 0,
+    ) -> Any:
         """[B, L, D] to [B, L, D] in ``dtype``.
 
         Args:
@@ -308,10 +311,16 @@ class SelfAttention(nn.Module):
           angle: rotary positions, by which queries and keys are turned (`jaxgen.nn.rotary`).
           views: what the heads attend over, in place of ``segments_BL``: of n views the first H / n
             heads have the first, and so on.
+          past: of earlier tokens, with room for these; each token then sees itself and those before
+            it, and nothing else is said of what it sees.
+          place: of the first of these tokens in ``past``.
+
+        Returns:
+          The tokens; with ``past`` they and what is kept for the next ones.
 
         Raises:
           InputError: for views that do not divide the heads, or come with a bias or to a causal
-            layer.
+            layer; or for what is said of earlier tokens.
         """
         width = x_BLD.shape[-1]
         shape = self.heads, 3, width // self.heads
@@ -326,6 +335,15 @@ class SelfAttention(nn.Module):
             k = norm(name="key_norm")(k).astype(self.dtype)
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
+        output = output_projection(width, self.dtype, kernel_init=self.output_init)
+        if past is not None:
+            if not (segments_BL is None and bias is None and views is None):
+                raise InputError(
+                    "segment ids, a bias or views are given with earlier tokens, expected none"
+                )
+            past = past.written(k, v, place)
+            before = past.reach(x_BLD.shape[1], place)
+            return output(attention(q, *past, reach=before)), past
         if views is not None and (bias is not None or segments_BL is not None):
             raise InputError("views are given with a bias or segment ids, expected either")
         if views is not None and self.causal:
@@ -341,7 +359,7 @@ class SelfAttention(nn.Module):
             seen_BLHK = attention(
                 q, k, v, segments=segments, bias=bias, implementation=how, causal=causal, edit=edit
             )
-        return output_projection(width, self.dtype, kernel_init=self.output_init)(seen_BLHK)
+        return output(seen_BLHK)
 
 
 class CrossAttention(nn.Module):
@@ -393,6 +411,42 @@ class CrossAttention(nn.Module):
         return output_projection(width, self.dtype, kernel_init=self.output_init)(seen_BLHK)
 
 
+class AttentionToKeys(nn.Module):
+    """`CrossAttention` in two steps: keys of a sequence once, then any number of queries.
+
+    Attributes: as those of `CrossAttention`, and
+      width: D, of the queries.
+      qkv_init: the initial projections to q, k and v.
+    """
+
+    width: int
+    heads: int
+    dtype: Dtype = "float32"
+    implementation: Implementation = "auto"
+    qkv_init: Callable[..., Any] = xavier
+    output_init: Callable[..., Any] = xavier
+
+    def setup(self) -> None:
+        """Makes the projections."""
+        size, init = self.width // self.heads, self.qkv_init
+        axes = "embed", "heads", "kv"
+        self.query = Dense((self.heads, size), axes, self.dtype, init)
+        shape, axes_of_two = (self.heads, 2, size), ("embed", "heads", None, "kv")
+        self.key_value = Dense(shape, axes_of_two, self.dtype, init)
+        self.output = output_projection(
+            self.width, self.dtype, name=None, kernel_init=self.output_init
+        )
+
+    def keys(self, context_BNC: Float[Array, "B N C"]) -> KeyValues:
+        """Keys and values of a sequence."""
+        return KeyValues(*split_parts(self.key_value(context_BNC)))
+
+    def __call__(self, x_BLD: Float[Array, "B L D"], keys: KeyValues) -> Float[Array, "B L D"]:
+        """[B, L, D] to [B, L, D] in ``dtype``, from what `keys` returned."""
+        seen_BLHK = attention(self.query(x_BLD), *keys, implementation=self.implementation)
+        return self.output(seen_BLHK)
+
+
 def split_parts(parts_BLHPK: Float[Array, "B L H P K"]) -> list[Float[Array, "B L H K"]]:
     """The P parts of a joint projection.
 
@@ -405,7 +459,7 @@ def split_parts(parts_BLHPK: Float[Array, "B L H P K"]) -> list[Float[Array, "B 
 
 
 def output_projection(
-    width: int, dtype: Dtype, name: str = "output", kernel_init: Callable[..., Any] = xavier
+    width: int, dtype: Dtype, name: str | None = "output", kernel_init: Callable[..., Any] = xavier
 ) -> Dense:
     """The layer from heads [..., H, K] back to the width D."""
     axes = "heads", "kv", "embed"

@@ -2,7 +2,14 @@
 
 from jaxgen.pretrained.autoencoder_folders import load_autoencoder, save_autoencoder
 from jaxgen.pretrained.denoisers import adapt_to_data, open_denoiser
-from jaxgen.pretrained.encoder_folders import load_clip, load_t5, save_clip, save_t5
+from jaxgen.pretrained.encoder_folders import (
+    load_clip,
+    load_coca,
+    load_t5,
+    save_clip,
+    save_coca,
+    save_t5,
+)
 from jaxgen.pretrained.networks import (
     LoadedNetwork,
     load_dit,
@@ -24,6 +31,7 @@ __all__ = [
     "from_diffusers_scheduler",
     "load_autoencoder",
     "load_clip",
+    "load_coca",
     "load_dit",
     "load_mdt",
     "load_pipeline",
@@ -33,6 +41,7 @@ __all__ = [
     "open_denoiser",
     "save_autoencoder",
     "save_clip",
+    "save_coca",
     "save_dit",
     "save_pipeline",
     "save_t5",

@@ -5,6 +5,7 @@ function       what it opens                                             network
 =============  ========================================================  ===========================
 `load_clip`    CLIP, or one of its towers: transformers' names,          `jaxgen.encoders.CLIP`
                OpenAI's and open_clip's
+`load_coca`    CoCa: open_clip's names                                   `jaxgen.encoders.CoCa`
 `load_t5`      T5 v1.1: ``T5EncoderModel``, or the whole T5              `jaxgen.encoders.T5Encoder`
 =============  ========================================================  ===========================
 
@@ -21,7 +22,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from jaxgen.encoders import CLIPConfig, CLIPImageConfig, CLIPTextConfig, T5Config
+from jaxgen.encoders import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CoCaConfig, T5Config
+from jaxgen.encoders.coca_image import CoCaImageConfig
+from jaxgen.encoders.coca_text import CoCaTextConfig
 from jaxgen.encoders.encoded import encoder_init
 from jaxgen.interop.clip_config import (
     OPEN_CLIP_CONFIG,
@@ -33,6 +36,8 @@ from jaxgen.interop.clip_config import (
 from jaxgen.interop.clip_naming import CLIPNaming, clip_naming
 from jaxgen.interop.clip_options import clip_options
 from jaxgen.interop.clip_weights import clip_params, clip_tensors
+from jaxgen.interop.coca_config import coca_fields, coca_options
+from jaxgen.interop.coca_weights import coca_params, coca_tensors
 from jaxgen.interop.model_configs import read_model_config
 from jaxgen.interop.model_folders import TRANSFORMERS_WEIGHTS, write_model_folder
 from jaxgen.interop.safetensors import Path
@@ -137,6 +142,56 @@ def save_clip(
         variant,
         weights=TRANSFORMERS_WEIGHTS,
         beside=beside,
+    )
+
+
+def load_coca(
+    path: Path, *, variant: str | None = None, dtype: str | None = "float32"
+) -> LoadedNetwork:
+    """A CoCa (Yu et al. 2022) from a folder of open_clip.
+
+    Args:
+      path: the folder, with ``open_clip_config.json`` beside the weights.
+      variant: as for `load_clip`.
+      dtype: of the parameters; None: as they are stored.
+
+    Returns:
+      The configuration (a `CoCaConfig`) and the parameters.
+
+    Raises:
+      FileNotFoundError: for a path that does not exist.
+      InputError: for weights or a configuration of another model; the message names the file.
+    """
+    tensors = open_weights(network_folder(path, []), variant)
+    fields = coca_options(tensors, read_model_config(tensors.path.parent, OPEN_CLIP_CONFIG))
+    config = CoCaConfig(CoCaTextConfig(**fields["text"]), CoCaImageConfig(**fields["image"]))
+    like = abstract_encoder_params(config)
+    return LoadedNetwork(config, coca_params(tensors, like, config.image.patch, dtype))
+
+
+def save_coca(
+    folder: Path,
+    config: CoCaConfig,
+    params: Tree,
+    *,
+    dtype: str | None = None,
+    variant: str | None = None,
+    max_bytes: int | None = None,
+) -> list[pathlib.Path]:
+    """Writes a folder that `load_coca` and open_clip open.
+
+    Arguments and result as for `save_clip`.
+    """
+    fields = coca_fields(config)
+    tensors = coca_tensors(params, config.image.patch, stored_dtype(dtype, variant))
+    return write_model_folder(
+        _made(folder),
+        fields,
+        tensors,
+        max_bytes,
+        variant,
+        weights=OPEN_CLIP_WEIGHTS,
+        config=OPEN_CLIP_CONFIG,
     )
 
 

@@ -67,6 +67,11 @@ CLASSES: dict[str, str] = {
     "clip-text": "jaxgen.encoders.clip_text:CLIPTextConfig",
     "clip-image": "jaxgen.encoders.clip_image:CLIPImageConfig",
     "t5-encoder": "jaxgen.encoders.t5:T5Config",
+    "coca": "jaxgen.encoders.coca_model:CoCaConfig",
+    "coca-text": "jaxgen.encoders.coca_text:CoCaTextConfig",
+    "coca-image": "jaxgen.encoders.coca_image:CoCaImageConfig",
+    "causal-text": "jaxgen.encoders.causal_text:CausalTextConfig",
+    "decoding": "jaxgen.nn.decoding:Decoding",
     "classifier": "jaxgen.evaluation.classifier:ClassifierConfig",
     "optimizer": "jaxgen.training.optimizers:OptimizerConfig",
 }

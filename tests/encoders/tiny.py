@@ -6,13 +6,27 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.encoders import CLIPConfig, CLIPImageConfig, CLIPTextConfig, T5Config
+from jaxgen.encoders import (
+    CausalTextConfig,
+    CLIPConfig,
+    CLIPImageConfig,
+    CLIPTextConfig,
+    CoCaConfig,
+    CoCaImageConfig,
+    CoCaTextConfig,
+    T5Config,
+)
 
 B, L, V, SIDE, PATCH, P = 16, 6, 20, 8, 4, 8
 SHARED = {"width": 16, "depth": 1, "heads": 2, "mlp_units": 32, "projection": P}
 TEXT = CLIPTextConfig(**SHARED, vocabulary=V, length=8)
 IMAGE = CLIPImageConfig(**SHARED, size=SIDE, patch=PATCH)
 CLIP_CONFIG = CLIPConfig(TEXT, IMAGE)
+COCA_CONFIG = CoCaConfig(
+    CoCaTextConfig(**SHARED, vocabulary=V, length=8, image_depth=1),
+    CoCaImageConfig(**SHARED, size=SIDE, patch=PATCH, queries=3, pooler_heads=2),
+)
+LANGUAGE_CONFIG = CausalTextConfig(vocabulary=V, length=8, width=16, depth=2, heads=2, mlp_units=32)
 T5_CONFIG = T5Config(vocabulary=V, width=16, mlp_units=24, depth=2, heads=2, head_size=4)
 
 
@@ -30,10 +44,17 @@ def images(batch=B, seed=1):
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
+def clips(batch=B, frames=3):
+    return images(batch * frames).reshape(batch, frames, SIDE, SIDE, 3)
+
+
 def inputs(config, batch=B):
     """What a network of a configuration takes."""
-    taken = {CLIPConfig: (images(batch), ids(batch)), CLIPImageConfig: (images(batch),)}
-    return taken.get(type(config), (ids(batch),))
+    if isinstance(config, CoCaConfig) and config.image.frames:
+        return clips(batch, config.image.frames), ids(batch)
+    both = images(batch), ids(batch)
+    taken = {CLIPConfig: both, CoCaConfig: both, CLIPImageConfig: both[:1]}
+    return taken.get(type(config), both[1:])
 
 
 @functools.cache

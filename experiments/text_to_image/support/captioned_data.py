@@ -17,11 +17,20 @@ def plan_batches(pictures: CaptionedSet, batch_size: int, seed: int) -> BatchPla
     """Which pictures each update sees.
 
     Raises:
-      InputError: for clips, a set without the parts "train" and "test", or a batch that is too
-        large or that the devices cannot share.
+      InputError: for clips, or as `plan_examples`.
     """
     if pictures.frames is not None:
         raise InputError(f"{pictures.name}: clips of {pictures.frames} frames, expected pictures")
+    return plan_examples(pictures, batch_size, seed)
+
+
+def plan_examples(pictures: CaptionedSet, batch_size: int, seed: int) -> BatchPlan:
+    """Which pictures or clips each update sees.
+
+    Raises:
+      InputError: for a set without the parts "train" and "test", or a batch that is too large or
+        that the devices cannot share.
+    """
     for part in ("train", "test"):
         pictures.part(part)
     check_batch_size(batch_size, current_mesh())

@@ -1,4 +1,4 @@
-"""Pictures of the experiment on CLIP, written as PNG on the main process."""
+"""Pictures of the experiments on pictures and texts, written as PNG on the main process."""
 
 import pathlib
 import textwrap
@@ -12,11 +12,12 @@ from experiments.shared.plots import Curve, empty_figure, save_figure
 COLUMNS, CHARACTERS = 4, 30
 
 
-def plot_retrieval(
+def plot_captions(
     path: pathlib.Path,
     images_NYXC: UInt8[np.ndarray, "N Y X C"],
     found: Sequence[str],
     own: Sequence[str],
+    title: str,
 ) -> None:
     """Pictures with the captions that were found for them; wrong ones in red, above the right one.
 
@@ -25,11 +26,13 @@ def plot_retrieval(
       images_NYXC: the pictures.
       found: a caption for each.
       own: the right one of each.
+      title: of the whole, before how many are right.
     """
     rows = -(-len(found) // COLUMNS)
-    figure = empty_figure((2.6 * COLUMNS, 2.5 * rows), dpi=100)
+    height, width = images_NYXC.shape[1:3]
+    figure = empty_figure((2.6 * COLUMNS, (1.9 * height / width + 0.6) * rows), dpi=100)
     right = sum(a == b for a, b in zip(found, own, strict=True))
-    figure.suptitle(f"Nearest captions of test pictures: {right} of {len(own)} right")
+    figure.suptitle(f"{title}: {right} of {len(own)} right")
     for i, axes in enumerate(np.ravel(figure.subplots(rows, COLUMNS))):
         axes.set_axis_off()
         if i >= len(found):
@@ -52,15 +55,35 @@ def plot_contrastive(path: pathlib.Path, losses: Mapping[str, Curve], accuracy: 
       losses: name -> updates and losses.
       accuracy: updates and shares of the training batches.
     """
+    title = "Contrastive loss, and pairs that find each other"
+    shares = {"training batches": accuracy}
+    plot_losses_and_shares(path, losses, shares, title, "share of a batch")
+
+
+def plot_losses_and_shares(
+    path: pathlib.Path,
+    losses: Mapping[str, Curve],
+    shares: Mapping[str, Curve],
+    title: str,
+    what: str,
+) -> None:
+    """Losses, and below them shares of what is right.
+
+    Args:
+      path: the PNG.
+      losses: name -> updates and losses.
+      shares: name -> updates and shares.
+      title: of the whole.
+      what: the shares are of.
+    """
     figure = empty_figure((8, 6), dpi=120)
     above, below = figure.subplots(2, sharex=True)
-    for name, (x, y) in losses.items():
-        if x:
-            above.plot(x, y, label=name, marker="o" if len(x) < 15 else None, markersize=3)
-    above.set(ylabel="loss, nats", title="Contrastive loss, and pairs that find each other")
-    above.legend(frameon=False)
-    below.plot(*accuracy, label="training batches")
-    below.set(xlabel="updates", ylabel="share of a batch", ylim=(0, 1.02))
-    for axes in (above, below):
+    for axes, curves in ((above, losses), (below, shares)):
+        for name, (x, y) in curves.items():
+            if x:
+                axes.plot(x, y, label=name, marker="o" if len(x) < 15 else None, markersize=3)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    above.set(ylabel="loss, nats", yscale="log", title=title)
+    below.set(xlabel="updates", ylabel=what, ylim=(0, 1.02))
     save_figure(figure, path)
