@@ -35,6 +35,7 @@ from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.caption_plots import plot_captions, plot_contrastive
 from experiments.text_to_image.support.captioned_data import (
+    loss_of_validation,
     make_tokenizer,
     pictures_digest,
     plan_batches,
@@ -43,7 +44,6 @@ from experiments.text_to_image.support.captioned_data import (
 from experiments.text_to_image.support.clip_scores import vectors_of
 from experiments.text_to_image.support.text_pairs import (
     PairTrainingFlags,
-    loss_of_validation,
     loss_on,
     to_batch,
 )
@@ -186,7 +186,7 @@ def main(config: Config) -> dict[str, float]:
         lambda layout: loss_on(layout, clip_loss(model)),
         batch_size=config.training.batch_size,
         make_evaluation=lambda loss_fn: loss_of_validation(
-            loss_fn, pictures, tokens, plan.batch_size
+            loss_fn, pictures, tokens, plan.batch_size, to_batch
         ),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,

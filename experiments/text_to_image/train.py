@@ -47,7 +47,6 @@ from experiments.shared.training_runs import (
     VALIDATION_LOSS,
     TrainedModel,
     check_layout,
-    loss_of_batch,
     plot_training,
     train_model,
 )
@@ -59,6 +58,7 @@ from experiments.text_to_image.support.attribute_evaluator import (
     make_attribute_evaluator,
 )
 from experiments.text_to_image.support.captioned_data import (
+    loss_of_validation,
     make_tokenizer,
     pictures_digest,
     plan_batches,
@@ -247,7 +247,9 @@ def train_text_to_image(
         config.training,
         functools.partial(text_to_image_loss, model, weighting),
         batch_size=config.training.batch_size,
-        make_evaluation=lambda loss_fn: validation_loss(loss_fn, pictures, tokens, plan),
+        make_evaluation=lambda loss_fn: loss_of_validation(
+            loss_fn, pictures, tokens, plan.batch_size
+        ),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
         start=start,
@@ -259,15 +261,6 @@ def start_with_encoder(model: TextToImageConfig, encoder: Tree, seed: int) -> Tr
     """New parameters of the denoiser beside those of an encoder."""
     params, layout = init_sharded(model.make_init(), jax.random.key(seed), mesh=current_mesh())
     return {**params, "encoder": jax.device_put(encoder, layout.shardings["encoder"])}
-
-
-def validation_loss(loss_fn: Any, pictures: CaptionedSet, tokens: CaptionTokens, plan: BatchPlan):
-    """The loss of the averaged parameters on a batch of the validation part, if there is one."""
-    first, last = pictures.parts.get("validation", (0, 0))
-    if last - first < plan.batch_size:
-        return None
-    part = BatchPlan(first, last, plan.batch_size, seed=0, name=pictures.name)
-    return loss_of_batch(loss_fn, captioned_batch_at(pictures, tokens, part, 0))
 
 
 def guidance_weights(config: Config) -> list[float]:

@@ -1,14 +1,19 @@
 """Captioned pictures as the programs on texts and images use them: words, batches, digests."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from experiments.shared.digests import digest_of
-from jaxgen.data import BatchPlan, CaptionedSet
+from experiments.shared.training_runs import loss_of_batch
+from jaxgen.data import BatchPlan, CaptionedSet, captioned_batch_at
+from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.captions.class_captions import CLASS, class_prompts
 from jaxgen.data.tokenizers import Tokenizer, train_tokenizer
 from jaxgen.errors import InputError
 from jaxgen.parallel import check_batch_size, current_mesh
+from jaxgen.training import TrainState
+from jaxgen.training.step import LossFn
+from jaxgen.typing import Batch
 
 MOST_WORDS = 4096
 
@@ -54,3 +59,26 @@ def prompts_of(pictures: CaptionedSet) -> Sequence[str]:
 def pictures_digest(pictures: CaptionedSet) -> str:
     """A digest of pictures, captions and parts."""
     return digest_of(pictures.images, pictures.short, pictures.descriptive, pictures.parts)
+
+
+def loss_of_validation(
+    loss_fn: LossFn,
+    pictures: CaptionedSet,
+    tokens: CaptionTokens,
+    batch_size: int,
+    named: Callable[[Batch], Batch] = dict,
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """The loss of the averaged parameters on a batch of the validation part, if there is one.
+
+    Args:
+      loss_fn: the loss.
+      pictures: the set.
+      tokens: of its captions.
+      batch_size: of the batch.
+      named: gives the parts of a batch the names that the loss has for them.
+    """
+    first, last = pictures.parts.get("validation", (0, 0))
+    if last - first < batch_size:
+        return None
+    part = BatchPlan(first, last, batch_size, seed=0, name=pictures.name)
+    return loss_of_batch(loss_fn, named(captioned_batch_at(pictures, tokens, part, 0)))

@@ -10,9 +10,9 @@ import numpy as np
 
 from experiments.shared.training_runs import TrainedModel, train_model
 from experiments.shared.unet_sizes import HEAD_SIZE
+from experiments.text_to_image.support.captioned_data import loss_of_validation
 from experiments.text_to_image.support.text_pairs import (
     PairTrainingFlags,
-    loss_of_validation,
     loss_on,
     to_batch,
 )
@@ -177,7 +177,9 @@ def train_captioner(
         flags,
         lambda layout: loss_on(layout, loss_fn),
         batch_size=flags.batch_size,
-        make_evaluation=lambda loss: loss_of_validation(loss, pictures, tokens, flags.batch_size),
+        make_evaluation=lambda loss_fn: loss_of_validation(
+            loss_fn, pictures, tokens, flags.batch_size, to_batch
+        ),
         seed=seed,
         tensorboard=tensorboard,
     )

@@ -1,15 +1,10 @@
 """Pictures with texts as models of pairs are trained on them: flags, batches, evaluation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from experiments.shared.training_runs import OptimizationFlags, loss_of_batch
-from jaxgen.data import BatchPlan, CaptionedSet, captioned_batch_at
-from jaxgen.data.captions.caption_batches import CaptionTokens
+from experiments.shared.training_runs import OptimizationFlags
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, gather_fsdp
-from jaxgen.training import TrainState
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch
 
@@ -51,14 +46,3 @@ def to_batch(batch: Batch) -> Batch:
     names = {"image": "image", "video": "image", "text_ids": "ids", "text_mask": "mask"}
     names["caption"] = "meaning"
     return {to: batch[name] for name, to in names.items() if name in batch}
-
-
-def loss_of_validation(
-    loss_fn: Callable[..., Any], pictures: CaptionedSet, tokens: CaptionTokens, batch_size: int
-) -> Callable[[TrainState], dict[str, float]] | None:
-    """The loss of the averaged parameters on a batch of the validation part, if there is one."""
-    first, last = pictures.parts.get("validation", (0, 0))
-    if last - first < batch_size:
-        return None
-    part = BatchPlan(first, last, batch_size, seed=0, name=pictures.name)
-    return loss_of_batch(loss_fn, to_batch(captioned_batch_at(pictures, tokens, part, 0)))
