@@ -59,7 +59,7 @@ class TextNetworkFlags:
 
     network: NetworkName = "dit"
     width: int = 128
-    depth: int = 6
+    depth: int = 4
     patch: int = 4
     text: TextUse = "cross"
     text_width: int = 128

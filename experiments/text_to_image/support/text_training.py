@@ -46,7 +46,7 @@ class TextTrainingFlags(OptimizationFlags):
       moment_dtype: of the optimizer's mean of gradients; "bfloat16" halves it.
     """
 
-    training_steps: int = 3000
+    training_steps: int = 2000
     batch_size: int = 64
     text_dropout: float = 0.1
 
