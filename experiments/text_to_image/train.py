@@ -89,6 +89,7 @@ from jaxgen.data import (
     CaptionedSet,
     captioned_batch_at,
     load_captioned,
+    to_unit,
     tokenise_captions,
 )
 from jaxgen.data.captions.caption_batches import CaptionTokens
@@ -284,9 +285,9 @@ def show_captions(
     captions = pictures.part("test").distinct(config.prompt_kind)
     chosen = np.linspace(0, len(captions) - 1, min(ROWS, len(captions))).astype(int)
     prompts = [captions[i] for i in dict.fromkeys(chosen.tolist())]
-    flags, draw = config.sampling, make_draw(trained.config, trained.layout)
+    flags = config.sampling
     x = draw_prompts(
-        draw,
+        make_draw(trained.config, trained.layout, clip=flags.clip),
         trained,
         encoder.tokenizer,
         flags,
@@ -316,7 +317,7 @@ def evaluate_prompts(
         return found | ({} if scorer is None else {CLIP_SCORE: scorer.score(images, texts)})
 
     chosen = np.linspace(0, len(test) - 1, min(flags.evaluate, len(test))).astype(int)
-    real = test.images[chosen].astype(np.float32) / 127.5 - 1
+    real = to_unit(test.images[chosen])
     wanted = None if evaluator is None else codes_of(test)[chosen]
     texts = [test.captions(config.captions)[i] for i in chosen]
     rows = {"real pictures": figures(real, wanted, texts)}
