@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 from jaxtyping import Array
 
+from experiments.shared.denoiser_losses import make_network_loss
 from experiments.shared.unet_sizes import HEAD_SIZE, unet_of_size
 from jaxgen.diffusion import CosineSchedule, Schedule
 from jaxgen.diffusion.edm import EDM
