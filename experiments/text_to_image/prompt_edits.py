@@ -104,8 +104,8 @@ def main(config: Config) -> dict[str, Any]:
     prompts = [text for pair in pairs for text in pair]
     ways = draw_edits(model, tokenizer, prompts, config)
     rows = {name: edit_figures(evaluator, x, [new for _, new in pairs]) for name, x in ways.items()}
-    columns = list(next(iter(rows.values())))
-    cells = [(name, *(three_decimals(row[c]) for c in columns)) for name, row in rows.items()]
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = [(name, *(three_decimals(row.get(c)) for c in columns)) for name, row in rows.items()]
     table = format_table(("edited", *columns), cells)
     write_text(folder / "table.md", table)
     report("\n" + table)
@@ -186,19 +186,22 @@ def edit_figures(
     wanted_N = [next(colours.index(w) for w in text.split() if w in colours) for text in prompts]
     others = np.delete(np.arange(code_NF.shape[1]), column)
     kept_NF = was_NF[:, others] == now_NF[:, others]
+    outside = psnr_outside(x[::2], x[1::2])
     return {
         "new colour": float((now_NF[:, column] == np.array(wanted_N)).mean()),
         "other attributes kept": float(kept_NF.all(axis=1).mean()),
-        "PSNR outside, dB": psnr_outside(x[::2], x[1::2]),
+        **({} if outside is None else {"PSNR outside, dB": outside}),
     }
 
 
 def psnr_outside(
     original: Float[np.ndarray, "N Y X C"], edited: Float[np.ndarray, "N Y X C"]
-) -> float:
+) -> float | None:
     """PSNR of pixels that are not of the original's object, mean over pictures.
 
-    The object is what differs from the median colour of a picture, and what is near to it.
+    The object is what differs from the median colour of a picture, and what is near to it. Pictures
+    without anything else, as a model makes them that has learned little, are left out; None where
+    there are no others.
     """
     background = np.median(original, axis=(1, 2), keepdims=True)
     object_NYX = np.abs(original - background).max(axis=-1) > CONTRAST
@@ -206,9 +209,12 @@ def psnr_outside(
     window = (2 * NEAR + 1,) * 2
     near_NYX = np.lib.stride_tricks.sliding_window_view(grown, window, axis=(1, 2)).any((-2, -1))
     outside = ~near_NYX[..., None]
-    error = (np.square(original - edited) * outside).sum((1, 2, 3))
-    mean = error / (outside.sum((1, 2, 3)) * original.shape[-1])
-    return float(np.mean(10 * np.log10(4 / np.maximum(mean, 1e-10))))
+    count_N = outside.sum((1, 2, 3)) * original.shape[-1]
+    error_N = (np.square(original - edited) * outside).sum((1, 2, 3))
+    if not count_N.any():
+        return None
+    mean_M = error_N[count_N > 0] / count_N[count_N > 0]
+    return float(np.mean(10 * np.log10(4 / np.maximum(mean_M, 1e-10))))
 
 
 def show_edits(
