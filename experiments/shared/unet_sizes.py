@@ -9,6 +9,21 @@ HEAD_SIZE = 32
 """Channels of an attention head."""
 
 
+def heads_of(width: int, name: str = "width") -> int:
+    """Attention heads of `HEAD_SIZE` channels in a width.
+
+    Args:
+      width: of tokens.
+      name: what it is called in an error.
+
+    Raises:
+      InputError: for a width that makes no heads.
+    """
+    if width < HEAD_SIZE or width % HEAD_SIZE:
+        raise InputError(f"{name} is {width}, expected a multiple of {HEAD_SIZE}")
+    return width // HEAD_SIZE
+
+
 def unet_of_size(
     width: int, blocks: int, sides: tuple[int, int], common: dict[str, Any]
 ) -> UNetConfig:

@@ -31,7 +31,7 @@ from experiments.shared.training_runs import (
     check_layout,
     train_model,
 )
-from experiments.shared.unet_sizes import HEAD_SIZE
+from experiments.shared.unet_sizes import heads_of
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.caption_plots import plot_captions, plot_contrastive
 from experiments.text_to_image.support.captioned_data import (
@@ -109,12 +109,10 @@ class ClipNetworkFlags:
         height, width, channels = pictures.images.shape[1:]
         if height != width:
             raise InputError(f"{pictures.name}: images of {height}x{width}, expected squares")
-        if self.width % HEAD_SIZE:
-            raise InputError(f"width is {self.width}, expected a multiple of {HEAD_SIZE}")
         both: dict[str, Any] = {
             "width": self.width,
             "depth": self.depth,
-            "heads": self.width // HEAD_SIZE,
+            "heads": heads_of(self.width),
             "mlp_units": 4 * self.width,
             "projection": self.projection,
             "dtype": self.dtype,

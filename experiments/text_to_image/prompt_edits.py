@@ -122,7 +122,7 @@ def colour_pairs(pictures: CaptionedSet, count: int) -> list[tuple[str, str]]:
     for i in range(count):
         caption = captions[i % len(captions)]
         words = caption.split()
-        at = next(j for j, word in enumerate(words) if word in COLOURS)
+        at = colour_place(words)
         step = 1 + i % (len(colours) - 1)
         words[at] = colours[(colours.index(words[at]) + step) % len(colours)]
         pairs.append((caption, " ".join(words)))
@@ -164,7 +164,7 @@ def draw_edits(
 def words_to_blend(tokens: Tokenized, threshold: float) -> LocalBlend:
     """The colour's word and the noun behind it, which stand at one place in all captions here."""
     words = tokens.words(0)
-    at = next(j for j, word in enumerate(words) if word in COLOURS)
+    at = colour_place(words)
     places = [int(tokens.positions(0, word)[0]) for word in words[at : at + 2]]
     return LocalBlend(places, places, threshold)
 
@@ -183,7 +183,7 @@ def edit_figures(
     was_NF, now_NF = code_NF[::2], code_NF[1::2]
     column = evaluator.names.index(COLOUR)
     colours = list(evaluator.values[column])
-    wanted_N = [next(colours.index(w) for w in text.split() if w in colours) for text in prompts]
+    wanted_N = [colours.index(_colour_of(text)) for text in prompts]
     others = np.delete(np.arange(code_NF.shape[1]), column)
     kept_NF = was_NF[:, others] == now_NF[:, others]
     outside = psnr_outside(x[::2], x[1::2])
@@ -231,8 +231,14 @@ def show_edits(
     plot_images(path, np.stack(rows), "Another colour by the prompt", columns, names)
 
 
+def colour_place(words: Sequence[str]) -> int:
+    """Where the first word for a colour stands."""
+    return next(i for i, word in enumerate(words) if word in COLOURS)
+
+
 def _colour_of(text: str) -> str:
-    return next(word for word in text.split() if word in COLOURS)
+    words = text.split()
+    return words[colour_place(words)]
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ from jaxgen.typing import Tree
 
 CLIP_SCORE = "CLIP score"
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""At which the loss on test pictures is told."""
+"""At which the loss on test pictures is reported."""
 
 
 @register_config("text_to_image.train")
@@ -316,10 +316,9 @@ def evaluate_prompts(
         found = {} if evaluator is None else evaluator.figures(images, wanted)
         return found | ({} if scorer is None else {CLIP_SCORE: scorer.score(images, texts)})
 
-    chosen = np.linspace(0, len(test) - 1, min(flags.evaluate, len(test))).astype(int)
-    real = to_unit(test.images[chosen])
-    wanted = None if evaluator is None else codes_of(test)[chosen]
-    texts = [test.captions(config.captions)[i] for i in chosen]
+    real = to_unit(test.images[prompts.row_N])
+    wanted = None if evaluator is None else codes_of(test)[prompts.row_N]
+    texts = [test.captions(config.captions)[i] for i in prompts.row_N]
     rows = {"real pictures": figures(real, wanted, texts)}
     draw = make_draw(trained.config, trained.layout, clip=flags.clip)
     key = sample_key(config.seed_of_samples)

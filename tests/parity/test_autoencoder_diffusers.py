@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from random_models import randomised
 
 from jaxgen.compressors.frame_autoencoder import FrameAutoencoderConfig
 from jaxgen.compressors.temporal_decoder import TemporalDecoderConfig
@@ -46,18 +47,6 @@ CASES = {
         **{"latents_mean": [0.1, 0.2, 0.3, -1.0], "latents_std": [1.0, 2.0, 0.5, 3.0]},
     },
 }
-
-
-def randomised(model, seed=0):
-    """Every parameter random, norms' and biases' too, at a size that keeps the signal alive."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-            parameter.normal_(0, fan_in**-0.5, generator=generator)
-            if "norm" in name and name.endswith("weight"):
-                parameter += 1
-    return model.eval()
 
 
 def theirs(function, x, **options):

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from random_models import randomised
 
 from jaxgen.data.tokenizers import save_tokenizer, train_tokenizer
 from jaxgen.pretrained import load_pipeline, save_pipeline
@@ -47,18 +48,6 @@ CASES = {
     "sd1_adams": ("PNDM", {"skip_prk_steps": True}, {}, "quick_gelu"),
     "sigmas": ("EulerDiscrete", {"timestep_spacing": "leading"}, {}, "quick_gelu"),
 }
-
-
-def randomised(model, seed=0):
-    """Every parameter random, norms' and biases' too, at a size that keeps the signal alive."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-            parameter.normal_(0, fan_in**-0.5, generator=generator)
-            if "norm" in name and name.endswith("weight"):
-                parameter += 1
-    return model.eval()
 
 
 @functools.cache

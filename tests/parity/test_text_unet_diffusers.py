@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_models import randomised
 
 from jaxgen.interop.text_unet_config import text_unet_options
 from jaxgen.interop.unet_weights import unet_tensors
@@ -42,18 +43,6 @@ CASES = {
     "upscaler": {"num_class_embeds": 7, "in_channels": 7, "mid_block_scale_factor": 2.0},
     "adaptive": {"resnet_time_scale_shift": "scale_shift", "freq_shift": 1},
 }
-
-
-def randomised(model, seed=0):
-    """Every parameter random, norms' and biases' too, at a size that keeps the signal alive."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-            parameter.normal_(0, fan_in**-0.5, generator=generator)
-            if "norm" in name and name.endswith("weight"):
-                parameter += 1
-    return model.eval()
 
 
 def example(config, seed=1):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from random_models import randomised
 
 from jaxgen.interop.safetensors import TensorFile, write_safetensors
 from jaxgen.interop.unet_weights import unet_options, unet_params, unet_tensors
@@ -51,18 +52,6 @@ CASES = {
     "no_attention": {"add_attention": False, "act_fn": "mish", "time_embedding_dim": 20},
     "rescaled": {"mid_block_scale_factor": 2**0.5, "act_fn": "relu"},
 }
-
-
-def randomised(model, seed=0):
-    """Every parameter random, norms' and biases' too, at a size that keeps the signal alive."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-            parameter.normal_(0, fan_in**-0.5, generator=generator)
-            if "norm" in name and name.endswith("weight"):
-                parameter += 1
-    return model.eval()
 
 
 def example(config, seed=1):

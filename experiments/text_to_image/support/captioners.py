@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments.shared.training_runs import TrainedModel, train_model
-from experiments.shared.unet_sizes import HEAD_SIZE
+from experiments.shared.unet_sizes import heads_of
 from experiments.text_to_image.support.captioned_data import loss_of_validation
 from experiments.text_to_image.support.text_pairs import (
     PairTrainingFlags,
@@ -63,11 +63,9 @@ class CaptionerFlags:
         *_, height, width, channels = pictures.images.shape
         if height != width:
             raise InputError(f"{pictures.name}: images of {height}x{width}, expected squares")
-        if self.width % HEAD_SIZE:
-            raise InputError(f"width is {self.width}, expected a multiple of {HEAD_SIZE}")
         if self.depth < 2:
             raise InputError(f"depth is {self.depth}, expected 2 or more, for both halves")
-        heads = self.width // HEAD_SIZE
+        heads = heads_of(self.width)
         both: dict[str, Any] = {
             "width": self.width,
             "heads": heads,

@@ -4,7 +4,7 @@ import pathlib
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from experiments.shared.unet_sizes import HEAD_SIZE
+from experiments.shared.unet_sizes import heads_of
 from jaxgen.data.tokenizers import Tokenizer, open_tokenizer
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.predictions import channels_of, check_target
@@ -70,17 +70,14 @@ class TextNetworkFlags:
         if self.network not in get_args(NetworkName):
             raise InputError(f"network is {self.network!r}, expected dit or uvit")
         for name in ("width", "text_width"):
-            if getattr(self, name) % HEAD_SIZE:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}, expected a multiple of {HEAD_SIZE}"
-                )
+            heads_of(getattr(self, name), name)
 
     def encoder(self, tokenizer: Tokenizer) -> TextEncoder:
         """The text transformer for a vocabulary, to be trained with the network."""
         config = CLIPTextConfig(
             width=self.text_width,
             depth=self.text_depth,
-            heads=self.text_width // HEAD_SIZE,
+            heads=heads_of(self.text_width),
             mlp_units=4 * self.text_width,
             vocabulary=tokenizer.size,
             length=tokenizer.length,
@@ -116,7 +113,7 @@ class TextNetworkFlags:
             "patch": self.patch,
             "width": self.width,
             "depth": self.depth,
-            "heads": self.width // HEAD_SIZE,
+            "heads": heads_of(self.width),
             "num_classes": 0,
             "text_width": encoder.config.width,
             "dtype": self.dtype,

@@ -29,11 +29,13 @@ class Prompts(NamedTuple):
     """What samples are asked to show.
 
     Attributes:
+      row_N: which pictures of the part have them as captions.
       texts: a prompt for each sample.
       wanted_NF: codes of the attributes that are asked for, -1 for nothing; None where pictures
         have none.
     """
 
+    row_N: Int[np.ndarray, "N"]
     texts: tuple[str, ...]
     wanted_NF: Int[np.ndarray, "N F"] | None
 
@@ -56,14 +58,14 @@ def prompts_of_part(
     captions = chosen_part.captions(kind)
     texts = tuple(captions[i] for i in chosen)
     if chosen_part.attributes is None:
-        return Prompts(texts, None)
+        return Prompts(chosen, texts, None)
     wanted_NF = codes_of(chosen_part)[chosen]
     if shapes:
         said_NF = read_captions(ShapeVocabulary(), texts)
         names = list(chosen_part.attributes.values)
         which = [i for i, name in enumerate(names) if len(chosen_part.attributes.values[name]) > 1]
         wanted_NF = said_NF[:, which]
-    return Prompts(texts, wanted_NF)
+    return Prompts(chosen, texts, wanted_NF)
 
 
 def as_texts(tokenizer: Tokenizer, prompts: Sequence[str], null: str = NULL_CAPTION) -> Texts:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from experiments.shared.unet_sizes import HEAD_SIZE, unet_of_size
+from experiments.shared.unet_sizes import heads_of, unet_of_size
 from experiments.video.support.video_streams import Size, parse_size
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.derived_schedules import Shifted
@@ -57,8 +57,7 @@ class VideoNetworkFlags:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
-            raise InputError(f"width is {self.width}, expected a multiple of {HEAD_SIZE}")
+        heads_of(self.width)
         check_positive("shift", self.shift)
         self.sides()
         if self.backbone == "unet":
@@ -112,7 +111,7 @@ def video_model(
             patch=flags.sides(),
             width=flags.width,
             depth=flags.depth,
-            heads=flags.width // HEAD_SIZE,
+            heads=heads_of(flags.width),
             positions=flags.positions,
             attention_pattern=flags.attention,
             causal=flags.causal,
