@@ -244,7 +244,8 @@ def put_samples(index_B: Int[np.ndarray, "B"], condition: Any) -> Batch:
 
     def chosen(value: Any) -> np.ndarray:
         value_B = np.asarray(value)[index_B]
-        return value_B if value_B.dtype == bool else value_B.astype(np.int32)
+        whole = np.issubdtype(value_B.dtype, np.integer)
+        return value_B.astype(np.int32) if whole else value_B
 
     batch = {"index": index_B.astype(np.int32)}
     if condition is not None:

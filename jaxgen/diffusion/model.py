@@ -1,7 +1,9 @@
 """A trained denoiser as a configuration: the network, what it predicts, its process, its classes.
 
 Networks that read texts take them as named arrays, the *conditions*: ``text_BNC``, ``text_mask_BN``
-and ``pooled_BC``, as an encoder gives them (`jaxgen.diffusion.text_to_image`).
+and ``pooled_BC``, as an encoder gives them (`jaxgen.diffusion.text_to_image`). The condition
+``beside`` is laid beside the latents along the channels: the small image of a super-resolver
+(`jaxgen.diffusion.conditioning.noise_augmentation`), or a masked image and its mask.
 
 What checkpoints of diffusion models hold. With it and the parameters a model can be sampled::
 
@@ -66,6 +68,8 @@ class DenoiserConfig:
       known_frames: whether the network was trained with known frames of videos, which are then the
         last channels of its input, the data's and one for the mask (see
         `jaxgen.diffusion.conditioning.frame_masks`).
+      beside_channels: channels of the condition ``beside``, the last ones of the network's input; 0
+        for a network without.
       time_input: the network's conditioning on the noise level: "thousandths", 1,000 t, or "step",
         the number of the step of a table of some, t T - 1.
       learned_variance: whether the network's output is twice as long along the last axis, the
@@ -85,6 +89,7 @@ class DenoiserConfig:
     schedule: Schedule = CosineSchedule()
     guidance_channels: int = 0
     known_frames: bool = False
+    beside_channels: int = 0
     time_input: TimeName = "thousandths"
     learned_variance: bool = False
     sigma_data: float | None = None
@@ -121,7 +126,8 @@ class DenoiserConfig:
     @property
     def condition_channels(self) -> int:
         """Channels of the network's input beside the data's."""
-        return self.guidance_channels + self.known_frames * (self.image_shape[-1] + 1)
+        frames = self.known_frames * (self.image_shape[-1] + 1)
+        return self.guidance_channels + frames + self.beside_channels
 
     def check_guidance(self, guidance: float) -> None:
         """Refuses guidance where there is nothing to guide with.
@@ -157,6 +163,40 @@ class DenoiserConfig:
             return model.init(keys, z, jnp.zeros((1,)), label_1, **texts)["params"]
 
         return init
+
+    def apply(
+        self,
+        params: Tree,
+        z: Array,
+        time: Array,
+        label_B: Array | None = None,
+        *,
+        beside: Array | None = None,
+        **options: Any,
+    ) -> Any:
+        """The network itself, with what is laid beside the latents.
+
+        Args:
+          params: the network's parameters.
+          z: latents, with channels of guidance or of known frames behind them if there are any.
+          time: as the network takes it.
+          label_B: a class each; None for a model without labels.
+          beside: of the latents' sizes, with ``beside_channels`` channels.
+          **options: other conditions; ``train``, ``rngs`` and so on.
+
+        Raises:
+          InputError: unless `beside` has the latents' sizes and as many channels as the network
+            was trained with.
+        """
+        expected = (*z.shape[:-1], self.beside_channels)
+        if (beside is None) != (self.beside_channels == 0) or (
+            beside is not None and beside.shape != expected
+        ):
+            found = "None" if beside is None else f"of shape {beside.shape}"
+            wanted = f"shape {expected}" if self.beside_channels else "None (beside_channels is 0)"
+            raise InputError(f"beside is {found}, expected {wanted}")
+        inputs = z if beside is None else jnp.concatenate([z, beside], -1)
+        return self.make_model().apply({"params": params}, inputs, time, label_B, **options)
 
     def adapt(
         self, network: Callable[..., Any], *, keep_variance: bool = False
@@ -206,10 +246,9 @@ class DenoiserConfig:
                 "given are known frames, but the network was trained without (known_frames is "
                 "False), expected None; `with_known_frames` guides any network to them"
             )
-        model = self.make_model()
 
         def network(z: Array, time: Array, label_B: Array | None, **conditions: Array) -> Array:
-            return model.apply({"params": params}, z, time, label_B, **conditions)
+            return self.apply(params, z, time, label_B, **conditions)
 
         if self.known_frames:
             network = with_frame_channels(

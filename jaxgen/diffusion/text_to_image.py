@@ -10,6 +10,9 @@ in place of "", one that samples shall not show::
     model = jaxgen.training.load_model(folder)
     texts = Texts(ids_BL, mask_BL, *null_texts)
     denoiser = model.config.make_denoiser(model.params, texts, guidance=2.0)
+
+A super-resolver of a cascade (Ho et al. 2022; Saharia et al. 2022) is the same with one more input,
+`Texts.beside`: the small image, made by its `augmentation`.
 """
 
 import dataclasses
@@ -20,10 +23,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.diffusion.conditioning.diffusion_classifier import LabelledDenoiser
 from jaxgen.diffusion.conditioning.guidance import GuidanceWeight
+from jaxgen.diffusion.conditioning.noise_augmentation import Augmentation
 from jaxgen.diffusion.denoiser import Denoiser, Estimate, make_denoiser
 from jaxgen.diffusion.model import Conditions, DenoiserConfig
 from jaxgen.diffusion.process.levels import Level
@@ -34,7 +38,7 @@ from jaxgen.typing import Tree
 
 
 class Texts(NamedTuple):
-    """The texts of some samples as token ids.
+    """The texts of some samples as token ids, and what else they are made from.
 
     Attributes:
       ids_BL: token ids.
@@ -42,12 +46,15 @@ class Texts(NamedTuple):
       null_ids_BL: those of the empty text, or of what a sample shall not show; None where nothing
         is guided.
       null_mask_BL: its mask.
+      beside: what is laid beside the latents, with text and without; None for networks that take
+        nothing there.
     """
 
     ids_BL: Int[Array, "B L"]
     mask_BL: Bool[Array, "B L"]
     null_ids_BL: Int[Array, "B L"] | None = None
     null_mask_BL: Bool[Array, "B L"] | None = None
+    beside: Float[Array, "B *sizes C"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +66,17 @@ class TextToImageConfig:
       encoder: the configuration of the encoder, with ``make_model()`` and ``example()``.
       masked: whether padding is hidden from encoder and denoiser; Stable Diffusion lets it be seen.
       null_text: whether the empty text was among those trained on, which guidance compares with.
+      augmentation: of a super-resolver, what makes the condition ``beside`` from small images.
 
     Raises:
-      InputError: for a network that reads no texts.
+      InputError: for a network that reads no texts, or has no room for what augmentation makes.
     """
 
     denoiser: DenoiserConfig
     encoder: Any
     masked: bool = True
     null_text: bool = True
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         """Validates the fields."""
@@ -75,6 +84,13 @@ class TextToImageConfig:
             raise InputError(
                 "network has text_width 0 and pooled_width 0, expected a network that reads texts"
             )
+        if self.augmentation is not None:
+            channels = self.augmentation.condition_channels(self.image_shape[-1])
+            if self.denoiser.beside_channels != channels:
+                raise InputError(
+                    f"beside_channels is {self.denoiser.beside_channels}, expected {channels} for "
+                    "a small image and its noise level"
+                )
 
     @property
     def network(self) -> Any:
@@ -155,7 +171,8 @@ class TextToImageConfig:
         Raises:
           InputError: for guidance without null texts.
         """
-        conditions = self.encode(params, texts.ids_BL, texts.mask_BL)
+        beside = {} if texts.beside is None else {"beside": texts.beside}
+        conditions = {**self.encode(params, texts.ids_BL, texts.mask_BL), **beside}
         nulls = None
         if guidance is not None:
             if texts.null_ids_BL is None or texts.null_mask_BL is None:
@@ -166,7 +183,7 @@ class TextToImageConfig:
                     "0): what it predicts without a text means little",
                     stacklevel=2,
                 )
-            nulls = self.encode(params, texts.null_ids_BL, texts.null_mask_BL)
+            nulls = {**self.encode(params, texts.null_ids_BL, texts.null_mask_BL), **beside}
         return self.denoiser.make_denoiser(
             params["denoiser"], None, guidance, conditions=conditions, nulls=nulls, clip=clip
         )

@@ -21,6 +21,7 @@ CLASSES: dict[str, str] = {
     "tree-code": "jaxgen.lm.outputs.tree_softmax:TreeCode",
     "denoiser": "jaxgen.diffusion.model:DenoiserConfig",
     "text-to-image": "jaxgen.diffusion.text_to_image:TextToImageConfig",
+    "noise-augmentation": "jaxgen.diffusion.conditioning.noise_augmentation:Augmentation",
     "dit": "jaxgen.spacetime.dit:DiTConfig",
     "uvit": "jaxgen.spacetime.uvit:UViTConfig",
     "mdt": "jaxgen.spacetime.mdt:MDTConfig",

@@ -12,8 +12,11 @@ from flax import linen as nn
 from jaxgen.diffusion import classify, make_steps
 from jaxgen.diffusion.conditioning.diffusion_classifier import even_times
 from jaxgen.diffusion.conditioning.guidance import classifier_free_guidance, guide_conditions
+from jaxgen.diffusion.conditioning.noise_augmentation import Augmentation
 from jaxgen.diffusion.denoiser import make_denoiser
 from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion.process.example_keys import example_keys
+from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.diffusion.text_to_image import Texts, TextToImageConfig
 from jaxgen.encoders import CLIPTextConfig
 from jaxgen.errors import InputError
@@ -47,14 +50,19 @@ MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]], bool)
 NULLS = np.array([[19, 0, 0, 0, 0]] * B, np.int32), np.array([[1, 0, 0, 0, 0]] * B, bool)
 
 
-@pytest.fixture(scope="module")
-def params():
-    """Every number random, so that every path counts."""
-    found = jax.eval_shape(CONFIG.make_init(), jax.random.key(0))
+def random_params(config):
+    """Of the shapes that a model has."""
+    found = jax.eval_shape(config.make_init(), jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), nn.meta.unbox(found)
     )
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Every number random, so that every path counts."""
+    return random_params(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +106,50 @@ def test_the_network_reads_what_the_encoder_says(params, latents):
 
     wanted = make_denoiser(network, "v")(z, level)
     np.testing.assert_allclose(found.x, wanted.x, atol=1e-6)
+
+
+def test_what_is_laid_beside_the_latents_stays_there_without_a_text():
+    """The denoiser of a super-resolver against the network on wider inputs, guided by hand."""
+    augmentation = Augmentation(CosineSchedule(), 2)
+    wide = dataclasses.replace(DIT, in_channels=7)
+    denoiser = DenoiserConfig(wide, (4, 4, 3), (), beside_channels=4)
+    config = TextToImageConfig(denoiser, ENCODER, augmentation=augmentation)
+    params = random_params(config)
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(B, 4, 4, 3)).astype(np.float32)
+    small = rng.uniform(-1, 1, (B, 2, 2, 3)).astype(np.float32)
+    beside = augmentation.at(small, 0.3, example_keys(jax.random.key(0), jnp.arange(B)))
+    level = jax.tree.map(lambda value: jnp.float32(value[3]), make_steps(config.schedule, 8))
+    texts = Texts(IDS, MASK, *NULLS, beside=beside)
+    found = config.make_denoiser(params, texts, 2.0, clip=False)(z, level)
+
+    def alone(ids, mask):
+        given = config.encode(params, ids, mask)
+
+        def network(z, time):
+            inputs = np.concatenate([z, beside], -1)
+            variables = {"params": params["denoiser"]}
+            return wide.make_model().apply(variables, inputs, time, None, **given)
+
+        return make_denoiser(network, "v")(z, level).x
+
+    wanted = 3 * alone(IDS, MASK) - 2 * alone(*NULLS)
+    np.testing.assert_allclose(found.x, wanted, atol=1e-4)
+    assert config_from_json(config_to_json(config)) == config
+
+
+def test_beside_has_the_sizes_of_the_latents(params):
+    wide = DenoiserConfig(dataclasses.replace(DIT, in_channels=4), (4, 4, 3), (), beside_channels=1)
+    z, time = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2)
+    for config, beside, message in (
+        (wide, None, r"beside is None, expected shape \(2, 4, 4, 1\)"),
+        (wide, z, r"beside is of shape \(2, 4, 4, 3\), expected shape \(2, 4, 4, 1\)"),
+        (CONFIG.denoiser, z, r"beside is of shape .*, expected None"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config.apply(params, z, time, beside=beside)
+    with pytest.raises(InputError, match="beside_channels is 1, expected 4"):
+        TextToImageConfig(wide, ENCODER, augmentation=Augmentation(CosineSchedule(), 2))
 
 
 def test_padding_matters_only_where_it_is_not_masked(params, latents):

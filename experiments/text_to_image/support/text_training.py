@@ -12,6 +12,7 @@ from experiments.shared.denoiser_losses import make_network_loss
 from experiments.shared.training_runs import OptimizationFlags, TrainedModel
 from jaxgen.data import CaptionedSet, to_unit
 from jaxgen.data.captions.caption_batches import CaptionTokens
+from jaxgen.diffusion.conditioning.image_to_image import downsample
 from jaxgen.diffusion.objectives.losses import loss_by_level, prediction_loss
 from jaxgen.diffusion.objectives.weightings import Weighting
 from jaxgen.diffusion.process.example_keys import example_keys, normal
@@ -63,15 +64,19 @@ def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: 
       weighting: the weight of |x - x^|^2.
       layout: of the parameters.
     """
-    model, loss_of = config.make_model(), make_network_loss(config.denoiser, weighting)
+    loss_of = make_network_loss(config.denoiser, weighting)
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         params = gather_fsdp(params, layout)
-        conditions = config.encode(params, batch["text_ids"], batch["text_mask"])
+        conditions = dict(config.encode(params, batch["text_ids"], batch["text_mask"]))
+        if config.augmentation is not None:
+            key, own_key = jax.random.split(key)
+            small = downsample(batch["image"], config.augmentation.factor)
+            keys_B = example_keys(own_key, jnp.arange(len(small)))
+            conditions["beside"] = config.augmentation.at_random(small, keys_B)
 
         def network(z: Array, time: Array) -> Any:
-            variables = {"params": params["denoiser"]}
-            return model.apply(variables, z, time, None, train=True, **conditions)
+            return config.denoiser.apply(params["denoiser"], z, time, train=True, **conditions)
 
         loss_B, level = loss_of(network, batch["image"], key)
         return loss_B.mean(), loss_by_level(loss_B, level)
