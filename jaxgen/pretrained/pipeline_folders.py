@@ -34,8 +34,12 @@ from jaxgen.pretrained.schedulers import SCHEDULER_FILE, from_diffusers_schedule
 
 INDEX = "model_index.json"
 
-PIPELINES = ("StableDiffusionPipeline",)
-"""Classes of pipelines that are known."""
+FROM_TEXT, FILLING_IN = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
+PIPELINES = (FROM_TEXT, "StableDiffusionImg2ImgPipeline", FILLING_IN)
+"""Classes of pipelines that are known: one folder and one object, called in different ways."""
+
+LEAST_VERSION = "0.6.0"
+"""Of diffusers: it takes older inpainting pipelines, and those without a version, for others."""
 
 PARTS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
@@ -113,7 +117,8 @@ def save_pipeline(
     ]
     fields = dict(pipeline.scheduler.fields)
     index = {
-        "_class_name": PIPELINES[0],
+        "_class_name": FILLING_IN if pipeline.fills_in else FROM_TEXT,
+        "_diffusers_version": LEAST_VERSION,
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
@@ -141,8 +146,8 @@ def _check_index(root: pathlib.Path) -> None:
     where, name = root / INDEX, index.get("_class_name")
     if name not in PIPELINES:
         raise InputError(
-            f"{where}: _class_name is {name!r}, expected {' or '.join(PIPELINES)}; parts that are "
-            "known open alone"
+            f"{where}: _class_name is {name!r}, expected one of {', '.join(PIPELINES)}; parts that "
+            "are known open alone"
         )
     for part, classes in PARTS.items():
         found = _class_of(index, part)

@@ -17,6 +17,8 @@ transformers = pytest.importorskip(
 )
 diffusers = pytest.importorskip("diffusers", reason="diffusers (the [parity] extra) is missing")
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 PROMPTS = ["a red cube", "a small blue ball on a table"]
 NEGATIVE = "ugly"
 LENGTH = 11
@@ -55,7 +57,7 @@ def vocabulary():
     return train_tokenizer(PROMPTS, 530, "bpe", length=LENGTH)
 
 
-def make_theirs(case, folder):
+def make_theirs(case, folder, kind="StableDiffusion", **changes):
     """A tiny pipeline of theirs with random weights."""
     method, schedule, network, activation = CASES[case]
     save_tokenizer(vocabulary(), folder)
@@ -71,11 +73,11 @@ def make_theirs(case, folder):
         max_position_embeddings=LENGTH,
         **{"bos_token_id": size - 2, "eos_token_id": 2, "pad_token_id": 1},
     )
-    return diffusers.StableDiffusionPipeline(
+    return getattr(diffusers, f"{kind}Pipeline")(
         vae=randomised(diffusers.AutoencoderKL(**VAE)),
         text_encoder=randomised(transformers.CLIPTextModel(text)),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(folder),
-        unet=randomised(diffusers.UNet2DConditionModel(**{**UNET, **network})),
+        unet=randomised(diffusers.UNet2DConditionModel(**{**UNET, **network, **changes})),
         scheduler=getattr(diffusers, f"{method}Scheduler").from_config({**SCHEDULE, **schedule}),
         safety_checker=None,
         feature_extractor=None,
@@ -87,32 +89,36 @@ def noise():
     return np.random.default_rng(0).normal(size=(2, 8, 12, 4)).astype(np.float32)
 
 
-def theirs(pipeline, output="latent", steps=2):
+def to_torch(value_BYXC):
+    return torch.tensor(np.array(value_BYXC).transpose(0, 3, 1, 2))
+
+
+def theirs(pipeline, output="latent", steps=2, **options):
     pipeline.set_progress_bar_config(disable=True)
+    if not options:
+        options = {"height": 16, "width": 24, "latents": to_torch(noise())}
     found = pipeline(
         PROMPTS,
-        height=16,
-        width=24,
         num_inference_steps=steps,
         guidance_scale=3.0,
         negative_prompt=[NEGATIVE] * 2,
-        latents=torch.tensor(noise().transpose(0, 3, 1, 2)),
         output_type=output,
+        **options,
     ).images
     return found.permute(0, 2, 3, 1).numpy() if output == "latent" else found
 
 
-def ours(pipeline, steps=2):
+def ours(pipeline, steps=2, noise_BYXC=None, **options):
     texts = pipeline.encode(PROMPTS), pipeline.encode([NEGATIVE] * 2)
+    given = noise() if noise_BYXC is None else noise_BYXC
     key = jax.random.key(0)
-    return pipeline.sample_latents(*texts, key, noise(), guidance_scale=3.0, steps=steps)
+    return pipeline.sample_latents(*texts, key, given, guidance_scale=3.0, steps=steps, **options)
 
 
 def assert_close(found, expected, tolerance):
     assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_equal_latents_and_images_both_ways(case, tmp_path):
     """After two steps of DDIM; of Adams after four, as its second step repeats the first."""
@@ -139,4 +145,62 @@ def test_equal_latents_and_images_both_ways(case, tmp_path):
     assert np.abs(images.astype(float) - close).max() < 1
     index = json.loads((tmp_path / "theirs" / "model_index.json").read_text())
     written = json.loads((tmp_path / "ours" / "model_index.json").read_text())
+    del written["_diffusers_version"]
     assert {name: index[name] for name in written} == written
+
+
+def photograph():
+    return np.random.default_rng(1).uniform(-1, 1, size=(2, 16, 24, 3)).astype(np.float32)
+
+
+def latents_of(pipeline, image_BYXC):
+    """Their latents, the mean of what the encoder says."""
+    with torch.no_grad():
+        found = pipeline.vae.encode(to_torch(image_BYXC)).latent_dist.mode()
+    return found * pipeline.vae.config.scaling_factor
+
+
+def seeded():
+    """Numbers that their pipeline draws, and the generator that it draws them with."""
+    drawn = torch.randn((2, 4, 8, 12), generator=torch.Generator().manual_seed(5))
+    return drawn.permute(0, 2, 3, 1).numpy(), torch.Generator().manual_seed(5)
+
+
+@pytest.mark.parametrize("case", ["sd2_v", "sigmas"])
+def test_images_from_images(case, tmp_path):
+    pipeline = make_theirs(case, tmp_path / "tokenizer", "StableDiffusionImg2Img")
+    pipeline.save_pretrained(tmp_path / "theirs")
+    opened = load_pipeline(tmp_path / "theirs")
+    z = latents_of(pipeline, photograph())
+    assert_close(opened.latents_of(photograph()), z.permute(0, 2, 3, 1).numpy(), 1e-5)
+    for strength in (0.3, 0.75, 1.0):
+        drawn, generator = seeded()
+        given = {"image": z, "strength": strength, "generator": generator}
+        expected = theirs(pipeline, steps=4, **given)
+        source = opened.source_of(photograph(), strength=strength)
+        assert_close(ours(opened, 4, drawn, source=source), expected, 1e-4)
+
+
+@pytest.mark.parametrize("case", ["sd1", "sigmas"])
+def test_parts_filled_in(case, tmp_path):
+    """By networks of nine channels, from noise and from the image, there and back."""
+    kind = "StableDiffusionInpaint"
+    pipeline = make_theirs(case, tmp_path / "tokenizer", kind, in_channels=9)
+    pipeline.save_pretrained(tmp_path / "theirs")
+    opened = load_pipeline(tmp_path / "theirs")
+    save_pipeline(opened, tmp_path / "ours")
+    again = diffusers.StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "ours")
+    known = np.random.default_rng(2).uniform(size=(2, 16, 24, 1)) > 0.4
+    masked = latents_of(pipeline, photograph() * known)
+    for strength in (1.0, 0.5):
+        drawn, generator = seeded()
+        given = {
+            **{"image": latents_of(pipeline, photograph()), "masked_image_latents": masked},
+            **{"mask_image": 1.0 - to_torch(known).float(), "strength": strength},
+            **{"height": 16, "width": 24},
+        }
+        expected = theirs(pipeline, steps=4, generator=generator, **given)
+        source = opened.source_of(photograph(), known=known, strength=strength)
+        assert_close(ours(opened, 4, drawn, source=source), expected, 1e-4)
+        _, generator = seeded()
+        assert_close(theirs(again, steps=4, generator=generator, **given), expected, 1e-6)

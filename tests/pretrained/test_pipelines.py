@@ -1,26 +1,23 @@
 """Pipelines from texts to images: programs, guidance, sizes, folders, what does not fit."""
 
 import dataclasses
-import functools
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
-from random_weights import assert_same_bits, randomly
+from random_weights import assert_same_bits
+from tiny_pipelines import KEY, LENGTH, WIDTH, parts, pipeline, tokenizer
 
 from jaxgen.compressors.bottlenecks.gaussian_bottleneck import KLConfig
 from jaxgen.compressors.compressor import CompressorConfig
 from jaxgen.compressors.frame_autoencoder import FrameAutoencoderConfig
 from jaxgen.data.tokenizers import save_tokenizer, train_tokenizer
-from jaxgen.encoders import CLIPTextConfig
 from jaxgen.errors import InputError
 from jaxgen.nn import parameter_count
 from jaxgen.pretrained import (
     LoadedNetwork,
-    TextToImagePipeline,
     from_diffusers_scheduler,
     load_autoencoder,
     load_clip,
@@ -28,64 +25,8 @@ from jaxgen.pretrained import (
     load_unet,
     save_pipeline,
 )
-from jaxgen.pretrained.encoder_folders import abstract_encoder_params
-from jaxgen.pretrained.networks import abstract_params
-from jaxgen.unet import UNetConfig
 
-LENGTH, WIDTH = 12, 8
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    **{"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
-    **{"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1},
-}
-KEY = jax.random.key(0)
 PROMPTS = ["a red cube", "a ball"]
-
-
-def small(tree, seed=0):
-    """Random numbers that keep activations small."""
-    return jax.tree.map(lambda x: 0.3 * x, randomly(tree, seed))
-
-
-@functools.cache
-def tokenizer():
-    return train_tokenizer(["a red cube", "a blue ball", "no"], 520, "bpe", length=LENGTH)
-
-
-@functools.cache
-def parts():
-    text = CLIPTextConfig(
-        width=WIDTH,
-        depth=1,
-        heads=2,
-        mlp_units=8,
-        projection=None,
-        vocabulary=tokenizer().size,
-        length=LENGTH,
-    )
-    unet = UNetConfig(
-        **{"in_channels": 4, "out_channels": 4, "channels": (4, 4), "blocks": 1, "groups": 2},
-        **{"attention_levels": (1,), "heads": 2, "head_size": None, "text_width": WIDTH},
-        **{"downsampling": ("conv",), "upsampling": ("conv",), "adaptive_norm": False},
-        **{"up_attention_levels": (1,), "middle_divisor": 1.0, "null_class": False},
-    )
-    frames = FrameAutoencoderConfig(channels=(4, 4), groups=2, blocks=1)
-    autoencoder = CompressorConfig(frames, KLConfig(4), (2, 2, 3))
-    decoder = small(nn.meta.unbox(jax.eval_shape(autoencoder.make_init(), KEY)))
-    statistics = {"mean": np.zeros(4, np.float32), "deviation": np.full(4, 5.49, np.float32)}
-    return {
-        "tokenizer": tokenizer(),
-        "encoder": LoadedNetwork(text, small(abstract_encoder_params(text))),
-        "network": LoadedNetwork(unet, small(abstract_params(unet, (2, 2)))),
-        "autoencoder": LoadedNetwork(autoencoder, {**decoder, "statistics": statistics}),
-        "scheduler": from_diffusers_scheduler(SCHEDULER),
-        "latent_sides": (4, 4),
-    }
-
-
-@functools.cache
-def pipeline():
-    return TextToImagePipeline(**parts())
 
 
 def latents(prompts=PROMPTS, negative=("", ""), key=KEY, seed=0, **options):
@@ -170,7 +111,7 @@ def test_calls_that_do_not_fit(given, fault):
         ("encoder", {"vocabulary": 600}, "the vocabulary has 520 ids and the text encoder's table"),
         ("encoder", {"length": 5}, "the tokenizer's length is 12, expected at most 5 tokens"),
         ("encoder", {"width": 12}, "the network's text_width is 8, expected 12"),
-        ("network", {"in_channels": 9}, "the network's in_channels is 9, expected 4"),
+        ("network", {"in_channels": 8}, "the network's in_channels is 8, expected 4, that of the"),
         ("network", {"pooled_width": 3}, "the network's pooled_width is 3, expected 0"),
     ],
 )
@@ -244,7 +185,7 @@ def test_folders_that_do_not_open(folder, tmp_path):
     index, scheduler = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
     text = folder / "text_encoder" / "config.json"
     faults = {
-        "_class_name is 'FluxPipeline', expected StableDiffusionPipeline": lambda: change_json(
+        "_class_name is 'FluxPipeline', expected one of StableDiffusionPipe": lambda: change_json(
             index, _class_name="FluxPipeline"
         ),
         "text_encoder is 'T5EncoderModel', expected CLIPTextModel": lambda: change_json(
@@ -282,12 +223,12 @@ def test_pipelines_of_hubs(data_folder):
         with pytest.raises((InputError, FileNotFoundError)) as error:
             load_pipeline(path.parent)  # the known ones have no vocabulary and no weights there
         found[path.parent.name] = str(error.value).removeprefix(f"{path.parent}")
-    known = {"stable-diffusion-v1-5", "stable-diffusion-2-1"}
+    known = {"stable-diffusion-v1-5", "stable-diffusion-2-1", "stable-diffusion-inpainting"}
     for name, message in found.items():
         if name in known:
             assert "/tokenizer: holds no tokenizer" in message
         else:
-            assert "expected StableDiffusionPipeline; parts that are known" in message
+            assert "StableDiffusionInpaintPipeline; parts that are known open alone" in message
     assert len(found) == 7
 
 
