@@ -1,7 +1,7 @@
 """Weights of words on the states of a text encoder.
 
-As the web interface of AUTOMATIC1111 (stable-diffusion-webui, ``modules/sd_emphasis.py``, "Original")
-does it, for which people write "a (red:1.3) cube"::
+As the web interface of AUTOMATIC1111 does it (``modules/sd_emphasis.py``, "Original"), for which
+people write "a (red:1.3) cube"::
 
     h' = w h        h <- h' mean(h) / mean(h')      means over all numbers of a text
 

@@ -1,29 +1,44 @@
 """From noise to latents with guidance: the program that a pipeline compiles."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxgen.diffusion.conditioning.guidance import guide_conditions
+from jaxgen.diffusion.conditioning.guidance import compose_conditions, guide_conditions
 from jaxgen.diffusion.conditioning.inpainting import Replacement
 from jaxgen.diffusion.conditioning.masks import keep_known
+from jaxgen.diffusion.denoiser import Denoiser, make_denoiser
+from jaxgen.diffusion.model import Conditions
 from jaxgen.diffusion.samplers.sampling import sample_with_table
 from jaxgen.pretrained.schedulers import SchedulerRecipe
 from jaxgen.typing import Tree
 
-Conditions = dict[str, Array]
-"""``text_BNC``, and ``beside``, which is laid beside the latents."""
+
+class Guide(NamedTuple):
+    """How samples are guided; all of it are values.
+
+    Attributes:
+      scale: g, of all or of each.
+      weights: of further prompts, beside the first one's 1.
+      rescale: share of the prediction that gets the deviation of the conditional one; None: none.
+    """
+
+    scale: Array
+    weights: tuple[Array, ...] = ()
+    rescale: Array | None = None
 
 
-def make_sampling(config: Any, recipe: SchedulerRecipe) -> Callable[..., Array]:
-    """``(params, conditions, nulls, w, z, known, table, key) -> latents``, compiled.
+def make_latent_sampling(config: Any, recipe: SchedulerRecipe) -> Callable[..., Array]:
+    """``(params, conditions, guide, z, known, table, key) -> latents``, compiled.
 
-    All of them are values: w the guidance weight, z the latents to start from, known a mask and
-    latents that stay where it is 1 (None: nothing does), table that of the sampler's steps.
+    All of them are values. Conditions, ``text_BNC`` and what is laid ``beside`` the latents, are
+    those of the prompt, of the negative prompt, and of further prompts; z are the latents to start
+    from; known are a mask and latents that stay where it is 1 (None: nothing does); table is that
+    of the sampler's steps.
 
     Args:
       config: of the network.
@@ -36,26 +51,29 @@ def make_sampling(config: Any, recipe: SchedulerRecipe) -> Callable[..., Array]:
         beside = [given.pop("beside")] if "beside" in given else []
         return model.apply({"params": params}, jnp.concatenate([z, *beside], -1), time, **given)
 
+    def guided(params: Tree, conditions: Sequence[Conditions], guide: Guide) -> Denoiser:
+        given = {"target": recipe.target, "time_input": recipe.time_input}
+        run = functools.partial(network, params)
+        if not guide.weights:
+            rescale = 0.0 if guide.rescale is None else guide.rescale
+            return guide_conditions(run, *conditions, guide.scale - 1, rescale=rescale, **given)
+        prompt, nothing, *others = (
+            make_denoiser(lambda z, time, own=own: run(z, time, own), **given) for own in conditions
+        )
+        weights = [guide.scale, *(guide.scale * weight for weight in guide.weights)]
+        return compose_conditions(nothing, [prompt, *others], weights)
+
     @jax.jit
     def run(
         params: Tree,
-        conditions: Conditions,
-        nulls: Conditions,
-        w: Array,
+        conditions: Sequence[Conditions],
+        guide: Guide,
         z: Array,
         known: tuple[Array, Array] | None,
         table: Any,
         key: Array,
     ) -> Array:
-        guided = guide_conditions(
-            functools.partial(network, params),
-            conditions,
-            nulls,
-            w,
-            target=recipe.target,
-            time_input=recipe.time_input,
-        )
-        denoiser = recipe.limit(guided)
+        denoiser = recipe.limit(guided(params, conditions, guide))
         if known is None:
             return sample_with_table(recipe.sampler, denoiser, z, table, key)
         sampler = Replacement(recipe.sampler, *known)

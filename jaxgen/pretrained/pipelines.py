@@ -27,13 +27,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
-from jaxgen.data.tokenizers import Tokenizer, check_vocabulary
+from jaxgen.data.tokenizers import Tokenizer, encode_weighted
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal
 from jaxgen.encoders import make_encoder
+from jaxgen.encoders.word_weights import weigh_states
 from jaxgen.errors import InputError
 from jaxgen.pixels import from_unit
 from jaxgen.pretrained.networks import LoadedNetwork
-from jaxgen.pretrained.pipeline_sampling import make_sampling
+from jaxgen.pretrained.pipeline_checks import (
+    check_pipeline,
+    check_pipeline_scheduler,
+    check_rescale,
+    sides_of_images,
+    sides_of_latents,
+)
+from jaxgen.pretrained.pipeline_sampling import Guide, make_latent_sampling
 from jaxgen.pretrained.schedulers import SchedulerRecipe
 from jaxgen.pretrained.source_images import SourceImage, make_source, start_of
 
@@ -66,37 +74,8 @@ class TextToImagePipeline:
     latent_sides: tuple[int, int] = (64, 64)
 
     def __post_init__(self) -> None:
-        text, network, latents = (
-            part.config for part in (self.encoder, self.network, self.autoencoder)
-        )
-        check_vocabulary(self.tokenizer, text.vocabulary, "the text encoder's table")
-        length = self.tokenizer.length
-        if length is None or length > text.length:
-            raise InputError(
-                f"the tokenizer's length is {length}, expected at most {text.length} tokens, for "
-                "which the text encoder has positions"
-            )
-        channels = latents.network.latent_channels
-        for name, found, expected in (
-            ("text_width", network.text_width, text.width),
-            ("pooled_width", network.pooled_width, 0),
-            ("out_channels", network.out_channels, channels),
-        ):
-            if found != expected:
-                raise InputError(
-                    f"the network's {name} is {found}, expected {expected}, that of the other parts"
-                )
-        if network.in_channels not in (channels, 2 * channels + 1):
-            raise InputError(
-                f"the network's in_channels is {network.in_channels}, expected {channels}, that of "
-                f"the other parts, or {2 * channels + 1} with mask and masked image"
-            )
-        if self.scheduler.sigma_data is not None or self.scheduler.learned_variance:
-            raise InputError(
-                f"the scheduler is {self.scheduler.name} with sigma_data="
-                f"{self.scheduler.sigma_data} and learned_variance="
-                f"{self.scheduler.learned_variance}, expected None and False"
-            )
+        check_pipeline(self.tokenizer, self.encoder.config, self.network.config, self.autoencoder)
+        check_pipeline_scheduler(self.scheduler)
 
     def __call__(
         self,
@@ -104,7 +83,9 @@ class TextToImagePipeline:
         key: Key[Array, ""],
         *,
         negative: str | Sequence[str] = "",
+        also: Sequence[tuple[str | Sequence[str], float]] = (),
         guidance_scale: float | Float[Array, "B"] = 7.5,
+        rescale: float = 0.0,
         steps: int = 50,
         height: int | None = None,
         width: int | None = None,
@@ -112,6 +93,7 @@ class TextToImagePipeline:
         known: Shaped[Any, "..."] | None = None,
         strength: float | None = None,
         noise: Float[Array, "B Y X C"] | None = None,
+        weighted: bool = False,
         windows: int = 1,
         truncate: bool = False,
     ) -> UInt8[np.ndarray, "B Y2 X2 3"]:
@@ -121,7 +103,11 @@ class TextToImagePipeline:
           prompts: B texts.
           key: the randomness; image i depends on it and on i alone, whatever B is.
           negative: what the samples are led away from, one text for all or one for each.
+          also: further prompts that images follow at the same time, one text for all or one for
+            each, and the weight of each beside the first prompt's 1; a negative one leads away.
           guidance_scale: g, of all or of each; 1 is the conditional model.
+          rescale: share of the guided prediction that gets the deviation of the conditional one, 0
+            to 1 (`classifier_free_guidance`).
           steps: of the sampler.
           height: of images, in pixels; None: the usual one, or that of ``image``.
           width: likewise.
@@ -132,6 +118,8 @@ class TextToImagePipeline:
             0.8, or 1 with a mask, which is noise alone.
           noise: standard normal numbers in place of those of ``key``, [B, Y, X, C] in the latents'
             grid.
+          weighted: whether brackets weigh words, "a (red:1.3) cube" (`parse_weights`,
+            `weigh_states`), or are text.
           windows: windows of tokens laid side by side, for longer prompts (`Tokenizer.encode`).
           truncate: whether what a prompt has too much is cut off, rather than an error.
 
@@ -141,11 +129,14 @@ class TextToImagePipeline:
         """
         if not prompts:
             raise InputError("prompts are empty, expected one or more")
-        encode = functools.partial(self.encode, windows=windows, truncate=truncate)
-        negatives = [negative] * len(prompts) if isinstance(negative, str) else negative
-        if len(negatives) != len(prompts):
-            raise InputError(f"{len(negatives)} negative prompts, expected 1 or {len(prompts)}")
-        sides = self.sides_of_latents(*_sides_of(image, height, width, len(prompts)))
+        encode = functools.partial(
+            self.encode, weighted=weighted, windows=windows, truncate=truncate
+        )
+        negatives = _for_each("negative prompts", negative, len(prompts))
+        others = [(_for_each("prompts in also", more, len(prompts)), w) for more, w in also]
+        pixels = sides_of_images(image, height, width, len(prompts))
+        network, factor = self.network.config, self.autoencoder.config.network.factor
+        sides = sides_of_latents(*pixels, factor, network.levels, self.latent_sides)
         channels = self.autoencoder.config.network.latent_channels
         if noise is None:
             keys_B = example_keys(key, example_indices(None, len(prompts)))
@@ -153,9 +144,16 @@ class TextToImagePipeline:
         elif noise.shape[1:3] != sides:
             raise InputError(f"noise has shape {noise.shape}, expected latents of {sides}")
         source = self.source_of(image, known=known, strength=strength)
-        texts = encode(prompts), encode(negatives)
         z = self.sample_latents(
-            *texts, key, noise, guidance_scale=guidance_scale, steps=steps, source=source
+            encode(prompts),
+            encode(negatives),
+            key,
+            noise,
+            also=[(encode(texts), weight) for texts, weight in others],
+            guidance_scale=guidance_scale,
+            rescale=rescale,
+            steps=steps,
+            source=source,
         )
         return from_unit(self.decode(z))
 
@@ -196,47 +194,34 @@ class TextToImagePipeline:
         """Whether the network has mask and masked image beside its latents."""
         return self.network.config.in_channels > self.autoencoder.config.network.latent_channels
 
-    def sides_of_latents(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """Height and width of the latents of images of that size.
-
-        Args:
-          height: in pixels; None: the usual one.
-          width: likewise.
-
-        Raises:
-          InputError: for a size that autoencoder or network does not take.
-        """
-        factor = self.autoencoder.config.network.factor
-        multiple = factor * 2 ** (self.network.config.levels - 1)
-        sides = []
-        for name, side, usual in zip(
-            ("height", "width"), (height, width), self.latent_sides, strict=True
-        ):
-            pixels = usual * factor if side is None else side
-            if pixels < 1 or pixels % multiple:
-                raise InputError(
-                    f"{name} is {pixels}, expected a multiple of {multiple}: latents have a "
-                    f"{factor}th of it, which the network halves "
-                    f"{self.network.config.levels - 1} times"
-                )
-            sides.append(pixels // factor)
-        return sides[0], sides[1]
-
     def encode(
-        self, texts: Sequence[str], *, windows: int = 1, truncate: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        weighted: bool = False,
+        windows: int = 1,
+        truncate: bool = False,
     ) -> Float[Array, "B N C"]:
         """States of texts, padding among them; those of several windows side by side.
 
         Args:
           texts: B texts.
+          weighted: whether brackets in them weigh words.
           windows: see `Tokenizer.encode`.
           truncate: likewise.
 
         Raises:
-          InputError: for texts that are too long.
+          InputError: for texts that are too long, or brackets that none has opened.
         """
-        ids_BN = self.tokenizer.encode(texts, windows=windows, truncate=truncate).ids
-        states = make_encoder(*self.encoder)(ids_BN.reshape(len(texts) * windows, -1)).states_BLD
+        options = {"windows": windows, "truncate": truncate}
+        rows = len(texts) * windows
+        if weighted:
+            tokens, weights_BN = encode_weighted(self.tokenizer, texts, **options)
+        else:
+            tokens = self.tokenizer.encode(texts, **options)
+        states = make_encoder(*self.encoder)(tokens.ids.reshape(rows, -1)).states_BLD
+        if weighted:
+            states = weigh_states(states, weights_BN.reshape(rows, -1))
         return states.reshape(len(texts), -1, states.shape[-1])
 
     def sample_latents(
@@ -246,7 +231,9 @@ class TextToImagePipeline:
         key: Key[Array, ""],
         noise: Float[Array, "B Y X C2"],
         *,
+        also: Sequence[tuple[Float[Array, "B N C"], float]] = (),
         guidance_scale: float | Float[Array, "B"] = 7.5,
+        rescale: float = 0.0,
         steps: int = 50,
         source: SourceImage | None = None,
     ) -> Float[Array, "B Y X C2"]:
@@ -257,25 +244,35 @@ class TextToImagePipeline:
           negative_BNC: those of negative prompts, of as many tokens.
           key: randomness of stochastic samplers.
           noise: standard normal numbers that sampling starts from.
+          also: states of further prompts and their weights, as in a call.
           guidance_scale: g.
+          rescale: as in a call.
           steps: of the sampler.
           source: images to start from (`source_of`); None: noise alone.
 
         Raises:
-          InputError: for texts or noise of another shape, or a strength that leaves no step.
+          InputError: for texts or noise of another shape, a strength that leaves no step, or a
+            rescale out of range or with several prompts.
         """
-        if text_BNC.shape != negative_BNC.shape or len(text_BNC) != len(noise):
+        states = [text_BNC, negative_BNC, *(more for more, _ in also)]
+        if len({text.shape for text in states}) > 1 or len(text_BNC) != len(noise):
             raise InputError(
-                f"texts have shape {text_BNC.shape}, negative ones {negative_BNC.shape} and noise "
+                f"texts have shapes {', '.join(str(text.shape) for text in states)} and noise "
                 f"{noise.shape}, expected equal texts, and as many of noise"
             )
+        check_rescale(rescale, len(also))
         z, levels = start_of(source, noise, self.scheduler, steps)
         table = self.scheduler.sampler.table(levels)
-        w = jnp.asarray(guidance_scale, jnp.float32) - 1
+        scale = jnp.asarray(guidance_scale, jnp.float32)
+        guide = Guide(
+            scale,
+            tuple(jnp.float32(weight) for _, weight in also),
+            jnp.float32(rescale) if rescale else None,
+        )
         known = None if source is None or source.known is None else (source.known, source.z)
         beside = {} if source is None or source.beside is None else {"beside": source.beside}
-        texts = ({"text_BNC": text, **beside} for text in (text_BNC, negative_BNC))
-        return self._sampling(self.network.params, *texts, w, z, known, table, key)
+        texts = [{"text_BNC": text, **beside} for text in states]
+        return self._sampling(self.network.params, texts, guide, z, known, table, key)
 
     def latents_of(self, image: Float[Array, "B Y2 X2 3"]) -> Float[Array, "B Y X C"]:
         """Latents of images in [-1, 1], scaled as the autoencoder's statistics say.
@@ -291,7 +288,7 @@ class TextToImagePipeline:
     @functools.cached_property
     def _sampling(self) -> Callable[..., Array]:
         """From noise to latents, compiled; all that may differ from call to call is a value."""
-        return make_sampling(self.network.config, self.scheduler)
+        return make_latent_sampling(self.network.config, self.scheduler)
 
     @functools.cached_property
     def _decoding(self) -> Callable[..., Array]:
@@ -304,18 +301,9 @@ class TextToImagePipeline:
         return jax.jit(lambda params, x: config.make_compressor(params).encode(x))
 
 
-def _sides_of(
-    image: Any, height: int | None, width: int | None, count: int
-) -> tuple[int | None, int | None]:
-    """Height and width in pixels, where images say what they are."""
-    if image is None:
-        return height, width
-    shape = np.shape(image)
-    if len(shape) != 4 or shape[0] != count or shape[3] != 3:
-        raise InputError(
-            f"image has shape {shape}, expected [{count}, Y, X, 3], one of each prompt"
-        )
-    for name, given, own in zip(("height", "width"), (height, width), shape[1:3], strict=True):
-        if given not in (None, own):
-            raise InputError(f"{name} is {given}, expected None or {own}, that of the image")
-    return shape[1], shape[2]
+def _for_each(name: str, texts: str | Sequence[str], count: int) -> Sequence[str]:
+    """One text for all, or one for each of them."""
+    found = [texts] * count if isinstance(texts, str) else texts
+    if len(found) != count:
+        raise InputError(f"{len(found)} {name}, expected 1 or {count}")
+    return found

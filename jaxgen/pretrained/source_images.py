@@ -25,7 +25,7 @@ from jaxgen.errors import InputError
 from jaxgen.pixels import as_unit
 from jaxgen.pretrained.schedulers import SchedulerRecipe, noise_scale
 
-CHANGED, FILLED = 0.8, 1.0
+STRENGTH, FILLING_STRENGTH = 0.8, 1.0
 """The usual strength, of changes of whole images and of their parts."""
 
 
@@ -42,7 +42,7 @@ class SourceImage(NamedTuple):
     """
 
     z: Float[Array, "B Y X C"]
-    strength: float = CHANGED
+    strength: float = STRENGTH
     known: Float[Array, "B Y X 1"] | None = None
     beside: Float[Array, "B Y X C2"] | None = None
     noise_alone: bool = False
@@ -74,7 +74,7 @@ def make_source(
       InputError: for a strength out of range, an image or a mask that is none, or no mask for a
         network that was trained with one.
     """
-    usual = CHANGED if known is None else FILLED
+    usual = STRENGTH if known is None else FILLING_STRENGTH
     strength = usual if strength is None else strength
     if not 0 <= strength <= 1:
         raise InputError(f"strength is {strength}, expected 0 to 1, a share of the steps")

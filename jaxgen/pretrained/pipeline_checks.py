@@ -1,0 +1,133 @@
+"""Whether the parts of a pipeline belong together, and what sizes and options they take."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxgen.data.tokenizers import Tokenizer, check_vocabulary
+from jaxgen.errors import InputError, check_share
+from jaxgen.pretrained.networks import LoadedNetwork
+from jaxgen.pretrained.schedulers import SchedulerRecipe
+
+
+def check_pipeline(
+    tokenizer: Tokenizer, text: Any, network: Any, autoencoder: LoadedNetwork
+) -> None:
+    """Refuses parts that do not belong together.
+
+    Args:
+      tokenizer: of prompts.
+      text: the configuration of their encoder.
+      network: that of the denoiser.
+      autoencoder: of images.
+
+    Raises:
+      InputError: naming both.
+    """
+    check_vocabulary(tokenizer, text.vocabulary, "the text encoder's table")
+    length = tokenizer.length
+    if length is None or length > text.length:
+        raise InputError(
+            f"the tokenizer's length is {length}, expected at most {text.length} tokens, for "
+            "which the text encoder has positions"
+        )
+    channels = autoencoder.config.network.latent_channels
+    for name, found, expected in (
+        ("text_width", network.text_width, text.width),
+        ("pooled_width", network.pooled_width, 0),
+        ("out_channels", network.out_channels, channels),
+    ):
+        if found != expected:
+            raise InputError(
+                f"the network's {name} is {found}, expected {expected}, that of the other parts"
+            )
+    if network.in_channels not in (channels, 2 * channels + 1):
+        raise InputError(
+            f"the network's in_channels is {network.in_channels}, expected {channels}, that of "
+            f"the other parts, or {2 * channels + 1} with mask and masked image"
+        )
+
+
+def check_pipeline_scheduler(scheduler: SchedulerRecipe) -> None:
+    """Refuses schedulers of other networks.
+
+    Raises:
+      InputError: naming what is not known here.
+    """
+    if scheduler.sigma_data is not None or scheduler.learned_variance:
+        raise InputError(
+            f"the scheduler is {scheduler.name} with sigma_data={scheduler.sigma_data} and "
+            f"learned_variance={scheduler.learned_variance}, expected None and False"
+        )
+
+
+def check_rescale(rescale: float, others: int) -> None:
+    """Refuses shares out of range, and those of several prompts.
+
+    Args:
+      rescale: share of the guided prediction that is rescaled.
+      others: prompts beside the first.
+
+    Raises:
+      InputError: naming it.
+    """
+    check_share("rescale", rescale)
+    if rescale and others:
+        raise InputError(
+            f"rescale is {rescale} with {others + 1} prompts, expected 0 or one prompt"
+        )
+
+
+def sides_of_images(
+    image: Any, height: int | None, width: int | None, count: int
+) -> tuple[int | None, int | None]:
+    """Height and width in pixels; those of the images that samples start from, if there are any.
+
+    Args:
+      image: [B, Y, X, 3], or None.
+      height: what is asked for; None: nothing.
+      width: likewise.
+      count: B.
+
+    Raises:
+      InputError: for another number of images, or another size than theirs.
+    """
+    if image is None:
+        return height, width
+    shape = np.shape(image)
+    if len(shape) != 4 or shape[0] != count or shape[3] != 3:
+        raise InputError(
+            f"image has shape {shape}, expected [{count}, Y, X, 3], one of each prompt"
+        )
+    for name, given, own in zip(("height", "width"), (height, width), shape[1:3], strict=True):
+        if given not in (None, own):
+            raise InputError(f"{name} is {given}, expected None or {own}, that of the image")
+    return shape[1], shape[2]
+
+
+def sides_of_latents(
+    height: int | None, width: int | None, factor: int, levels: int, usual: tuple[int, int]
+) -> tuple[int, int]:
+    """Height and width of the latents of images of a size.
+
+    Args:
+      height: in pixels; None: the usual one.
+      width: likewise.
+      factor: pixels along the side of a latent.
+      levels: of the network, which halves latents once less.
+      usual: sides of latents.
+
+    Raises:
+      InputError: for a size that autoencoder or network does not take.
+    """
+    multiple = factor * 2 ** (levels - 1)
+    sides = []
+    for name, side, own in zip(("height", "width"), (height, width), usual, strict=True):
+        pixels = own * factor if side is None else side
+        if pixels < 1 or pixels % multiple:
+            raise InputError(
+                f"{name} is {pixels}, expected a multiple of {multiple}: latents have a "
+                f"{factor}th of it, which the network halves {levels - 1} times"
+            )
+        sides.append(pixels // factor)
+    return sides[0], sides[1]
