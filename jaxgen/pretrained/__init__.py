@@ -19,6 +19,7 @@ from jaxgen.pretrained.networks import (
     save_dit,
     save_unet,
 )
+from jaxgen.pretrained.pipeline_adapters import load_adapters
 from jaxgen.pretrained.pipeline_folders import load_pipeline, save_pipeline
 from jaxgen.pretrained.pipelines import TextToImagePipeline
 from jaxgen.pretrained.schedulers import SchedulerRecipe, from_diffusers_scheduler
@@ -29,6 +30,7 @@ __all__ = [
     "TextToImagePipeline",
     "adapt_to_data",
     "from_diffusers_scheduler",
+    "load_adapters",
     "load_autoencoder",
     "load_clip",
     "load_coca",

@@ -1,6 +1,7 @@
 """Text-to-image pipelines against diffusers' StableDiffusionPipeline, opened here and there."""
 
 import functools
+import itertools
 import json
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 from random_models import randomised
 
 from jaxgen.data.tokenizers import save_tokenizer, train_tokenizer
-from jaxgen.pretrained import load_pipeline, save_pipeline
+from jaxgen.interop.safetensors import write_safetensors
+from jaxgen.pretrained import load_adapters, load_pipeline, save_pipeline
 
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
 transformers = pytest.importorskip(
@@ -209,3 +211,41 @@ def test_parts_filled_in(case, tmp_path):
         assert_close(ours(opened, 4, drawn, source=source), expected, 1e-4)
         _, generator = seeded()
         assert_close(theirs(again, steps=4, generator=generator, **given), expected, 1e-6)
+
+
+PLACES = {
+    "unet": "up_blocks.1.attentions.{}.transformer_blocks.0.attn2.to_{}",
+    "text_encoder": "text_model.encoder.layers.{}.self_attn.{}_proj",
+}
+
+
+def test_low_rank_adapters(tmp_path):
+    """By their ``load_lora_weights`` where peft is installed, else added to their weights here."""
+    pipeline = make_theirs("sd1", tmp_path / "tokenizer")
+    pipeline.save_pretrained(tmp_path / "theirs")
+    before, tensors = theirs(pipeline), {}
+    generator = torch.Generator().manual_seed(3)
+    peft = diffusers.utils.is_peft_available()
+    kinds = {"unet": ("q", "k", "v", "out.0"), "text_encoder": ("q", "v")}
+    for part, names in kinds.items():
+        weights = {
+            name.removeprefix("text_model."): weight
+            for name, weight in getattr(pipeline, part).named_parameters()
+        }
+        for i, kind in itertools.product((0, 1), names):
+            place = PLACES[part].format(i, kind)
+            weight = weights[f"{place}.weight".removeprefix("text_model.")]
+            sizes = (2, weight.shape[1]), (weight.shape[0], 2)
+            down, up = (torch.randn(size, generator=generator) for size in sizes)
+            stem = f"{part}.{place}"
+            tensors |= {f"{stem}.lora_A.weight": down.numpy(), f"{stem}.lora_B.weight": up.numpy()}
+            if not peft:
+                with torch.no_grad():
+                    weight += up @ down
+    write_safetensors(tmp_path / "adapters.safetensors", tensors)
+    if peft:
+        pipeline.load_lora_weights(tmp_path, weight_name="adapters.safetensors")
+    expected = theirs(pipeline)
+    assert np.abs(expected - before).max() > 0.1 * np.abs(expected).max()
+    changed = load_adapters(load_pipeline(tmp_path / "theirs"), tmp_path / "adapters.safetensors")
+    assert_close(ours(changed), expected, 1e-4)
