@@ -99,6 +99,19 @@ def saved_config(config: ExperimentConfig) -> Any:
     return _config_in(saved, path)
 
 
+def saved_field(folder: pathlib.Path, name: str) -> Any:
+    """A field of the configuration that a run's folder holds, of whatever program.
+
+    Raises:
+      InputError: where there is no such field.
+    """
+    saved = _read_saved(folder / CONFIG)
+    fields = {} if saved is None else saved.get("fields", {})
+    if name not in fields:
+        raise InputError(f"{folder / CONFIG}: no {name}, expected the configuration of a run")
+    return fields[name]
+
+
 def check_finite(config: Any) -> None:
     """Refuses numbers of a configuration, however deep, that are not finite.
 

@@ -26,11 +26,12 @@ from experiments.shared.denoiser_sampling import put_samples
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import format_table, three_decimals, write_text
-from experiments.shared.training_runs import OpenedModel, open_trained_model
+from experiments.shared.training_runs import OpenedModel
 from experiments.text_to_image.support.attribute_evaluator import (
     AttributeEvaluator,
     make_attribute_evaluator,
 )
+from experiments.text_to_image.support.stored_texts import open_text_to_image
 from experiments.text_to_image.support.text_samples import as_texts, sample_key
 from jaxgen.data import CaptionedSet, load_captioned
 from jaxgen.data.captions.shape_vocabulary import COLOURS
@@ -45,7 +46,6 @@ from jaxgen.diffusion.process.level_lists import first_level
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.samplers.sampling import initial_noise, sample_with_table
-from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.errors import InputError, check_share
 from jaxgen.parallel import gather_fsdp, replicated
 from jaxgen.training.saved_names import register_config
@@ -94,7 +94,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Edits, evaluates, shows."""
     source = pathlib.Path(config.run)
-    model = open_trained_model(source, TextToImageConfig, "a text-to-image model")
+    model = open_text_to_image(source)
     tokenizer = open_tokenizer(source / "tokenizer")
     pictures = load_captioned("shapes", size=model.config.image_shape[0])
     folder = open_workdir(config, may_differ=[f for f in vars(config) if f != "launch"])

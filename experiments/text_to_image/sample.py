@@ -22,12 +22,11 @@ import jax
 from experiments.shared.denoiser_sampling import make_draw
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.sample_files import write_samples
-from experiments.shared.training_runs import open_trained_model
+from experiments.text_to_image.support.stored_texts import open_text_to_image
 from experiments.text_to_image.support.text_samples import as_texts, show_prompts
 from jaxgen.data.tokenizers import Tokenizer, open_tokenizer
 from jaxgen.diffusion.model_sampling import guidance_weight
 from jaxgen.diffusion.named_samplers import sampler_named
-from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.errors import InputError
 from jaxgen.training.saved_names import register_config
 
@@ -76,7 +75,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Samples, and writes what came of it."""
     source = pathlib.Path(config.run)
-    model = open_trained_model(source, TextToImageConfig, "a text-to-image model")
+    model = open_text_to_image(source)
     tokenizer = open_tokenizer(source / "tokenizer")
     w = guidance_weight(config.guidance, config.scale)
     w = DEFAULT_GUIDANCE if w is None else w

@@ -17,18 +17,20 @@ samples. In the working folder:
   evaluator/         the classifier of attributes
 
 The encoder of the texts is trained with the network, or with ``--encoder FOLDER`` it is CLIP's, of
-a run of ``experiments.text_to_image.clip`` or as published, and stays as it is. ``--clip-model
-FOLDER`` adds the CLIP score of such a run to the table.
+a run of ``experiments.text_to_image.clip`` or as published, and stays as it is; with
+``--cached-states FOLDER`` its states are computed once, and it is not in memory while the network
+is trained. ``--clip-model FOLDER`` adds the CLIP score of such a run to the table.
 
 Started again with the same working folder it resumes; flags of sampling may then be other ones.
 ``experiments.text_to_image.sample`` draws pictures of any text.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -64,6 +66,11 @@ from experiments.text_to_image.support.captioned_data import (
     plan_batches,
 )
 from experiments.text_to_image.support.clip_scores import ClipScorer, open_clip_scorer
+from experiments.text_to_image.support.stored_texts import (
+    store_states,
+    with_states,
+    with_text_encoder,
+)
 from experiments.text_to_image.support.text_classifier import caption_accuracy_by_errors
 from experiments.text_to_image.support.text_networks import (
     TextEncoder,
@@ -94,6 +101,7 @@ from jaxgen.data import (
 )
 from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.captions.captioned_set import CAPTION_KINDS, CaptionKind
+from jaxgen.data.captions.state_files import StateFiles
 from jaxgen.data.tokenizers import save_tokenizer
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.diffusion.text_to_image import TextToImageConfig
@@ -103,7 +111,7 @@ from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import current_mesh, init_sharded, is_main_process
 from jaxgen.training import make_optimizer, train_only
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Tree
+from jaxgen.typing import Batch, Tree
 
 CLIP_SCORE = "CLIP score"
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -127,6 +135,9 @@ class Config(SampledConfig):
       prompts: which captions of the test part are sampled; None: those that are trained on.
       encoder: a folder with a text encoder that stays as it is; None: one is trained with the
         network.
+      cached_states: a folder for the states that the encoder has for each caption, written where
+        there are none; None: the encoder is called in training.
+      states_dtype: of the numbers in it.
       clip_model: the folder of a run of experiments.text_to_image.clip, for the CLIP score.
       weights: guidance weights w of the table, beside that of the flags of sampling.
       network: the network, and the text transformer that is trained with it.
@@ -141,6 +152,8 @@ class Config(SampledConfig):
     captions: CaptionKind = "descriptive"
     prompts: CaptionKind | None = None
     encoder: str | None = None
+    cached_states: str | None = None
+    states_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     clip_model: str | None = None
     weights: tuple[float, ...] = (0.0, 1.0, 3.0, 7.0)
     network: TextNetworkFlags = TextNetworkFlags()
@@ -154,6 +167,8 @@ class Config(SampledConfig):
         super().__post_init__()
         if self.process.preconditioning != "none":
             raise InputError(f"preconditioning is {self.process.preconditioning!r}, expected none")
+        if self.cached_states is not None and self.encoder is None:
+            raise InputError("cached_states without an encoder, expected --encoder FOLDER")
 
     @property
     def prompt_kind(self) -> CaptionKind:
@@ -171,6 +186,8 @@ def main(config: Config) -> dict[str, Any]:
     shape = tuple(pictures.images.shape[1:])
     drops = config.training.text_dropout > 0
     model = config.network.config(shape, config.process.target, encoder, null_text=drops)
+    if config.cached_states is not None:
+        model = dataclasses.replace(model, encoder=None)
     check_layout(model)
     scorer = open_clip_scorer(config.clip_model, shape)
     steps = config.training.training_steps
@@ -185,7 +202,14 @@ def main(config: Config) -> dict[str, Any]:
     if is_main_process():
         save_tokenizer(encoder.tokenizer, folder / "tokenizer")
     report(pictures.describe())
-    trained = train_text_to_image(config, model, pictures, tokens, plan, encoder, folder)
+    states = None
+    if config.cached_states is not None:
+        states = store_states(config.cached_states, encoder, tokens, config.states_dtype)
+        encoder = encoder._replace(params=None)
+    trained = train_text_to_image(config, model, pictures, tokens, plan, encoder, folder, states)
+    if states is not None:
+        encoder = encoder_for(config, pictures)
+        trained = with_text_encoder(trained, encoder)
     plot_training(folder / "curves.png", trained)
     figures = {
         "parameters": parameter_count(trained.params),
@@ -227,29 +251,29 @@ def train_text_to_image(
     plan: BatchPlan,
     encoder: TextEncoder,
     folder: pathlib.Path,
+    states: StateFiles | None = None,
 ) -> TrainedModel:
-    """Trains the model, or resumes; a given encoder stays as it is."""
+    """Trains the model, or resumes; a given encoder stays as it is, or its states are given."""
     tx, start = None, None
     if encoder.params is not None:
         tx = train_only(make_optimizer(config.training.optimizer()), "^denoiser/")
         start = start_with_encoder(model, encoder.params, config.seed)
     weighting = weighting_named(config.process.weighting)
+
+    def batch_of_step(step: int, rows: Any) -> Batch:
+        dropout = config.training.text_dropout
+        batch = captioned_batch_at(pictures, tokens, plan, step, text_dropout=dropout, rows=rows)
+        return with_states(batch, states)
+
     return train_model(
         model,
-        lambda step, rows: captioned_batch_at(
-            pictures,
-            tokens,
-            plan,
-            step,
-            text_dropout=config.training.text_dropout,
-            rows=rows,
-        ),
+        batch_of_step,
         folder,
         config.training,
         functools.partial(text_to_image_loss, model, weighting),
         batch_size=config.training.batch_size,
         make_evaluation=lambda loss_fn: loss_of_validation(
-            loss_fn, pictures, tokens, plan.batch_size
+            loss_fn, pictures, tokens, plan.batch_size, lambda batch: with_states(batch, states)
         ),
         seed=config.seed,
         tensorboard=config.launch.tensorboard,

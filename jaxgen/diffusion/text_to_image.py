@@ -63,7 +63,8 @@ class TextToImageConfig:
 
     Attributes:
       denoiser: the denoiser, of a network with ``text_width`` or ``pooled_width``.
-      encoder: the configuration of the encoder, with ``make_model()`` and ``example()``.
+      encoder: the configuration of the encoder, with ``make_model()`` and ``example()``; None where
+        texts come as its states (`conditions_of`), and it is not among the parameters.
       masked: whether padding is hidden from encoder and denoiser; Stable Diffusion lets it be seen.
       null_text: whether the empty text was among those trained on, which guidance compares with.
       augmentation: of a super-resolver, what makes the condition ``beside`` from small images.
@@ -118,6 +119,8 @@ class TextToImageConfig:
 
     def make_init(self) -> Callable[[Array], Tree]:
         """``key -> {"denoiser", "encoder"}``, with logical axes."""
+        if self.encoder is None:
+            return lambda key: {"denoiser": self.denoiser.make_init()(jax.random.split(key)[0])}
         encoder, example = self.encoder.make_model(), self.encoder.example()
 
         def init(key: Array) -> Tree:
@@ -138,18 +141,38 @@ class TextToImageConfig:
           params: of denoiser and encoder.
           ids_BL: token ids.
           mask_BL: True where a token is no padding.
+
+        Raises:
+          InputError: for a model without an encoder.
         """
+        if self.encoder is None:
+            raise InputError("encoder is None, expected the encoder whose states were trained on")
         given = (ids_BL, mask_BL) if self.masked else (ids_BL,)
         states_BLD, _, pooled_BD = self.encoder.make_model().apply(
             {"params": params["encoder"]}, *given
         )
-        found = {}
+        return self.conditions_of(states_BLD, mask_BL, pooled_BD)
+
+    def conditions_of(
+        self,
+        states_BLD: Float[Array, "B L D"],
+        mask_BL: Bool[Array, "B L"],
+        pooled_BD: Float[Array, "B D2"],
+    ) -> Conditions:
+        """What an encoder gives as the network takes it, in float32.
+
+        Args:
+          states_BLD: a vector for each token.
+          mask_BL: True where a token is no padding.
+          pooled_BD: one vector for each text.
+        """
+        found: dict[str, Array] = {}
         if getattr(self.network, "text_width", 0):
-            found["text_BNC"] = states_BLD
+            found["text_BNC"] = jnp.asarray(states_BLD, jnp.float32)
             if self.masked:
                 found["text_mask_BN"] = mask_BL
         if getattr(self.network, "pooled_width", 0):
-            found["pooled_BC"] = pooled_BD
+            found["pooled_BC"] = jnp.asarray(pooled_BD, jnp.float32)
         return found
 
     def make_denoiser(

@@ -13,6 +13,7 @@ from experiments.shared.training_runs import OptimizationFlags, TrainedModel
 from jaxgen.data import CaptionedSet, to_unit
 from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.diffusion.conditioning.image_to_image import downsample
+from jaxgen.diffusion.model import Conditions
 from jaxgen.diffusion.objectives.losses import loss_by_level, prediction_loss
 from jaxgen.diffusion.objectives.weightings import Weighting
 from jaxgen.diffusion.process.example_keys import example_keys, normal
@@ -59,6 +60,8 @@ class TextTrainingFlags(OptimizationFlags):
 def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: Layout) -> LossFn:
     """The mean loss of a batch of ``"image"``, ``"text_ids"`` and ``"text_mask"``.
 
+    For a model without an encoder, of ``"text_states"`` and ``"text_pooled"`` in place of ids.
+
     Args:
       config: the model.
       weighting: the weight of |x - x^|^2.
@@ -68,7 +71,7 @@ def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: 
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         params = gather_fsdp(params, layout)
-        conditions = dict(config.encode(params, batch["text_ids"], batch["text_mask"]))
+        conditions = dict(_conditions(config, params, batch))
         if config.augmentation is not None:
             key, own_key = jax.random.split(key)
             small = downsample(batch["image"], config.augmentation.factor)
@@ -82,6 +85,14 @@ def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: 
         return loss_B.mean(), loss_by_level(loss_B, level)
 
     return loss_fn
+
+
+def _conditions(config: TextToImageConfig, params: Tree, batch: Batch) -> Conditions:
+    """The texts of a batch, by the encoder or as the states that it gave once."""
+    if config.encoder is None:
+        names = ("text_states", "text_mask", "text_pooled")
+        return config.conditions_of(*(batch[name] for name in names))
+    return config.encode(params, batch["text_ids"], batch["text_mask"])
 
 
 def loss_at_times(

@@ -94,6 +94,19 @@ def test_a_given_encoder_stays_as_it_is(captioned, tmp_path, monkeypatch):
     table = (folder / "table.md").read_text()
     assert "CLIP score" in table
     assert "guidance 2" in table
+    # The same losses from states that were stored; the model is sampled with its encoder.
+    stored = tmp_path / "stored"
+    arguments = [*FLAGS, "--data", captioned, "--workdir", stored, "--encoder", clip]
+    arguments += ["--cached-states", tmp_path / "states", "--evaluate", 0]
+    assert run_here("train", arguments, monkeypatch, **FAMILY) == 0
+    assert_same_losses(stored, folder, rtol=1e-4)
+    model = load_model(stored / "checkpoints")
+    assert model.config.encoder is None
+    assert set(model.params) == {"denoiser"}
+    arguments = ["--run", stored, "--count", 1, "--steps", 2, "--workdir", tmp_path / "sampled"]
+    arguments += ["--prompts", "a picture of a dot"]
+    assert run_here("sample", arguments, monkeypatch, **FAMILY) == 0
+    assert imread(tmp_path / "sampled" / "sheet.png").std() > 0.02
 
 
 def test_pictures_of_prompts(reference, tmp_path, monkeypatch, capfd):
@@ -115,6 +128,7 @@ def test_pictures_of_prompts(reference, tmp_path, monkeypatch, capfd):
         (["--width", "40"], "width is 40, expected a multiple of 32"),
         (["--text-dropout", "2"], "text_dropout is 2.0, expected 0 <= text_dropout <= 1"),
         (["--preconditioning", "edm"], "preconditioning is 'edm', expected none"),
+        (["--cached-states", "x"], "cached_states without an encoder, expected --encoder FOLDER"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

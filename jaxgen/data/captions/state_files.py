@@ -1,0 +1,250 @@
+"""States of texts, computed once and read in training: the encoder is then not in memory.
+
+A folder holds a row for each text, in files in the array_record format, and ``states.json``, which
+is written last: a folder without it is not finished, and `write_states` goes on in it with the
+files that are missing. A row is the bytes of the states [L, D], of the mask [L] and of the pooled
+vector [P], numbers as they are (float16 and bfloat16 too)::
+
+    states = write_states(folder, encode, tokens.ids, tokens.mask, digest)     or, later,
+    states = open_states(folder, digest)
+    batch = states.rows(batch["caption"])
+
+The digest says of which encoder and texts the rows are; those of others are refused. Needs the
+package array_record, which the extra ``jaxgen[data]`` installs. Folders are local.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int, Integer, Shaped
+
+from jaxgen.errors import InputError
+from jaxgen.files import Path, replacing
+
+INDEX_FILE = "states.json"
+FILE_ROWS = 1024
+"""Rows of a file: what an interruption may lose."""
+
+
+class StoredStates(NamedTuple):
+    """Rows as they were stored.
+
+    Attributes:
+      states_BLD: a vector for each token.
+      mask_BL: True where a token is no padding.
+      pooled_BD: one vector for each text.
+    """
+
+    states_BLD: Shaped[np.ndarray, "B L D"]
+    mask_BL: Bool[np.ndarray, "B L"]
+    pooled_BD: Shaped[np.ndarray, "B P"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StateFiles:
+    """A finished folder; of it only the rows that are asked for are in memory.
+
+    Attributes:
+      folder: where it is.
+      digest: of encoder and texts.
+      count: rows.
+      length: L.
+      width: D.
+      pooled_width: P.
+      dtype: of the numbers.
+      file_rows: rows of each file but the last.
+    """
+
+    folder: pathlib.Path
+    digest: str
+    count: int
+    length: int
+    width: int
+    pooled_width: int
+    dtype: str
+    file_rows: int = FILE_ROWS
+
+    def __post_init__(self) -> None:
+        files = self.files
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise InputError(f"{self.folder}: no {missing[0]}, expected {len(files)} files of rows")
+        reader = _array_record().ArrayRecordDataSource([str(file) for file in files])
+        if len(reader) != self.count:
+            raise InputError(f"{self.folder}: {len(reader)} rows, expected {self.count}")
+        object.__setattr__(self, "_reader", reader)
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """The files of rows."""
+        return [
+            self.folder / _file_name(self.digest, self.dtype, start)
+            for start in range(0, self.count, self.file_rows)
+        ]
+
+    def rows(self, index_B: Integer[np.ndarray, "B"]) -> StoredStates:
+        """Some rows.
+
+        Args:
+          index_B: their numbers.
+
+        Raises:
+          InputError: for a number that there is not.
+        """
+        index_B = np.asarray(index_B)
+        if len(index_B) and not 0 <= index_B.min() <= index_B.max() < self.count:
+            raise InputError(
+                f"rows {index_B.min()} to {index_B.max()} of {self.folder}, expected 0 to "
+                f"{self.count - 1}"
+            )
+        distinct, place_B = np.unique(index_B, return_inverse=True)
+        content = b"".join(self._reader.__getitems__(distinct.tolist()))  # type: ignore[attr-defined]
+        dtype = jnp.dtype(self.dtype)
+        bytes_KN = np.frombuffer(content, np.uint8).reshape(len(distinct), -1)
+        stop = self.length * self.width * dtype.itemsize
+        parts = np.split(bytes_KN, [stop, stop + self.length], axis=1)
+        states, pooled = (np.ascontiguousarray(part).view(dtype) for part in (parts[0], parts[2]))
+        states_KLD = states.reshape(-1, self.length, self.width)
+        return StoredStates(states_KLD[place_B], parts[1][place_B].astype(bool), pooled[place_B])
+
+
+def write_states(
+    folder: Path,
+    encode: Callable[..., Any],
+    ids_NL: Int[np.ndarray, "N L"],
+    mask_NL: Bool[np.ndarray, "N L"],
+    digest: str,
+    *,
+    dtype: str = "float32",
+    batch_size: int = 64,
+    file_rows: int = FILE_ROWS,
+    advance: Callable[[int], Any] = lambda rows: None,
+) -> StateFiles:
+    """Computes the states of texts, or goes on where a folder holds a part of them.
+
+    Args:
+      folder: made if it does not exist.
+      encode: ``(ids, mask) -> states, mask, pooled`` of an encoder (`jaxgen.encoders`).
+      ids_NL: ids of the texts.
+      mask_NL: True where a token is.
+      digest: of encoder and texts.
+      dtype: of the numbers that are kept: "float32", "float16" or "bfloat16".
+      batch_size: texts at a time, always so many, so that nothing is compiled again.
+      file_rows: rows of a file.
+      advance: is called with the rows of each file that is there, for a bar.
+
+    Raises:
+      InputError: where the folder has finished states of another encoder or other texts; for
+        numbers that the dtype does not hold, or a package that is missing.
+    """
+    root = pathlib.Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    if (root / INDEX_FILE).is_file():
+        found = open_states(root, digest)
+        if found.dtype != dtype:
+            raise InputError(f"{root}: states are {found.dtype}, expected {dtype}")
+        return found
+    shape = None
+    for start in range(0, len(ids_NL), file_rows):
+        target = root / _file_name(digest, dtype, start)
+        if not target.is_file() or shape is None:
+            # The first rows of a file that is there are computed again, for their shape.
+            stop = min(len(ids_NL), start + (1 if target.is_file() else file_rows))
+            rows = _encoded_rows(encode, ids_NL[start:stop], mask_NL[start:stop], batch_size, dtype)
+            shape = (*rows[0].shape[1:], rows[2].shape[1])
+            if not target.is_file():
+                _write_file(target, rows)
+        advance(min(len(ids_NL) - start, file_rows))
+    length, width, pooled_width = shape or (0, 0, 0)
+    fields = {
+        **{"digest": digest, "count": len(ids_NL), "length": length, "width": width},
+        **{"pooled_width": pooled_width, "dtype": dtype, "file_rows": file_rows},
+    }
+    with replacing(root / INDEX_FILE) as handle:
+        handle.write(json.dumps(fields, indent=2).encode() + b"\n")
+    return open_states(root, digest)
+
+
+def open_states(folder: Path, digest: str) -> StateFiles:
+    """The states of a finished folder.
+
+    Args:
+      folder: the folder.
+      digest: of the encoder and the texts that they have to be of.
+
+    Raises:
+      FileNotFoundError: for a folder that does not exist.
+      InputError: for states that are not finished, or of another encoder or other texts.
+    """
+    root = pathlib.Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    path = root / INDEX_FILE
+    if not path.is_file():
+        raise InputError(f"{root}: no {INDEX_FILE} in it, expected finished states")
+    fields = json.loads(path.read_text("utf-8"))
+    if fields["digest"] != digest:
+        raise InputError(
+            f"{root}: states of another encoder or of other captions (digest {fields['digest']}, "
+            f"expected {digest}), expected another folder, or this one removed"
+        )
+    return StateFiles(root, **fields)
+
+
+def _encoded_rows(
+    encode: Callable[..., Any], ids_NL: Any, mask_NL: Any, batch_size: int, dtype: str
+) -> StoredStates:
+    """States of texts, in batches of one size, in the type that is kept."""
+    found = []
+    for start in range(0, len(ids_NL), batch_size):
+        # The last batch repeats its last text.
+        index_B = np.minimum(np.arange(start, start + batch_size), len(ids_NL) - 1)
+        states, _, pooled = (np.asarray(part) for part in encode(ids_NL[index_B], mask_NL[index_B]))
+        stop = len(ids_NL) - start
+        with np.errstate(over="ignore"):  # of float16, which is refused
+            kept = tuple(part[:stop].astype(jnp.dtype(dtype)) for part in (states, pooled))
+        if not all(np.isfinite(part.astype(np.float32)).all() for part in kept):
+            raise InputError(
+                f"states are up to {np.abs(states).max():.4g}, expected finite {dtype}; bfloat16 "
+                "has the range of float32"
+            )
+        found.append(kept)
+    states_NLD, pooled_ND = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return StoredStates(states_NLD, np.asarray(mask_NL, bool), pooled_ND)
+
+
+def _write_file(target: pathlib.Path, rows: StoredStates) -> None:
+    """A file of rows, whole or not at all."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    writer = _array_record().ArrayRecordWriter(str(temporary), "group_size:1")
+    for row in zip(*rows, strict=True):
+        writer.write(b"".join(np.ascontiguousarray(part).tobytes() for part in row))
+    writer.close()
+    os.replace(temporary, target)
+
+
+def _file_name(digest: str, dtype: str, start: int) -> str:
+    return f"{digest}-{dtype}-{start:08d}.array_record"
+
+
+class _ArrayRecord(NamedTuple):
+    ArrayRecordWriter: Any
+    ArrayRecordDataSource: Any
+
+
+def _array_record() -> _ArrayRecord:
+    try:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+        from array_record.python.array_record_module import ArrayRecordWriter
+    except ImportError as error:
+        raise InputError(
+            "states in files need the package array_record, which the extra jaxgen[data] installs "
+            f"({error})"
+        ) from error
+    return _ArrayRecord(ArrayRecordWriter, ArrayRecordDataSource)
