@@ -89,10 +89,16 @@ class CausalTokens(nn.Module):
         self, ids_BL: Int[Array, "B L"], segments_BL: Int[Array, "B L"] | None = None
     ) -> Float[Array, "B L D"]:
         """States of whole texts; ``segments_BL`` as in `jaxgen.nn.attention`."""
-        x_BLD = self.token_embedding(ids_BL) + self.positions[: ids_BL.shape[1]]
+        return self.last_two(ids_BL, segments_BL)[1]
+
+    def last_two(
+        self, ids_BL: Int[Array, "B L"], segments_BL: Int[Array, "B L"] | None = None
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
+        """States before the last block and behind it."""
+        before_BLD = x_BLD = self.token_embedding(ids_BL) + self.positions[: ids_BL.shape[1]]
         for block in self.blocks:
-            x_BLD = block(x_BLD, segments_BL)
-        return x_BLD
+            before_BLD, x_BLD = x_BLD, block(x_BLD, segments_BL)
+        return before_BLD, x_BLD
 
     def next_token(
         self, ids_B: Int[Array, "B"], past: Sequence[KeyValues], place: Place

@@ -12,6 +12,7 @@ largest id; or it is the first with its id, which holds with tokens that were ad
 """
 
 import dataclasses
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,8 @@ from jaxgen.encoders.tower import tower_projection
 from jaxgen.errors import InputError, can_be_checked
 from jaxgen.nn.norms import LayerNorm
 
+StateDepth = Literal["final", "penultimate"]
+
 
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig(TextTowerConfig):
@@ -30,9 +33,12 @@ class CLIPTextConfig(TextTowerConfig):
 
     Attributes:
       end_id: the id of the end token, of which the first counts; None: the largest id of a text.
+      states: "final", behind the last block and the norm, or "penultimate", before the last block
+        and without a norm, as SDXL's network takes them; the pooled vector is the same.
     """
 
     end_id: int | None = None
+    states: StateDepth = "final"
 
     def __post_init__(self) -> None:
         """Validates the fields."""
@@ -41,6 +47,8 @@ class CLIPTextConfig(TextTowerConfig):
             raise InputError(
                 f"end_id is {self.end_id}, expected 0 to {self.vocabulary - 1}, or None"
             )
+        if self.states not in get_args(StateDepth):
+            raise InputError(f"states is {self.states!r}, expected final or penultimate")
 
     def check_input(
         self, ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None = None
@@ -87,8 +95,7 @@ class CLIPTextEncoder(CausalTokens):
     def __call__(
         self, ids_BL: Int[Array, "B L"], mask_BL: Shaped[Array, "B L"] | None = None
     ) -> Encoded:
-        """States behind the final norm, and the pooled vector, projected where there is a
-        projection.
+        """States as the options say, and the pooled vector, projected where there is a projection.
 
         Args:
           ids_BL: token ids, the end token among them.
@@ -103,11 +110,13 @@ class CLIPTextEncoder(CausalTokens):
         seen_BL = text_mask(ids_BL, mask_BL)
         end_B = end_places(ids_BL, c.end_id)
         segments_BL = None if mask_BL is None else seen_BL.astype(jnp.int32)
-        states_BLD = self.final_norm(self.tokens(ids_BL, segments_BL))
+        before_BLD, behind_BLD = self.last_two(ids_BL, segments_BL)
+        states_BLD = self.final_norm(behind_BLD)
         pooled_BD = states_BLD[jnp.arange(len(states_BLD)), end_B]
         if c.projection is not None:
             pooled_BD = self.projection(pooled_BD)
-        return Encoded(states_BLD, seen_BL, pooled_BD)
+        kept_BLD = states_BLD if c.states == "final" else before_BLD
+        return Encoded(kept_BLD, seen_BL, pooled_BD)
 
 
 def end_places(ids_BL: Int[Array, "B L"], end_id: int | None) -> Int[Array, "B"]:

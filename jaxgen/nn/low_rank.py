@@ -117,7 +117,7 @@ def input_axes(path: str, axes: int) -> int:
 
 def _kernels(params: Tree, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """Kernels with two axes or more, by path."""
-    found = {}
+    found: dict[tuple[str, ...], Any] = {}
     for name, value in params.items():
         if isinstance(value, dict):
             found |= _kernels(value, (*path, name))

@@ -23,11 +23,13 @@ from jaxgen.pretrained.pipeline_adapters import load_adapters
 from jaxgen.pretrained.pipeline_folders import load_pipeline, save_pipeline
 from jaxgen.pretrained.pipelines import TextToImagePipeline
 from jaxgen.pretrained.schedulers import SchedulerRecipe, from_diffusers_scheduler
+from jaxgen.pretrained.two_encoder_pipelines import TwoEncoderPipeline
 
 __all__ = [
     "LoadedNetwork",
     "SchedulerRecipe",
     "TextToImagePipeline",
+    "TwoEncoderPipeline",
     "adapt_to_data",
     "from_diffusers_scheduler",
     "load_adapters",

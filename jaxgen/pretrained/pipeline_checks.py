@@ -6,20 +6,15 @@ import numpy as np
 
 from jaxgen.data.tokenizers import Tokenizer, check_vocabulary
 from jaxgen.errors import InputError, check_share
-from jaxgen.pretrained.networks import LoadedNetwork
 from jaxgen.pretrained.schedulers import SchedulerRecipe
 
 
-def check_pipeline(
-    tokenizer: Tokenizer, text: Any, network: Any, autoencoder: LoadedNetwork
-) -> None:
-    """Refuses parts that do not belong together.
+def check_encoder(tokenizer: Tokenizer, text: Any) -> None:
+    """Refuses a tokenizer that is not of an encoder.
 
     Args:
       tokenizer: of prompts.
       text: the configuration of their encoder.
-      network: that of the denoiser.
-      autoencoder: of images.
 
     Raises:
       InputError: naming both.
@@ -31,10 +26,24 @@ def check_pipeline(
             f"the tokenizer's length is {length}, expected at most {text.length} tokens, for "
             "which the text encoder has positions"
         )
-    channels = autoencoder.config.network.latent_channels
+
+
+def check_network(network: Any, autoencoder: Any, text_width: int, pooled_width: int) -> None:
+    """Refuses a network that does not belong to the other parts.
+
+    Args:
+      network: the configuration of the denoiser.
+      autoencoder: that of the images'.
+      text_width: of the states that it reads.
+      pooled_width: of the vector that it reads.
+
+    Raises:
+      InputError: naming both.
+    """
+    channels = autoencoder.network.latent_channels
     for name, found, expected in (
-        ("text_width", network.text_width, text.width),
-        ("pooled_width", network.pooled_width, 0),
+        ("text_width", network.text_width, text_width),
+        ("pooled_width", network.pooled_width, pooled_width),
         ("out_channels", network.out_channels, channels),
     ):
         if found != expected:

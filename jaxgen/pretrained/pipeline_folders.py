@@ -8,11 +8,14 @@ text_encoder/    ``CLIPTextModel``                 `load_clip`
 unet/            ``UNet2DConditionModel``          `load_unet`
 vae/             ``AutoencoderKL``                 `load_autoencoder`
 scheduler/       any that is known                 `from_diffusers_scheduler`
+tokenizer_2/     of XL, as tokenizer/              `open_tokenizer`
+text_encoder_2/  ``CLIPTextModelWithProjection``   `load_clip`
 ===============  ================================  ==========================
 
 What else a folder has, such as a safety checker, is passed over.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -31,12 +34,14 @@ from jaxgen.pretrained.encoder_folders import load_clip, save_clip
 from jaxgen.pretrained.networks import LoadedNetwork, load_unet, save_unet
 from jaxgen.pretrained.pipelines import TextToImagePipeline
 from jaxgen.pretrained.schedulers import SCHEDULER_FILE, from_diffusers_scheduler
+from jaxgen.pretrained.two_encoder_pipelines import TwoEncoderPipeline
 
 INDEX = "model_index.json"
 
 FROM_TEXT, FILLING_IN = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
-PIPELINES = (FROM_TEXT, "StableDiffusionImg2ImgPipeline", FILLING_IN)
-"""Classes of pipelines that are known: one folder and one object, called in different ways."""
+TWO_ENCODERS = "StableDiffusionXLPipeline"
+PIPELINES = (FROM_TEXT, "StableDiffusionImg2ImgPipeline", FILLING_IN, TWO_ENCODERS)
+"""Classes of pipelines that are known; the first three are one object, called in different ways."""
 
 LEAST_VERSION = "0.6.0"
 """Of diffusers: it takes older inpainting pipelines, and those without a version, for others."""
@@ -49,6 +54,14 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """Parts whose class is one of these; that of the scheduler is its own configuration's."""
 
+SECOND_PARTS: dict[str, tuple[str, ...]] = {
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+}
+"""Further ones of pipelines with two encoders."""
+
+ZERO_NULL = "force_zeros_for_empty_prompt"
+
 CORRECTED = {"clip_sample": False, "steps_offset": 1}
 """Fields of schedulers that old folders have otherwise, and that diffusers corrects too."""
 
@@ -59,7 +72,7 @@ USUAL_SIDE = 64
 def load_pipeline(
     folder: Path, *, variant: str | None = None, dtype: str | None = "float32"
 ) -> TextToImagePipeline:
-    """A pipeline from texts to images, of Stable Diffusion 1 or 2, from its folder.
+    """A pipeline from texts to images, of Stable Diffusion 1, 2 or XL, from its folder.
 
     Args:
       folder: with ``model_index.json`` in it.
@@ -67,7 +80,7 @@ def load_pipeline(
       dtype: of the parameters; None: as they are stored.
 
     Returns:
-      The pipeline, with parameters on the default device.
+      The pipeline, with parameters on the default device; of XL a `TwoEncoderPipeline`.
 
     Raises:
       FileNotFoundError: for a path that does not exist.
@@ -75,17 +88,32 @@ def load_pipeline(
         for parts that do not belong together; and as what opens each part.
     """
     root = as_path(folder)
-    _check_index(root)
+    index = _read_index(root)
     options: dict[str, Any] = {"variant": variant, "dtype": dtype}
     sample_size = (read_model_config(root / "unet") or {}).get("sample_size") or USUAL_SIDE
     sides = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
-    return TextToImagePipeline(
+    two = index["_class_name"] == TWO_ENCODERS
+
+    def encoder(part: str) -> LoadedNetwork:
+        config, params = _on_device(load_clip(root / part, **options))
+        states = "penultimate" if two else config.states
+        return LoadedNetwork(dataclasses.replace(config, states=states), params)
+
+    parts = (
         open_tokenizer(root / "tokenizer"),
-        _on_device(load_clip(root / "text_encoder", **options)),
+        encoder("text_encoder"),
         _on_device(load_unet(root / "unet", **options)),
         _on_device(load_autoencoder(root / "vae", **options)),
         from_diffusers_scheduler(root / "scheduler", **CORRECTED),
         sides,
+    )
+    if not two:
+        return TextToImagePipeline(*parts)
+    return TwoEncoderPipeline(
+        *parts,
+        second_tokenizer=open_tokenizer(root / "tokenizer_2"),
+        second_encoder=encoder("text_encoder_2"),
+        zero_null=bool(index.get(ZERO_NULL, True)),
     )
 
 
@@ -116,7 +144,7 @@ def save_pipeline(
         *save_autoencoder(root / "vae", *pipeline.autoencoder, dtype=dtype),
     ]
     fields = dict(pipeline.scheduler.fields)
-    index = {
+    index: dict[str, Any] = {
         "_class_name": FILLING_IN if pipeline.fills_in else FROM_TEXT,
         "_diffusers_version": LEAST_VERSION,
         "feature_extractor": [None, None],
@@ -128,6 +156,14 @@ def save_pipeline(
         "unet": ["diffusers", TEXT_UNET],
         "vae": ["diffusers", PARTS["vae"][0]],
     }
+    if isinstance(pipeline, TwoEncoderPipeline):
+        files += save_tokenizer(pipeline.second_tokenizer, root / "tokenizer_2")
+        files += save_clip(root / "text_encoder_2", *pipeline.second_encoder, dtype=dtype)
+        index |= {part: ["transformers", names[0]] for part, names in SECOND_PARTS.items()}
+        index |= {"_class_name": TWO_ENCODERS, ZERO_NULL: pipeline.zero_null}
+        for absent in ("requires_safety_checker", "safety_checker"):
+            del index[absent]
+        index["image_encoder"] = [None, None]
     (root / "scheduler").mkdir(exist_ok=True)
     scheduler, model_index = root / "scheduler" / SCHEDULER_FILE, root / INDEX
     for path, content in ((scheduler, fields), (model_index, index)):
@@ -136,8 +172,8 @@ def save_pipeline(
     return [*files, scheduler, model_index]
 
 
-def _check_index(root: pathlib.Path) -> None:
-    """Refuses folders of what is no pipeline, or of one with other parts."""
+def _read_index(root: pathlib.Path) -> Mapping[str, Any]:
+    """The index of a folder; refuses what is no pipeline, or one with other parts."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     index = read_model_config(root, INDEX)
@@ -149,12 +185,14 @@ def _check_index(root: pathlib.Path) -> None:
             f"{where}: _class_name is {name!r}, expected one of {', '.join(PIPELINES)}; parts that "
             "are known open alone"
         )
-    for part, classes in PARTS.items():
+    expected = PARTS | (SECOND_PARTS if name == TWO_ENCODERS else {})
+    for part, classes in expected.items():
         found = _class_of(index, part)
         if found not in classes:
             raise InputError(f"{where}: {part} is {found!r}, expected {' or '.join(classes)}")
         if not (root / part).is_dir():
             raise InputError(f"{root}: no folder {part}/, expected that of the {found}")
+    return index
 
 
 def _class_of(index: Mapping[str, Any], part: str) -> str | None:

@@ -19,7 +19,7 @@ Parts are what `jaxgen.pretrained` opens; each can be replaced (`dataclasses.rep
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,21 +27,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
-from jaxgen.data.tokenizers import Tokenizer, encode_weighted
+from jaxgen.data.tokenizers import Tokenizer
+from jaxgen.diffusion.model import Conditions
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal
-from jaxgen.encoders import make_encoder
-from jaxgen.encoders.word_weights import weigh_states
 from jaxgen.errors import InputError
 from jaxgen.pixels import from_unit
 from jaxgen.pretrained.networks import LoadedNetwork
 from jaxgen.pretrained.pipeline_checks import (
-    check_pipeline,
+    check_encoder,
+    check_network,
     check_pipeline_scheduler,
     check_rescale,
     sides_of_images,
     sides_of_latents,
 )
 from jaxgen.pretrained.pipeline_sampling import Guide, make_latent_sampling
+from jaxgen.pretrained.prompt_states import encode_texts
 from jaxgen.pretrained.schedulers import SchedulerRecipe
 from jaxgen.pretrained.source_images import SourceImage, make_source, start_of
 
@@ -74,7 +75,8 @@ class TextToImagePipeline:
     latent_sides: tuple[int, int] = (64, 64)
 
     def __post_init__(self) -> None:
-        check_pipeline(self.tokenizer, self.encoder.config, self.network.config, self.autoencoder)
+        check_encoder(self.tokenizer, self.encoder.config)
+        check_network(self.network.config, self.autoencoder.config, *self.text_widths)
         check_pipeline_scheduler(self.scheduler)
 
     def __call__(
@@ -129,14 +131,18 @@ class TextToImagePipeline:
         """
         if not prompts:
             raise InputError("prompts are empty, expected one or more")
-        encode = functools.partial(
-            self.encode, weighted=weighted, windows=windows, truncate=truncate
-        )
-        negatives = _for_each("negative prompts", negative, len(prompts))
-        others = [(_for_each("prompts in also", more, len(prompts)), w) for more, w in also]
         pixels = sides_of_images(image, height, width, len(prompts))
         network, factor = self.network.config, self.autoencoder.config.network.factor
         sides = sides_of_latents(*pixels, factor, network.levels, self.latent_sides)
+        encode = functools.partial(
+            self.conditions,
+            size=(factor * sides[0], factor * sides[1]),
+            weighted=weighted,
+            windows=windows,
+            truncate=truncate,
+        )
+        negatives = _for_each("negative prompts", negative, len(prompts))
+        others = [(_for_each("prompts in also", more, len(prompts)), w) for more, w in also]
         channels = self.autoencoder.config.network.latent_channels
         if noise is None:
             keys_B = example_keys(key, example_indices(None, len(prompts)))
@@ -146,7 +152,7 @@ class TextToImagePipeline:
         source = self.source_of(image, known=known, strength=strength)
         z = self.sample_latents(
             encode(prompts),
-            encode(negatives),
+            encode(negatives, negative=True),
             key,
             noise,
             also=[(encode(texts), weight) for texts, weight in others],
@@ -213,25 +219,49 @@ class TextToImagePipeline:
         Raises:
           InputError: for texts that are too long, or brackets that none has opened.
         """
-        options = {"windows": windows, "truncate": truncate}
-        rows = len(texts) * windows
-        if weighted:
-            tokens, weights_BN = encode_weighted(self.tokenizer, texts, **options)
-        else:
-            tokens = self.tokenizer.encode(texts, **options)
-        states = make_encoder(*self.encoder)(tokens.ids.reshape(rows, -1)).states_BLD
-        if weighted:
-            states = weigh_states(states, weights_BN.reshape(rows, -1))
-        return states.reshape(len(texts), -1, states.shape[-1])
+        return encode_texts(
+            self.tokenizer,
+            self.encoder,
+            texts,
+            weighted=weighted,
+            windows=windows,
+            truncate=truncate,
+        )[0]
+
+    def conditions(
+        self,
+        texts: Sequence[str],
+        *,
+        size: tuple[int, int],
+        negative: bool = False,
+        **options: Any,
+    ) -> Conditions:
+        """Texts as the network takes them.
+
+        Args:
+          texts: B texts.
+          size: height and width of images in pixels, which some networks are told.
+          negative: whether samples are led away from them.
+          **options: of `encode`.
+
+        Raises:
+          InputError: as `encode`.
+        """
+        return {"text_BNC": self.encode(texts, **options)}
+
+    @property
+    def text_widths(self) -> tuple[int, int]:
+        """Width of the states and of the vector that the network reads."""
+        return self.encoder.config.width, 0
 
     def sample_latents(
         self,
-        text_BNC: Float[Array, "B N C"],
-        negative_BNC: Float[Array, "B N C"],
+        text: Float[Array, "B N C"] | Conditions,
+        negative: Float[Array, "B N C"] | Conditions,
         key: Key[Array, ""],
         noise: Float[Array, "B Y X C2"],
         *,
-        also: Sequence[tuple[Float[Array, "B N C"], float]] = (),
+        also: Sequence[tuple[Float[Array, "B N C"] | Conditions, float]] = (),
         guidance_scale: float | Float[Array, "B"] = 7.5,
         rescale: float = 0.0,
         steps: int = 50,
@@ -240,8 +270,8 @@ class TextToImagePipeline:
         """Latents of texts, scaled as the autoencoder's statistics say.
 
         Args:
-          text_BNC: states of prompts (`encode`).
-          negative_BNC: those of negative prompts, of as many tokens.
+          text: states of prompts (`encode`), or all of `conditions`.
+          negative: those of negative prompts, of as many tokens.
           key: randomness of stochastic samplers.
           noise: standard normal numbers that sampling starts from.
           also: states of further prompts and their weights, as in a call.
@@ -254,11 +284,15 @@ class TextToImagePipeline:
           InputError: for texts or noise of another shape, a strength that leaves no step, or a
             rescale out of range or with several prompts.
         """
-        states = [text_BNC, negative_BNC, *(more for more, _ in also)]
-        if len({text.shape for text in states}) > 1 or len(text_BNC) != len(noise):
+        texts = [
+            dict(given) if isinstance(given, Mapping) else {"text_BNC": given}
+            for given in (text, negative, *(more for more, _ in also))
+        ]
+        shapes = [{name: value.shape for name, value in given.items()} for given in texts]
+        if any(shape != shapes[0] for shape in shapes) or len(noise) != shapes[0]["text_BNC"][0]:
             raise InputError(
-                f"texts have shapes {', '.join(str(text.shape) for text in states)} and noise "
-                f"{noise.shape}, expected equal texts, and as many of noise"
+                f"texts have shapes {', '.join(map(str, shapes))} and noise {noise.shape}, "
+                "expected equal texts, and as many of noise"
             )
         check_rescale(rescale, len(also))
         z, levels = start_of(source, noise, self.scheduler, steps)
@@ -271,7 +305,7 @@ class TextToImagePipeline:
         )
         known = None if source is None or source.known is None else (source.known, source.z)
         beside = {} if source is None or source.beside is None else {"beside": source.beside}
-        texts = [{"text_BNC": text, **beside} for text in states]
+        texts = [{**given, **beside} for given in texts]
         return self._sampling(self.network.params, texts, guide, z, known, table, key)
 
     def latents_of(self, image: Float[Array, "B Y2 X2 3"]) -> Float[Array, "B Y X C"]:

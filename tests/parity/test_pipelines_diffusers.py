@@ -99,14 +99,9 @@ def theirs(pipeline, output="latent", steps=2, **options):
     pipeline.set_progress_bar_config(disable=True)
     if not options:
         options = {"height": 16, "width": 24, "latents": to_torch(noise())}
-    found = pipeline(
-        PROMPTS,
-        num_inference_steps=steps,
-        guidance_scale=3.0,
-        negative_prompt=[NEGATIVE] * 2,
-        output_type=output,
-        **options,
-    ).images
+    options = {"negative_prompt": [NEGATIVE] * 2, **options}
+    settings = {"num_inference_steps": steps, "guidance_scale": 3.0, "output_type": output}
+    found = pipeline(PROMPTS, **settings, **options).images
     return found.permute(0, 2, 3, 1).numpy() if output == "latent" else found
 
 
@@ -249,3 +244,60 @@ def test_low_rank_adapters(tmp_path):
     assert np.abs(expected - before).max() > 0.1 * np.abs(expected).max()
     changed = load_adapters(load_pipeline(tmp_path / "theirs"), tmp_path / "adapters.safetensors")
     assert_close(ours(changed), expected, 1e-4)
+
+
+def make_two_encoders(folder):
+    """A tiny pipeline of XL with random weights."""
+    save_tokenizer(vocabulary(), folder)
+    shared = {
+        **{"vocab_size": vocabulary().size, "intermediate_size": 20, "num_hidden_layers": 2},
+        **{"max_position_embeddings": LENGTH, "eos_token_id": 2, "pad_token_id": 1},
+        **{"bos_token_id": vocabulary().size - 2, "projection_dim": 6},
+    }
+    first = {"hidden_size": 12, "num_attention_heads": 3, "hidden_act": "quick_gelu"}
+    second = {"hidden_size": 8, "num_attention_heads": 2, "hidden_act": "gelu"}
+    network = {
+        **{"cross_attention_dim": 20, "addition_embed_type": "text_time"},
+        **{"addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 6 + 6 * 256},
+    }
+    tokenizers = [transformers.CLIPTokenizer.from_pretrained(folder) for _ in range(2)]
+    text = transformers.CLIPTextConfig
+    return diffusers.StableDiffusionXLPipeline(
+        vae=randomised(diffusers.AutoencoderKL(**VAE)),
+        text_encoder=randomised(transformers.CLIPTextModel(text(**shared, **first))),
+        text_encoder_2=randomised(
+            transformers.CLIPTextModelWithProjection(text(**shared, **second)), seed=1
+        ),
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        unet=randomised(diffusers.UNet2DConditionModel(**{**UNET, **LINEAR, **network})),
+        scheduler=diffusers.EulerDiscreteScheduler.from_config(
+            {**SCHEDULE, "timestep_spacing": "leading"}
+        ),
+        add_watermarker=False,
+    )
+
+
+def test_two_encoders(tmp_path):
+    """Prompts against nothing, which is zeros, and against a text; there and back."""
+    pipeline = make_two_encoders(tmp_path / "tokenizer")
+    pipeline.save_pretrained(tmp_path / "theirs")
+    opened = load_pipeline(tmp_path / "theirs")
+    save_pipeline(opened, tmp_path / "ours")
+    again = diffusers.StableDiffusionXLPipeline.from_pretrained(
+        tmp_path / "ours", add_watermarker=False
+    )
+    size = {"height": 16, "width": 24, "latents": to_torch(noise())}
+    prompts = opened.conditions(PROMPTS, size=(16, 24))
+    settings = {"guidance_scale": 3.0, "steps": 2}
+    for theirs_negative, negative in ((None, ""), ([NEGATIVE] * 2, NEGATIVE)):
+        expected = theirs(pipeline, negative_prompt=theirs_negative, **size)
+        nothing = opened.conditions([negative] * 2, size=(16, 24), negative=True)
+        key = jax.random.key(0)
+        found = opened.sample_latents(prompts, nothing, key, noise(), **settings)
+        assert_close(found, expected, 1e-4)
+        assert_close(theirs(again, negative_prompt=theirs_negative, **size), expected, 1e-6)
+    given = {"negative": NEGATIVE, "height": 16, "width": 24, "noise": noise(), **settings}
+    images = opened(PROMPTS, jax.random.key(0), **given)
+    z = opened.decode(found)
+    assert np.abs(images - np.clip((np.asarray(z) + 1) * 127.5, 0, 255)).max() < 0.51

@@ -224,11 +224,12 @@ def test_pipelines_of_hubs(data_folder):
             load_pipeline(path.parent)  # the known ones have no vocabulary and no weights there
         found[path.parent.name] = str(error.value).removeprefix(f"{path.parent}")
     known = {"stable-diffusion-v1-5", "stable-diffusion-2-1", "stable-diffusion-inpainting"}
+    known |= {"stable-diffusion-xl-base-1.0"}
     for name, message in found.items():
         if name in known:
             assert "/tokenizer: holds no tokenizer" in message
         else:
-            assert "StableDiffusionInpaintPipeline; parts that are known open alone" in message
+            assert "StableDiffusionXLPipeline; parts that are known open alone" in message
     assert len(found) == 7
 
 
