@@ -240,7 +240,7 @@ class TextToImagePipeline:
 
         Args:
           texts: B texts.
-          size: height and width of images in pixels, which some networks are told.
+          size: height and width of images in pixels, which some networks are conditioned on.
           negative: whether samples are led away from them.
           **options: of `encode`.
 

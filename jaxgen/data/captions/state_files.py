@@ -1,7 +1,7 @@
 """States of texts, computed once and read in training: the encoder is then not in memory.
 
 A folder holds a row for each text, in files in the array_record format, and ``states.json``, which
-is written last: a folder without it is not finished, and `write_states` goes on in it with the
+is written last: a folder without it is not finished, and `write_states` resumes it with the
 files that are missing. A row is the bytes of the states [L, D], of the mask [L] and of the pooled
 vector [P], numbers as they are (float16 and bfloat16 too)::
 
@@ -126,7 +126,7 @@ def write_states(
     file_rows: int = FILE_ROWS,
     advance: Callable[[int], Any] = lambda rows: None,
 ) -> StateFiles:
-    """Computes the states of texts, or goes on where a folder holds a part of them.
+    """Computes the states of texts, or resumes where a folder holds a part of them.
 
     Args:
       folder: made if it does not exist.
