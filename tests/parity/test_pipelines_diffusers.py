@@ -133,7 +133,7 @@ def test_equal_latents_and_images_both_ways(case, tmp_path):
         size = {"height": 16, "width": 24, "latents": to_torch(noise())}
         rescaled = theirs(pipeline, steps=steps, guidance_rescale=0.7, **size)
         assert_close(ours(opened, steps, rescale=0.7), rescaled, 1e-4)
-        assert np.abs(rescaled - expected).max() > 1e-2 * np.abs(expected).max()
+        assert np.abs(rescaled - expected).max() > 1e-3 * np.abs(expected).max()
     save_pipeline(opened, tmp_path / "ours")
     again = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "ours")
     assert type(again.scheduler) is type(pipeline.scheduler)
