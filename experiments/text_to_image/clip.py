@@ -14,7 +14,9 @@ are looked for by their captions, and the captions by the pictures. In the worki
   checkpoints/       both towers (jaxgen.training.load_model opens them)
 
 ``--data mnist`` trains on captions of classes, made by templates; zero-shot classification then
-averages over the same templates. Started again with the same working folder it resumes.
+averages over the same templates. ``--noisy`` trains on pictures with noise, a time drawn for each,
+as guidance wants it (Nichol et al. 2022, GLIDE); retrieval is then reported by time too, and there
+is another picture, noise.png. Started again with the same working folder it resumes.
 """
 
 import pathlib
@@ -33,7 +35,11 @@ from experiments.shared.training_runs import (
 )
 from experiments.shared.unet_sizes import heads_of
 from experiments.shared.workdir import check_checkpoints
-from experiments.text_to_image.support.caption_plots import plot_captions, plot_contrastive
+from experiments.text_to_image.support.caption_plots import (
+    plot_by_time,
+    plot_captions,
+    plot_contrastive,
+)
 from experiments.text_to_image.support.captioned_data import (
     loss_of_validation,
     make_tokenizer,
@@ -42,6 +48,7 @@ from experiments.text_to_image.support.captioned_data import (
     prompts_of,
 )
 from experiments.text_to_image.support.clip_scores import vectors_of
+from experiments.text_to_image.support.noisy_clip import TIMES, noisy_clip_loss, vectors_by_time
 from experiments.text_to_image.support.text_pairs import (
     PairTrainingFlags,
     loss_on,
@@ -100,8 +107,15 @@ class ClipNetworkFlags:
     projection: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def config(self, pictures: CaptionedSet, tokenizer: Tokenizer) -> CLIPConfig:
+    def config(
+        self, pictures: CaptionedSet, tokenizer: Tokenizer, *, noisy: bool = False
+    ) -> CLIPConfig:
         """The towers for a set and its vocabulary.
+
+        Args:
+          pictures: the set.
+          tokenizer: of the texts.
+          noisy: whether pictures are noisy ones.
 
         Raises:
           InputError: for pictures that are not square, and sizes that do not fit each other.
@@ -122,7 +136,9 @@ class ClipNetworkFlags:
             CLIPTextConfig(
                 vocabulary=tokenizer.size, length=tokenizer.length, end_id=tokenizer.end, **both
             ),
-            CLIPImageConfig(size=height, patch=self.patch, mean=half, deviation=half, **both),
+            CLIPImageConfig(
+                size=height, patch=self.patch, mean=half, deviation=half, noisy=noisy, **both
+            ),
         )
 
 
@@ -149,6 +165,7 @@ class Config(ExperimentConfig):
         "emoji"; "tfds:NAME"; or a folder or archive of pictures with captions.
       size: resize and crop pictures to so many pixels; None keeps them as they are (shapes: 32).
       captions: which captions are trained on.
+      noisy: train on pictures with noise, for guidance.
       network: both towers.
       training: how they are trained.
       seed: all randomness follows from it.
@@ -158,6 +175,7 @@ class Config(ExperimentConfig):
     data: str = "shapes"
     size: int | None = None
     captions: CaptionKind = "descriptive"
+    noisy: bool = False
     network: ClipNetworkFlags = ClipNetworkFlags()
     training: ClipTrainingFlags = ClipTrainingFlags()
     seed: int = 0
@@ -169,19 +187,20 @@ def main(config: Config) -> dict[str, float]:
     plan = plan_batches(pictures, config.training.batch_size, config.seed)
     tokenizer = make_tokenizer([*pictures.distinct(config.captions), *prompts_of(pictures)])
     tokens = tokenise_captions(pictures.captions(config.captions), tokenizer)
-    model = config.network.config(pictures, tokenizer)
+    model = config.network.config(pictures, tokenizer, noisy=config.noisy)
     check_layout(model)
     folder = open_workdir(config, data={pictures.name: pictures_digest(pictures)})
     check_checkpoints(folder / "checkpoints", model)
     if is_main_process():
         save_tokenizer(tokenizer, folder / "tokenizer")
     report(pictures.describe())
+    make_loss = noisy_clip_loss if config.noisy else clip_loss
     trained = train_model(
         model,
         lambda step, rows: to_batch(captioned_batch_at(pictures, tokens, plan, step, rows=rows)),
         folder,
         config.training,
-        lambda layout: loss_on(layout, clip_loss(model)),
+        lambda layout: loss_on(layout, make_loss(model)),
         batch_size=config.training.batch_size,
         make_evaluation=lambda loss_fn: loss_of_validation(
             loss_fn, pictures, tokens, plan.batch_size, to_batch
@@ -191,7 +210,7 @@ def main(config: Config) -> dict[str, float]:
     )
     curves = {name: trained.curve(name) for name in ("train/loss", VALIDATION_LOSS)}
     plot_contrastive(folder / "curves.png", curves, trained.curve("train/accuracy"))
-    figures = evaluate(trained, tokenizer, pictures, config, folder / "retrieval.png")
+    figures = evaluate(trained, tokenizer, pictures, config, folder)
     figures |= {"parameters": parameter_count(trained.params), "seconds": trained.seconds}
     table = format_table(("figure", "value"), [(k, three_decimals(v)) for k, v in figures.items()])
     write_text(folder / "table.md", table)
@@ -204,22 +223,28 @@ def evaluate(
     tokenizer: Tokenizer,
     pictures: CaptionedSet,
     config: Config,
-    path: pathlib.Path,
+    folder: pathlib.Path,
 ) -> dict[str, float]:
     """Figures of the test part, see `jaxgen.evaluation.text_image`; and some pictures of it.
+
+    Those of a CLIP of noisy pictures are of pictures at time 0, but for what is said by time.
 
     Args:
       trained: both towers.
       tokenizer: of the texts.
       pictures: the whole set, whose captions are all looked through.
       config: of the run.
-      path: the PNG of pictures with the captions that are nearest.
+      folder: of the pictures: with the captions that are nearest, and by noise.
     """
     test, known = pictures.part("test"), pictures.distinct(config.captions)
     prompts, own = prompts_of(pictures), test.captions(config.captions)
     texts = tokenizer.encode([*known, *prompts])
     model, params = trained.config, trained.params
-    image_ND = vectors_of(model.image, params["image"], test.images)
+    times = (0.0, *TIMES) if config.noisy else ()
+    by_time = vectors_by_time(model.image, params["image"], test.images, times)
+    image_ND = by_time.get(0.0)
+    if image_ND is None:
+        image_ND = vectors_of(model.image, params["image"], test.images)
     text_KD, prompt_PD = np.split(
         vectors_of(model.text, params["text"], texts.ids, texts.mask), [len(known)]
     )
@@ -235,6 +260,13 @@ def evaluate(
     }
     among = zero_shot_probabilities(image_ND, text_KD, scale)
     figures[f"caption among all {len(known):,}"] = class_accuracy(among, answer_N)
+    shares = {
+        time: class_accuracy(zero_shot_probabilities(vectors_ND, text_KD, scale), answer_N)
+        for time, vectors_ND in by_time.items()
+    }
+    figures |= {f"the same at t = {time:g}": shares[time] for time in times[1:]}
+    if shares:
+        plot_by_time(folder / "noise.png", shares, len(known))
     figures["CLIP score"] = clip_score(image_ND, text_KD[answer_N])
     if len(tested_M) > 1:
         others = min(OTHERS, len(tested_M) - 1)
@@ -248,6 +280,7 @@ def evaluate(
     chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
     nearest = [known[i] for i in among[chosen].argmax(axis=1)]
     right = [own[i] for i in chosen]
+    path = folder / "retrieval.png"
     plot_captions(path, test.images[chosen], nearest, right, "Nearest captions of test pictures")
     return figures
 

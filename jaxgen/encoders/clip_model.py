@@ -77,7 +77,9 @@ class CLIPConfig:
 
     def example(self) -> tuple[Array, ...]:
         """What the network takes of one image and one text."""
-        return (*self.image.example(), *self.text.example())
+        image, *time = self.image.example()
+        texts = self.text.example()
+        return (image, *texts, None, *time) if time else (image, *texts)
 
     def make_model(self) -> "CLIP":
         """The network."""
@@ -110,15 +112,20 @@ class CLIP(nn.Module):
         """Texts; arguments as those of `CLIPTextEncoder`."""
         return self.text(ids_BL, mask_BL)
 
-    def encode_images(self, images_BYXC: Shaped[Array, "B Y X C"]) -> Encoded:
+    def encode_images(
+        self,
+        images_BYXC: Shaped[Array, "B Y X C"],
+        time_B: Float[Array, "B"] | None = None,
+    ) -> Encoded:
         """Images; arguments as those of `CLIPImageEncoder`."""
-        return self.image(images_BYXC)
+        return self.image(images_BYXC, time_B)
 
     def __call__(
         self,
         images_BYXC: Shaped[Array, "B Y X C"],
         ids_BL: Int[Array, "M L"],
         mask_BL: Shaped[Array, "M L"] | None = None,
+        time_B: Float[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B D"], Float[Array, "M D"], Float[Array, ""]]:
         """Unit vectors of images and of texts, and s, at most 100.
 
@@ -126,8 +133,9 @@ class CLIP(nn.Module):
           images_BYXC: see `CLIPImageEncoder`.
           ids_BL: see `CLIPTextEncoder`; texts need not be as many as images.
           mask_BL: see there.
+          time_B: of noisy images, see `CLIPImageEncoder`.
         """
-        image_BD = to_unit_length(self.image(images_BYXC).pooled_BD)
+        image_BD = to_unit_length(self.image(images_BYXC, time_B).pooled_BD)
         text_BD = to_unit_length(self.text(ids_BL, mask_BL).pooled_BD)
         return image_BD, text_BD, jnp.exp(limited_scale(self.logit_scale))
 

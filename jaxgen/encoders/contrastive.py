@@ -119,14 +119,15 @@ def clip_loss(config: Any) -> Loss:
 
     Returns:
       ``loss_fn(params, batch, key) -> (loss in nats, {"accuracy", "scale"})`` for batches of
-      ``"image"`` [B, Y, X, C], ``"ids"`` [B, L] and, where there are any, ``"mask"`` [B, L] and
-      ``"meaning"`` [B], see `contrastive_loss`. Nothing in it is random.
+      ``"image"`` [B, Y, X, C], ``"ids"`` [B, L] and, where there are any, ``"mask"`` [B, L],
+      ``"meaning"`` [B], see `contrastive_loss`, and ``"time"`` [B] of noisy images, 1,000 t.
+      Nothing in it is random.
     """
     model = config.make_model()
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, Mapping[str, Array]]:
         image_BD, text_BD, scale = model.apply(
-            {"params": params}, batch["image"], batch["ids"], batch.get("mask")
+            {"params": params}, batch["image"], batch["ids"], batch.get("mask"), batch.get("time")
         )
         loss, accuracy = contrastive_loss(image_BD, text_BD, scale, batch.get("meaning"))
         return loss, {"accuracy": accuracy, "scale": scale}

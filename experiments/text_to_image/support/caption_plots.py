@@ -60,6 +60,25 @@ def plot_contrastive(path: pathlib.Path, losses: Mapping[str, Curve], accuracy: 
     plot_losses_and_shares(path, losses, shares, title, "share of a batch")
 
 
+def plot_by_time(path: pathlib.Path, shares: Mapping[float, float], captions: int) -> None:
+    """How often the caption of a noisy picture is found, by time.
+
+    Args:
+      path: the PNG.
+      shares: time -> share.
+      captions: among how many it is looked for.
+    """
+    figure = empty_figure((6, 4), dpi=120)
+    axes = figure.add_subplot()
+    axes.plot(list(shares), list(shares.values()), marker="o", label="found")
+    axes.axhline(1 / captions, color="0.5", linestyle="--", label="by chance")
+    axes.set(xlabel="time t (0 picture, 1 noise)", ylabel="share of test pictures", ylim=(0, 1.02))
+    axes.set_title(f"The caption of a noisy picture among {captions:,}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
 def plot_losses_and_shares(
     path: pathlib.Path,
     losses: Mapping[str, Curve],
