@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Int
 
-from jaxgen.diffusion.conditioning.frame_masks import frame_channels, with_frame_channels
+from jaxgen.diffusion.conditioning.frame_masks import known_channels, with_frame_channels
 from jaxgen.diffusion.conditioning.guidance import (
     GuidanceWeight,
     guide_conditions,
@@ -252,7 +252,7 @@ class DenoiserConfig:
 
         if self.known_frames:
             network = with_frame_channels(
-                network, None if given is None else frame_channels(*given)
+                network, None if given is None else known_channels(*given)
             )
         if self.guidance_channels:
             network = with_guidance_weight(network, self.guidance_channels)

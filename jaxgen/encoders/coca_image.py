@@ -57,6 +57,8 @@ class CoCaImageConfig(CLIPImageConfig):
         """Validates the fields."""
         super().__post_init__()
         check_sizes(self, "queries", "pooler_heads")
+        if self.noisy:
+            raise InputError("noisy is True, expected False: captioners take no time")
         if self.projection is None or self.projection % self.pooler_heads:
             raise InputError(
                 f"projection is {self.projection}, expected a multiple of "

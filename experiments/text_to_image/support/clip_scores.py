@@ -44,15 +44,24 @@ class ClipScorer:
 def open_clip_scorer(path: str | None, shape: tuple[int, ...]) -> ClipScorer | None:
     """The scorer of a run's folder; None without one.
 
+    Arguments and errors as those of `open_clip_run`.
+    """
+    return None if path is None else ClipScorer(*open_clip_run(path, shape))
+
+
+def open_clip_run(
+    path: str, shape: tuple[int, ...], *, noisy: bool = False
+) -> tuple[CLIPConfig, Tree, Tokenizer]:
+    """Both towers of a run, their parameters, and the tokenizer of the texts.
+
     Args:
       path: the working folder of ``experiments.text_to_image.clip``.
       shape: Y, X and C of the pictures.
+      noisy: whether pictures are noisy ones.
 
     Raises:
-      InputError: another model, or one for pictures of another size.
+      InputError: another model, or one for pictures of another size or kind.
     """
-    if path is None:
-        return None
     folder = pathlib.Path(path)
     model = load_model(folder / "checkpoints")
     if not isinstance(model.config, CLIPConfig):
@@ -61,7 +70,9 @@ def open_clip_scorer(path: str | None, shape: tuple[int, ...]) -> ClipScorer | N
         raise InputError(
             f"{path}: for images of {model.config.image.size} pixels, expected {shape[0]}"
         )
-    return ClipScorer(model.config, model.params, open_tokenizer(folder / "tokenizer"))
+    if model.config.image.noisy != noisy:
+        raise InputError(f"{path}: noisy is {model.config.image.noisy}, expected {noisy}")
+    return model.config, model.params, open_tokenizer(folder / "tokenizer")
 
 
 def vectors_of(

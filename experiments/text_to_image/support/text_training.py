@@ -58,7 +58,8 @@ class TextTrainingFlags(OptimizationFlags):
 
 
 def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: Layout) -> LossFn:
-    """The mean loss of a batch of ``"image"``, ``"text_ids"`` and ``"text_mask"``.
+    """The mean loss of a batch of ``"image"``, ``"text_ids"`` and ``"text_mask"``; of ``"beside"``
+    as well for a network that takes something there which no augmentation makes.
 
     For a model without an encoder, of ``"text_states"`` and ``"text_pooled"`` in place of ids.
 
@@ -72,6 +73,8 @@ def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         params = gather_fsdp(params, layout)
         conditions = dict(_conditions(config, params, batch))
+        if "beside" in batch:
+            conditions["beside"] = batch["beside"]
         if config.augmentation is not None:
             key, own_key = jax.random.split(key)
             small = downsample(batch["image"], config.augmentation.factor)

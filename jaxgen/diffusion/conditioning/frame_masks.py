@@ -13,7 +13,7 @@ frames to be made alone, known ones counting zero. `FrameMasks` is a task as tho
 `jaxgen.diffusion.conditioning.image_to_image` are::
 
     given = masks(video_BTYXC, keys_B)
-    network = with_frame_channels(network, given.condition_BYXC)
+    network = with_known_channels(network, given.condition_BYXC)
     denoiser = with_known(make_denoiser(network, "v"), given.known_BYX1, video_BTYXC)
     loss_B, level = denoiser_loss(denoiser, video_BTYXC, key, schedule=schedule)
 
@@ -42,7 +42,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxgen.diffusion.conditioning.image_to_image import Given, Task
-from jaxgen.diffusion.conditioning.masks import keep_known
+from jaxgen.diffusion.conditioning.masks import known_channels
 from jaxgen.diffusion.objectives.packed_loss import (
     token_noise,
     token_numbers,
@@ -133,25 +133,11 @@ class FrameMasks(Task):
         x = as_data(x).astype(jnp.float32)
         deviation = expand(self.noise * uniform(step_keys(keys_B, 1)), x)
         seen = x + deviation * normal(step_keys(keys_B, 2), x.shape[1:]) if self.noise else x
-        return Given(frame_channels(seen, known), known)
+        return Given(known_channels(seen, known), known)
 
 
 def _is_known(frame: Array, lead: Array, tail: Array, frames: Array | int) -> Bool[Array, "..."]:
     return (frame < lead) | (frame >= frames - tail)
-
-
-def frame_channels(
-    x: Shaped[Array, "B T ... C"], known: Shaped[Array, "..."]
-) -> Float[Array, "B T ... C2"]:
-    """The known frames and the mask as channels, [m x, m].
-
-    Args:
-      x: videos; frames that are not known may be anything.
-      known: their mask, which broadcasts against x.
-    """
-    x = as_data(x).astype(jnp.float32)
-    mask = jnp.broadcast_to(jnp.asarray(known, jnp.float32), (*x.shape[:-1], 1))
-    return jnp.concatenate([keep_known(known, x, jnp.zeros_like(x)), mask], axis=-1)
 
 
 def with_frame_channels(
@@ -161,7 +147,7 @@ def with_frame_channels(
 
     Args:
       network: takes C + C + 1 channels.
-      condition: ``frame_channels(x, known)``, or what `FrameMasks` draws. Under `guide_network`,
+      condition: ``known_channels(x, known)``, or what `FrameMasks` draws. Under `guide_network`,
         whose batch has every example twice in a row, so will the condition. None: nothing is known.
 
     Raises:
@@ -170,7 +156,7 @@ def with_frame_channels(
 
     def conditioned(z: Float[Array, "B ..."], time: Array, *rest: Any, **named: Any) -> Array:
         beside = (
-            frame_channels(jnp.zeros_like(z), jnp.zeros(())) if condition is None else condition
+            known_channels(jnp.zeros_like(z), jnp.zeros(())) if condition is None else condition
         )
         if z.shape[1:-1] != beside.shape[1:-1] or len(z) % len(beside):
             raise InputError(
@@ -237,7 +223,7 @@ def known_of_packs(
         )
         x_BLF = x_BLF + of_tokens(deviation_BE, segment_BL)[..., None] * e_BLF
     pixels_BLPC = _pixels(x_BLF, channels)
-    condition_BLPC = frame_channels(pixels_BLPC, known_BL[..., None, None])
+    condition_BLPC = known_channels(pixels_BLPC, known_BL[..., None, None])
     return PackedKnown(condition_BLPC.reshape(*known_BL.shape, -1), known_BL)
 
 

@@ -74,6 +74,20 @@ def known_data(known: Shaped[Array, "..."], x: Shaped[Array, "B ..."]) -> Float[
     return as_unit(x, "x", limit=math.inf)
 
 
+def known_channels(
+    x: Shaped[Array, "B ... C"], known: Shaped[Array, "..."]
+) -> Float[Array, "B ... C2"]:
+    """What is known and the mask as C + 1 channels, [m x, m], for a network that fills in the rest.
+
+    Args:
+      x: images or videos; what is not known may be anything.
+      known: m, which broadcasts against x.
+    """
+    x = as_data(x).astype(jnp.float32)
+    mask = jnp.broadcast_to(jnp.asarray(known, jnp.float32), (*x.shape[:-1], 1))
+    return jnp.concatenate([keep_known(known, x, jnp.zeros_like(x)), mask], axis=-1)
+
+
 def box_mask(
     size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
 ) -> Float[Array, "Y X 1"]:

@@ -10,8 +10,8 @@ import pytest
 from jaxgen.data.packing import PackedExample, pack_arrays
 from jaxgen.diffusion.conditioning.frame_masks import (
     FrameMasks,
-    frame_channels,
     join_channels,
+    known_channels,
     known_of_packs,
     with_frame_channels,
 )
@@ -90,7 +90,7 @@ def test_what_the_network_sees():
         np.testing.assert_array_equal(part, value[other])
     # What is not known may be anything.
     spoilt = np.where(given.known_BYX1 > 0, x, np.float32(np.nan))
-    seen = jax.jit(frame_channels)(spoilt, given.known_BYX1)
+    seen = jax.jit(known_channels)(spoilt, given.known_BYX1)
     np.testing.assert_array_equal(seen, given.condition_BYXC)
 
 
@@ -170,7 +170,7 @@ def test_the_network_of_packs_is_that_of_videos():
     def run(params):
         given = extended_clip(clip, after=2)
         whole = model.make_network(params, given)(z, time_B, label_B)
-        condition_BLF = patchify(frame_channels(*given), PATCH)
+        condition_BLF = patchify(known_channels(*given), PATCH)
         tokens_BLF = join_channels(patchify(z, PATCH), condition_BLF, CHANNELS)
         beside = jnp.ones((2, 8), jnp.int32), time_B[:, None], label_B[:, None]
         packed = module.apply({"params": params}, tokens_BLF, places, *beside, method="packed")

@@ -11,6 +11,7 @@ from jaxgen.diffusion.conditioning.masks import (
     box_mask,
     frame_mask,
     keep_known,
+    known_channels,
     random_borders,
     random_boxes,
     random_strokes,
@@ -186,3 +187,14 @@ def test_masks_of_other_values_are_refused(mask):
     x = jnp.ones((1, 2))
     with pytest.raises(InputError, match=r"known has values from .*, expected a mask of 0"):
         keep_known(jnp.array(mask), x, x)
+
+
+def test_the_known_part_and_the_mask_as_channels():
+    """[m x, m]; what is not known may be anything."""
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 4, 6, 3)).astype(np.float32)
+    known = np.asarray(box_mask((4, 6), (1, 3), (2, 5)))
+    spoilt = np.where(known > 0, x, np.nan)
+    found = np.asarray(known_channels(spoilt, known))
+    assert found.shape == (2, 4, 6, 4)
+    np.testing.assert_array_equal(found[..., :3], known * x)
+    np.testing.assert_array_equal(found[..., 3:], np.broadcast_to(known, (2, 4, 6, 1)))
