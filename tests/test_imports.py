@@ -58,6 +58,7 @@ PARTS_OF_DIFFUSION = (
 """From the bottom to the top: each may import those before it."""
 SAME_MEANING = {
     *("nplm", "local_steps", "communication", "train", "sample", "compare", "compressor"),
+    "guidance",
 }
 """Basenames of a model or method and its experiment, or of programs that do the same in several
 families; any other basename is one file's."""

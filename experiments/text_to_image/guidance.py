@@ -107,7 +107,7 @@ def main(config: Config) -> dict[str, Any]:
     """Samples by both kinds of guidance, evaluates, shows."""
     source = pathlib.Path(config.run)
     model = open_trained_model(source, TextToImageConfig, "a text-to-image model")
-    draw = make_drawing(model, open_tokenizer(source / "tokenizer"), config)
+    draw = make_kinds_drawing(model, open_tokenizer(source / "tokenizer"), config)
     pictures = load_captioned("shapes", size=model.config.image_shape[0])
     folder = open_workdir(config, may_differ=[f for f in vars(config) if f != "launch"])
     evaluator = make_attribute_evaluator(pictures, source / "evaluator")
@@ -118,22 +118,24 @@ def main(config: Config) -> dict[str, Any]:
         for part in ("validation", "test")
     )
     rows = {
-        (kind, w): figures_of(evaluator, draw(kind, w, searched.texts), searched)
+        (kind, w): attribute_figures(evaluator, draw(kind, w, searched.texts), searched)
         for kind, weights in config.searched.items()
         for w in weights
     }
     chosen = {kind: best_weight(rows, kind) for kind in config.searched}
     samples = {kind: draw(kind, w, tested.texts) for kind, w in chosen.items()}
-    final = {(kind, chosen[kind]): figures_of(evaluator, x, tested) for kind, x in samples.items()}
+    final = {
+        (kind, chosen[kind]): attribute_figures(evaluator, x, tested) for kind, x in samples.items()
+    }
     calls = {kind: network_calls(kind, model, config.sampling) for kind in chosen}
     tables = {"validation": named(rows, calls), "test": named(final, calls)}
     show_tables(folder / "table.md", tables)
     plot_trade_off(folder / "guidance.png", rows)
-    show_samples(folder / "samples.png", samples, chosen, tested.texts)
+    show_kinds(folder / "samples.png", samples, chosen, tested.texts)
     return tables
 
 
-def make_drawing(model: OpenedModel, tokenizer: Tokenizer, config: Config) -> Draw:
+def make_kinds_drawing(model: OpenedModel, tokenizer: Tokenizer, config: Config) -> Draw:
     """Draws samples of each kind, from the same noise.
 
     Raises:
@@ -170,7 +172,7 @@ def network_calls(kind: str, model: OpenedModel, flags: SamplingFlags) -> int:
     return len(jax.tree.leaves(table)[0]) * (1 if kind == NONE else 2)
 
 
-def figures_of(evaluator: AttributeEvaluator, x: Samples, prompts: Prompts) -> Figures:
+def attribute_figures(evaluator: AttributeEvaluator, x: Samples, prompts: Prompts) -> Figures:
     """Attributes as asked, and the distance to real pictures."""
     assert prompts.wanted_NF is not None
     return evaluator.figures(x, prompts.wanted_NF)
@@ -187,11 +189,12 @@ def named(
 ) -> dict[str, dict[str, float]]:
     """The rows of a table."""
     return {
-        describe(kind, w): {**figures, CALLS: calls[kind]} for (kind, w), figures in rows.items()
+        name_with_weight(kind, w): {**figures, CALLS: calls[kind]}
+        for (kind, w), figures in rows.items()
     }
 
 
-def describe(kind: str, w: float) -> str:
+def name_with_weight(kind: str, w: float) -> str:
     """A kind with its weight."""
     return kind if kind == NONE else f"{kind}, w = {w:g}"
 
@@ -215,9 +218,10 @@ def plot_trade_off(path: pathlib.Path, rows: Mapping[tuple[str, float], Figures]
         own = {w: figures for (name, w), figures in rows.items() if name == kind}
         x, y = ([figures[name] for figures in own.values()] for name in (FRECHET, ALL))
         axes.plot(x, y, marker="o", markersize=4, label=kind)
-        for w, *place in zip(own, x, y, strict=True):
+        for w, right, up in zip(own, x, y, strict=True):
             if kind != NONE:
-                axes.annotate(f"{w:g}", place, (4, 4), textcoords="offset points", fontsize=7)
+                style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+                axes.annotate(f"{w:g}", (right, up), (4, 4), **style)
     axes.set(xlabel=FRECHET, ylabel="share with all attributes as asked")
     axes.set_title("What guidance gives and takes, by weight")
     axes.spines[["top", "right"]].set_visible(False)
@@ -225,7 +229,7 @@ def plot_trade_off(path: pathlib.Path, rows: Mapping[tuple[str, float], Figures]
     save_figure(figure, path)
 
 
-def show_samples(
+def show_kinds(
     path: pathlib.Path,
     samples: Mapping[str, Samples],
     chosen: Mapping[str, float],
@@ -235,7 +239,7 @@ def show_samples(
     first = list({text: i for i, text in reversed(list(enumerate(texts)))}.values())[::-1]
     some = [first[i] for i in np.linspace(0, len(first) - 1, min(SHOWN, len(first))).astype(int)]
     rows = [textwrap.fill(texts[i], CHARACTERS) for i in some]
-    columns = [describe(kind, w).replace(", ", "\n") for kind, w in chosen.items()]
+    columns = [name_with_weight(kind, w).replace(", ", "\n") for kind, w in chosen.items()]
     images = np.stack([x[some] for x in samples.values()], axis=1)
     plot_images(path, images, "Samples by guidance", columns, rows)
 

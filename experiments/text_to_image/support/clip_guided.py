@@ -32,7 +32,7 @@ class GuidedTexts(NamedTuple):
     """
 
     texts: Texts
-    vector_BD: Float[Array, "B D"]
+    vector_BD: Float[Any, "B D"]
 
 
 @dataclass(frozen=True)

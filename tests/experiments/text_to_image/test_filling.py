@@ -1,6 +1,5 @@
 """Models that fill in what is missing: their start, their loss, and what is measured."""
 
-
 import jax
 import numpy as np
 import pytest
