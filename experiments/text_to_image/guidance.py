@@ -84,8 +84,8 @@ class Config(ExperimentConfig):
     launch: LaunchConfig = LaunchConfig(workdir="runs/guidance")
     run: str
     clip_model: str
-    weights: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
-    clip_weights: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0)
+    weights: tuple[float, ...] = (1.0, 3.0, 7.0)
+    clip_weights: tuple[float, ...] = (3.0, 10.0, 30.0, 100.0)
     sampling: SamplingFlags = SamplingFlags(steps=20, evaluate=160)
 
     def __post_init__(self) -> None:
