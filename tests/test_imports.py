@@ -53,7 +53,7 @@ PACKAGES: dict[str, set[str]] = {
 PARTS_OF_DIFFUSION = (
     *("process", "denoiser", "exact", "preconditioning", "objectives", "samplers", "edm"),
     *("conditioning", "distillation", "other_corruptions", "named_samplers", "model"),
-    *("model_sampling", "text_to_image"),
+    *("model_sampling", "text_to_image", "image_decoder"),
 )
 """From the bottom to the top: each may import those before it."""
 SAME_MEANING = {

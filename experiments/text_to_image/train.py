@@ -32,7 +32,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from experiments.shared.denoiser_sampling import SamplingFlags, make_draw
@@ -89,6 +88,7 @@ from experiments.text_to_image.support.text_samples import (
 from experiments.text_to_image.support.text_training import (
     TextTrainingFlags,
     loss_at_times,
+    start_with,
     text_to_image_loss,
 )
 from jaxgen.data import (
@@ -108,10 +108,10 @@ from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
-from jaxgen.parallel import current_mesh, init_sharded, is_main_process
+from jaxgen.parallel import is_main_process
 from jaxgen.training import make_optimizer, train_only
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Batch, Tree
+from jaxgen.typing import Batch
 
 CLIP_SCORE = "CLIP score"
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -257,7 +257,7 @@ def train_text_to_image(
     tx, start = None, None
     if encoder.params is not None:
         tx = train_only(make_optimizer(config.training.optimizer()), "^denoiser/")
-        start = start_with_encoder(model, encoder.params, config.seed)
+        start = start_with(model, config.seed, encoder=encoder.params)
     weighting = weighting_named(config.process.weighting)
 
     def batch_of_step(step: int, rows: Any) -> Batch:
@@ -280,12 +280,6 @@ def train_text_to_image(
         start=start,
         tx=tx,
     )
-
-
-def start_with_encoder(model: TextToImageConfig, encoder: Tree, seed: int) -> Tree:
-    """New parameters of the denoiser beside those of an encoder."""
-    params, layout = init_sharded(model.make_init(), jax.random.key(seed), mesh=current_mesh())
-    return {**params, "encoder": jax.device_put(encoder, layout.shardings["encoder"])}
 
 
 def guidance_weights(config: Config) -> list[float]:

@@ -33,7 +33,8 @@ from jaxgen.diffusion.model import Conditions, DenoiserConfig
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import TargetName
 from jaxgen.diffusion.process.schedules import Schedule
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_positive
+from jaxgen.nn.norms import to_unit_length
 from jaxgen.typing import Tree
 
 
@@ -68,9 +69,13 @@ class TextToImageConfig:
       masked: whether padding is hidden from encoder and denoiser; Stable Diffusion lets it be seen.
       null_text: whether the empty text was among those trained on, which guidance compares with.
       augmentation: of a super-resolver, what makes the condition ``beside`` from small images.
+      pooled_scale: the length of the pooled vectors that the network is given, such as sqrt(C) of
+        C numbers for a prior of image vectors of that length (`jaxgen.encoders.image_prior`); None:
+        they are as the encoder gives them.
 
     Raises:
-      InputError: for a network that reads no texts, or has no room for what augmentation makes.
+      InputError: for a network that reads no texts, or has no room for what augmentation makes; for
+        a length that is none.
     """
 
     denoiser: DenoiserConfig
@@ -78,9 +83,12 @@ class TextToImageConfig:
     masked: bool = True
     null_text: bool = True
     augmentation: Augmentation | None = None
+    pooled_scale: float | None = None
 
     def __post_init__(self) -> None:
         """Validates the fields."""
+        if self.pooled_scale is not None:
+            check_positive("pooled_scale", self.pooled_scale)
         if not self.denoiser.reads_texts:
             raise InputError(
                 "network has text_width 0 and pooled_width 0, expected a network that reads texts"
@@ -172,7 +180,8 @@ class TextToImageConfig:
             if self.masked:
                 found["text_mask_BN"] = mask_BL
         if getattr(self.network, "pooled_width", 0):
-            found["pooled_BC"] = jnp.asarray(pooled_BD, jnp.float32)
+            scale, pooled_BD = self.pooled_scale, jnp.asarray(pooled_BD, jnp.float32)
+            found["pooled_BC"] = pooled_BD if scale is None else scale * to_unit_length(pooled_BD)
         return found
 
     def make_denoiser(

@@ -19,6 +19,7 @@ from jaxgen.encoders.clip_image import CLIPImageConfig
 from jaxgen.encoders.clip_text import CLIPTextConfig
 from jaxgen.encoders.encoded import Encoded, encoder_init
 from jaxgen.errors import InputError, check_kind
+from jaxgen.nn.norms import to_unit_length
 from jaxgen.typing import Tree
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -138,13 +139,6 @@ class CLIP(nn.Module):
         image_BD = to_unit_length(self.image(images_BYXC, time_B).pooled_BD)
         text_BD = to_unit_length(self.text(ids_BL, mask_BL).pooled_BD)
         return image_BD, text_BD, jnp.exp(limited_scale(self.logit_scale))
-
-
-def to_unit_length(vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """``v / |v|`` along the last axis, in float32; 0 stays 0."""
-    vectors = vectors.astype(jnp.float32)
-    square = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.where(square == 0, 1.0, square))
 
 
 def limited_scale(logit_scale: Float[Array, ""]) -> Float[Array, ""]:

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxgen.encoders.clip_model import INITIAL_LOGIT_SCALE, limited_scale, to_unit_length
+from jaxgen.encoders.clip_model import INITIAL_LOGIT_SCALE, limited_scale
 from jaxgen.encoders.coca_image import CoCaImageConfig
 from jaxgen.encoders.coca_text import CaptionDecoder, CoCaTextConfig, DecoderPast
 from jaxgen.encoders.encoded import Encoded, encoder_init
 from jaxgen.encoders.tower import empty_past
 from jaxgen.errors import InputError, check_kind
 from jaxgen.nn.key_values import KeyValues, Place
+from jaxgen.nn.norms import to_unit_length
 from jaxgen.typing import Tree
 
 _TEXT = {"shifted_mask": True}

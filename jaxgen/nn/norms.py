@@ -24,6 +24,13 @@ def layer_norm(x: Float[Array, "*B D"], epsilon: float = EPSILON) -> Float[Array
     return _normalise(x.astype(jnp.float32), epsilon)
 
 
+def to_unit_length(vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """``v / |v|`` along the last axis, in float32; 0 stays 0."""
+    vectors = vectors.astype(jnp.float32)
+    square = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.where(square == 0, 1.0, square))
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _normalise(x: Array, epsilon: float) -> Array:
     """`layer_norm` of float32 numbers."""

@@ -22,6 +22,7 @@ from jaxgen.pretrained.networks import (
 from jaxgen.pretrained.pipeline_adapters import load_adapters
 from jaxgen.pretrained.pipeline_folders import load_pipeline, save_pipeline
 from jaxgen.pretrained.pipelines import TextToImagePipeline
+from jaxgen.pretrained.prior_folders import image_vectors, load_prior, save_prior
 from jaxgen.pretrained.schedulers import SchedulerRecipe, from_diffusers_scheduler
 from jaxgen.pretrained.two_encoder_pipelines import TwoEncoderPipeline
 
@@ -32,6 +33,7 @@ __all__ = [
     "TwoEncoderPipeline",
     "adapt_to_data",
     "from_diffusers_scheduler",
+    "image_vectors",
     "load_adapters",
     "load_autoencoder",
     "load_clip",
@@ -39,6 +41,7 @@ __all__ = [
     "load_dit",
     "load_mdt",
     "load_pipeline",
+    "load_prior",
     "load_t5",
     "load_unet",
     "load_uvit",
@@ -48,6 +51,7 @@ __all__ = [
     "save_coca",
     "save_dit",
     "save_pipeline",
+    "save_prior",
     "save_t5",
     "save_unet",
 ]

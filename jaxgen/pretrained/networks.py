@@ -266,14 +266,16 @@ def load_mdt(
     )
 
 
-def abstract_params(config: Any, size: tuple[int, int]) -> Tree:
+def abstract_params(config: Any, size: tuple[int, ...], channels: int | None = None) -> Tree:
     """Shapes of a network's parameters; nothing is computed.
 
     Args:
-      config: of a network of images.
-      size: height and width of images that it takes.
+      config: of a network of images, or of other data.
+      size: height and width of images that it takes; () for vectors.
+      channels: of the data; None: ``config.in_channels``.
     """
-    inputs = (jnp.zeros((1, *size, config.in_channels)), jnp.zeros((1,)))
+    channels = config.in_channels if channels is None else channels
+    inputs = (jnp.zeros((1, *size, channels)), jnp.zeros((1,)))
     numbers = getattr(config, "labels", "classes") == "numbers"
     label = jnp.zeros((1,), jnp.float32 if numbers else jnp.int32)
     labels = (label,) if config.num_classes or numbers else ()

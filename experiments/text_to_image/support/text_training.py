@@ -1,5 +1,6 @@
 """Training a text-to-image model: flags, the loss, and the loss at fixed noise levels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from experiments.shared.training_runs import OptimizationFlags, TrainedModel
 from jaxgen.data import CaptionedSet, to_unit
 from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.diffusion.conditioning.image_to_image import downsample
-from jaxgen.diffusion.model import Conditions
+from jaxgen.diffusion.model import Conditions, DenoiserConfig
 from jaxgen.diffusion.objectives.losses import loss_by_level, prediction_loss
 from jaxgen.diffusion.objectives.weightings import Weighting
 from jaxgen.diffusion.process.example_keys import example_keys, normal
@@ -23,7 +24,7 @@ from jaxgen.diffusion.process.predictions import make_target
 from jaxgen.diffusion.text_to_image import Texts, TextToImageConfig
 from jaxgen.errors import check_share
 from jaxgen.evaluation.features import apply_to_rows
-from jaxgen.parallel import Layout, gather_fsdp
+from jaxgen.parallel import Layout, current_mesh, gather_fsdp, init_sharded
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
@@ -68,7 +69,7 @@ def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: 
       weighting: the weight of |x - x^|^2.
       layout: of the parameters.
     """
-    loss_of = make_network_loss(config.denoiser, weighting)
+    loss_of = conditioned_loss(config.denoiser, weighting)
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         params = gather_fsdp(params, layout)
@@ -80,12 +81,7 @@ def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: 
             small = downsample(batch["image"], config.augmentation.factor)
             keys_B = example_keys(own_key, jnp.arange(len(small)))
             conditions["beside"] = config.augmentation.at_random(small, keys_B)
-
-        def network(z: Array, time: Array) -> Any:
-            return config.denoiser.apply(params["denoiser"], z, time, train=True, **conditions)
-
-        loss_B, level = loss_of(network, batch["image"], key)
-        return loss_B.mean(), loss_by_level(loss_B, level)
+        return loss_of(params["denoiser"], batch["image"], conditions, key)
 
     return loss_fn
 
@@ -96,6 +92,40 @@ def _conditions(config: TextToImageConfig, params: Tree, batch: Batch) -> Condit
         names = ("text_states", "text_mask", "text_pooled")
         return config.conditions_of(*(batch[name] for name in names))
     return config.encode(params, batch["text_ids"], batch["text_mask"])
+
+
+def conditioned_loss(config: DenoiserConfig, weighting: Weighting) -> Callable[..., Any]:
+    """``(params, x, conditions, key) -> (mean loss, loss by noise level)`` of a denoiser.
+
+    Args:
+      config: the denoiser.
+      weighting: the weight of |x - x^|^2.
+    """
+    loss_of = make_network_loss(config, weighting)
+
+    def loss(
+        params: Tree, x: Any, conditions: Conditions, key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        def network(z: Array, time: Array) -> Any:
+            return config.apply(params, z, time, train=True, **conditions)
+
+        loss_B, level = loss_of(network, x, key)
+        return loss_B.mean(), loss_by_level(loss_B, level)
+
+    return loss
+
+
+def start_with(model: Any, seed: int, **given: Tree) -> Tree:
+    """New parameters of a model, beside those that are given of some of its parts.
+
+    Args:
+      model: with ``make_init()``.
+      seed: of the new ones.
+      **given: parameters by the name of the part, "encoder" say.
+    """
+    params, layout = init_sharded(model.make_init(), jax.random.key(seed), mesh=current_mesh())
+    shardings = {name: layout.shardings[name] for name in given}
+    return {**params, **jax.device_put(given, shardings)}
 
 
 def loss_at_times(
