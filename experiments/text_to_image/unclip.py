@@ -135,6 +135,10 @@ class Config(SampledConfig):
         super().__post_init__()
         if self.process.preconditioning != "none":
             raise InputError(f"preconditioning is {self.process.preconditioning!r}, expected none")
+        if self.network.network != "dit":
+            raise InputError(
+                f"network is {self.network.network!r}, expected 'dit', which takes a vector"
+            )
         check_share("vector_dropout", self.vector_dropout)
         check_sizes(self, "clip_updates", "edited", "edit_steps")
         for share in self.shares:

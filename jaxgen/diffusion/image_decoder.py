@@ -26,7 +26,7 @@ from jaxgen.diffusion.model import Conditions
 from jaxgen.diffusion.process.predictions import TargetName
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.text_to_image import Texts, TextToImageConfig
-from jaxgen.errors import InputError, check_sizes
+from jaxgen.errors import InputError, check_positive, check_sizes
 from jaxgen.nn.dense import Dense
 from jaxgen.typing import Tree
 
@@ -64,15 +64,12 @@ class ImageDecoderConfig:
     def __post_init__(self) -> None:
         """Validates the fields."""
         check_sizes(self, "context_tokens")
+        check_positive("vector_scale", self.vector_scale)
         for name in ("text_width", "pooled_width"):
             if not getattr(self.network, name, 0):
                 raise InputError(
                     f"network has {name} 0, expected one that takes tokens and a vector"
                 )
-        if getattr(self.network, "text_length", 0):
-            raise InputError(
-                "network has text_length, expected one that takes any number of tokens"
-            )
 
     @property
     def network(self) -> Any:

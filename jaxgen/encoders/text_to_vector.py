@@ -84,6 +84,10 @@ class TextToVectorConfig:
         states_BLD, _, pooled_BC = model.apply(variables, ids_BL, mask_BL)
         return states_BLD, mask_BL != 0, self.pooled_scale * to_unit_length(pooled_BC)
 
+    def codes(self, params: Tree) -> VectorCodes:
+        """What codes mean."""
+        return VectorCodes(**params["codes"])
+
     def tokens(
         self, params: Tree, image_BC: Float[Array, "B C"], pooled_BC: Float[Array, "B C"]
     ) -> Int[Array, "B L"]:
@@ -94,7 +98,7 @@ class TextToVectorConfig:
           image_BC: the images' vectors, of length ``pooled_scale``.
           pooled_BC: those of their texts.
         """
-        codes = VectorCodes(**params["codes"])
+        codes = self.codes(params)
         product_B = (image_BC * pooled_BC).sum(axis=-1) / self.pooled_scale**2
         first_B1 = self.prior.buckets + codes.encode_products(product_B)[:, None]
         return jnp.concatenate([first_B1, codes.encode(image_BC, self.prior.buckets)], axis=1)
@@ -151,5 +155,5 @@ def draw_vectors(
     prompt = prompt._replace(ids_BL=prompt.ids_BL.at[:, 0].set(first_B))
     step = functools.partial(model.apply, variables, method=model.step)
     found = write_texts(step, kept, prompt, NO_END, how, keys_B2[:, 1])
-    vectors_BC = VectorCodes(**params["codes"]).decode(found.ids_BL[:, 1:], c.buckets)
+    vectors_BC = config.codes(params).decode(found.ids_BL[:, 1:], c.buckets)
     return config.pooled_scale * to_unit_length(vectors_BC)

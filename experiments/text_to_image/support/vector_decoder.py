@@ -27,7 +27,6 @@ from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.samplers.sampling import Table, sample_with_table
 from jaxgen.diffusion.text_to_image import Texts
 from jaxgen.encoders import CLIPConfig
-from jaxgen.errors import InputError
 from jaxgen.parallel import Layout, gather_fsdp, replicated
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
@@ -40,13 +39,11 @@ def decoder_config(
     tokenizer: Tokenizer,
     clip: CLIPConfig,
 ) -> ImageDecoderConfig:
-    """The decoder of images of a shape, with a text transformer of its own.
+    """The decoder of images of a shape, with a text transformer of its own; of a DiT.
 
     Raises:
-      InputError: for a network that takes no vector, and sizes that do not fit each other.
+      InputError: for sizes that do not fit each other.
     """
-    if flags.network != "dit":
-        raise InputError(f"network is {flags.network!r}, expected 'dit', which takes a vector")
     base = flags.config(shape, target, flags.encoder(tokenizer))
     network = dataclasses.replace(base.network, pooled_width=vector_width(clip))
     denoiser = dataclasses.replace(base.denoiser, network=network)
