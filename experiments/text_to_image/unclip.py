@@ -68,6 +68,7 @@ from experiments.text_to_image.support.vector_decoder import (
 from experiments.text_to_image.support.vector_priors import (
     PriorFlags,
     Vectors,
+    codes_of_vectors,
     draw_candidates,
     find_vectors,
     train_prior,
@@ -185,6 +186,8 @@ def main(config: Config) -> dict[str, Any]:
         for name, model in {**models.priors, "decoder": models.decoder}.items()
         for what, value in _training_figures(model).items()
     }
+    _, kept = codes_of_vectors(models.priors["code_prior"].config, models.vectors)
+    figures["code_prior: variance kept"] = kept
     figures |= evaluate_ways(models, config, folder)
     if config.shares:
         figures |= evaluate_edits(models, config, folder)
@@ -330,7 +333,9 @@ def evaluate_edits(models: Models, config: Config, folder: pathlib.Path) -> dict
         edited[share] = editor.draw(z, moved_NC)
         _, found_NF = models.evaluator.look(edited[share])
         name = f"text difference, share {share:g}"
-        figures[name] = edit_figures(models.evaluator.names, found_NF, was_NF, wanted_NF, named_N)
+        figures[name] = difference_figures(
+            models.evaluator.names, found_NF, was_NF, wanted_NF, named_N
+        )
     chosen = {k: v for k, v in figures.items() if k.startswith("text difference")}
     write_rows(folder / "differences.md", "moved by", chosen)
     pictures = np.stack([x[:SHOWN], *(each[:SHOWN] for each in edited.values())])
@@ -367,7 +372,7 @@ def changed_captions(
     return named_N, wanted_NF, write_captions(vocabulary, code_NF)
 
 
-def edit_figures(
+def difference_figures(
     names: Sequence[str],
     found_NF: Int[np.ndarray, "N F"],
     was_NF: Int[np.ndarray, "N F"],

@@ -38,6 +38,7 @@ from jaxgen.encoders import (
     CodePriorConfig,
     ImagePriorConfig,
     TextToVectorConfig,
+    VectorCodes,
     code_prior_loss,
     draw_vectors,
     fit_vector_codes,
@@ -62,7 +63,8 @@ class PriorFlags:
     Attributes:
       prior_width: of a token.
       prior_depth: blocks.
-      prior_updates: of each.
+      prior_updates: of the diffusion prior.
+      code_updates: of the autoregressive prior.
       prior_batch: texts of an update.
       prior_text_dropout: probability that a caption becomes the empty text.
       prior_steps: of DDIM, by which the diffusion prior is sampled.
@@ -75,17 +77,19 @@ class PriorFlags:
     prior_width: int = 128
     prior_depth: int = 2
     prior_updates: int = 1000
+    code_updates: int = 1000
     prior_batch: int = 128
     prior_text_dropout: float = 0.1
     prior_steps: int = 25
     prior_guidance: float = 0.0
-    codes: int = 32
-    buckets: int = 64
+    codes: int = 20
+    buckets: int = 32
     products: int = 16
 
     def __post_init__(self) -> None:
         heads_of(self.prior_width, "prior_width")
-        check_sizes(self, "prior_depth", "prior_updates", "prior_batch", "prior_steps", "codes")
+        check_sizes(self, "prior_depth", "prior_updates", "code_updates", "prior_batch")
+        check_sizes(self, "prior_steps", "codes")
         check_sizes(self, "buckets", "products", least=2)
         check_share("prior_text_dropout", self.prior_text_dropout)
 
@@ -116,9 +120,11 @@ class PriorFlags:
         network = CodePriorConfig(**self.tower(clip), **sizes)
         return TextToVectorConfig(network, clip.text, vector_scale(clip))
 
-    def training(self) -> OptimizationFlags:
-        """How each is trained."""
-        return OptimizationFlags(training_steps=self.prior_updates, ema_decay=0.99)
+    def training(self, model: TextToImageConfig | TextToVectorConfig) -> OptimizationFlags:
+        """How a prior is trained."""
+        by_diffusion = isinstance(model, TextToImageConfig)
+        steps = self.prior_updates if by_diffusion else self.code_updates
+        return OptimizationFlags(training_steps=steps, ema_decay=0.99)
 
 
 def vector_width(clip: CLIPConfig) -> int:
@@ -227,7 +233,7 @@ def train_prior(
     else:
         own, loss_fn = "^prior/", code_prior_loss(model)
         make_loss = functools.partial(loss_on, loss_fn=loss_fn)
-        given["codes"] = codes_of_vectors(model, vectors, slice(*span))
+        given["codes"] = codes_of_vectors(model, vectors)[0]._asdict()
     plan = BatchPlan(*span, flags.prior_batch, seed=seed, name=vectors.pictures.name)
 
     def data(step: int, rows: Any) -> Batch:
@@ -238,7 +244,7 @@ def train_prior(
             "text_mask": batch["text_mask"],
         }
 
-    training = flags.training()
+    training = flags.training(model)
     return train_model(
         model,
         data,
@@ -253,12 +259,12 @@ def train_prior(
     )
 
 
-def codes_of_vectors(model: TextToVectorConfig, vectors: Vectors, rows: slice) -> Tree:
-    """What codes mean, by the vectors of some pictures and their captions."""
+def codes_of_vectors(model: TextToVectorConfig, vectors: Vectors) -> tuple[VectorCodes, float]:
+    """What codes mean, by the part "train", and the share of the variance that they keep."""
+    rows = slice(*vectors.pictures.parts["train"])
     image_NC, text_NC = vectors.image_NC[rows], vectors.text_NC[rows]
     product_N = (image_NC * text_NC).sum(axis=1) / model.pooled_scale**2
-    sizes = model.prior.codes, model.prior.products
-    return fit_vector_codes(image_NC, product_N, *sizes)[0]._asdict()
+    return fit_vector_codes(image_NC, product_N, model.prior.codes, model.prior.products)
 
 
 def draw_candidates(

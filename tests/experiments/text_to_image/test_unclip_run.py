@@ -3,23 +3,47 @@
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from picture_folder import run_here
 
+from experiments.shared.denoiser_sampling import put_samples
 from experiments.text_to_image.support.attribute_evaluator import codes_of, evaluated_names
-from experiments.text_to_image.unclip import PRIORS, REAL, TEXT, changed_captions, edit_figures
+from experiments.text_to_image.support.captioned_data import make_tokenizer
+from experiments.text_to_image.support.text_samples import as_texts
+from experiments.text_to_image.unclip import (
+    PRIORS,
+    REAL,
+    TEXT,
+    changed_captions,
+    difference_figures,
+)
 from jaxgen.data import load_captioned
 from jaxgen.data.tokenizers import open_tokenizer
-from jaxgen.diffusion.image_decoder import ImageDecoderConfig
+from jaxgen.diffusion.image_decoder import ImageDecoderConfig, VectorsAndTexts
 from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.encoders import CLIPConfig, TextToVectorConfig, VectorCodes
+from jaxgen.parallel import make_mesh
 from jaxgen.training import load_model
 
 FAMILY = {"family": "text_to_image"}
 FLAGS = [
-    *("--size", 16, "--clip-updates", 2, "--prior-updates", 2, "--prior-batch", 8, "--codes", 4),
+    *(
+        "--size",
+        16,
+        "--clip-updates",
+        2,
+        "--prior-updates",
+        2,
+        "--code-updates",
+        2,
+        "--prior-batch",
+        8,
+        "--codes",
+        4,
+    ),
     *("--prior-width", 32, "--prior-depth", 1, "--buckets", 4, "--products", 4),
     *("--prior-steps", 2, "--training-steps", 2, "--batch-size", 8, "--width", 32, "--depth", 1),
     *("--text-width", 32, "--text-depth", 1, "--steps", 2, "--evaluate", 8, "--edited", 8),
@@ -52,11 +76,21 @@ def test_figures_of_text_differences():
     wanted = np.array([[1, 0], [0, 1], [0, 1], [1, 0]])
     named = np.array([0, 1, 0, 1])
     found = np.array([[1, 0], [0, 0], [0, 2], [1, 0]])
-    figures = edit_figures(names, found, was, wanted, named)
+    figures = difference_figures(names, found, was, wanted, named)
     assert figures["shape as asked"] == 1
     assert figures["colour as asked"] == 0.5
     assert figures["named attribute as asked"] == 0.75
     assert figures["others changed"] == 0.25
+
+
+def test_vectors_that_samples_are_given_stay_numbers():
+    texts = as_texts(make_tokenizer(["a red circle"]), ["a red circle"] * 3)
+    given = VectorsAndTexts(np.linspace(0, 1, 12).reshape(3, 4).astype(np.float32), texts)
+    with jax.set_mesh(make_mesh("data=1", jax.devices()[:1])):
+        found = put_samples(np.array([2, 0]), given)["condition"]
+    np.testing.assert_array_equal(found.vector_BC, given.vector_BC[[2, 0]])
+    assert found.texts.ids_BL.dtype == np.int32
+    assert found.texts.mask_BL.dtype == bool
 
 
 @pytest.mark.slow
