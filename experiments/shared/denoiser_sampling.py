@@ -187,7 +187,7 @@ def make_draw(
       recompile.
     """
     run = compile_sampling(config, layout, clip=clip, shape=shape)
-    unit = "image" if len(config.image_shape) == 3 else "video"
+    unit = {1: "vector", 3: "image"}.get(len(config.image_shape), "video")
 
     def draw(params, sampler, levels, condition, key, *, guidance=0.0, count=None, name="sampling"):
         arrays = jax.tree.leaves(condition)

@@ -27,29 +27,35 @@ Started again with the same working folder it resumes; flags of sampling may the
 """
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from experiments.shared.denoiser_sampling import SamplingFlags
-from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, three_decimals, write_text
 from experiments.shared.process_flags import ProcessFlags
-from experiments.shared.restarts import SampledConfig, keep_training_seed, may_train_longer
-from experiments.shared.training_runs import OpenedModel, TrainedModel, check_layout, plot_training
+from experiments.shared.restarts import (
+    SampledConfig,
+    check_not_shorter,
+    keep_training_seed,
+    may_train_longer,
+)
+from experiments.shared.training_runs import TrainedModel, check_layout, plot_training
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image import clip
 from experiments.text_to_image.support.attribute_evaluator import (
-    AttributeEvaluator,
     codes_of,
     make_attribute_evaluator,
 )
-from experiments.text_to_image.support.captioned_data import pictures_digest, plan_batches
+from experiments.text_to_image.support.captioned_data import (
+    make_tokenizer,
+    pictures_digest,
+    plan_batches,
+)
 from experiments.text_to_image.support.clip_scores import ClipScorer, open_clip_scorer
 from experiments.text_to_image.support.text_networks import TextNetworkFlags
 from experiments.text_to_image.support.text_samples import (
@@ -60,35 +66,32 @@ from experiments.text_to_image.support.text_samples import (
 )
 from experiments.text_to_image.support.text_training import TextTrainingFlags
 from experiments.text_to_image.support.vector_decoder import (
-    PictureEditor,
+    UnclipModels,
     decoder_config,
     picture_drawer,
     train_decoder,
 )
+from experiments.text_to_image.support.vector_edits import evaluate_edits, write_rows
 from experiments.text_to_image.support.vector_priors import (
     PriorFlags,
-    Vectors,
     codes_of_vectors,
     draw_candidates,
     find_vectors,
     train_prior,
 )
 from jaxgen.data import CaptionedSet, load_captioned, to_unit, tokenise_captions
-from jaxgen.data.captions.shape_captions import read_captions, write_captions
-from jaxgen.data.captions.shape_vocabulary import ShapeVocabulary
 from jaxgen.data.tokenizers import save_tokenizer
-from jaxgen.diffusion.conditioning.editing import slerp
-from jaxgen.diffusion.conditioning.image_vectors import text_difference
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.errors import InputError, check_share, check_sizes
+from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.saved_names import register_config
 
 REAL, TEXT = "image's own vector", "caption's vector as the image's"
 PRIORS = {"prior": "diffusion prior", "code_prior": "autoregressive prior"}
-SHOWN, ETAS, BETWEEN = 8, (0.0, 0.5, 1.0), 7
-"""Captions or pictures that are shown; resampled noise of variations; steps between pictures."""
+SHOWN = 8
+"""Captions that are shown."""
 
 
 @register_config("text_to_image.unclip")
@@ -121,9 +124,11 @@ class Config(SampledConfig):
     clip_model: str | None = None
     clip_updates: int = 400
     priors: PriorFlags = PriorFlags()
-    network: TextNetworkFlags = TextNetworkFlags()
+    network: TextNetworkFlags = TextNetworkFlags(depth=3, patch=8, text_depth=1)
     process: ProcessFlags = ProcessFlags()
-    training: TextTrainingFlags = TextTrainingFlags(training_steps=1000, text_dropout=0.5)
+    training: TextTrainingFlags = TextTrainingFlags(
+        training_steps=2000, batch_size=32, learning_rate=2e-3, text_dropout=0.5
+    )
     vector_dropout: float = 0.1
     sampling: SamplingFlags = SamplingFlags(
         sampler="dpm_solver", steps=20, guidance=1.0, evaluate=160
@@ -146,30 +151,17 @@ class Config(SampledConfig):
             check_share("shares", share)
 
 
-class Models(NamedTuple):
-    """Everything that was trained.
-
-    Attributes:
-      vectors: the set with CLIP's vectors.
-      priors: both priors, by `PRIORS`.
-      decoder: the decoder.
-      evaluator: of attributes.
-    """
-
-    vectors: Vectors
-    priors: Mapping[str, OpenedModel]
-    decoder: OpenedModel
-    evaluator: AttributeEvaluator
-
-
 def main(config: Config) -> dict[str, Any]:
     """Trains, samples, evaluates, shows."""
     config = keep_training_seed(config)
     pictures = load_captioned("shapes", size=config.size)
     for size in (config.training.batch_size, config.priors.prior_batch):
         plan_batches(pictures, size, config.seed)
-    shape = tuple(pictures.images.shape[1:])
-    given = open_clip_scorer(config.clip_model, shape)
+    given = open_clip_scorer(config.clip_model, tuple(pictures.images.shape[1:]))
+    networks = plan_networks(config, pictures, given)
+    steps = config.training.training_steps
+    place = as_path(config.launch.workdir) / "decoder"
+    check_not_shorter(place, steps, f"training_steps is {steps}")
     folder = open_workdir(
         config,
         may_differ=(
@@ -177,10 +169,11 @@ def main(config: Config) -> dict[str, Any]:
             *may_train_longer(config, "training_steps"),
         ),
         data={pictures.name: pictures_digest(pictures)},
+        check=lambda folder: [check_checkpoints(folder / n, m) for n, m in networks.items()],
     )
     report(pictures.describe())
-    towers = given or train_clip(config, folder / "clip", shape)
-    models = train_all(config, pictures, towers, folder)
+    towers = given or train_clip(config, folder / "clip", pictures)
+    models = train_all(config, pictures, towers, networks, folder)
     figures = {
         f"{name}: {what}": value
         for name, model in {**models.priors, "decoder": models.decoder}.items()
@@ -188,13 +181,40 @@ def main(config: Config) -> dict[str, Any]:
     }
     _, kept = codes_of_vectors(models.priors["code_prior"].config, models.vectors)
     figures["code_prior: variance kept"] = kept
-    figures |= evaluate_ways(models, config, folder)
+    if config.sampling.evaluate:
+        figures |= evaluate_ways(models, config, folder)
     if config.shares:
-        figures |= evaluate_edits(models, config, folder)
+        figures |= evaluate_edits(
+            models, folder, count=config.edited, steps=config.edit_steps, shares=config.shares
+        )
     return figures
 
 
-def train_clip(config: Config, folder: pathlib.Path, shape: tuple[int, ...]) -> ClipScorer:
+def plan_networks(
+    config: Config, pictures: CaptionedSet, towers: ClipScorer | None
+) -> dict[str, Any]:
+    """Both priors and the decoder, for CLIP's towers or those that will be trained.
+
+    Raises:
+      InputError: for sizes that do not fit each other.
+    """
+    if towers is None:
+        tokenizer = make_tokenizer(pictures.distinct("descriptive"))
+        found = clip.ClipNetworkFlags().config(pictures, tokenizer)
+    else:
+        tokenizer, found = towers.tokenizer, towers.config
+    shape, target = tuple(pictures.images.shape[1:]), config.process.target
+    networks = {
+        "prior": config.priors.diffusion_prior(found),
+        "code_prior": config.priors.code_prior(found),
+        "decoder": decoder_config(config.network, shape, target, tokenizer, found),
+    }
+    for network in networks.values():
+        check_layout(network)
+    return networks
+
+
+def train_clip(config: Config, folder: pathlib.Path, pictures: CaptionedSet) -> ClipScorer:
     """CLIP on the same pictures, by its own program; one that is there is opened."""
     report("training CLIP ...")
     flags = clip.Config(
@@ -204,40 +224,31 @@ def train_clip(config: Config, folder: pathlib.Path, shape: tuple[int, ...]) -> 
         seed=config.seed,
     )
     clip.main(flags)
-    towers = open_clip_scorer(str(folder), shape)
+    towers = open_clip_scorer(str(folder), tuple(pictures.images.shape[1:]))
     assert towers is not None
     return towers
 
 
 def train_all(
-    config: Config, pictures: CaptionedSet, towers: ClipScorer, folder: pathlib.Path
-) -> Models:
+    config: Config,
+    pictures: CaptionedSet,
+    towers: ClipScorer,
+    networks: Mapping[str, Any],
+    folder: pathlib.Path,
+) -> UnclipModels:
     """Trains both priors, the decoder and the evaluator, or opens them."""
     tokens = tokenise_captions(pictures.descriptive, towers.tokenizer)
     vectors = find_vectors(pictures, tokens, towers, folder / "vectors.npz")
-    network = decoder_config(
-        config.network,
-        tuple(pictures.images.shape[1:]),
-        config.process.target,
-        towers.tokenizer,
-        towers.config,
-    )
-    kinds = {
-        "prior": config.priors.diffusion_prior(towers.config),
-        "code_prior": config.priors.code_prior(towers.config),
-    }
-    for name, model in {**kinds, "decoder": network}.items():
-        check_layout(model)
-        check_checkpoints(folder / name, model)
     if is_main_process():
         save_tokenizer(towers.tokenizer, folder / "tokenizer")
     priors = {}
-    for name, model in kinds.items():
-        report(f"training the {PRIORS[name]} ...")
+    for name, what in PRIORS.items():
+        report(f"training the {what} ...")
+        model = networks[name]
         priors[name] = train_prior(model, vectors, folder / name, config.priors, config.seed)
     report("training the decoder ...")
     decoder = train_decoder(
-        network,
+        networks["decoder"],
         vectors,
         folder / "decoder",
         config.training,
@@ -248,10 +259,10 @@ def train_all(
     plot_training(folder / "curves.png", decoder)
     evaluator = make_attribute_evaluator(pictures, folder / "evaluator", seed=config.seed)
     assert evaluator is not None
-    return Models(vectors, priors, decoder, evaluator)
+    return UnclipModels(vectors, priors, decoder, evaluator)
 
 
-def evaluate_ways(models: Models, config: Config, folder: pathlib.Path) -> dict[str, Any]:
+def evaluate_ways(models: UnclipModels, config: Config, folder: pathlib.Path) -> dict[str, Any]:
     """What pictures show by each way from a caption to a vector, with the caption and without."""
     count = config.sampling.evaluate
     prompts = prompts_of_part(models.vectors.pictures, "test", "descriptive", count, shapes=True)
@@ -276,7 +287,7 @@ def evaluate_ways(models: Models, config: Config, folder: pathlib.Path) -> dict[
 
 
 def vectors_by_way(
-    models: Models, config: Config, prompts: Prompts
+    models: UnclipModels, config: Config, prompts: Prompts
 ) -> dict[str, Float[np.ndarray, "N C"]]:
     """Image vectors of prompts by each way."""
     found = {
@@ -305,126 +316,6 @@ def show_ways(
     rows = x.reshape(2 * len(found), len(chosen), *x.shape[1:]).swapaxes(0, 1)
     title = f"Two pictures each by: {', '.join(found)}"
     show_prompts(path, rows.reshape(x.shape), [prompts.texts[i] for i in chosen], title)
-
-
-def evaluate_edits(models: Models, config: Config, folder: pathlib.Path) -> dict[str, Any]:
-    """Figures of variations and text differences, and pictures of them and of interpolations."""
-    vectors, test = models.vectors, models.vectors.pictures.part("test")
-    prompts = prompts_of_part(vectors.pictures, "test", "descriptive", config.edited, shapes=True)
-    x, vector_NC = to_unit(test.images[prompts.row_N]), vectors.of_part("test", prompts.row_N)
-    editor = PictureEditor(models.decoder, vectors.clip.tokenizer, config.edit_steps)
-    z = editor.invert(x, vector_NC)
-    varied = {f"eta {eta:g}": editor.draw(z, vector_NC, eta) for eta in ETAS}
-    few = slice(0, None, max(1, len(x) // SHOWN))
-    rows = np.stack([x[few][:SHOWN], *(each[few][:SHOWN] for each in varied.values())])
-    names = ["original", *varied]
-    plot_images(folder / "variations.png", rows, "Variations of test pictures", rows=names)
-    was_NF = codes_of(test)[prompts.row_N]
-    figures: dict[str, Any] = {
-        f"variations, {name}": models.evaluator.figures(each, was_NF)
-        for name, each in varied.items()
-    }
-    show_between(folder / "interpolations.png", editor, z, vector_NC)
-    named_N, wanted_NF, captions = changed_captions(prompts.texts, was_NF, models.evaluator)
-    texts_NC, before_NC = vectors.texts(captions), vectors.texts(prompts.texts)
-    edited = {}
-    for share in config.shares:
-        moved_NC = np.asarray(text_difference(vector_NC, texts_NC, before_NC, share))
-        edited[share] = editor.draw(z, moved_NC)
-        _, found_NF = models.evaluator.look(edited[share])
-        name = f"text difference, share {share:g}"
-        figures[name] = difference_figures(
-            models.evaluator.names, found_NF, was_NF, wanted_NF, named_N
-        )
-    chosen = {k: v for k, v in figures.items() if k.startswith("text difference")}
-    write_rows(folder / "differences.md", "moved by", chosen)
-    pictures = np.stack([x[:SHOWN], *(each[:SHOWN] for each in edited.values())])
-    columns = [models.evaluator.values[f][wanted_NF[i, f]] for i, f in enumerate(named_N[:SHOWN])]
-    plot_images(
-        folder / "text_differences.png",
-        pictures,
-        "Test pictures moved towards what a caption with another word says",
-        [f"to {value}" for value in columns],
-        ["original", *(f"share {share:g}" for share in edited)],
-    )
-    return figures
-
-
-def changed_captions(
-    captions: Sequence[str], was_NF: Int[np.ndarray, "N F"], evaluator: AttributeEvaluator
-) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N F"], tuple[str, ...]]:
-    """Captions with one attribute changed, each attribute in turn.
-
-    Returns:
-      Which attribute is changed, what is then asked for, and the captions that say so.
-    """
-    vocabulary, count = ShapeVocabulary(), len(captions)
-    named_N = np.arange(count) % len(evaluator.names)
-    wanted_NF = was_NF.copy()
-    for i, f in enumerate(named_N):
-        values = len(evaluator.values[f])
-        step = 1 + (i // len(evaluator.names)) % (values - 1)
-        wanted_NF[i, f] = (was_NF[i, f] + step) % values
-    code_NF = read_captions(vocabulary, captions)
-    said = list(vocabulary.values)
-    for f, name in enumerate(evaluator.names):
-        code_NF[:, said.index(name)] = wanted_NF[:, f]
-    return named_N, wanted_NF, write_captions(vocabulary, code_NF)
-
-
-def difference_figures(
-    names: Sequence[str],
-    found_NF: Int[np.ndarray, "N F"],
-    was_NF: Int[np.ndarray, "N F"],
-    wanted_NF: Int[np.ndarray, "N F"],
-    named_N: Int[np.ndarray, "N"],
-) -> dict[str, float]:
-    """What text differences reached, by the attribute that was to change, and what else changed."""
-    row_N = np.arange(len(named_N))
-    reached_N = found_NF[row_N, named_N] == wanted_NF[row_N, named_N]
-    other_NF = named_N[:, None] != np.arange(len(names))
-    of_each = {
-        f"{name} as asked": float(reached_N[named_N == f].mean())
-        for f, name in enumerate(names)
-        if (named_N == f).any()
-    }
-    changed_NF = found_NF != was_NF
-    return of_each | {
-        "named attribute as asked": float(reached_N.mean()),
-        "others changed": float(changed_NF[other_NF].mean()),
-    }
-
-
-def show_between(
-    path: pathlib.Path,
-    editor: PictureEditor,
-    z: Float[np.ndarray, "N Y X C"],
-    vector_NC: Float[np.ndarray, "N C"],
-) -> None:
-    """Shows pictures from one to the next, noise and vectors both along the sphere."""
-    shares = np.linspace(0, 1, BETWEEN)
-    half = min(len(z) // 2, SHOWN // 2)
-    if not half:
-        return
-    first, last = np.arange(half), len(z) - 1 - np.arange(half)
-    rows = []
-    for share in shares:
-        between = np.asarray(slerp(vector_NC[first], vector_NC[last], share))
-        noise = np.asarray(slerp(z[first], z[last], share))
-        rows.append(editor.draw(noise, between))
-    shown = np.stack(rows, axis=1)
-    plot_images(
-        path, shown, "From one test picture to another", [f"{share:.2f}" for share in shares]
-    )
-
-
-def write_rows(path: pathlib.Path, first: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes figures as a table, and shows it."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = [(name, *(three_decimals(row.get(c)) for c in columns)) for name, row in rows.items()]
-    table = format_table((first, *columns), cells)
-    write_text(path, table)
-    report("\n" + table)
 
 
 def _training_figures(model: Any) -> dict[str, float]:

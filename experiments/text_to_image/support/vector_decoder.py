@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from experiments.shared.denoiser_sampling import SamplingFlags, make_draw, put_samples
 from experiments.shared.training_runs import OpenedModel, TrainedModel, train_model
+from experiments.text_to_image.support.attribute_evaluator import AttributeEvaluator
 from experiments.text_to_image.support.text_networks import TextNetworkFlags
 from experiments.text_to_image.support.text_samples import as_texts
 from experiments.text_to_image.support.text_training import TextTrainingFlags, conditioned_loss
@@ -30,6 +31,22 @@ from jaxgen.encoders import CLIPConfig
 from jaxgen.parallel import Layout, gather_fsdp, replicated
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
+
+
+class UnclipModels(NamedTuple):
+    """Everything that was trained.
+
+    Attributes:
+      vectors: the set with CLIP's vectors.
+      priors: both priors, by name.
+      decoder: the decoder.
+      evaluator: of attributes.
+    """
+
+    vectors: Vectors
+    priors: Mapping[str, OpenedModel]
+    decoder: OpenedModel
+    evaluator: AttributeEvaluator
 
 
 def decoder_config(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -42,6 +43,7 @@ from jaxgen.encoders import (
     code_prior_loss,
     draw_vectors,
     fit_vector_codes,
+    to_unit_length,
 )
 from jaxgen.errors import InputError, check_share, check_sizes
 from jaxgen.evaluation.features import apply_to_rows
@@ -76,9 +78,9 @@ class PriorFlags:
 
     prior_width: int = 128
     prior_depth: int = 2
-    prior_updates: int = 1000
-    code_updates: int = 1000
-    prior_batch: int = 128
+    prior_updates: int = 600
+    code_updates: int = 400
+    prior_batch: int = 64
     prior_text_dropout: float = 0.1
     prior_steps: int = 25
     prior_guidance: float = 0.0
@@ -274,7 +276,7 @@ def draw_candidates(
     captions: Sequence[str],
     key: Key[Array, ""],
 ) -> Float[np.ndarray, "N C"]:
-    """The better of two image vectors of each text, by either prior.
+    """The better of two image vectors of each text, by either prior, of length sqrt(C).
 
     Args:
       prior: of `train_prior`.
@@ -302,5 +304,7 @@ def draw_candidates(
         index = np.arange(len(several.ids_BL), dtype=np.int32)
         rows = several.ids_BL, several.mask_BL, index
         drawn_MC = apply_to_rows(forward, prior.params, rows, 256)
+    # What takes noise out of vectors need not leave their length as it is.
+    drawn_MC = vectors.length * np.asarray(to_unit_length(jnp.asarray(drawn_MC)))
     drawn_SNC = drawn_MC.reshape(CANDIDATES, count, -1)
     return np.asarray(closest_to_text(drawn_SNC, vectors.texts(captions)))

@@ -13,13 +13,8 @@ from experiments.shared.denoiser_sampling import put_samples
 from experiments.text_to_image.support.attribute_evaluator import codes_of, evaluated_names
 from experiments.text_to_image.support.captioned_data import make_tokenizer
 from experiments.text_to_image.support.text_samples import as_texts
-from experiments.text_to_image.unclip import (
-    PRIORS,
-    REAL,
-    TEXT,
-    changed_captions,
-    difference_figures,
-)
+from experiments.text_to_image.support.vector_edits import changed_captions, difference_figures
+from experiments.text_to_image.unclip import PRIORS, REAL, TEXT
 from jaxgen.data import load_captioned
 from jaxgen.data.tokenizers import open_tokenizer
 from jaxgen.diffusion.image_decoder import ImageDecoderConfig, VectorsAndTexts
@@ -145,6 +140,8 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
         (["--preconditioning", "edm"], "preconditioning is 'edm', expected none"),
         (["--clip-model", "nowhere"], "nowhere"),
         (["--prior-batch", "9000"], "9,000|9000"),
+        (["--patch", "5"], "patch is 5, expected a divisor of both sides of the images (16 x 16)"),
+        (["--codes", "65"], "codes is 65, expected at most pooled_width=64"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, monkeypatch, capfd):
