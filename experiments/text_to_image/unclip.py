@@ -27,6 +27,7 @@ Started again with the same working folder it resumes; flags of sampling may the
 """
 
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +37,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.shared.denoiser_sampling import SamplingFlags
+from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from experiments.shared.process_flags import ProcessFlags
 from experiments.shared.restarts import (
@@ -62,7 +64,6 @@ from experiments.text_to_image.support.text_samples import (
     Prompts,
     prompts_of_part,
     sample_key,
-    show_prompts,
 )
 from experiments.text_to_image.support.text_training import TextTrainingFlags
 from experiments.text_to_image.support.vector_decoder import (
@@ -124,7 +125,7 @@ class Config(SampledConfig):
     clip_model: str | None = None
     clip_updates: int = 400
     priors: PriorFlags = PriorFlags()
-    network: TextNetworkFlags = TextNetworkFlags(depth=3, patch=8, text_depth=1)
+    network: TextNetworkFlags = TextNetworkFlags(depth=3, text_depth=1)
     process: ProcessFlags = ProcessFlags()
     training: TextTrainingFlags = TextTrainingFlags(
         training_steps=2000, batch_size=32, learning_rate=2e-3, text_dropout=0.5
@@ -314,8 +315,9 @@ def show_ways(
     chosen = np.unique(chosen)
     x = draw(np.concatenate([vector_NC[chosen] for vector_NC in found.values() for _ in range(2)]))
     rows = x.reshape(2 * len(found), len(chosen), *x.shape[1:]).swapaxes(0, 1)
-    title = f"Two pictures each by: {', '.join(found)}"
-    show_prompts(path, rows.reshape(x.shape), [prompts.texts[i] for i in chosen], title)
+    columns = [text for name in found for text in (textwrap.fill(name, 10), "")]
+    captions = [textwrap.fill(prompts.texts[i], 30) for i in chosen]
+    plot_images(path, rows, "Captions that were not trained on", columns, captions)
 
 
 def _training_figures(model: Any) -> dict[str, float]:
