@@ -315,7 +315,9 @@ def show_ways(
     chosen = np.unique(chosen)
     x = draw(np.concatenate([vector_NC[chosen] for vector_NC in found.values() for _ in range(2)]))
     rows = x.reshape(2 * len(found), len(chosen), *x.shape[1:]).swapaxes(0, 1)
-    columns = [text for name in found for text in (textwrap.fill(name, 10), "")]
+    columns = [
+        text for name in found for text in (textwrap.fill(name, 10, break_long_words=False), "")
+    ]
     captions = [textwrap.fill(prompts.texts[i], 30) for i in chosen]
     plot_images(path, rows, "Captions that were not trained on", columns, captions)
 

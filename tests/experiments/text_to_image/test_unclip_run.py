@@ -139,7 +139,6 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
         (["--prior-width", "40"], "prior_width is 40, expected a multiple of 32"),
         (["--preconditioning", "edm"], "preconditioning is 'edm', expected none"),
         (["--clip-model", "nowhere"], "nowhere"),
-        (["--prior-batch", "9000"], "9,000|9000"),
         (["--patch", "5"], "patch is 5, expected a divisor of both sides of the images (16 x 16)"),
         (["--codes", "65"], "codes is 65, expected at most pooled_width=64"),
     ],
@@ -149,5 +148,5 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
     given = [*FLAGS, "--workdir", folder, *arguments]
     assert run_here("unclip", given, monkeypatch, **FAMILY) == 2
     printed = capfd.readouterr()[1]
-    assert any(part in printed for part in message.split("|"))
+    assert message in printed
     assert not folder.exists()
