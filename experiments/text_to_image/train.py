@@ -26,7 +26,6 @@ Started again with the same working folder it resumes; flags of sampling may the
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +48,6 @@ from experiments.shared.training_runs import (
     TrainedModel,
     check_layout,
     plot_training,
-    train_model,
 )
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.attribute_evaluator import (
@@ -59,8 +57,6 @@ from experiments.text_to_image.support.attribute_evaluator import (
     make_attribute_evaluator,
 )
 from experiments.text_to_image.support.captioned_data import (
-    loss_of_validation,
-    make_tokenizer,
     pictures_digest,
     plan_batches,
 )
@@ -74,7 +70,7 @@ from experiments.text_to_image.support.text_classifier import caption_accuracy_b
 from experiments.text_to_image.support.text_networks import (
     TextEncoder,
     TextNetworkFlags,
-    open_text_encoder,
+    encoder_of,
 )
 from experiments.text_to_image.support.text_samples import (
     COLUMNS,
@@ -88,30 +84,22 @@ from experiments.text_to_image.support.text_samples import (
 from experiments.text_to_image.support.text_training import (
     TextTrainingFlags,
     loss_at_times,
-    start_with,
-    text_to_image_loss,
+    train_text_to_image,
 )
 from jaxgen.data import (
-    BatchPlan,
     CaptionedSet,
-    captioned_batch_at,
     load_captioned,
     to_unit,
     tokenise_captions,
 )
-from jaxgen.data.captions.caption_batches import CaptionTokens
-from jaxgen.data.captions.captioned_set import CAPTION_KINDS, CaptionKind
-from jaxgen.data.captions.state_files import StateFiles
+from jaxgen.data.captions.captioned_set import CaptionKind
 from jaxgen.data.tokenizers import save_tokenizer
 from jaxgen.diffusion.objectives.weightings import weighting_named
-from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
-from jaxgen.training import make_optimizer, train_only
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Batch
 
 CLIP_SCORE = "CLIP score"
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -181,7 +169,7 @@ def main(config: Config) -> dict[str, Any]:
     config = keep_training_seed(config)
     pictures = load_captioned(config.data, size=config.size)
     plan = plan_batches(pictures, config.training.batch_size, config.seed)
-    encoder = encoder_for(config, pictures)
+    encoder = encoder_of(config.encoder, config.network, pictures)
     tokens = tokenise_captions(pictures.captions(config.captions), encoder.tokenizer)
     shape = tuple(pictures.images.shape[1:])
     drops = config.training.text_dropout > 0
@@ -206,9 +194,16 @@ def main(config: Config) -> dict[str, Any]:
     if config.cached_states is not None:
         states = store_states(config.cached_states, encoder, tokens, config.states_dtype)
         encoder = encoder._replace(params=None)
-    trained = train_text_to_image(config, model, pictures, tokens, plan, encoder, folder, states)
+    trained = train_text_to_image(
+        *(model, pictures, tokens, plan, folder, config.training),
+        weighting=config.process.weighting,
+        encoder=encoder.params,
+        named=lambda batch: with_states(batch, states),
+        seed=config.seed,
+        tensorboard=config.launch.tensorboard,
+    )
     if states is not None:
-        encoder = encoder_for(config, pictures)
+        encoder = encoder_of(config.encoder, config.network, pictures)
         trained = with_text_encoder(trained, encoder)
     plot_training(folder / "curves.png", trained)
     figures = {
@@ -233,53 +228,6 @@ def main(config: Config) -> dict[str, Any]:
             trained, encoder.tokenizer, pictures, config.captions
         )
     return figures
-
-
-def encoder_for(config: Config, pictures: CaptionedSet) -> TextEncoder:
-    """The encoder that the flags ask for, and its words: those of all captions for a new one."""
-    if config.encoder is not None:
-        return open_text_encoder(config.encoder)
-    captions = [text for kind in CAPTION_KINDS for text in pictures.distinct(kind)]
-    return config.network.encoder(make_tokenizer(sorted(set(captions))))
-
-
-def train_text_to_image(
-    config: Config,
-    model: TextToImageConfig,
-    pictures: CaptionedSet,
-    tokens: CaptionTokens,
-    plan: BatchPlan,
-    encoder: TextEncoder,
-    folder: pathlib.Path,
-    states: StateFiles | None = None,
-) -> TrainedModel:
-    """Trains the model, or resumes; a given encoder stays as it is, or its states are given."""
-    tx, start = None, None
-    if encoder.params is not None:
-        tx = train_only(make_optimizer(config.training.optimizer()), "^denoiser/")
-        start = start_with(model, config.seed, encoder=encoder.params)
-    weighting = weighting_named(config.process.weighting)
-
-    def batch_of_step(step: int, rows: Any) -> Batch:
-        dropout = config.training.text_dropout
-        batch = captioned_batch_at(pictures, tokens, plan, step, text_dropout=dropout, rows=rows)
-        return with_states(batch, states)
-
-    return train_model(
-        model,
-        batch_of_step,
-        folder,
-        config.training,
-        functools.partial(text_to_image_loss, model, weighting),
-        batch_size=config.training.batch_size,
-        make_evaluation=lambda loss_fn: loss_of_validation(
-            loss_fn, pictures, tokens, plan.batch_size, lambda batch: with_states(batch, states)
-        ),
-        seed=config.seed,
-        tensorboard=config.launch.tensorboard,
-        start=start,
-        tx=tx,
-    )
 
 
 def guidance_weights(config: Config) -> list[float]:

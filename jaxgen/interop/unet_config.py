@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from jaxgen.errors import InputError
 from jaxgen.interop.unet_weights import unet_options
 
@@ -37,7 +39,7 @@ def unet_fields(config: Any, sample_size: int | tuple[int, int] | None = None) -
         ],
         "up_block_types": [_up_type(i in up_attention, way) for i, way in enumerate([*up, None])],
         "block_out_channels": list(config.channels),
-        "layers_per_block": config.blocks,
+        "layers_per_block": np.max(config.blocks).item(),
         "mid_block_scale_factor": config.middle_skip_divisor,
         "downsample_padding": 0 if "conv_end" in down else 1,
         "downsample_type": _type_of(down, down_attention),

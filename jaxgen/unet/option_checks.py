@@ -11,7 +11,7 @@ from jaxgen.unet.text_states import TextReading
 
 Labels = Literal["classes", "numbers"]
 Down = Literal["residual", "conv", "conv_end"]
-Up = Literal["residual", "conv"]
+Up = Literal["residual", "conv", "conv_first"]
 
 CHOICES: dict[str, Any] = {
     "activation": Activation,
@@ -44,7 +44,10 @@ def check_unet_options(config: Any) -> None:
 def _check_sizes(config: Any) -> None:
     if not config.channels:
         raise InputError("channels is empty, expected the channels of each level")
-    check_sizes(config, "in_channels", "out_channels", "blocks", "groups")
+    check_sizes(config, "in_channels", "out_channels", "groups")
+    blocks = per_level(config, "blocks")
+    if min(blocks) < 0 or not any(blocks):
+        raise InputError(f"blocks is {config.blocks}, expected 0 or more, and 1 or more somewhere")
     counts = {f"channels[{i}]": size for i, size in enumerate(config.channels)}
     for name, value in (counts | {"embedding": config.embedding_width}).items():
         if value < 1:
@@ -123,6 +126,8 @@ def _check_text(config: Any) -> None:
     check_sizes(config, "text_width", "pooled_width", least=0)
     if min(per_level(config, "transformer_depth")) < 1:
         raise InputError(f"transformer_depth is {config.transformer_depth}, expected 1 or more")
+    if config.text_attention == "alone" and not config.text_width:
+        raise InputError("text_width is 0 with text_attention 'alone', expected the texts' width")
     if config.text_width and config.text_attention == "cross":
         for name in ("skip_divisor", "middle_groups"):
             value, usual = getattr(config, name), type(config).__dataclass_fields__[name].default

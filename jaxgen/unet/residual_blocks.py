@@ -168,17 +168,20 @@ class PixelAttention(nn.Module):
     """``(x + attention of all pixels to each other, after a group norm) / d``.
 
     Where there is a text, its keys and values, of a layer of their own, stand beside the pixels' in
-    one softmax (Nichol et al. 2022, section 3; GLIDE).
+    one softmax (Nichol et al. 2022, section 3; GLIDE), or there are no others (the last stage of
+    Saharia et al. 2022; Imagen).
 
     Attributes:
       options: those of all blocks.
       groups: channel groups of the norm; 0: no norm.
       divisor: d.
+      alone: whether pixels read the text alone, and not each other.
     """
 
     options: BlockOptions
     groups: int
     divisor: float = 1.0
+    alone: bool = False
 
     @nn.compact
     def __call__(
@@ -197,16 +200,25 @@ class PixelAttention(nn.Module):
             h = group_norm(self.groups, o.norm_epsilon, name="norm")(h)
         h_BLC = h.reshape(batch, height * width, channels)
         heads = o.heads_at(channels)
-        shape, axes = (heads, 3, channels // heads), ("embed", "heads", None, "kv")
-        qkv = Dense(shape, axes, o.dtype, uniform, name="qkv")(h_BLC)
-        q, k, v = (qkv[..., i, :] for i in range(3))
+
+        def project(x: Array, parts: int, name: str) -> list[Array]:
+            shape, axes = (heads, parts, channels // heads), ("embed", "heads", None, "kv")
+            layer = Dense(shape, axes, o.dtype, uniform, name=name)
+            return [part[..., 0, :] for part in jnp.split(layer(x), parts, axis=-2)]
+
         segments = None
-        if text is not None:
-            shape, axes = (heads, 2, channels // heads), ("embed", "heads", None, "kv")
-            kv = Dense(shape, axes, o.dtype, uniform, name="text")(text.states_BNC)
-            k, v = (jnp.concatenate([kv[..., i, :], x], axis=1) for i, x in enumerate((k, v)))
+        if self.alone:
+            assert text is not None  # `UNetConfig` has checked it
+            (q,) = project(h_BLC, 1, "q")
+            k, v = project(text.states_BNC, 2, "text")
+            segments = text.segments(height * width)
+        else:
+            q, k, v = project(h_BLC, 3, "qkv")
+        if text is not None and not self.alone:
+            keys = project(text.states_BNC, 2, "text")
+            k, v = (jnp.concatenate(pair, axis=1) for pair in zip(keys, (k, v), strict=True))
             segments = text.segments_beside(height * width)
-        edit = edit_at("self", self.path)
+        edit = edit_at("cross" if self.alone else "self", self.path)
         seen = attention(q, k, v, segments=segments, implementation=o.attention, edit=edit)
         axes_out = "heads", "kv", "embed"
         h_BLC = Dense((channels,), axes_out, o.dtype, zeros, name="output")(seen)
@@ -218,7 +230,7 @@ class Resampling(nn.Module):
     """A change of resolution by a convolution.
 
     Attributes:
-      kind: "conv" or "conv_end" (on the way down), see `UNetConfig`.
+      kind: "conv", "conv_end" (on the way down) or "conv_first" (on the way up), see `UNetConfig`.
       direction: "down" or "up".
       dtype: compute dtype.
     """
@@ -233,6 +245,8 @@ class Resampling(nn.Module):
         features, axes = x_BYXC.shape[-1], ("embed", "hidden")
         if self.direction == "up":
             layer = conv(features, axes, self.dtype, name="conv")
+            if self.kind == "conv_first":
+                return repeat_pixels(layer(x_BYXC)).astype(jnp.float32)
             return layer(repeat_pixels(x_BYXC)).astype(jnp.float32)
         padding = (0, 1) if self.kind == "conv_end" else (1, 1)
         layer = conv(features, axes, self.dtype, name="conv", stride=2, padding=padding)

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-TextReading = Literal["cross", "beside"]
+TextReading = Literal["cross", "beside", "alone"]
 
 
 class TextStates(NamedTuple):

@@ -60,7 +60,8 @@ class UNetConfig:
       in_channels: channels of the input: the noisy data, and what is laid beside it.
       out_channels: channels of the output; twice those of the data where variances are learnt.
       channels: channels at each level.
-      blocks: residual blocks of a level on the way down; on the way up there is one more.
+      blocks: residual blocks of a level on the way down, of all levels or of each; on the way up
+        there is one more. Of 0 a level is left at once.
       attention_levels: levels with attention after each residual block.
       up_attention_levels: the same for the way up; None: as on the way down.
       middle_attention: whether there is attention between the two blocks in the middle.
@@ -71,9 +72,10 @@ class UNetConfig:
       downsampling: by a residual block that averages 2 x 2 pixels ("residual"), or a convolution
         with stride 2, padded on both sides ("conv") or at the end ("conv_end"); one for all, or one
         for each level but the last.
-      upsampling: by a residual block that repeats pixels ("residual"), or repeated pixels and a
-        convolution ("conv"); one for all, or one for each level but the last, by the level that it
-        comes from, lowest first.
+      upsampling: by a residual block that repeats pixels ("residual"), repeated pixels and a
+        convolution ("conv"), or a convolution and then repeated pixels ("conv_first"), at a quarter
+        of its cost; one for all, or one for each level but the last, by the level that it comes
+        from, lowest first.
       activation: of residual blocks. (Before the last convolution and in embeddings it is silu.)
       groups: channel groups of the norms.
       middle_groups: those of the norm of the attention in the middle; 0: it has no norm; None: as
@@ -104,8 +106,9 @@ class UNetConfig:
       temporal_distance: frames from which on offsets of one sign share a bucket.
       text_width: C, width of the states of texts; 0 for a network that reads none.
       text_attention: how pixels read them, wherever there is attention: "cross", in transformer
-        blocks in its place, whose sums are not divided (Stable Diffusion); or "beside", with the
-        text's keys and values beside the pixels' own in one softmax (GLIDE).
+        blocks in its place, whose sums are not divided (Stable Diffusion); "beside", with the
+        text's keys and values beside the pixels' own in one softmax (GLIDE); or "alone", with the
+        text's keys and values and no others, at a cost linear in the pixels (Imagen's last stage).
       transformer_depth: transformer blocks of a place, of all levels or of each.
       linear_projection: whether features enter and leave them through linear layers; False: through
         convolutions of 1 x 1.
@@ -115,7 +118,7 @@ class UNetConfig:
     in_channels: int = 3
     out_channels: int = 3
     channels: tuple[int, ...] = (128, 256, 256, 256)
-    blocks: int = 2
+    blocks: int | tuple[int, ...] = 2
     attention_levels: tuple[int, ...] = (1, 2, 3)
     up_attention_levels: tuple[int, ...] | None = None
     middle_attention: bool = True
@@ -413,7 +416,7 @@ class UNet(nn.Module):
         c = self.config
         stack = [x]
         for level, features in enumerate(c.channels):
-            for i in range(c.blocks):
+            for i in range(per_level(c, "blocks")[level]):
                 x = self._block(features, f"down_{level}_block_{i}")(x, *given[:2])
                 if level in c.attention_levels:
                     x = self._attend(x, given, f"down_{level}", i, level)
@@ -435,10 +438,10 @@ class UNet(nn.Module):
         """Back to the full resolution; step 0 is the lowest level."""
         c = self.config
         for step, features in enumerate(reversed(c.channels)):
-            for i in range(c.blocks + 1):
+            level = c.levels - 1 - step
+            for i in range(per_level(c, "blocks")[level] + 1):
                 x = jnp.concatenate([x, stack.pop()], axis=-1)
                 x = self._block(features, f"up_{step}_block_{i}")(x, *given[:2])
-                level = c.levels - 1 - step
                 if level in c.attention_levels_up:
                     x = self._attend(x, given, f"up_{step}", i, level)
             if step < c.levels - 1:
@@ -467,7 +470,8 @@ class UNet(nn.Module):
                 groups = groups if c.middle_groups is None else c.middle_groups
                 divisor = c.middle_skip_divisor
             pixels = self._rematted(PixelAttention)
-            x = pixels(options, groups, divisor, name=name)(x, given.text)
+            alone = c.text_attention == "alone"
+            x = pixels(options, groups, divisor, alone, name=name)(x, given.text)
         if not c.temporal:
             return x
         frames = self._rematted(FrameAttention)

@@ -1,5 +1,6 @@
 """Whether samples show what their captions say: a classifier of attributes, trained apart."""
 
+import dataclasses
 import pathlib
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class AttributeEvaluator:
       values: the names of the values of each.
       config: of the classifier.
       params: its parameters.
-      test: moments of the features of real test pictures.
+      test: moments of the features of real pictures, those of the test part.
     """
 
     names: tuple[str, ...]
@@ -55,6 +56,10 @@ class AttributeEvaluator:
         features_ND, found_NF = self.look(to_unit(from_unit(images)))
         figures = attribute_accuracy(found_NF, wanted_NF, self.names)
         return figures | {FRECHET: frechet_distance(self.test, feature_moments([features_ND]))}
+
+    def compared_with(self, part: CaptionedSet) -> "AttributeEvaluator":
+        """The same with the distance to other real pictures, such as those of validation."""
+        return dataclasses.replace(self, test=_moments(self.config, self.params, part))
 
     def look(
         self, images: Float[np.ndarray, "N Y X C"]
@@ -78,7 +83,13 @@ def codes_of(pictures: CaptionedSet) -> Int[np.ndarray, "N F"]:
 
 
 def make_attribute_evaluator(
-    pictures: CaptionedSet, folder: pathlib.Path, seed: int = 0, progress: bool = True
+    pictures: CaptionedSet,
+    folder: pathlib.Path,
+    seed: int = 0,
+    progress: bool = True,
+    *,
+    widths: tuple[int, ...] | None = None,
+    examples: int | None = None,
 ) -> AttributeEvaluator | None:
     """Trains the evaluator of a set, or opens the one that `folder` holds.
 
@@ -87,6 +98,8 @@ def make_attribute_evaluator(
       folder: where evaluators are kept, each in a folder of its own for every set.
       seed: of its training.
       progress: whether to show a bar.
+      widths: of the classifier; None: those for the size of the pictures.
+      examples: it learns from so many pictures; None: all for training.
 
     Returns:
       The evaluator; None for a set without attributes.
@@ -99,7 +112,7 @@ def make_attribute_evaluator(
     sizes = [len(one) for one in values]
     code_NF = codes_of(pictures).astype(np.int32)
     shape = pictures.images.shape[1:]
-    widths = ClassifierConfig.for_images(shape, sum(sizes)).widths
+    widths = widths or ClassifierConfig.for_images(shape, sum(sizes)).widths
     config = ClassifierConfig(sum(sizes), shape[-1], widths, coordinates=True)
 
     def data(plan: BatchPlan, step: int) -> Batch:
@@ -108,8 +121,13 @@ def make_attribute_evaluator(
 
     own = folder / pictures_digest(pictures)
     with using_folder(own):
-        loss_fn, span = attribute_loss(config, sizes), pictures.parts["train"]
+        loss_fn, (start, stop) = attribute_loss(config, sizes), pictures.parts["train"]
+        span = start, stop if examples is None else min(stop, start + examples)
         params = fit_classifier(config, loss_fn, data, span, own, seed, progress)
-    test = to_unit(pictures.part("test").images)
-    features_ND, _ = apply_classifier(config, params, test)
-    return AttributeEvaluator(names, values, config, params, feature_moments([features_ND]))
+    moments = _moments(config, params, pictures.part("test"))
+    return AttributeEvaluator(names, values, config, params, moments)
+
+
+def _moments(config: ClassifierConfig, params: Tree, pictures: CaptionedSet) -> Moments:
+    features_ND, _ = apply_classifier(config, params, to_unit(pictures.images))
+    return feature_moments([features_ND])

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from experiments.shared.unet_sizes import heads_of
+from experiments.text_to_image.support.captioned_data import make_tokenizer
+from jaxgen.data import CaptionedSet
+from jaxgen.data.captions.captioned_set import CAPTION_KINDS
 from jaxgen.data.tokenizers import Tokenizer, open_tokenizer
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.predictions import channels_of, check_target
@@ -132,6 +135,20 @@ class TextNetworkFlags:
             network = UViTConfig(**common, input_size=shape[:2], text_length=length)
         denoiser = DenoiserConfig(network, shape, (), checked)
         return TextToImageConfig(denoiser, encoder.config, null_text=null_text)
+
+
+def encoder_of(given: str | None, flags: TextNetworkFlags, pictures: CaptionedSet) -> TextEncoder:
+    """The encoder that is given, or a new one for the words of all captions of a set.
+
+    Args:
+      given: a folder for `open_text_encoder`, or None.
+      flags: of a new encoder.
+      pictures: the set.
+    """
+    if given is not None:
+        return open_text_encoder(given)
+    captions = [text for kind in CAPTION_KINDS for text in pictures.distinct(kind)]
+    return flags.encoder(make_tokenizer(sorted(set(captions))))
 
 
 def open_text_encoder(path: str) -> TextEncoder:

@@ -93,6 +93,7 @@ def draw_prompts(
     prompts: Sequence[str],
     guidance: float,
     key: Key[Array, ""],
+    beside: Float[Array, "N Y X C2"] | None = None,
 ) -> Float[np.ndarray, "N Y X C"]:
     """A sample of each prompt.
 
@@ -104,13 +105,14 @@ def draw_prompts(
       prompts: a text for each sample.
       guidance: w.
       key: randomness.
+      beside: of a super-resolver, what it is conditioned on.
     """
     config = model.config
     return draw(
         model.params,
         flags.method(config),
         flags.levels(config),
-        as_texts(tokenizer, prompts),
+        as_texts(tokenizer, prompts)._replace(beside=beside),
         key,
         guidance=guidance,
         name=f"sampling, guidance {guidance:g}",

@@ -1,8 +1,10 @@
 """Training a text-to-image model: flags, the loss, and the loss at fixed noise levels."""
 
+import functools
+import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.shared.denoiser_losses import make_network_loss
-from experiments.shared.training_runs import OptimizationFlags, TrainedModel
-from jaxgen.data import CaptionedSet, to_unit
+from experiments.shared.training_runs import OptimizationFlags, TrainedModel, train_model
+from experiments.text_to_image.support.captioned_data import loss_of_validation
+from jaxgen.data import BatchPlan, CaptionedSet, captioned_batch_at, to_unit
 from jaxgen.data.captions.caption_batches import CaptionTokens
-from jaxgen.diffusion.conditioning.image_to_image import downsample
 from jaxgen.diffusion.model import Conditions, DenoiserConfig
+from jaxgen.diffusion.objectives.joint_frames import draw_alone
 from jaxgen.diffusion.objectives.losses import loss_by_level, prediction_loss
-from jaxgen.diffusion.objectives.weightings import Weighting
+from jaxgen.diffusion.objectives.weightings import Weighting, weighting_named
 from jaxgen.diffusion.process.example_keys import example_keys, normal
 from jaxgen.diffusion.process.forward import add_noise
 from jaxgen.diffusion.process.levels import broadcast_level
@@ -25,9 +28,11 @@ from jaxgen.diffusion.text_to_image import Texts, TextToImageConfig
 from jaxgen.errors import check_share
 from jaxgen.evaluation.features import apply_to_rows
 from jaxgen.parallel import Layout, current_mesh, gather_fsdp, init_sharded
+from jaxgen.training import make_optimizer, train_only
 from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
+from jaxgen.unet import UNetConfig
 
 MOST_IMAGES = 512
 """Of the test part, for the loss at fixed noise levels."""
@@ -58,7 +63,14 @@ class TextTrainingFlags(OptimizationFlags):
         check_share("text_dropout", self.text_dropout)
 
 
-def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: Layout) -> LossFn:
+def text_to_image_loss(
+    config: TextToImageConfig,
+    weighting: Weighting,
+    layout: Layout,
+    *,
+    crop: int | None = None,
+    alone: float = 0.0,
+) -> LossFn:
     """The mean loss of a batch of ``"image"``, ``"text_ids"`` and ``"text_mask"``; of ``"beside"``
     as well for a network that takes something there which no augmentation makes.
 
@@ -68,6 +80,8 @@ def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: 
       config: the model.
       weighting: the weight of |x - x^|^2.
       layout: of the parameters.
+      crop: the side of the crop of each picture that is trained on; None: the whole of it.
+      alone: of clips, probability that each frame is denoised alone, as an image.
     """
     loss_of = conditioned_loss(config.denoiser, weighting)
 
@@ -76,12 +90,16 @@ def text_to_image_loss(config: TextToImageConfig, weighting: Weighting, layout: 
         conditions = dict(_conditions(config, params, batch))
         if "beside" in batch:
             conditions["beside"] = batch["beside"]
-        if config.augmentation is not None:
+        images = batch["image"]
+        if crop is not None or config.augmentation is not None:
             key, own_key = jax.random.split(key)
-            small = downsample(batch["image"], config.augmentation.factor)
-            keys_B = example_keys(own_key, jnp.arange(len(small)))
-            conditions["beside"] = config.augmentation.at_random(small, keys_B)
-        return loss_of(params["denoiser"], batch["image"], conditions, key)
+            images, beside = parts_to_train_on(config, images, crop, own_key)
+            conditions |= {} if beside is None else {"beside": beside}
+        if alone:
+            key, own_key = jax.random.split(key)
+            index_B = jnp.arange(len(images))
+            conditions["alone_B"] = draw_alone(own_key, index_B, alone)
+        return loss_of(params["denoiser"], images, conditions, key)
 
     return loss_fn
 
@@ -113,6 +131,158 @@ def conditioned_loss(config: DenoiserConfig, weighting: Weighting) -> Callable[.
         return loss_B.mean(), loss_by_level(loss_B, level)
 
     return loss
+
+
+def parts_to_train_on(
+    config: TextToImageConfig, x: Float[Array, "B *T Y X C"], crop: int | None, key: Array
+) -> tuple[Float[Array, "B *T Y2 X2 C"], Float[Array, "B *T Y2 X2 C1"] | None]:
+    """Crops of pictures or clips, and, of a super-resolver, what it enlarges, at random levels.
+
+    Args:
+      config: the model.
+      x: pictures or clips.
+      crop: the side of the crops; None: the whole of them.
+      key: randomness.
+    """
+    augmentation = config.augmentation
+    if crop is not None:
+        key, crop_key = jax.random.split(key)
+        x = random_crops(x, crop, 1 if augmentation is None else augmentation.factor, crop_key)
+    if augmentation is None:
+        return x, None
+    keys_B = example_keys(key, jnp.arange(len(x)))
+    return x, augmentation.at_random(augmentation.small_of(x), keys_B)
+
+
+def random_crops(
+    x: Float[Array, "B *T Y X C"], side: int, unit: int, key: Array
+) -> Float[Array, "B *T Y2 X2 C"]:
+    """A crop of each picture or clip, at places that are multiples of a number of pixels.
+
+    Args:
+      x: pictures or clips.
+      side: of the crops.
+      unit: of their places, so that the small picture of a crop is a crop of the small picture.
+      key: randomness.
+    """
+    batch, *lead, height, width, channels = x.shape
+    most = np.array([(height - side) // unit, (width - side) // unit])
+    place_B2 = unit * jax.random.randint(key, (batch, 2), 0, most + 1)
+
+    def crop(x: Array, place: Array) -> Array:
+        start = *(0 for _ in lead), place[0], place[1], 0
+        return jax.lax.dynamic_slice(x, start, (*lead, side, side, channels))
+
+    return jax.vmap(crop)(x, place_B2)
+
+
+def named_image(batch: Batch) -> Batch:
+    """A batch with its clips, if it has clips, under the name that the loss has for pictures."""
+    return {"image" if name == "video" else name: value for name, value in batch.items()}
+
+
+class TrainingParts(NamedTuple):
+    """What the training of a model is made of.
+
+    Attributes:
+      data: (update, rows) -> those rows of its batch; all of them without rows.
+      make_loss_fn: the loss for parameters of a layout.
+      tx: the optimizer; None: that of the flags.
+      single_steps: see `train_model`.
+    """
+
+    data: Callable[..., Batch]
+    make_loss_fn: Callable[[Layout], LossFn]
+    tx: Any
+    single_steps: bool
+
+
+def training_parts(
+    model: TextToImageConfig,
+    pictures: CaptionedSet,
+    tokens: CaptionTokens,
+    plan: BatchPlan,
+    flags: TextTrainingFlags,
+    *,
+    weighting: str,
+    encoder: Tree | None = None,
+    crop: int | None = None,
+    alone: float = 0.0,
+    named: Callable[[Batch], Batch] = named_image,
+) -> TrainingParts:
+    """The parts of the training of a model; arguments as for `train_text_to_image`."""
+
+    def data(step: int, rows: Any = None) -> Batch:
+        dropout = flags.text_dropout
+        batch = captioned_batch_at(pictures, tokens, plan, step, text_dropout=dropout, rows=rows)
+        return named(batch)
+
+    make_loss_fn = functools.partial(
+        text_to_image_loss, model, weighting_named(weighting), crop=crop, alone=alone
+    )
+    tx = None
+    if encoder is not None:
+        tx = train_only(make_optimizer(flags.optimizer()), "^denoiser/")
+    return TrainingParts(data, make_loss_fn, tx, isinstance(model.network, UNetConfig))
+
+
+def train_text_to_image(
+    model: TextToImageConfig,
+    pictures: CaptionedSet,
+    tokens: CaptionTokens,
+    plan: BatchPlan,
+    folder: pathlib.Path,
+    flags: TextTrainingFlags,
+    *,
+    weighting: str,
+    encoder: Tree | None = None,
+    crop: int | None = None,
+    alone: float = 0.0,
+    named: Callable[[Batch], Batch] = named_image,
+    seed: int = 0,
+    tensorboard: bool = False,
+) -> TrainedModel:
+    """Trains a model, or resumes.
+
+    Args:
+      model: what is trained.
+      pictures: the set, of the model's size.
+      tokens: of its captions.
+      plan: which of them each update sees.
+      folder: the run's.
+      flags: how it is trained.
+      weighting: the name of that of |x - x^|^2.
+      encoder: parameters of an encoder that stays as it is; None: it is trained with the network.
+      crop: as in `text_to_image_loss`.
+      alone: likewise.
+      named: gives the parts of a batch the names that the loss has for them.
+      seed: of parameters and noise.
+      tensorboard: whether to write event files too.
+    """
+    parts = training_parts(
+        *(model, pictures, tokens, plan, flags),
+        weighting=weighting,
+        encoder=encoder,
+        crop=crop,
+        alone=alone,
+        named=named,
+    )
+    return train_model(
+        model,
+        parts.data,
+        folder,
+        flags,
+        parts.make_loss_fn,
+        batch_size=flags.batch_size,
+        make_evaluation=lambda loss_fn: loss_of_validation(
+            loss_fn, pictures, tokens, plan.batch_size, named
+        ),
+        seed=seed,
+        tensorboard=tensorboard,
+        start=None if encoder is None else start_with(model, seed, encoder=encoder),
+        tx=parts.tx,
+        single_steps=parts.single_steps,
+    )
 
 
 def start_with(model: Any, seed: int, **given: Tree) -> Tree:
