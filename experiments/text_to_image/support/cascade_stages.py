@@ -9,10 +9,12 @@ import dataclasses
 import json
 import math
 import pathlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.shared.output import write_text
@@ -221,7 +223,7 @@ def equal_updates(
     """Updates of one stage that take as long as the training of others together.
 
     How long an update of each takes is measured once, one after the other, and kept in a file, so
-    that a run resumes.
+    that a run resumes; on CPU it is the processor's time, which other programs do not change.
 
     Args:
       path: the file.
@@ -236,6 +238,7 @@ def equal_updates(
     if path.exists():
         seconds = json.loads(path.read_text())
     else:
+        clock = time.process_time if jax.default_backend() == "cpu" else time.monotonic
         seconds = {}
         for stage in (*stages, direct):
             plan = plan_batches(pictures, stage.training.batch_size, seed)
@@ -256,6 +259,7 @@ def equal_updates(
                 parts.make_loss_fn,
                 single_steps=parts.single_steps,
                 tx=parts.tx,
+                clock=clock,
             )
         write_text(path, json.dumps(seconds, indent=2))
     total = sum(stage.training.training_steps * seconds[stage.name] for stage in stages)
