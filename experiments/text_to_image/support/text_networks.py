@@ -1,5 +1,6 @@
 """Text-to-image models as flags: the network that reads texts, and the encoder of the texts."""
 
+import dataclasses
 import pathlib
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,9 +13,13 @@ from jaxgen.data.tokenizers import Tokenizer, open_tokenizer
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.predictions import channels_of, check_target
 from jaxgen.diffusion.text_to_image import TextToImageConfig
-from jaxgen.encoders import CLIPConfig, CLIPTextConfig
+from jaxgen.encoders import CLIPConfig, CLIPTextConfig, T5Config
 from jaxgen.errors import InputError
-from jaxgen.pretrained import load_clip
+from jaxgen.interop.model_configs import read_model_config
+from jaxgen.interop.t5_weights import MODEL_TYPES
+from jaxgen.interop.weight_folders import network_folder
+from jaxgen.pretrained import load_clip, load_t5
+from jaxgen.pretrained.encoder_folders import TEXT_FOLDERS
 from jaxgen.spacetime import DiTConfig, UViTConfig
 from jaxgen.spacetime.text_context import TextUse
 from jaxgen.training import load_model
@@ -33,14 +38,14 @@ class TextEncoder(NamedTuple):
       params: its parameters; None for one that is trained with the denoiser.
     """
 
-    config: CLIPTextConfig
+    config: CLIPTextConfig | T5Config
     tokenizer: Tokenizer
     params: Tree | None = None
 
     @property
     def pooled_width(self) -> int:
         """Width of the pooled vector."""
-        return self.config.projection or self.config.width
+        return getattr(self.config, "projection", None) or self.config.width
 
 
 @register_config("text_to_image.network")
@@ -145,10 +150,15 @@ def encoder_of(given: str | None, flags: TextNetworkFlags, pictures: CaptionedSe
       flags: of a new encoder.
       pictures: the set.
     """
-    if given is not None:
-        return open_text_encoder(given)
-    captions = [text for kind in CAPTION_KINDS for text in pictures.distinct(kind)]
-    return flags.encoder(make_tokenizer(sorted(set(captions))))
+    captions = sorted({text for kind in CAPTION_KINDS for text in pictures.distinct(kind)})
+    if given is None:
+        return flags.encoder(make_tokenizer(captions))
+    found = open_text_encoder(given)
+    if found.tokenizer.length is None:  # T5's: as long as the longest caption, for one program
+        longest = found.tokenizer.encode(captions).ids.shape[1]
+        tokenizer = dataclasses.replace(found.tokenizer, length=longest)
+        found = found._replace(tokenizer=tokenizer)
+    return found
 
 
 def open_text_encoder(path: str) -> TextEncoder:
@@ -156,7 +166,7 @@ def open_text_encoder(path: str) -> TextEncoder:
 
     Args:
       path: the working folder of ``experiments.text_to_image.clip``, or a folder that
-        `jaxgen.pretrained.load_clip` opens, with a tokenizer.
+        `jaxgen.pretrained.load_clip` or `jaxgen.pretrained.load_t5` opens, with a tokenizer.
 
     Raises:
       FileNotFoundError: there is no such folder.
@@ -167,11 +177,13 @@ def open_text_encoder(path: str) -> TextEncoder:
         model, words = load_model(folder / "checkpoints"), folder / "tokenizer"
         found, params = model.config, model.params
     else:
-        found, params = load_clip(path)
+        fields = read_model_config(network_folder(path, TEXT_FOLDERS)) or {}
+        is_t5 = fields.get("model_type") in MODEL_TYPES
+        found, params = load_t5(path) if is_t5 else load_clip(path)
         words = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     if isinstance(found, CLIPConfig):
         found, params = found.text, params["text"]
-    if not isinstance(found, CLIPTextConfig):
+    if not isinstance(found, CLIPTextConfig | T5Config):
         raise InputError(f"{path}: {type(found).__name__}, expected a text encoder")
     tokenizer = open_tokenizer(words)
     if tokenizer.size > found.vocabulary:
