@@ -27,16 +27,13 @@ others is used as it is. Started again with the same working folder it resumes.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from experiments.shared.denoiser_sampling import SamplingFlags
-from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.output import format_table, write_text
 from experiments.shared.process_flags import ProcessFlags
 from experiments.shared.restarts import SampledConfig, check_not_shorter, keep_training_seed
 from experiments.shared.training_runs import (
@@ -47,28 +44,23 @@ from experiments.shared.training_runs import (
 )
 from experiments.shared.workdir import check_checkpoints, saved_config
 from experiments.text_to_image.support.attribute_evaluator import (
-    FRECHET,
     AttributeEvaluator,
-    codes_of,
     make_attribute_evaluator,
 )
 from experiments.text_to_image.support.captioned_data import pictures_digest, plan_batches
-from experiments.text_to_image.support.cascade_sampling import (
-    THRESHOLDINGS,
-    Images,
-    SampledStage,
-    StageSampler,
-    enlarged,
-    plot_levels,
-    saturated_shares,
-    search_levels,
-    show_stages,
+from experiments.text_to_image.support.cascade_evaluation import (
+    CASCADE,
+    SHOWN,
+    CascadeCaptions,
+    evaluate_cascade,
+    rows_as_table,
+    show_samples,
 )
+from experiments.text_to_image.support.cascade_sampling import SampledStage, StageSampler
 from experiments.text_to_image.support.cascade_stages import (
     ResolverFlags,
     Stage,
     equal_updates,
-    pictures_at,
     resolver_model,
     train_stage,
 )
@@ -77,9 +69,9 @@ from experiments.text_to_image.support.text_networks import (
     TextNetworkFlags,
     encoder_of,
 )
-from experiments.text_to_image.support.text_samples import Prompts, prompts_of_part, sample_key
+from experiments.text_to_image.support.text_samples import sample_key
 from experiments.text_to_image.support.text_training import TextTrainingFlags
-from jaxgen.data import CaptionedSet, load_captioned, to_unit, tokenise_captions
+from jaxgen.data import CaptionedSet, load_captioned, tokenise_captions
 from jaxgen.data.captions.captioned_set import CaptionKind
 from jaxgen.data.tokenizers import save_tokenizer
 from jaxgen.diffusion.text_to_image import TextToImageConfig
@@ -93,9 +85,8 @@ from jaxgen.training.saved_names import register_config
 StageName = Literal["base", "small", "large", "small_plain", "large_plain", "direct"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
-CASCADE, PLAIN = ("base", "small", "large"), ("base", "small_plain", "large_plain")
-SHOWN, LARGEST_DEFAULT = 8, 32
-"""Captions in pictures; the side from which on the evaluator is of half the default widths."""
+LARGEST_DEFAULT = 32
+"""The side above which the evaluator is of half the default widths."""
 
 
 @register_config("text_to_image.cascade")
@@ -172,16 +163,22 @@ def main(config: Config) -> dict[str, Any]:
     write_text(folder / "table.md", stage_table(figures))
     sampled = {name: sampled_stage(config, name, model) for name, model in opened.items()}
     sampler = StageSampler(encoder.tokenizer, sample_key(config.seed_of_samples))
-    evaluator = None
-    if config.sampling.evaluate:
-        evaluator = evaluator_for(config, pictures, folder)
+    count = config.sampling.evaluate
+    shapes = config.data == "shapes"
+    captions = CascadeCaptions(
+        pictures, config.sides, config.captions, count or SHOWN, shapes=shapes
+    )
+    evaluator = evaluator_for(config, pictures, folder) if count else None
     if evaluator is None:
-        show_samples(folder, sampled, sampler, pictures, config)
+        show_samples(folder, sampled, sampler, captions)
         return figures
-    found = evaluate_stages(folder, sampled, sampler, pictures, config, evaluator)
-    tables = [stage_table(figures), *(figures_table(*item) for item in found.items())]
-    write_text(folder / "table.md", "\n\n".join(tables))
-    report("\n" + "\n\n".join(tables))
+    found = evaluate_cascade(
+        folder, sampled, sampler, captions, evaluator, config.levels, config.large_guidance
+    )._asdict()
+    tables = [rows_as_table(name, rows) for name, rows in found.items() if rows]
+    text = "\n\n".join([stage_table(figures), *tables])
+    write_text(folder / "table.md", text)
+    report("\n" + text)
     return figures | found
 
 
@@ -352,162 +349,6 @@ def evaluator_for(
     )
 
 
-def prompts_for(pictures: CaptionedSet, part: str, config: Config) -> Prompts:
-    """Captions of a part."""
-    shapes = config.data == "shapes"
-    return prompts_of_part(
-        pictures, part, config.captions, config.sampling.evaluate or SHOWN, shapes=shapes
-    )
-
-
-def evaluate_stages(
-    folder: pathlib.Path,
-    sampled: Mapping[str, SampledStage],
-    sampler: StageSampler,
-    pictures: CaptionedSet,
-    config: Config,
-    evaluator: AttributeEvaluator,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Tables of figures by name, row and column; writes the pictures too."""
-    prompts, test = prompts_for(pictures, "test", config), pictures.part("test")
-    assert prompts.wanted_NF is not None
-    wanted_NF = prompts.wanted_NF
-    stages, tables = dict(sampled), {}
-    if set(CASCADE) <= set(stages):
-        chain, tables["levels"] = best_levels(folder, stages, sampler, pictures, config, evaluator)
-        stages |= zip(CASCADE, chain, strict=True)
-
-    def figures(images: Images) -> dict[str, float]:
-        return evaluator.figures(images, wanted_NF)
-
-    def last(names: Sequence[str], small: Images | None = None, level: float | None = None) -> Any:
-        chosen = [stages[name] for name in names]
-        if level is not None:
-            chosen = [stage.changed(level=level) for stage in chosen]
-        return sampler.sample(chosen, prompts.texts, small)[-1]
-
-    real = to_unit(test.images[prompts.row_N])
-    real_codes = evaluator.figures(real, codes_of(test)[prompts.row_N])
-    rows = {"real pictures": real_codes}
-    if set(CASCADE) <= set(stages):
-        rows[f"cascade, {describe_levels(stages)}"] = figures(last(CASCADE))
-        if any(stages[name].level for name in CASCADE[1:]):
-            rows["cascade, t = 0"] = figures(last(CASCADE, level=0.0))
-    if set(PLAIN) <= set(stages):
-        rows["cascade trained without augmentation"] = figures(last(PLAIN))
-    for names, side in ((CASCADE[1:], config.sides[0]), (CASCADE[2:], config.sides[1])):
-        if set(names) <= set(stages):
-            small = to_unit(pictures_at(test, side).images[prompts.row_N])
-            rows[f"real {side} pixels, enlarged"] = figures(last(names, small, 0.0))
-    if "direct" in stages:
-        rows["direct"] = figures(last(["direct"]))
-    tables["samples"] = rows
-    if set(CASCADE) <= set(stages):
-        tables["thresholding"] = compare_thresholding(
-            folder, stages, sampler, prompts, real, config, figures
-        )
-    show_samples(folder, stages, sampler, pictures, config)
-    return tables
-
-
-def describe_levels(stages: Mapping[str, SampledStage]) -> str:
-    """The levels of both super-resolvers."""
-    levels = [stages[name].level for name in CASCADE[1:]]
-    return "t = " + ", ".join(f"{level:g}" for level in levels)
-
-
-def best_levels(
-    folder: pathlib.Path,
-    stages: Mapping[str, SampledStage],
-    sampler: StageSampler,
-    pictures: CaptionedSet,
-    config: Config,
-    evaluator: AttributeEvaluator,
-) -> tuple[list[SampledStage], dict[str, dict[str, float]]]:
-    """The cascade with the levels that are best on captions of the validation part."""
-    part = pictures.part("validation")
-    prompts = prompts_for(pictures, "validation", config)
-    assert prompts.wanted_NF is not None
-    wanted_NF, compared = prompts.wanted_NF, evaluator.compared_with(part)
-    chain, table = search_levels(
-        sampler,
-        [stages[name] for name in CASCADE],
-        prompts.texts,
-        config.levels,
-        lambda images: compared.figures(images, wanted_NF)[FRECHET],
-    )
-    plot_levels(folder / "levels.png", table)
-    rows = {
-        name: {f"t = {level:g}": distance for level, distance in row.items()}
-        for name, row in table.items()
-    }
-    best = describe_levels(dict(zip(CASCADE, chain, strict=True)))
-    report(f"levels of augmentation, found on captions of the validation part: {best}")
-    return chain, rows
-
-
-def compare_thresholding(
-    folder: pathlib.Path,
-    stages: Mapping[str, SampledStage],
-    sampler: StageSampler,
-    prompts: Prompts,
-    real: Images,
-    config: Config,
-    figures: Any,
-) -> dict[str, dict[str, float]]:
-    """Saturated pixels, attributes and Fréchet distance at a large guidance weight of the base."""
-    base, *resolvers = (stages[name] for name in CASCADE)
-    strong = dataclasses.replace(base.flags, guidance=config.large_guidance)
-    rows = {"real pictures": saturated_shares(real)}
-    shown, names = [real[:SHOWN]], ["real"]
-    for kind in THRESHOLDINGS:
-        changed = base.changed(flags=strong, thresholding=kind)
-        made = sampler.sample([changed, *resolvers], prompts.texts)
-        first, last = made[0], made[-1]
-        of_base = {f"base, {name}": share for name, share in saturated_shares(first).items()}
-        rows[kind] = of_base | saturated_shares(last) | figures(last)
-        shown += [enlarged(first[:SHOWN], config.sides[-1]), last[:SHOWN]]
-        names += [f"{kind}, base", kind]
-    title = f"Guidance weight {config.large_guidance:g} in the base: thresholding"
-    plot_images(folder / "thresholding.png", np.stack(shown), title, rows=names)
-    return rows
-
-
-def show_samples(
-    folder: pathlib.Path,
-    stages: Mapping[str, SampledStage],
-    sampler: StageSampler,
-    pictures: CaptionedSet,
-    config: Config,
-) -> None:
-    """Shows what stages make of some captions of the test part.
-
-    Super-resolvers without the stages before them enlarge small versions of real pictures.
-    """
-    prompts, test = prompts_for(pictures, "test", config), pictures.part("test")
-    real = pictures_at(test, config.sides[-1]).images[prompts.row_N]
-    columns: dict[str, Images] = {"real": to_unit(real)}
-    small: Images | None = None
-    for name, before in zip(CASCADE, (None, *config.sides), strict=False):
-        if name not in stages:
-            small = None
-            continue
-        if small is None and before is not None:
-            small = to_unit(pictures_at(test, before).images[prompts.row_N])
-            columns[f"real, {before}"] = small
-        small = sampler.sample([stages[name]], prompts.texts, small)[-1]
-        columns[name] = small
-    if "direct" in stages:
-        columns["direct"] = sampler.sample([stages["direct"]], prompts.texts)[-1]
-    chosen = np.linspace(0, len(prompts.texts) - 1, min(SHOWN, len(prompts.texts))).astype(int)
-    show_stages(
-        folder / "samples.png",
-        {name: images[chosen] for name, images in columns.items()},
-        [prompts.texts[i] for i in chosen],
-        "Captions of the test part: each stage of the cascade",
-    )
-
-
 def stage_table(figures: Mapping[str, Mapping[str, float]]) -> str:
     """The stages that were trained, as Markdown."""
     rows = [
@@ -515,15 +356,6 @@ def stage_table(figures: Mapping[str, Mapping[str, float]]) -> str:
         for name, row in figures.items()
     ]
     return format_table(("stage", "side", "parameters", "updates", "seconds"), rows)
-
-
-def figures_table(name: str, rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Rows of figures as Markdown."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = [
-        (of, *(three_decimals(row.get(column)) for column in columns)) for of, row in rows.items()
-    ]
-    return format_table((name, *columns), cells)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """A cascade from end to end in a tiny form, and its parts."""
 
+import collections
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import run_here
 
-from experiments.text_to_image.support.cascade_sampling import saturated_shares
+from experiments.text_to_image.support.cascade_sampling import saturated_shares, search_levels
 from experiments.text_to_image.support.cascade_stages import pictures_at
 from experiments.text_to_image.support.text_training import random_crops
 from jaxgen.data import load_captioned
@@ -66,6 +69,51 @@ def test_saturated_shares():
     assert saturated_shares(x) == {"saturated": 5 / 8, "out of range": 2 / 8}
 
 
+@dataclasses.dataclass(frozen=True)
+class Stub:
+    """A stage that makes numbers: those it is given, and its level behind them."""
+
+    side: int
+    level: float = 0.0
+
+    @property
+    def config(self):
+        return SimpleNamespace(image_shape=(self.side, self.side, 3))
+
+    def changed(self, level):
+        return dataclasses.replace(self, level=level)
+
+
+class StubSampler:
+    """Counts how often each stage is sampled."""
+
+    def __init__(self):
+        self.calls = collections.Counter()
+
+    def sample(self, stages, prompts, small=None):
+        made = []
+        for stage in stages:
+            self.calls[stage.side] += 1
+            small = np.append([] if small is None else small, stage.level)
+            made.append(small)
+        return made
+
+
+def test_levels_are_sought_for_all_and_then_for_each():
+    sampler, levels = StubSampler(), (0.0, 0.2, 0.4)
+
+    def distance(made):
+        _, small, large = made
+        return (small - 0.4) ** 2 + 2 * (large - 0.1) ** 2 + 0.01 * (large == 0)
+
+    chain, table = search_levels(sampler, [Stub(4), Stub(8), Stub(16)], ["a"], levels, distance)
+    assert [stage.level for stage in chain] == [0.0, 0.4, 0.2]
+    assert table["all super-resolvers"] == {t: pytest.approx(distance([0, t, t])) for t in levels}
+    assert table["16 pixels alone"] == {t: pytest.approx(distance([0, 0.2, t])) for t in levels}
+    assert table["8 pixels alone"] == {t: pytest.approx(distance([0, t, 0.2])) for t in levels}
+    assert sampler.calls == {4: 1, 8: 3 + 1 + 2, 16: 3 + 2 + 2}
+
+
 @pytest.mark.slow
 def test_a_cascade(tmp_path, monkeypatch):
     for name in ("FEWEST_STEPS", "MOST_STEPS"):
@@ -83,7 +131,7 @@ def test_a_cascade(tmp_path, monkeypatch):
     assert {"real pictures", "cascade trained without augmentation", "direct"} <= set(
         found["samples"]
     )
-    assert "real 4 pixels, enlarged" in found["samples"]
+    assert "real pictures of 4 pixels, enlarged" in found["samples"]
     assert set(found["levels"]["all super-resolvers"]) == {"t = 0", "t = 0.4"}
     assert found["thresholding"]["static"]["base, out of range"] == 0
     assert all(0 <= row["saturated"] <= 1 for row in found["thresholding"].values())
