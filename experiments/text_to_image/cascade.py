@@ -54,7 +54,7 @@ from experiments.text_to_image.support.cascade_evaluation import (
     CascadeCaptions,
     evaluate_cascade,
     rows_as_table,
-    show_samples,
+    show_cascade,
 )
 from experiments.text_to_image.support.cascade_sampling import SampledStage, StageSampler
 from experiments.text_to_image.support.cascade_stages import (
@@ -155,7 +155,7 @@ def main(config: Config) -> dict[str, Any]:
     pictures = load_captioned(config.data, size=config.sides[-1])
     encoder = encoder_of(config.encoder, config.network, pictures)
     stages = make_stages(config, pictures, encoder)
-    folder = open_run(config, pictures, stages)
+    folder = open_cascade_run(config, pictures, stages)
     if is_main_process():
         save_tokenizer(encoder.tokenizer, folder / "tokenizer")
     report(pictures.describe())
@@ -170,7 +170,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     evaluator = evaluator_for(config, pictures, folder) if count else None
     if evaluator is None:
-        show_samples(folder, sampled, sampler, captions)
+        show_cascade(folder, sampled, sampler, captions)
         return figures
     found = evaluate_cascade(
         folder, sampled, sampler, captions, evaluator, config.levels, config.large_guidance
@@ -226,7 +226,7 @@ def make_stages(
     return {name: stage for name, stage in zip(STAGES, found, strict=True)}
 
 
-def open_run(
+def open_cascade_run(
     config: Config, pictures: CaptionedSet, stages: Mapping[StageName, Stage]
 ) -> pathlib.Path:
     """The working folder, where nothing is left of another run.

@@ -124,7 +124,7 @@ def evaluate_cascade(
         thresholding = compare_thresholding(
             folder, chain, sampler, captions, evaluator, large_guidance
         )
-    show_samples(folder, found, sampler, captions)
+    show_cascade(folder, found, sampler, captions)
     return CascadeTables(table, samples, thresholding)
 
 
@@ -149,7 +149,7 @@ def best_levels(
         chain,
         prompts.texts,
         levels,
-        lambda images: figures_of(compared, prompts)(images)[FRECHET],
+        lambda images: make_figures(compared, prompts)(images)[FRECHET],
     )
     plot_levels(folder / "levels.png", table)
     report(
@@ -171,7 +171,7 @@ def sample_figures(
 ) -> Rows:
     """Figures of the cascade with augmentation and without, of its parts, of the direct model."""
     prompts = captions.prompts("test")
-    figures = figures_of(evaluator, prompts)
+    figures = make_figures(evaluator, prompts)
 
     def sampled(names: Sequence[str], small: Images | None = None, **changes: float) -> Images:
         chain = [stages[name].changed(**changes) for name in names]
@@ -220,7 +220,7 @@ def compare_thresholding(
         changed = base.changed(flags=strong, thresholding=kind)
         first, *_, last = sampler.sample([changed, *resolvers], prompts.texts)
         shares = of_base(saturated_shares(first)) | {SATURATED: saturated_shares(last)[SATURATED]}
-        rows[kind] = shares | figures_of(evaluator, prompts)(last)
+        rows[kind] = shares | make_figures(evaluator, prompts)(last)
         shown += [enlarged(first[:SHOWN], side), last[:SHOWN]]
         names += [f"{kind}, base", kind]
     title = f"Guidance weight {guidance:g} in the base: thresholding"
@@ -236,7 +236,7 @@ def of_base(shares: Mapping[str, float]) -> dict[str, float]:
     return {f"base, {name}": share for name, share in shares.items()}
 
 
-def show_samples(
+def show_cascade(
     folder: pathlib.Path,
     stages: Mapping[str, SampledStage],
     sampler: StageSampler,
@@ -269,7 +269,7 @@ def show_samples(
     )
 
 
-def figures_of(
+def make_figures(
     evaluator: AttributeEvaluator, prompts: Prompts
 ) -> Callable[[Images], dict[str, float]]:
     """The figures of images that are samples of some prompts."""
