@@ -16,8 +16,6 @@ several weights. In the working folder:
   STEPS/               those of stage two; one that is finished is not trained again
 """
 
-import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from experiments.images.support.image_quality import held_out_figures, make_evaluator, write_tables
 from experiments.images.support.image_training import (
@@ -37,45 +34,31 @@ from experiments.images.support.image_training import (
 )
 from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
 from experiments.shared.digests import images_digest
+from experiments.shared.guided_distillation import (
+    MATCHED,
+    distil_guided_model,
+    guidance_conditioned,
+    student_names,
+)
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures
-from experiments.shared.training_runs import OpenedModel, plan_layout_of
+from experiments.shared.training_runs import OpenedModel
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
-from jaxgen.diffusion import Level
-from jaxgen.diffusion.distillation.progressive import (
-    GUIDANCE_CHANNELS,
-    GuidedDenoiser,
-    every_second,
-    guided_distillation_loss,
-    halving_plan,
-    matching_loss,
-)
-from jaxgen.diffusion.model import DenoiserConfig
-from jaxgen.diffusion.objectives.losses import loss_by_level
-from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
-from jaxgen.diffusion.objectives.weightings import TruncatedSNR
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
-from jaxgen.nn.widening import widen_input
-from jaxgen.parallel import Layout, gather_fsdp
 from jaxgen.training.saved_names import register_config
-from jaxgen.training.step import LossFn
-from jaxgen.typing import Batch, Tree
 
 SHOWN = 10
 """Samples of a picture's row."""
 
-TEACHER, MATCHED = "teacher", "matched"
-"""Names of the model that is distilled, and of the student of stage one."""
+TEACHER = "teacher"
+"""Name of the model that is distilled."""
 
 Drawing = Callable[[str, float, Any], np.ndarray]
 """``(model, w, labels) -> images``."""
-
-Stage = Callable[[GuidedDenoiser, GuidedDenoiser, Array, Array], tuple[Array, Level]]
-"""``(student, teacher, images, key) -> losses [B] and their levels``."""
 
 
 @register_config(
@@ -114,7 +97,7 @@ class Config(ExperimentConfig):
     )
 
     def __post_init__(self) -> None:
-        halving_plan(self.start, self.stop)
+        student_names(self.start, self.stop)
         if not self.max_guidance_weight > 0:
             raise InputError(
                 f"max_guidance_weight is {self.max_guidance_weight}, expected more than 0"
@@ -140,7 +123,7 @@ def main(config: Config) -> dict[str, Any]:
     conditioned = guidance_conditioned(teacher.config)
 
     def check(folder: pathlib.Path) -> None:
-        for name in (MATCHED, *map(str, halving_plan(config.start, config.stop)[1:])):
+        for name in student_names(config.start, config.stop):
             check_checkpoints(folder / name, conditioned)
 
     folder = open_workdir(
@@ -181,105 +164,29 @@ def distil_in_stages(
 ) -> dict[str, OpenedModel]:
     """The students by the names of their folders: that of stage one, then by steps."""
     conditioned = guidance_conditioned(teacher.config)
-    shared: dict[str, Any] = {
-        "guidance_weights": (0.0, config.max_guidance_weight),
-        "target": conditioned.target,
-        "weighting": TruncatedSNR(),
-        "times": LowDiscrepancy(),
-    }
-    train = functools.partial(
-        train_denoiser,
-        conditioned,
-        images,
-        flags=config.training,
-        tensorboard=config.launch.tensorboard,
-    )
-    levels = make_steps(teacher.config.schedule, config.start)
-    report(
-        f"stage one: {config.start} steps, with guidance from 0 to {config.max_guidance_weight:g}"
-    )
-    student: OpenedModel = train(
-        folder / MATCHED,
-        make_loss_fn=functools.partial(
-            make_stage_loss,
-            functools.partial(matching_loss, schedule=conditioned.schedule, **shared),
+
+    def train(name: str, make_loss_fn: Any, seed: int, start: Any) -> OpenedModel:
+        return train_denoiser(
             conditioned,
-            teacher,
-        ),
-        seed=config.seed,
-        start=widened(teacher, conditioned),
-    )
-    students = {MATCHED: student}
-    for steps in halving_plan(config.start, config.stop)[1:]:
-        report(f"stage two: {steps} steps")
-        students[str(steps)] = student = train(
-            folder / str(steps),
-            make_loss_fn=functools.partial(
-                make_stage_loss,
-                functools.partial(guided_distillation_loss, levels=levels, **shared),
-                conditioned,
-                student,
-            ),
-            seed=config.seed + steps,
-            start=student.params,
+            images,
+            folder / name,
+            flags=config.training,
+            tensorboard=config.launch.tensorboard,
+            make_loss_fn=make_loss_fn,
+            seed=seed,
+            start=start,
         )
-        levels = every_second(levels)
-    return students
 
-
-def guidance_conditioned(teacher: DenoiserConfig) -> DenoiserConfig:
-    """The teacher's network with channels for w."""
-    channels = teacher.network.in_channels + GUIDANCE_CHANNELS
-    return dataclasses.replace(
+    return distil_guided_model(
         teacher,
-        network=dataclasses.replace(teacher.network, in_channels=channels),
-        guidance_channels=GUIDANCE_CHANNELS,
+        conditioned,
+        train,
+        lambda batch, key: batch["label"],
+        start=config.start,
+        stop=config.stop,
+        max_guidance_weight=config.max_guidance_weight,
+        seed=config.seed,
     )
-
-
-def widened(teacher: OpenedModel, conditioned: DenoiserConfig) -> Tree:
-    """The teacher's parameters, which ignore w."""
-    layout = plan_layout_of(conditioned)
-    widen = functools.partial(
-        widen_input,
-        wider=layout.abstract,
-        channels=teacher.config.network.in_channels,
-        added=GUIDANCE_CHANNELS,
-    )
-    return jax.jit(widen, out_shardings=layout.shardings)(teacher.params)
-
-
-def guided_denoiser(
-    config: DenoiserConfig, params: Tree, layout: Layout, label_B: Array, *, clip: bool
-) -> GuidedDenoiser:
-    """``w [B] -> denoiser`` of images of some classes."""
-    whole = gather_fsdp(params, layout)
-    return lambda w_B: config.make_denoiser(whole, label_B, w_B, clip=clip)
-
-
-def make_stage_loss(
-    stage: Stage, conditioned: DenoiserConfig, teacher: OpenedModel, layout: Layout
-) -> LossFn:
-    """The loss of a student conditioned on w, for its parameters of a layout.
-
-    Args:
-      stage: which loss.
-      conditioned: the student's configuration.
-      teacher: guided, or conditioned on w as well.
-      layout: of the student's parameters.
-    """
-
-    def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        label_B = batch["label"]
-        loss_B, level = stage(
-            guided_denoiser(conditioned, params, layout, label_B, clip=False),
-            guided_denoiser(teacher.config, teacher.params, teacher.layout, label_B, clip=True),
-            batch["image"],
-            key,
-        )
-        return loss_B.mean(), loss_by_level(loss_B, level)
-
-    return loss_fn
 
 
 def make_guided_drawing(config: Config, models: Mapping[str, OpenedModel]) -> Drawing:

@@ -197,7 +197,8 @@ class TextToImageConfig:
         Args:
           params: of denoiser and encoder.
           texts: a text for each sample.
-          guidance: w of ``(1 + w) e(z, text) - w e(z, null)``; None: without guidance.
+          guidance: w of ``(1 + w) e(z, text) - w e(z, null)``; None: without guidance. The input of
+            a network that was distilled to one evaluation for every w.
           clip: whether x^ is kept within [-1, 1], and e^ recomputed from it.
 
         Raises:
@@ -206,7 +207,7 @@ class TextToImageConfig:
         beside = {} if texts.beside is None else {"beside": texts.beside}
         conditions = {**self.encode(params, texts.ids_BL, texts.mask_BL), **beside}
         nulls = None
-        if guidance is not None:
+        if guidance is not None and not self.denoiser.guidance_channels:
             if texts.null_ids_BL is None or texts.null_mask_BL is None:
                 raise InputError("guidance is given without null texts, expected null_ids_BL")
             if not self.null_text:

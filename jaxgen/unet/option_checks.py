@@ -12,12 +12,14 @@ from jaxgen.unet.text_states import TextReading
 Labels = Literal["classes", "numbers"]
 Down = Literal["residual", "conv", "conv_end"]
 Up = Literal["residual", "conv", "conv_first"]
+FrameLayer = Literal["attention", "convolution"]
 
 CHOICES: dict[str, Any] = {
     "activation": Activation,
     "labels": Labels,
     "attention": Implementation,
     "text_attention": TextReading,
+    "temporal_layer": FrameLayer,
 }
 """Fields that have one of a few values."""
 

@@ -35,7 +35,8 @@ from jaxgen.nn.dense import Dtype, zeros
 from jaxgen.nn.embeddings import LabelEmbedding, VectorEmbedding, check_condition
 from jaxgen.nn.text_inputs import check_pooled, check_text_mask, check_text_tokens
 from jaxgen.unet.frame_attention import FrameAttention, FrameRows, rows_of_frames
-from jaxgen.unet.option_checks import Down, Labels, Up, check_unet_options, per_level
+from jaxgen.unet.frame_convolution import FrameConvolution
+from jaxgen.unet.option_checks import Down, FrameLayer, Labels, Up, check_unet_options, per_level
 from jaxgen.unet.published_sizes import ADM, STABLE_DIFFUSION, VIDEO_DIFFUSION
 from jaxgen.unet.residual_blocks import (
     Activation,
@@ -100,8 +101,10 @@ class UNetConfig:
         backward pass, not stored.
       attention: implementation of attention, see `jaxgen.nn.attention`.
       temporal: whether data are videos [B, T, Y, X, C], whose frames meet in attention over frames
-        after each attention over pixels. It adds parameters and changes none; all else is of
-        frames, norms included.
+        after each attention over pixels, or in convolutions. It adds parameters and changes none;
+        all else is of frames, norms included.
+      temporal_layer: where frames meet: "attention" after each attention over pixels, or
+        "convolution" over three frames after each residual block that changes no resolution.
       temporal_buckets: buckets of offsets in time, each a learnt number in that attention.
       temporal_distance: frames from which on offsets of one sign share a bucket.
       text_width: C, width of the states of texts; 0 for a network that reads none.
@@ -145,6 +148,7 @@ class UNetConfig:
     remat: bool = False
     attention: Implementation = "auto"
     temporal: bool = False
+    temporal_layer: FrameLayer = "attention"
     temporal_buckets: int = 32
     temporal_distance: int = 32
     text_width: int = 0
@@ -418,6 +422,7 @@ class UNet(nn.Module):
         for level, features in enumerate(c.channels):
             for i in range(per_level(c, "blocks")[level]):
                 x = self._block(features, f"down_{level}_block_{i}")(x, *given[:2])
+                x = self._convolve_frames(x, given, f"down_{level}", i)
                 if level in c.attention_levels:
                     x = self._attend(x, given, f"down_{level}", i, level)
                 stack.append(x)
@@ -430,6 +435,7 @@ class UNet(nn.Module):
         c = self.config
         divisor = c.middle_skip_divisor
         x = self._block(c.channels[-1], "middle_block_0", divisor)(x, *given[:2])
+        x = self._convolve_frames(x, given, "middle", 0)
         if c.middle_attention:
             x = self._attend(x, given, "middle", 0, c.levels - 1)
         return self._block(c.channels[-1], "middle_block_1", divisor)(x, *given[:2])
@@ -442,6 +448,7 @@ class UNet(nn.Module):
             for i in range(per_level(c, "blocks")[level] + 1):
                 x = jnp.concatenate([x, stack.pop()], axis=-1)
                 x = self._block(features, f"up_{step}_block_{i}")(x, *given[:2])
+                x = self._convolve_frames(x, given, f"up_{step}", i)
                 if level in c.attention_levels_up:
                     x = self._attend(x, given, f"up_{step}", i, level)
             if step < c.levels - 1:
@@ -472,11 +479,20 @@ class UNet(nn.Module):
             pixels = self._rematted(PixelAttention)
             alone = c.text_attention == "alone"
             x = pixels(options, groups, divisor, alone, name=name)(x, given.text)
-        if not c.temporal:
+        if not c.temporal or c.temporal_layer != "attention":
             return x
         frames = self._rematted(FrameAttention)
         sizes = given.rows.frames, c.temporal_buckets, c.temporal_distance
         layer = frames(options, *sizes, name=f"{place}_temporal_{i}")
+        return layer(x, given.rows.segment_BT)
+
+    def _convolve_frames(self, x: Array, given: _Given, place: str, i: int) -> Array:
+        """The convolution over frames behind a residual block, in networks that have them."""
+        c = self.config
+        if not c.temporal or c.temporal_layer != "convolution":
+            return x
+        layer = self._rematted(FrameConvolution)
+        layer = layer(c.block_options_at(0), given.rows.frames, name=f"{place}_temporal_{i}")
         return layer(x, given.rows.segment_BT)
 
     def _rematted(self, module: Any) -> Any:

@@ -14,6 +14,7 @@ from jaxgen.diffusion.conditioning.diffusion_classifier import even_times
 from jaxgen.diffusion.conditioning.guidance import classifier_free_guidance, guide_conditions
 from jaxgen.diffusion.conditioning.noise_augmentation import Augmentation
 from jaxgen.diffusion.denoiser import make_denoiser
+from jaxgen.diffusion.distillation.progressive import with_guidance_weight
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.example_keys import example_keys
 from jaxgen.diffusion.process.schedules import CosineSchedule
@@ -136,6 +137,29 @@ def test_what_is_laid_beside_the_latents_stays_there_without_a_text():
     wanted = 3 * alone(IDS, MASK) - 2 * alone(*NULLS)
     np.testing.assert_allclose(found.x, wanted, atol=1e-4)
     assert config_from_json(config_to_json(config)) == config
+
+
+def test_a_network_that_was_distilled_takes_the_weight_as_input_and_no_null_text(latents):
+    z, level = latents
+    wide = dataclasses.replace(DIT, in_channels=3 + 4)
+    config = TextToImageConfig(
+        DenoiserConfig(wide, (4, 4, 3), (), guidance_channels=4), ENCODER, null_text=False
+    )
+    params, w_B = random_params(config), jnp.array([0.0, 1.0, 4.0])
+    found = config.make_denoiser(params, Texts(IDS, MASK), w_B, clip=False)(z, level)
+    given = config.encode(params, IDS, MASK)
+
+    def network(z, time):
+        conditioned = with_guidance_weight(
+            lambda z, time: wide.make_model().apply(
+                {"params": params["denoiser"]}, z, time, None, **given
+            ),
+            4,
+        )
+        return conditioned(z, time, w_B)
+
+    wanted = make_denoiser(network, "v")(z, level).x
+    np.testing.assert_allclose(found.x, wanted, atol=1e-5)
 
 
 def test_beside_has_the_sizes_of_the_latents(params):

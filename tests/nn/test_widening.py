@@ -39,6 +39,20 @@ def test_new_channels_are_ignored_until_they_are_learned():
     assert np.abs(gradient["patches"]["kernel"].reshape(4, 5, 7)[:, 3:]).min() > 0
 
 
+def test_new_channels_stand_where_they_are_put():
+    key = jax.random.key(0)
+    z, more = jax.random.normal(key, (2, 4, 4, 3)), jax.random.normal(key, (2, 4, 4, 2))
+    both = jnp.concatenate([z[..., :1], more, z[..., 1:]], -1)
+    params = jax.jit(Patches().init)(key, z)
+    wider = jax.eval_shape(Patches().init, key, both)
+    apply = jax.jit(Patches().apply)
+    widened = widen_input(params, wider, 3, 2, place=1)
+    for new, old in zip(apply(widened, both), apply(params, z), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-6)
+    with pytest.raises(InputError, match="place is 4, expected 0 to 3"):
+        widen_input(params, wider, 3, 2, place=4)
+
+
 @pytest.mark.parametrize(
     ("params", "wider", "message"),
     [

@@ -5,7 +5,7 @@ import pathlib
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from experiments.shared.classifiers import fit_classifier
 from experiments.shared.workdir import using_folder
@@ -28,7 +28,7 @@ FRECHET = "Fréchet distance"
 
 @dataclass(frozen=True)
 class AttributeEvaluator:
-    """Finds the attributes of pictures.
+    """Finds the attributes of pictures, or of clips.
 
     Attributes:
       names: of the attributes that differ between pictures.
@@ -45,7 +45,7 @@ class AttributeEvaluator:
     test: Moments
 
     def figures(
-        self, images: Float[np.ndarray, "N Y X C"], wanted_NF: Int[np.ndarray, "N F"]
+        self, images: Float[np.ndarray, "N *T Y X C"], wanted_NF: Int[np.ndarray, "N F"]
     ) -> dict[str, float]:
         """The share with each attribute as asked, with all, and the distance to real pictures.
 
@@ -62,10 +62,10 @@ class AttributeEvaluator:
         return dataclasses.replace(self, test=_moments(self.config, self.params, part))
 
     def look(
-        self, images: Float[np.ndarray, "N Y X C"]
+        self, images: Float[np.ndarray, "N *T Y X C"]
     ) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, "N F"]]:
         """Features, and the most likely values of the attributes."""
-        features_ND, p_NV = apply_classifier(self.config, self.params, images)
+        features_ND, p_NV = apply_classifier(self.config, self.params, beside_each_other(images))
         return features_ND, attribute_codes(p_NV, [len(values) for values in self.values])
 
 
@@ -111,13 +111,14 @@ def make_attribute_evaluator(
     values = tuple(pictures.attributes.values[name] for name in names)
     sizes = [len(one) for one in values]
     code_NF = codes_of(pictures).astype(np.int32)
-    shape = pictures.images.shape[1:]
+    shape = beside_each_other(pictures.images[:1]).shape[1:]
     widths = widths or ClassifierConfig.for_images(shape, sum(sizes)).widths
     config = ClassifierConfig(sum(sizes), shape[-1], widths, coordinates=True)
 
     def data(plan: BatchPlan, step: int) -> Batch:
         chosen = plan.positions(step)
-        return {"image": to_unit(pictures.images[chosen]), "codes": code_NF[chosen]}
+        images = beside_each_other(to_unit(pictures.images[chosen]))
+        return {"image": images, "codes": code_NF[chosen]}
 
     own = folder / pictures_digest(pictures)
     with using_folder(own):
@@ -128,6 +129,14 @@ def make_attribute_evaluator(
     return AttributeEvaluator(names, values, config, params, moments)
 
 
+def beside_each_other(images: Shaped[np.ndarray, "N *T Y X C"]) -> Shaped[np.ndarray, "N Y X TC"]:
+    """The frames of clips as channels, so that a network of pictures sees them all; or pictures."""
+    if images.ndim == 4:
+        return images
+    count, frames, height, width, channels = images.shape
+    return np.moveaxis(images, 1, 3).reshape(count, height, width, frames * channels)
+
+
 def _moments(config: ClassifierConfig, params: Tree, pictures: CaptionedSet) -> Moments:
-    features_ND, _ = apply_classifier(config, params, to_unit(pictures.images))
+    features_ND, _ = apply_classifier(config, params, beside_each_other(to_unit(pictures.images)))
     return feature_moments([features_ND])

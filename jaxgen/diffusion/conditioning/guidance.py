@@ -16,7 +16,7 @@ The same extrapolation from a weak model to a good one of the same condition is 
 (Karras et al. 2024): ``classifier_free_guidance(good, weak, w)``.
 
 Weights are numbers, traced arrays ([] or one for each example, [B]), or functions of the noise
-level (`within`, `power_cosine`, or any other): none of them recompiles anything.
+level (`within`, `power_cosine`, `oscillating`, or any other): none of them recompiles anything.
 """
 
 import math
@@ -97,6 +97,36 @@ def power_cosine(w: GuidanceWeight, power: float = 4.0) -> GuidanceWeight:
         * (1 - jnp.cos(jnp.pi * (1 - jnp.asarray(level.t)) ** power))
         / 2
     )
+
+
+def oscillating(
+    levels: Level, w: GuidanceWeight, other: GuidanceWeight = 0.0, constant: int = 0
+) -> GuidanceWeight:
+    """w in the first steps, then w and another weight by turns (Ho et al. 2022, Imagen Video, 2.6).
+
+    High weights follow the text, low ones undo the saturation that comes with them. The paper has
+    scales 15 and 1 (w 14 and 0).
+
+    Args:
+      levels: the sampler's, [N + 1] from noise to data; a level between two belongs to the nearer.
+      w: the weight of even steps, counted from where turns begin.
+      other: the weight of odd ones.
+      constant: how many steps have w before turns begin.
+
+    Raises:
+      InputError: for a negative number of steps.
+    """
+    if constant < 0:
+        raise InputError(f"constant is {constant}, expected 0 or more steps")
+    time_N = jnp.asarray(levels.t, jnp.float32)
+
+    def guidance_weight(level: Level) -> Float[Array, "..."]:
+        distance = jnp.abs(jnp.asarray(level.t, jnp.float32)[..., None] - time_N)
+        turn = jnp.argmin(distance, axis=-1) - constant
+        low = (turn > 0) & (turn % 2 == 1)
+        return jnp.where(low, guidance_weight_at(other, level), guidance_weight_at(w, level))
+
+    return guidance_weight
 
 
 def classifier_free_guidance(

@@ -13,6 +13,7 @@ from jaxgen.diffusion.conditioning.guidance import (
     classifier_guidance,
     compose_conditions,
     guide_network,
+    oscillating,
     power_cosine,
     twice,
     within,
@@ -163,6 +164,18 @@ def test_guidance_weights_by_level_and_by_example():
         one = jax.tree.map(lambda value, b=b: value[b : b + 1], (z, level))
         alone = classifier_free_guidance(component(0), EVERYTHING, float(w[b]))(*one)
         np.testing.assert_allclose(together.x[b], alone.x[0], rtol=1e-5, atol=1e-6)
+
+
+def test_oscillating_weights_are_those_of_the_steps():
+    """High for so many steps, then high and low by turns; of levels between two the nearer one."""
+    schedule = CosineSchedule()
+    levels = make_steps(schedule, 6)
+    w = oscillating(levels, 14.0, 0.5, constant=2)
+    found = w(level_at(schedule, [1.0, 0.99, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]))
+    np.testing.assert_array_equal(found, [14, 14, 14, 14, 0.5, 14, 0.5])
+    np.testing.assert_array_equal(w(jax.tree.map(lambda v: v[3], levels)), 0.5)
+    with pytest.raises(InputError, match="constant is -1, expected 0 or more steps"):
+        oscillating(levels, 1.0, constant=-1)
 
 
 def test_the_guidance_weight_is_traced():

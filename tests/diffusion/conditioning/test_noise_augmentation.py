@@ -66,6 +66,23 @@ def test_training_draws_a_level_for_each_example():
     np.testing.assert_allclose(draw(y[other], keys), condition[other], atol=1e-5)
 
 
+def test_videos_are_enlarged_in_space_and_time():
+    """Each frame as an image is, one after the other; what was large is what it is made from."""
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 6, 4, 4, 3)).astype(np.float32)
+    augmentation = Augmentation(CosineSchedule(), 2, frames=3)
+    small = np.asarray(augmentation.small_of(x))
+    wanted = x[:, ::3].reshape(2, 2, 2, 2, 2, 2, 3).mean(axis=(3, 5))
+    np.testing.assert_allclose(small, wanted, atol=1e-6)
+    condition = np.asarray(augmentation.at(small, 0.0, KEYS[:2]))
+    assert condition.shape == (2, 6, 4, 4, 4)
+    image = np.asarray(Augmentation(CosineSchedule(), 2).at(small[:, 1], 0.0, KEYS[:2]))
+    for frame in range(3, 6):
+        np.testing.assert_allclose(condition[:, frame], image, atol=1e-5)
+    np.testing.assert_array_equal(augmentation.small_of(condition[..., :3]).shape, small.shape)
+    with pytest.raises(InputError, match=r"shape \(2, 5, 4, 4, 3\), expected .* a multiple of 3"):
+        augmentation.small_of(x[:, :5])
+
+
 def test_the_level_is_traced():
     traces = []
 
@@ -92,7 +109,8 @@ def test_finite_at_both_ends(scaling):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"factor": 0}, "factor is 0, expected at least 1"),
+        ({"factor": 0}, "factor is 0, expected 1 or more"),
+        ({"frames": 0}, "frames is 0, expected 1 or more"),
         ({"lowest": 0.5, "highest": 0.2}, r"lowest is 0\.5, highest is 0\.2, expected 0 <= lowest"),
         ({"highest": 1.5}, r"highest is 1\.5, expected"),
     ],

@@ -10,10 +10,10 @@ from picture_folder import CLASSES, run_here, write_pictures
 from untrained import save_untrained
 
 from experiments.images import distil, edit, train
-from experiments.images.distil_guided import widened
 from experiments.images.support.image_quality import FRECHET, NOT_EVALUATED, Evaluator
 from experiments.images.support.image_training import open_image_model
 from experiments.shared import classifiers
+from experiments.shared.guided_distillation import widened
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
 
