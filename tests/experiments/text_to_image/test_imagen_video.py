@@ -1,0 +1,128 @@
+"""Cascades of videos: what stages are made of, and the experiment from end to end on a folder."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from picture_folder import run_here
+
+from experiments.text_to_image.support.attribute_evaluator import beside_each_other
+from experiments.text_to_image.support.video_stages import (
+    VideoStageFlags,
+    batch_of_stage,
+    clips_of_stage,
+)
+from jaxgen.data.video.video_files import read_video, write_video
+from jaxgen.errors import InputError
+from jaxgen.training import load_model
+
+STAGES = VideoStageFlags().stages()
+
+
+def test_stages_enlarge_one_after_the_other():
+    assert [(stage.name, stage.frames, stage.side) for stage in STAGES] == [
+        ("base", 4, 8),
+        ("space_16", 4, 16),
+        ("time_16", 16, 16),
+        ("space_32", 16, 32),
+    ]
+    other = VideoStageFlags(order=("time", "time", "space"), time_factor=2, space_factor=4)
+    assert [(stage.frames, stage.side) for stage in other.stages()] == [
+        (4, 8),
+        (8, 8),
+        (16, 8),
+        (16, 32),
+    ]
+
+
+def test_what_a_stage_is_made_of_is_what_the_stage_before_it_makes():
+    """Means of pixels and every so many frames, by whatever way; and crops of both alike."""
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32, 3)).astype(np.float32)
+    for before, stage in zip(STAGES, STAGES[1:], strict=False):
+        large = clips_of_stage(x, stage)
+        small = stage.augmentation.small_of(large)
+        np.testing.assert_allclose(small, clips_of_stage(x, before), atol=1e-6)
+    base = x[:, ::4].reshape(2, 4, 8, 4, 8, 4, 3).mean(axis=(3, 5))
+    np.testing.assert_allclose(clips_of_stage(x, STAGES[0]), base, atol=1e-6)
+    with pytest.raises(InputError, match="16 frames of 30 x 32, expected multiples of 4 frames of"):
+        clips_of_stage(x[:, :, :30], STAGES[0])
+
+
+def test_crops_are_of_whole_small_pixels_and_of_the_place_in_the_batch():
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 16, 32, 32, 3)).astype(np.float32)
+    given = {"video": x, "text_ids": np.zeros((4, 3)), "text_mask": np.ones((4, 3), bool)}
+    whole = batch_of_stage(given, STAGES[-1], 16, step=3)["image"]
+    assert whole.shape == (4, 16, 16, 16, 3)
+    part = {name: value[2:] for name, value in given.items()}
+    rows = batch_of_stage(part, STAGES[-1], 16, step=3, rows=np.arange(2, 4))["image"]
+    np.testing.assert_array_equal(rows, whole[2:])
+    small = clips_of_stage(x, STAGES[-2])
+    cropped = STAGES[-1].augmentation.small_of(whole)
+    for b in range(4):
+        windows = np.lib.stride_tricks.sliding_window_view(small[b], (8, 8), axis=(1, 2))
+        distance = np.abs(np.moveaxis(windows, (1, 2), (0, 1)) - np.moveaxis(cropped[b], 3, 1))
+        assert distance.max(axis=(2, 3, 4, 5)).min() < 1e-6
+    np.testing.assert_array_equal(
+        batch_of_stage(given, STAGES[0], 16, step=3)["image"], clips_of_stage(x, STAGES[0])
+    )
+
+
+def test_frames_as_channels():
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 6, 3))
+    found = beside_each_other(x)
+    assert found.shape == (2, 4, 6, 15)
+    np.testing.assert_array_equal(found[1, 2, 3], x[1, :, 2, 3].reshape(15))
+    np.testing.assert_array_equal(beside_each_other(x[:, 0]), x[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"order": ("space", "colour")}, "order has 'colour', expected space or time"),
+        ({"time_factor": 0}, "time_factor is 0, expected 1 or more"),
+        ({"head_width": 7}, "head_width is 7, expected a divisor of 96"),
+    ],
+)
+def test_options_of_stages_that_cannot_be_meant(flags, message):
+    with pytest.raises(InputError, match=message):
+        VideoStageFlags(**flags)
+
+
+@pytest.mark.slow
+def test_a_cascade_is_trained_distilled_and_sampled(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    data = tmp_path / "clips"
+    for part in ("train", "test"):
+        (data / part).mkdir(parents=True)
+        for i in range(4):
+            frames = rng.integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+            write_video(data / part / f"{i}.gif", frames, 10)
+            (data / part / f"{i}.txt").write_text(f"noise of kind {i}")
+    folder = tmp_path / "run"
+    sizes = [
+        *("--stages.base-channels", 8, "--stages.resolver-channels", 8),
+        *("--stages.head-width", 8, "--stages.text-width", 32, "--stages.text-depth", 1),
+        *("--stages.base-frames", 2, "--stages.time-factor", 2, "--stages.order", "time", "space"),
+    ]
+    arguments = [
+        *("--data", data, "--workdir", folder, *sizes),
+        *("--training-steps", 4, "--batch-size", 2, "--resolver-steps", 2, "--resolver-batch", 2),
+        *("--distil-updates", 2, "--distil-stop", 2, "--steps", 4, "--evaluate", 2, "--crop", 8),
+    ]
+    alone = [*arguments, "--train", "space_16"]
+    assert run_here("imagen_video", alone, monkeypatch, family="text_to_image") == 0
+    assert imread(folder / "alone.png").std() > 0.02
+    assert not (folder / "base").exists()
+    before = (folder / "space_16" / "metrics.jsonl").read_bytes()
+    assert run_here("imagen_video", arguments, monkeypatch, family="text_to_image") == 0
+    assert (folder / "space_16" / "metrics.jsonl").read_bytes() == before
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["base"]["updates"] == 4
+    assert all(row["seconds a clip"] > 0 for name, row in figures.items() if "steps" in name)
+    assert "distilled to 2 steps" in (folder / "table.md").read_text()
+    video = read_video(folder / "samples.mp4")
+    assert len(video.frames) == 4
+    student = load_model(folder / "time_4" / "2" / "checkpoints")
+    assert student.config.denoiser.guidance_channels == 16
+    assert student.config.denoiser.beside_channels == 4
