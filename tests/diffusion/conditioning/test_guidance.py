@@ -27,6 +27,7 @@ from jaxgen.diffusion.exact import (
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import to_x_and_e
 from jaxgen.diffusion.process.schedules import CosineSchedule, KarrasSchedule, RectifiedFlow
+from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
@@ -173,7 +174,7 @@ def test_oscillating_weights_are_those_of_the_steps():
     w = oscillating(levels, 14.0, 0.5, constant=2)
     found = w(level_at(schedule, [1.0, 0.99, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]))
     np.testing.assert_array_equal(found, [14, 14, 14, 14, 0.5, 14, 0.5])
-    np.testing.assert_array_equal(w(jax.tree.map(lambda v: v[3], levels)), 0.5)
+    np.testing.assert_array_equal(w(jax.tree.map(lambda v: jnp.float32(v[3]), levels)), 0.5)
     with pytest.raises(InputError, match="constant is -1, expected 0 or more steps"):
         oscillating(levels, 1.0, constant=-1)
 

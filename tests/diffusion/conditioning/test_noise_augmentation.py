@@ -77,7 +77,7 @@ def test_videos_are_enlarged_in_space_and_time():
     assert condition.shape == (2, 6, 4, 4, 4)
     image = np.asarray(Augmentation(CosineSchedule(), 2).at(small[:, 1], 0.0, KEYS[:2]))
     for frame in range(3, 6):
-        np.testing.assert_allclose(condition[:, frame], image, atol=1e-5)
+        np.testing.assert_allclose(condition[:, frame], image, atol=1e-3)
     np.testing.assert_array_equal(augmentation.small_of(condition[..., :3]).shape, small.shape)
     with pytest.raises(InputError, match=r"shape \(2, 5, 4, 4, 3\), expected .* a multiple of 3"):
         augmentation.small_of(x[:, :5])

@@ -1,5 +1,6 @@
 """Cascades of videos: what stages are made of, and the experiment from end to end on a folder."""
 
+import itertools
 import json
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_stages_enlarge_one_after_the_other():
 def test_what_a_stage_is_made_of_is_what_the_stage_before_it_makes():
     """Means of pixels and every so many frames, by whatever way; and crops of both alike."""
     x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32, 3)).astype(np.float32)
-    for before, stage in zip(STAGES, STAGES[1:], strict=False):
+    for before, stage in itertools.pairwise(STAGES):
         large = clips_of_stage(x, stage)
         small = stage.augmentation.small_of(large)
         np.testing.assert_allclose(small, clips_of_stage(x, before), atol=1e-6)
@@ -101,9 +102,9 @@ def test_a_cascade_is_trained_distilled_and_sampled(tmp_path, monkeypatch):
             (data / part / f"{i}.txt").write_text(f"noise of kind {i}")
     folder = tmp_path / "run"
     sizes = [
-        *("--stages.base-channels", 8, "--stages.resolver-channels", 8),
-        *("--stages.head-width", 8, "--stages.text-width", 32, "--stages.text-depth", 1),
-        *("--stages.base-frames", 2, "--stages.time-factor", 2, "--stages.order", "time", "space"),
+        *("--base-channels", 8, "--resolver-channels", 8),
+        *("--head-width", 8, "--text-width", 32, "--text-depth", 1),
+        *("--base-frames", 2, "--time-factor", 2, "--order", "time", "space"),
     ]
     arguments = [
         *("--data", data, "--workdir", folder, *sizes),
