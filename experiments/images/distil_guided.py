@@ -181,7 +181,7 @@ def distil_in_stages(
         teacher,
         conditioned,
         train,
-        lambda batch, key: batch["label"],
+        lambda batch, key: (batch["image"], batch["label"]),
         start=config.start,
         stop=config.stop,
         max_guidance_weight=config.max_guidance_weight,

@@ -41,8 +41,8 @@ MATCHED = "matched"
 StageLoss = Callable[[GuidedDenoiser, GuidedDenoiser, Array, Array], tuple[Array, Level]]
 """``(student, teacher, data, key) -> losses [B] and their levels``."""
 
-ConditionOf = Callable[[Batch, Array], Any]
-"""``(batch, key) -> what the model's make_denoiser takes``: labels, or texts."""
+ExamplesOf = Callable[[Batch, Array], tuple[Array, Any]]
+"""``(batch, key) -> data, and what the model's make_denoiser takes of them``: labels, or texts."""
 
 
 class TrainStudent(Protocol):
@@ -67,7 +67,7 @@ def distil_guided_model(
     teacher: OpenedModel,
     conditioned: Any,
     train: TrainStudent,
-    condition_of: ConditionOf,
+    examples_of: ExamplesOf,
     *,
     start: int,
     stop: int,
@@ -80,7 +80,7 @@ def distil_guided_model(
       teacher: guided by two evaluations.
       conditioned: the students' configuration (`guidance_conditioned`).
       train: trains one.
-      condition_of: what a batch is conditioned on.
+      examples_of: what a batch holds.
       start: DDIM steps of the teacher.
       stop: steps of the last student.
       max_guidance_weight: w is drawn between 0 and this.
@@ -95,13 +95,13 @@ def distil_guided_model(
     levels = make_steps(teacher.config.schedule, start)
     report(f"stage one: {start} steps, with guidance from 0 to {max_guidance_weight:g}")
     matching = functools.partial(matching_loss, schedule=conditioned.schedule, **shared)
-    loss_of = functools.partial(make_stage_loss, matching, conditioned, teacher, condition_of)
+    loss_of = functools.partial(make_stage_loss, matching, conditioned, teacher, examples_of)
     student = train(MATCHED, loss_of, seed, widened(teacher, conditioned))
     students = {MATCHED: student}
     for steps in halving_plan(start, stop)[1:]:
         report(f"stage two: {steps} steps")
         halving = functools.partial(guided_distillation_loss, levels=levels, **shared)
-        loss_of = functools.partial(make_stage_loss, halving, conditioned, student, condition_of)
+        loss_of = functools.partial(make_stage_loss, halving, conditioned, student, examples_of)
         students[str(steps)] = student = train(str(steps), loss_of, seed + steps, student.params)
         levels = every_second(levels)
     return students
@@ -148,7 +148,7 @@ def make_stage_loss(
     stage: StageLoss,
     conditioned: SampledModel,
     teacher: OpenedModel,
-    condition_of: ConditionOf,
+    examples_of: ExamplesOf,
     layout: Layout,
 ) -> LossFn:
     """The loss of a student conditioned on w, for its parameters of a layout.
@@ -157,17 +157,17 @@ def make_stage_loss(
       stage: which loss.
       conditioned: the student's configuration.
       teacher: guided, or conditioned on w as well.
-      condition_of: what a batch, with its data under ``"image"``, is conditioned on.
+      examples_of: what a batch holds.
       layout: of the student's parameters.
     """
 
     def loss_fn(params: Tree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         # Another key than the two that the loss splits off, which are those of 0 and 1.
-        condition = condition_of(batch, jax.random.fold_in(key, 2))
+        x, condition = examples_of(batch, jax.random.fold_in(key, 2))
         loss_B, level = stage(
             guided_denoiser(conditioned, params, layout, condition, clip=False),
             guided_denoiser(teacher.config, teacher.params, teacher.layout, condition, clip=True),
-            batch["image"],
+            x,
             key,
         )
         return loss_B.mean(), loss_by_level(loss_B, level)

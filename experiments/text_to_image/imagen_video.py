@@ -37,36 +37,31 @@ from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workd
 from experiments.shared.training_runs import OpenedModel, check_layout, plot_training
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.attribute_evaluator import make_attribute_evaluator
-from experiments.text_to_image.support.captioned_data import (
-    make_tokenizer,
-    pictures_digest,
-    plan_examples,
-)
-from experiments.text_to_image.support.text_networks import TextNetworkFlags
-from experiments.text_to_image.support.video_cascade import (
-    StageData,
-    StageSampler,
-    VideoCascadeTrainingFlags,
-    distil_stage,
-    train_stage,
-)
+from experiments.text_to_image.support.captioned_data import pictures_digest, plan_examples
+from experiments.text_to_image.support.cascade_sampling import SampledStage, StageSampler
+from experiments.text_to_image.support.cascade_stages import Stage, train_stage
+from experiments.text_to_image.support.text_networks import TextNetworkFlags, encoder_of
+from experiments.text_to_image.support.text_samples import sample_key
+from experiments.text_to_image.support.text_training import TextTrainingFlags
 from experiments.text_to_image.support.video_results import (
-    VideoLook,
     evaluate_cascades,
     show_alone,
     show_cascades,
 )
-from experiments.text_to_image.support.video_stages import VideoStage, VideoStageFlags
-from jaxgen.data import load_captioned, tokenise_captions
-from jaxgen.data.captions.captioned_set import CAPTION_KINDS
+from experiments.text_to_image.support.video_stages import VideoStageFlags, distil_stage
+from jaxgen.data import CaptionedSet, load_captioned, tokenise_captions
+from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.tokenizers import save_tokenizer
 from jaxgen.errors import InputError
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.saved_names import register_config
+from jaxgen.typing import Tree
 
 OSCILLATING = 3
-"""The first stages, whose guidance may oscillate."""
+"""The first stages, whose guidance may oscillate (Imagen Video, section 2.6)."""
+
+CLIPS_PER_CALL = 16
 
 
 @register_config("text_to_image.imagen_video")
@@ -78,31 +73,36 @@ class Config(ExperimentConfig):
       launch: where to run and on what.
       seed: all randomness follows from it.
       data: "shapes", which move; or another set of clips with captions.
+      encoder: a folder with a text encoder that stays as it is, for all stages, as T5 in the paper;
+        None: each stage has one that is trained with it.
       train: names of the stages to train, "base", "space_16", ...; none: all, and then sample.
       distil: whether stages are distilled.
       distil_stop: steps of the last students; those of sampling are a power of two times these.
       distil_updates: updates of each student.
       level: noise on what super-resolvers enlarge, in sampling, as a time.
       constant: steps of constant guidance before it oscillates, in the row of that name.
+      evaluator_examples: training clips that the classifier of attributes learns from.
       stages: the stages and their networks.
-      training: how they are trained.
+      training: how they are trained; steps and batch size are the base's.
       sampling: how they are sampled and evaluated.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/imagen_video")
     data: str = "shapes"
+    encoder: str | None = None
     train: tuple[str, ...] = ()
     distil: bool = True
     distil_stop: int = 8
     distil_updates: int = 40
     level: float = 0.1
     constant: int = 4
+    evaluator_examples: int = 3000
     stages: VideoStageFlags = VideoStageFlags()
-    training: VideoCascadeTrainingFlags = VideoCascadeTrainingFlags()
+    training: TextTrainingFlags = TextTrainingFlags(training_steps=1000, batch_size=32)
     sampling: SamplingFlags = SamplingFlags(sampler="ddim", steps=32, guidance=2.0, evaluate=64)
 
     def __post_init__(self) -> None:
-        names = [stage.name for stage in self.stages.stages()]
+        names = list(self.stages.shapes())
         for name in self.train:
             if name not in names:
                 raise InputError(f"train has {name!r}, expected some of {', '.join(names)}")
@@ -117,42 +117,72 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, distils, samples, evaluates, shows."""
-    stages = config.stages.stages()
-    last = stages[-1]
-    clips = load_captioned(config.data, size=last.side, frames=last.frames)
+    frames, side, _ = list(config.stages.shapes().values())[-1]
+    clips = load_captioned(config.data, size=side, frames=frames)
     plan_examples(clips, config.training.batch_size, config.seed)
-    captions = {text for kind in CAPTION_KINDS for text in clips.distinct(kind)}
     words = TextNetworkFlags(
         text_width=config.stages.text_width, text_depth=config.stages.text_depth
     )
-    encoder = words.encoder(make_tokenizer(sorted(captions)))
+    encoder = encoder_of(config.encoder, words, clips)
     tokens = tokenise_captions(clips.captions("descriptive"), encoder.tokenizer)
-    models = {
-        stage.name: config.stages.model(stage, encoder, config.training.text_dropout > 0)
-        for stage in stages
-    }
-    for model in models.values():
-        check_layout(model)
+    stages = config.stages.stages(encoder, config.training)
+    for stage in stages:
+        check_layout(stage.model)
     folder = open_workdir(
         config,
         may_differ=("train", "sampling", "level", "constant", "distil"),
         data={clips.name: pictures_digest(clips)},
         check=lambda folder: [
-            check_checkpoints(folder / name, model) for name, model in models.items()
+            check_checkpoints(folder / stage.name, stage.model) for stage in stages
         ],
     )
     if is_main_process():
         save_tokenizer(encoder.tokenizer, folder / "tokenizer")
     report(clips.describe())
-    data = StageData(clips, tokens, config.seed)
+    chosen = [stage for stage in stages if not config.train or stage.name in config.train]
+    trained, figures = train_stages(config, chosen, clips, tokens, encoder.params, folder)
+    sampler = StageSampler(encoder.tokenizer, sample_key(config.seed), CLIPS_PER_CALL)
+    show_alone(folder / "alone.png", sampled_stages(config, trained), sampler, clips)
+    if config.train:
+        return figures
+    cascades: dict[str, Sequence[SampledStage]] = {
+        f"{config.sampling.steps} steps": list(sampled_stages(config, trained).values()),
+        "oscillating": list(sampled_stages(config, trained, config.constant).values()),
+    }
+    if config.distil:
+        students = distil_all(config, stages, trained, clips, tokens, folder)
+        few = dataclasses.replace(config.sampling, steps=config.distil_stop)
+        cascades[f"distilled to {config.distil_stop} steps"] = [
+            SampledStage(student, few, config.level) for student in students
+        ]
+    count = config.sampling.evaluate
+    if count:
+        evaluator = make_attribute_evaluator(
+            clips, folder / "evaluator", config.seed, examples=config.evaluator_examples
+        )
+        figures |= evaluate_cascades(folder, cascades, sampler, clips, count, evaluator)
+    show_cascades(folder, cascades, sampler, clips)
+    return figures
+
+
+def train_stages(
+    config: Config,
+    stages: Sequence[Stage],
+    clips: CaptionedSet,
+    tokens: CaptionTokens,
+    encoder: Tree | None,
+    folder: pathlib.Path,
+) -> tuple[dict[str, OpenedModel], dict[str, Any]]:
+    """The models by name, and figures of their training."""
     trained: dict[str, OpenedModel] = {}
     figures: dict[str, Any] = {}
     for stage in stages:
-        if config.train and stage.name not in config.train:
-            continue
-        report(f"stage {stage.name}: {stage.frames} frames of {stage.side} x {stage.side}")
+        report(f"training {stage.name}: {stage.frames} frames of {stage.side} x {stage.side}")
         one = train_stage(
-            *(stage, models[stage.name], data, folder / stage.name, config.training),
+            *(stage, clips, tokens, folder),
+            weighting="snr_plus_one",
+            encoder=encoder,
+            seed=config.seed,
             tensorboard=config.launch.tensorboard,
         )
         plot_training(folder / stage.name / "curves.png", one)
@@ -161,63 +191,50 @@ def main(config: Config) -> dict[str, Any]:
             "parameters": parameter_count(one.params),
             "updates": one.steps,
             "training seconds": one.seconds,
+            **one.last("train/loss"),
         }
-    chosen = [stage for stage in stages if stage.name in trained]
-    looked = VideoLook(clips, encoder.tokenizer, config.level, config.sampling, config.seed)
-    show_alone(folder / "alone.png", looked, chosen, trained)
-    if config.train:
-        return figures
-    students = distil_all(config, stages, trained, data, folder) if config.distil else {}
-    cascades = {
-        f"{config.sampling.steps} steps, guided": make_samplers(config, trained),
-        "the same, oscillating": make_samplers(config, trained, config.constant),
-    }
-    if students:
-        cascades[f"distilled to {config.distil_stop} steps"] = [
-            StageSampler(student, config.sampling, config.distil_stop)
-            for student in students.values()
-        ]
-    evaluator = make_attribute_evaluator(clips, folder / "evaluator", seed=config.seed)
-    figures |= evaluate_cascades(folder, looked, cascades, evaluator)
-    show_cascades(folder, looked, cascades)
-    return figures
+    return trained, figures
 
 
-def make_samplers(
+def sampled_stages(
     config: Config, trained: Mapping[str, OpenedModel], constant: int | None = None
-) -> list[StageSampler]:
-    """Of all stages; guidance oscillates in the base and the first two super-resolvers alone."""
-    return [
-        StageSampler(
-            model, config.sampling, config.sampling.steps, constant if i < OSCILLATING else None
+) -> dict[str, SampledStage]:
+    """Stages as they are sampled; guidance oscillates in the first ones alone."""
+    return {
+        name: SampledStage(
+            model, config.sampling, config.level, constant=constant if i < OSCILLATING else None
         )
-        for i, model in enumerate(trained.values())
-    ]
+        for i, (name, model) in enumerate(trained.items())
+    }
 
 
 def distil_all(
     config: Config,
-    stages: Sequence[VideoStage],
+    stages: Sequence[Stage],
     trained: Mapping[str, OpenedModel],
-    data: StageData,
+    clips: CaptionedSet,
+    tokens: CaptionTokens,
     folder: pathlib.Path,
-) -> dict[str, OpenedModel]:
+) -> list[OpenedModel]:
     """The last student of every stage."""
-    flags = dataclasses.replace(
-        config.training,
-        training_steps=config.distil_updates,
-        learning_rate=config.training.learning_rate / 3,
-        ema_decay=0.9,
-    )
-    students = {}
+    students = []
     for stage in stages:
+        training = dataclasses.replace(
+            stage.training,
+            training_steps=config.distil_updates,
+            learning_rate=config.training.learning_rate / 3,
+            ema_decay=0.9,
+        )
         report(f"distilling {stage.name}")
-        students[stage.name] = distil_stage(
-            *(stage, trained[stage.name], data, folder / stage.name, flags),
+        student = distil_stage(
+            dataclasses.replace(stage, training=training),
+            *(trained[stage.name], clips, tokens, folder / stage.name),
             start=config.sampling.steps,
             stop=config.distil_stop,
             max_guidance_weight=2 * max(config.sampling.guidance, 1.0),
+            seed=config.seed,
         )
+        students.append(student)
     return students
 
 

@@ -5,6 +5,7 @@ for a cascade hides what its stage before does badly, and is found on captions o
 part (Saharia et al. 2022, section 2.4).
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from experiments.shared.denoiser_sampling import Draw, SamplingFlags, make_draw
+from experiments.shared.denoiser_sampling import (
+    SAMPLES_PER_CALL,
+    Draw,
+    SamplingFlags,
+    make_draw,
+)
 from experiments.shared.image_plots import plot_images
 from experiments.shared.plots import empty_figure, save_figure
 from experiments.shared.training_runs import OpenedModel
 from experiments.text_to_image.support.text_samples import draw_prompts
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.diffusion import Denoiser
+from jaxgen.diffusion.conditioning.guidance import GuidanceWeight, oscillating
 from jaxgen.diffusion.denoiser import clip_x, threshold_x
 from jaxgen.diffusion.process.example_keys import example_keys
 from jaxgen.diffusion.process.schedules import Schedule
@@ -37,7 +44,7 @@ THRESHOLD: Mapping[str, Callable[[Denoiser], Denoiser]] = {
     "dynamic": threshold_x,
 }
 
-Images = Float[np.ndarray, "N Y X C"]
+Images = Float[np.ndarray, "N *T Y X C"]
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,12 @@ class Thresholded:
     Attributes:
       model: the model.
       thresholding: "none"; "static", clipped to [-1, 1]; "dynamic", see `threshold_x`.
+      weight_at: what becomes of a guidance weight; None: it is the same at all levels.
     """
 
     model: TextToImageConfig
     thresholding: Thresholding
+    weight_at: Callable[[Any], GuidanceWeight] | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -66,6 +75,8 @@ class Thresholded:
         self, params: Tree, condition: Texts, guidance: Any = None, *, clip: bool = True
     ) -> Denoiser:
         """The denoiser of samples of some texts; `clip` says nothing here."""
+        if guidance is not None and self.weight_at is not None:
+            guidance = self.weight_at(guidance)
         denoiser = self.model.make_denoiser(params, condition, guidance, clip=False)
         return THRESHOLD[self.thresholding](denoiser)
 
@@ -79,17 +90,28 @@ class SampledStage:
       flags: sampler, steps and guidance.
       level: noise on the small images, as a time; of no meaning for a stage that has none.
       thresholding: of x^.
+      constant: steps with the guidance weight before it is 0 and itself by turns; None: it is the
+        same in all.
     """
 
     opened: OpenedModel
     flags: SamplingFlags
     level: float = 0.0
     thresholding: Thresholding = "static"
+    constant: int | None = None
 
     @property
     def config(self) -> TextToImageConfig:
         """The model."""
         return self.opened.config
+
+    def sampled_model(self) -> Thresholded:
+        """The model as it is sampled."""
+        constant, weight_at = self.constant, None
+        if constant is not None:
+            levels = self.flags.levels(self.config)
+            weight_at = functools.partial(oscillating, levels, constant=constant)
+        return Thresholded(self.config, self.thresholding, weight_at)
 
     def changed(self, **changes: Any) -> "SampledStage":
         """The same stage, sampled in another way."""
@@ -102,11 +124,12 @@ class StageSampler:
     Attributes:
       tokenizer: of the texts.
       key: randomness, the same for every way of sampling.
+      per_call: samples at a time.
     """
 
-    def __init__(self, tokenizer: Tokenizer, key: Key[Array, ""]):
-        self.tokenizer, self.key = tokenizer, key
-        self._draws: dict[tuple[int, str], Draw] = {}
+    def __init__(self, tokenizer: Tokenizer, key: Key[Array, ""], per_call: int = SAMPLES_PER_CALL):
+        self.tokenizer, self.key, self.per_call = tokenizer, key, per_call
+        self._draws: dict[Any, Draw] = {}
 
     def sample(
         self, stages: Sequence[SampledStage], prompts: Sequence[str], small: Images | None = None
@@ -121,7 +144,9 @@ class StageSampler:
         made = []
         for stage in stages:
             beside = None
-            key = jax.random.fold_in(self.key, stage.config.image_shape[0])
+            key = self.key
+            for size in stage.config.image_shape[:-2]:
+                key = jax.random.fold_in(key, size)
             if stage.config.augmentation is not None:
                 assert small is not None
                 clipped = np.clip(small, -1, 1)
@@ -141,10 +166,12 @@ class StageSampler:
         return made
 
     def _draw(self, stage: SampledStage) -> Draw:
-        place = id(stage.opened), stage.thresholding
+        place = id(stage.opened), stage.thresholding, stage.constant
+        if stage.constant is not None:
+            place = *place, stage.flags.steps
         if place not in self._draws:
-            config = Thresholded(stage.config, stage.thresholding)
-            self._draws[place] = make_draw(config, stage.opened.layout)
+            model, layout = stage.sampled_model(), stage.opened.layout
+            self._draws[place] = make_draw(model, layout, per_call=self.per_call)
         return self._draws[place]
 
 

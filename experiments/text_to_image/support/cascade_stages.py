@@ -20,7 +20,7 @@ import numpy as np
 from experiments.shared.output import write_text
 from experiments.shared.training_runs import TrainedModel, seconds_per_update
 from experiments.shared.unet_sizes import HEAD_SIZE
-from experiments.text_to_image.support.captioned_data import plan_batches
+from experiments.text_to_image.support.captioned_data import plan_batches, plan_examples
 from experiments.text_to_image.support.text_networks import TextEncoder
 from experiments.text_to_image.support.text_training import (
     TextTrainingFlags,
@@ -52,17 +52,24 @@ class Stage:
       model: its network, the shape of its images, and what it is conditioned on.
       training: how it is trained.
       crop: the side of the crops that it is trained on; None: whole images.
+      alone: of clips, probability that each frame is denoised alone, as an image.
     """
 
     name: str
     model: TextToImageConfig
     training: TextTrainingFlags
     crop: int | None = None
+    alone: float = 0.0
 
     @property
     def side(self) -> int:
         """Of its images, in pixels."""
-        return self.model.image_shape[0]
+        return self.model.image_shape[-2]
+
+    @property
+    def frames(self) -> int | None:
+        """Of its clips; None: its samples are images."""
+        return self.model.image_shape[0] if len(self.model.image_shape) == 4 else None
 
     @property
     def small_side(self) -> int | None:
@@ -161,23 +168,34 @@ def resolver_model(
     return TextToImageConfig(denoiser, encoder.config, augmentation=augmentation, **changes)
 
 
-def pictures_at(pictures: CaptionedSet, side: int) -> CaptionedSet:
-    """A set with its pictures made smaller, by means over blocks of pixels.
+def pictures_at(pictures: CaptionedSet, side: int, frames: int | None = None) -> CaptionedSet:
+    """A set made smaller: means over blocks of pixels, and of clips every so many frames.
+
+    Args:
+      pictures: or clips.
+      side: of what is wanted, in pixels.
+      frames: of the clips that are wanted; None: as many as there are.
 
     Raises:
-      InputError: for a side that does not divide theirs.
+      InputError: for sizes that do not divide theirs.
     """
-    count, height, width, channels = pictures.images.shape
+    images = pictures.images
+    if frames is not None:
+        if images.ndim != 5 or images.shape[1] % frames:
+            raise InputError(
+                f"{pictures.name}: {pictures.frames} frames, expected a multiple of {frames}"
+            )
+        images = images[:, :: images.shape[1] // frames]
+    *lead, height, width, channels = images.shape
     if height != width or height % side:
         raise InputError(
             f"{pictures.name}: pictures of {height} x {width}, expected multiples of {side}"
         )
     factor = height // side
-    if factor == 1:
-        return pictures
-    blocks = pictures.images.reshape(count, side, factor, side, factor, channels)
-    means = blocks.mean((2, 4), dtype=np.float32)
-    return dataclasses.replace(pictures, images=np.rint(means).astype(np.uint8))
+    if factor > 1:
+        blocks = images.reshape(*lead, side, factor, side, factor, channels)
+        images = np.rint(blocks.mean((-4, -2), dtype=np.float32)).astype(np.uint8)
+    return dataclasses.replace(pictures, images=images)
 
 
 def train_stage(
@@ -196,15 +214,16 @@ def train_stage(
       folder: of the run.
       **options: ``weighting``, ``encoder``, ``seed`` and ``tensorboard`` of `train_text_to_image`.
     """
-    plan = plan_batches(pictures, stage.training.batch_size, options["seed"])
+    plan = plan_examples(pictures, stage.training.batch_size, options["seed"])
     return train_text_to_image(
         stage.model,
-        pictures_at(pictures, stage.side),
+        pictures_at(pictures, stage.side, stage.frames),
         tokens,
         plan,
         folder / stage.name,
         stage.training,
         crop=stage.crop,
+        alone=stage.alone,
         **options,
     )
 

@@ -1,4 +1,4 @@
-"""The stages of a cascade of videos: what each makes from what, its network, its data.
+"""The stages of a cascade of videos: what each makes from what, its network, its students.
 
 As in Imagen Video (Ho et al. 2022): a base that makes few small frames from a text, then
 super-resolvers in space (more pixels) and in time (more frames), in any order, each of which reads
@@ -6,45 +6,43 @@ the text and what the stage before it made.
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, get_args
+import pathlib
+from typing import Any, Literal, get_args
 
-import numpy as np
-from jaxtyping import Float
+import jax.numpy as jnp
+from jaxtyping import Array
 
+from experiments.shared.guided_distillation import distil_guided_model, guidance_conditioned
+from experiments.shared.training_runs import OpenedModel, TrainedModel, train_model
+from experiments.text_to_image.support.captioned_data import plan_examples
+from experiments.text_to_image.support.cascade_stages import Stage, pictures_at
 from experiments.text_to_image.support.text_networks import TextEncoder
+from experiments.text_to_image.support.text_training import (
+    TextTrainingFlags,
+    parts_to_train_on,
+    training_parts,
+)
+from jaxgen.data import CaptionedSet
+from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.diffusion.conditioning.noise_augmentation import Augmentation
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.process.schedules import CosineSchedule
-from jaxgen.diffusion.text_to_image import TextToImageConfig
-from jaxgen.errors import InputError, check_sizes
+from jaxgen.diffusion.text_to_image import Texts, TextToImageConfig
+from jaxgen.errors import InputError, check_share, check_sizes
 from jaxgen.training.saved_names import register_config
-from jaxgen.typing import Batch
+from jaxgen.typing import Batch, Tree
 from jaxgen.unet import UNetConfig
+from jaxgen.unet.efficient import efficient_unet
+
+BASE, CHANNELS, GROUPS = "base", 3, 8
 
 Enlarged = Literal["space", "time"]
-BASE = "base"
-
-
-class VideoStage(NamedTuple):
-    """One stage of a cascade.
-
-    Attributes:
-      name: "base", or what is enlarged and to what size, as "space_16" and "time_8".
-      frames: T of the clips that it makes.
-      side: Y and X of them.
-      augmentation: of a super-resolver, how its input is made from smaller clips.
-    """
-
-    name: str
-    frames: int
-    side: int
-    augmentation: Augmentation | None = None
 
 
 @register_config("text_to_image.video_stages")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoStageFlags:
-    """The stages, and the sizes of their networks: 3-D U-Nets.
+    """The stages, the sizes of their networks (3-D U-Nets), and how super-resolvers are trained.
 
     Attributes:
       order: what is enlarged, one super-resolver after the other: "space" or "time".
@@ -53,11 +51,16 @@ class VideoStageFlags:
       space_factor: by how much a super-resolver enlarges both sides.
       time_factor: by how much one multiplies the frames.
       base_channels: of its network, at each resolution.
-      resolver_channels: those of super-resolvers' networks.
+      resolver_channels: those of super-resolvers' networks below the full resolution.
       head_width: channels of an attention head.
       text_width: of each stage's text transformer.
       text_depth: its blocks.
       highest_level: the most noise on a super-resolver's input in training, as a time.
+      alone: probability that a clip's frames are denoised alone, as images, in stages that do not
+        enlarge time.
+      crop: side of the crops that super-resolvers of larger frames are trained on.
+      resolver_steps: updates of each super-resolver.
+      resolver_batch: its clips in an update.
     """
 
     order: tuple[Enlarged, ...] = ("space", "time", "space")
@@ -71,10 +74,16 @@ class VideoStageFlags:
     text_width: int = 96
     text_depth: int = 2
     highest_level: float = 0.6
+    alone: float = 0.2
+    crop: int = 16
+    resolver_steps: int = 300
+    resolver_batch: int = 8
 
     def __post_init__(self) -> None:
         names = "base_frames base_side space_factor time_factor head_width text_width text_depth"
-        check_sizes(self, *names.split())
+        check_sizes(self, *names.split(), "crop", "resolver_steps", "resolver_batch")
+        check_share("alone", self.alone)
+        check_share("highest_level", self.highest_level)
         for kind in self.order:
             if kind not in get_args(Enlarged):
                 raise InputError(f"order has {kind!r}, expected space or time")
@@ -84,114 +93,152 @@ class VideoStageFlags:
                     f"head_width is {self.head_width}, expected a divisor of {channels[-1]}, the "
                     "channels of the lowest resolution"
                 )
-        self.stages()
 
-    def stages(self) -> tuple[VideoStage, ...]:
-        """All of them, the base first."""
-        found = [VideoStage(BASE, self.base_frames, self.base_side)]
+    def shapes(self) -> dict[str, tuple[int, int, Augmentation | None]]:
+        """Name, frames, side and augmentation of all stages, the base first."""
+        frames, side = self.base_frames, self.base_side
+        found: dict[str, tuple[int, int, Augmentation | None]] = {BASE: (frames, side, None)}
         for kind in self.order:
-            before = found[-1]
-            space, time = kind == "space", kind == "time"
+            space = kind == "space"
             augmentation = Augmentation(
                 CosineSchedule(),
                 self.space_factor if space else 1,
                 highest=self.highest_level,
-                frames=self.time_factor if time else 1,
+                frames=1 if space else self.time_factor,
             )
-            side = before.side * augmentation.factor
-            frames = before.frames * augmentation.frames
+            side, frames = side * augmentation.factor, frames * augmentation.frames
             name = f"space_{side}" if space else f"time_{frames}"
-            found.append(VideoStage(name, frames, side, augmentation))
-        return tuple(found)
+            found[name] = (frames, side, augmentation)
+        return found
 
-    def model(self, stage: VideoStage, encoder: TextEncoder, null_text: bool) -> TextToImageConfig:
-        """The denoiser of a stage, with the text transformer that is trained with it.
-
-        The base has attention over frames, super-resolvers have convolutions over frames, and
-        attention to pixels and texts at the lowest resolution alone: they are trained on crops.
+    def stages(self, encoder: TextEncoder, training: TextTrainingFlags) -> list[Stage]:
+        """All stages, each with a text transformer of its own that is trained with it.
 
         Args:
-          stage: which.
-          encoder: of its texts.
-          null_text: whether the empty text is trained on.
+          encoder: of texts.
+          training: of the base.
         """
-        base = stage.augmentation is None
-        channels = self.base_channels if base else self.resolver_channels
-        beside = 0 if stage.augmentation is None else stage.augmentation.condition_channels(3)
-        network = UNetConfig(
-            in_channels=3 + beside,
-            channels=channels,
+        stages = []
+        for name, (frames, side, augmentation) in self.shapes().items():
+            base = augmentation is None
+            beside = 0 if augmentation is None else augmentation.condition_channels(CHANNELS)
+            denoiser = DenoiserConfig(
+                self.network(encoder, beside),
+                (frames, side, side, CHANNELS),
+                (),
+                beside_channels=beside,
+            )
+            drops = training.text_dropout > 0
+            model = TextToImageConfig(
+                denoiser, encoder.config, null_text=drops, augmentation=augmentation
+            )
+            flags = training
+            if not base:
+                flags = dataclasses.replace(
+                    training, training_steps=self.resolver_steps, batch_size=self.resolver_batch
+                )
+            crop = None if base or side <= self.crop else self.crop
+            still = augmentation is None or augmentation.frames == 1
+            stages.append(Stage(name, model, flags, crop, self.alone if still else 0.0))
+        return stages
+
+    def network(self, encoder: TextEncoder, beside: int) -> UNetConfig:
+        """Of the base, with attention over frames; or of a super-resolver, with convolutions.
+
+        Those attend to pixels and texts at the lowest resolution alone, as they see crops.
+
+        Args:
+          encoder: of texts.
+          beside: channels of what is enlarged; 0: the base.
+        """
+        shared: dict[str, Any] = {
+            "in_channels": CHANNELS + beside,
+            "out_channels": CHANNELS,
+            "groups": GROUPS,
+            "head_size": self.head_width,
+            "temporal": True,
+            "text_width": encoder.config.width,
+            "pooled_width": encoder.pooled_width,
+        }
+        if beside:
+            channels = self.resolver_channels
+            return efficient_unet(
+                channels, (1,) * len(channels), temporal_layer="convolution", **shared
+            )
+        return UNetConfig(
+            channels=self.base_channels,
             blocks=1,
-            groups=8,
-            head_size=self.head_width,
-            attention_levels=tuple(range(len(channels))) if base else (len(channels) - 1,),
-            temporal=True,
-            temporal_layer="attention" if base else "convolution",
-            text_width=encoder.config.width,
+            attention_levels=tuple(range(len(self.base_channels))),
             text_attention="beside",
-            pooled_width=encoder.pooled_width,
-        )
-        shape = (stage.frames, stage.side, stage.side, 3)
-        denoiser = DenoiserConfig(network, shape, (), beside_channels=beside)
-        return TextToImageConfig(
-            denoiser, encoder.config, null_text=null_text, augmentation=stage.augmentation
+            **shared,
         )
 
 
-def clips_of_stage(
-    x: Float[np.ndarray, "N T Y X C"], stage: VideoStage
-) -> Float[np.ndarray, "N T2 Y2 X2 C"]:
-    """What a stage shall make of clips: every so many frames, means of pixels.
-
-    Raises:
-      InputError: for clips whose sizes are no multiples of the stage's.
-    """
-    count, frames, height, width, channels = x.shape
-    if frames % stage.frames or height % stage.side or width % stage.side:
-        raise InputError(
-            f"clips have {frames} frames of {height} x {width}, expected multiples of "
-            f"{stage.frames} frames of {stage.side} x {stage.side}"
-        )
-    x = x[:, :: frames // stage.frames]
-    rows, columns = height // stage.side, width // stage.side
-    blocks = x.reshape(count, stage.frames, stage.side, rows, stage.side, columns, channels)
-    return blocks.mean(axis=(3, 5), dtype=np.float32)
-
-
-def crop_clips(
-    x: Float[np.ndarray, "N T Y X C"], side: int, step: int, factor: int, places: Any
-) -> Float[np.ndarray, "N T S S C"]:
-    """A part of each clip, where its place in all batches says, in whole pixels of the small clip.
+def distil_stage(
+    stage: Stage,
+    teacher: OpenedModel,
+    clips: CaptionedSet,
+    tokens: CaptionTokens,
+    folder: pathlib.Path,
+    *,
+    start: int,
+    stop: int,
+    max_guidance_weight: float,
+    seed: int,
+) -> OpenedModel:
+    """A student of few steps for every guidance weight; those on the way to it are kept too.
 
     Args:
-      x: clips.
-      side: of the parts.
-      step: of training.
-      factor: by which the small clip is enlarged.
-      places: the clips' places in the batch.
+      stage: with the training of a student.
+      teacher: the trained stage.
+      clips: the set, at full size.
+      tokens: of its captions.
+      folder: of the stage.
+      start: DDIM steps of the teacher.
+      stop: those of the last student.
+      max_guidance_weight: w is drawn between 0 and this.
+      seed: of students.
     """
-    parts = []
-    for clip, place in zip(x, places, strict=True):
-        rng = np.random.default_rng((step, int(place)))
-        top, left = factor * rng.integers((x.shape[2] - side) // factor + 1, size=2)
-        parts.append(clip[:, top : top + side, left : left + side])
-    return np.stack(parts)
+    config: TextToImageConfig = teacher.config
+    conditioned = guidance_conditioned(config)
+    null_ids, null_mask = tokens.ids[tokens.null], tokens.mask[tokens.null]
+    parts = training_parts(
+        conditioned,
+        pictures_at(clips, stage.side, stage.frames),
+        tokens,
+        plan_examples(clips, stage.training.batch_size, seed),
+        dataclasses.replace(stage.training, text_dropout=0.0),
+        weighting="snr_plus_one",
+    )
 
+    def examples_of(batch: Batch, key: Array) -> tuple[Array, Texts]:
+        x, beside = parts_to_train_on(config, batch["image"], stage.crop, key)
+        shape = batch["text_ids"].shape
+        nulls = (jnp.broadcast_to(row, shape) for row in (null_ids, null_mask))
+        return x, Texts(batch["text_ids"], batch["text_mask"], *nulls, beside=beside)
 
-def batch_of_stage(
-    batch: Batch, stage: VideoStage, crop: int, step: int, rows: Any = None
-) -> Batch:
-    """A batch of captioned clips as a stage is trained on it.
+    def train(name: str, make_loss_fn: Any, seed: int, start: Tree) -> TrainedModel:
+        return train_model(
+            conditioned,
+            parts.data,
+            folder / name,
+            stage.training,
+            make_loss_fn,
+            batch_size=stage.training.batch_size,
+            make_evaluation=lambda loss_fn: None,
+            seed=seed,
+            start=start,
+            single_steps=parts.single_steps,
+        )
 
-    Args:
-      batch: ``"video"`` at full size, and the ids and masks of the texts.
-      stage: which.
-      crop: side of the parts that a super-resolver of larger frames is trained on.
-      step: of training.
-      rows: of the whole batch that these are; None: all.
-    """
-    x = clips_of_stage(np.asarray(batch["video"]), stage)
-    if stage.augmentation is not None and crop < stage.side:
-        places = range(len(x)) if rows is None else rows
-        x = crop_clips(x, crop, step, stage.augmentation.factor, places)
-    return {"image": x, "text_ids": batch["text_ids"], "text_mask": batch["text_mask"]}
+    students = distil_guided_model(
+        teacher,
+        conditioned,
+        train,
+        examples_of,
+        start=start,
+        stop=stop,
+        max_guidance_weight=max_guidance_weight,
+        seed=seed,
+    )
+    return list(students.values())[-1]

@@ -3,70 +3,64 @@
 import itertools
 import json
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from picture_folder import run_here
 
 from experiments.text_to_image.support.attribute_evaluator import beside_each_other
-from experiments.text_to_image.support.video_stages import (
-    VideoStageFlags,
-    batch_of_stage,
-    clips_of_stage,
-)
+from experiments.text_to_image.support.cascade_stages import pictures_at
+from experiments.text_to_image.support.text_training import random_crops
+from experiments.text_to_image.support.video_stages import VideoStageFlags
+from jaxgen.data import CaptionedSet, to_unit
 from jaxgen.data.video.video_files import read_video, write_video
 from jaxgen.errors import InputError
 from jaxgen.training import load_model
 
-STAGES = VideoStageFlags().stages()
-
 
 def test_stages_enlarge_one_after_the_other():
-    assert [(stage.name, stage.frames, stage.side) for stage in STAGES] == [
+    def sizes(flags):
+        return [(name, *sizes[:2]) for name, sizes in flags.shapes().items()]
+
+    assert sizes(VideoStageFlags()) == [
         ("base", 4, 8),
         ("space_16", 4, 16),
         ("time_16", 16, 16),
         ("space_32", 16, 32),
     ]
     other = VideoStageFlags(order=("time", "time", "space"), time_factor=2, space_factor=4)
-    assert [(stage.frames, stage.side) for stage in other.stages()] == [
-        (4, 8),
-        (8, 8),
-        (16, 8),
-        (16, 32),
-    ]
+    assert [size[1:] for size in sizes(other)] == [(4, 8), (8, 8), (16, 8), (16, 32)]
 
 
-def test_what_a_stage_is_made_of_is_what_the_stage_before_it_makes():
-    """Means of pixels and every so many frames, by whatever way; and crops of both alike."""
-    x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32, 3)).astype(np.float32)
-    for before, stage in itertools.pairwise(STAGES):
-        large = clips_of_stage(x, stage)
-        small = stage.augmentation.small_of(large)
-        np.testing.assert_allclose(small, clips_of_stage(x, before), atol=1e-6)
-    base = x[:, ::4].reshape(2, 4, 8, 4, 8, 4, 3).mean(axis=(3, 5))
-    np.testing.assert_allclose(clips_of_stage(x, STAGES[0]), base, atol=1e-6)
-    with pytest.raises(InputError, match="16 frames of 30 x 32, expected multiples of 4 frames of"):
-        clips_of_stage(x[:, :, :30], STAGES[0])
+def test_what_a_stage_enlarges_is_what_the_stage_before_it_makes():
+    """Means of pixels and every so many frames, by whatever way."""
+    x = np.random.default_rng(0).integers(0, 255, (2, 16, 32, 32, 3), dtype=np.uint8)
+    spans = {"train": (0, 1), "test": (1, 2)}
+    clips = CaptionedSet("noise", x, ["a", "b"], ["a", "b"], parts=spans)
+    shapes = list(VideoStageFlags().shapes().values())
+    for before, (frames, side, augmentation) in itertools.pairwise(shapes):
+        large = to_unit(pictures_at(clips, side, frames).images)
+        small = to_unit(pictures_at(clips, before[1], before[0]).images)
+        assert small.shape[1:4] == (before[0], before[1], before[1])
+        found = augmentation.small_of(large)
+        np.testing.assert_allclose(found, small, atol=2 / 255)  # both were rounded to bytes
+    with pytest.raises(InputError, match="noise: 16 frames, expected a multiple of 5"):
+        pictures_at(clips, 8, 5)
 
 
-def test_crops_are_of_whole_small_pixels_and_of_the_place_in_the_batch():
-    x = np.random.default_rng(0).uniform(-1, 1, (4, 16, 32, 32, 3)).astype(np.float32)
-    given = {"video": x, "text_ids": np.zeros((4, 3)), "text_mask": np.ones((4, 3), bool)}
-    whole = batch_of_stage(given, STAGES[-1], 16, step=3)["image"]
-    assert whole.shape == (4, 16, 16, 16, 3)
-    part = {name: value[2:] for name, value in given.items()}
-    rows = batch_of_stage(part, STAGES[-1], 16, step=3, rows=np.arange(2, 4))["image"]
-    np.testing.assert_array_equal(rows, whole[2:])
-    small = clips_of_stage(x, STAGES[-2])
-    cropped = STAGES[-1].augmentation.small_of(whole)
-    for b in range(4):
-        windows = np.lib.stride_tricks.sliding_window_view(small[b], (8, 8), axis=(1, 2))
-        distance = np.abs(np.moveaxis(windows, (1, 2), (0, 1)) - np.moveaxis(cropped[b], 3, 1))
-        assert distance.max(axis=(2, 3, 4, 5)).min() < 1e-6
-    np.testing.assert_array_equal(
-        batch_of_stage(given, STAGES[0], 16, step=3)["image"], clips_of_stage(x, STAGES[0])
-    )
+def test_crops_of_clips_are_parts_of_them_at_whole_small_pixels():
+    x = np.random.default_rng(0).uniform(-1, 1, (6, 4, 16, 16, 3)).astype(np.float32)
+    found = np.asarray(random_crops(x, 8, 2, jax.random.key(0)))
+    places = set()
+    for b in range(6):
+        windows = np.lib.stride_tricks.sliding_window_view(x[b], (8, 8), axis=(1, 2))
+        part = np.moveaxis(found[b], 3, 1)  # T, C, Y, X
+        equal = (np.moveaxis(windows, (1, 2), (0, 1)) == part).all(axis=(2, 3, 4, 5))
+        ((top, left),) = np.argwhere(equal)
+        assert top % 2 == left % 2 == 0
+        places.add((top, left))
+    assert len(places) > 2
 
 
 def test_frames_as_channels():
