@@ -37,7 +37,7 @@ def test_what_a_stage_enlarges_is_what_the_stage_before_it_makes():
     """Means of pixels and every so many frames, by whatever way."""
     x = np.random.default_rng(0).integers(0, 255, (2, 16, 32, 32, 3), dtype=np.uint8)
     spans = {"train": (0, 1), "test": (1, 2)}
-    clips = CaptionedSet("noise", x, ["a", "b"], ["a", "b"], parts=spans)
+    clips = CaptionedSet("noise", x, ("a", "b"), ("a", "b"), None, spans)
     shapes = list(VideoStageFlags().shapes().values())
     for before, (frames, side, augmentation) in itertools.pairwise(shapes):
         large = to_unit(pictures_at(clips, side, frames).images)
