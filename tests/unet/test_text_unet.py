@@ -255,7 +255,7 @@ def test_a_denoiser_guided_by_texts():
     [
         ({"text_width": -1}, "text_width is -1, expected 0 or more"),
         ({"pooled_width": -1}, "pooled_width is -1, expected 0 or more"),
-        ({"text_attention": "over"}, "text_attention is 'over', expected one of cross, beside, alone"),
+        ({"text_attention": "over"}, "text_attention is 'over', expected one of cross, beside, al"),
         ({"transformer_depth": 0}, "transformer_depth is 0, expected 1 or more"),
         ({"transformer_depth": (1,)}, "transformer_depth has 1 entries, expected one or 2"),
         ({"heads": (1, 2, 3)}, "heads has 3 entries, expected one or 2: one for each level"),
