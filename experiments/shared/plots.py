@@ -214,7 +214,7 @@ def _set_perplexity_ticks(axes: Any, values: Sequence[float]) -> None:
     if ((candidates >= low) & (candidates <= high)).sum() < 3:
         from matplotlib.ticker import MaxNLocator
 
-        candidates = MaxNLocator(7).tick_values(low, high)
+        candidates = np.asarray(MaxNLocator(7).tick_values(low, high))
     inside = candidates[(candidates >= low / 1.08) & (candidates <= high * 1.08)]
     axes.set_yticks(inside, [f"{value:g}" for value in inside])
     axes.minorticks_off()

@@ -119,15 +119,13 @@ def main(config: Config) -> dict[str, Any]:
     """Trains, distils, samples, evaluates, shows."""
     frames, side, _ = list(config.stages.shapes().values())[-1]
     clips = load_captioned(config.data, size=side, frames=frames)
-    plan_examples(clips, config.training.batch_size, config.seed)
     words = TextNetworkFlags(
         text_width=config.stages.text_width, text_depth=config.stages.text_depth
     )
     encoder = encoder_of(config.encoder, words, clips)
     tokens = tokenise_captions(clips.captions("descriptive"), encoder.tokenizer)
     stages = config.stages.stages(encoder, config.training)
-    for stage in stages:
-        check_layout(stage.model)
+    check_stages(stages, clips, config.seed)
     folder = open_workdir(
         config,
         may_differ=("train", "sampling", "level", "constant", "distil"),
@@ -140,7 +138,7 @@ def main(config: Config) -> dict[str, Any]:
         save_tokenizer(encoder.tokenizer, folder / "tokenizer")
     report(clips.describe())
     chosen = [stage for stage in stages if not config.train or stage.name in config.train]
-    trained, figures = train_stages(config, chosen, clips, tokens, encoder.params, folder)
+    trained, figures = train_video_stages(config, chosen, clips, tokens, encoder.params, folder)
     sampler = StageSampler(encoder.tokenizer, sample_key(config.seed), CLIPS_PER_CALL)
     show_alone(folder / "alone.png", sampled_stages(config, trained), sampler, clips)
     if config.train:
@@ -165,7 +163,14 @@ def main(config: Config) -> dict[str, Any]:
     return figures
 
 
-def train_stages(
+def check_stages(stages: Sequence[Stage], clips: CaptionedSet, seed: int) -> None:
+    """Refuses, before anything is written, networks and batches that do not fit mesh or clips."""
+    for stage in stages:
+        check_layout(stage.model)
+        plan_examples(clips, stage.training.batch_size, seed)
+
+
+def train_video_stages(
     config: Config,
     stages: Sequence[Stage],
     clips: CaptionedSet,

@@ -35,7 +35,7 @@ def weigh_states(
         )
     weights_BL = jnp.asarray(weights_BL, states_BLD.dtype)
     weighted_BLD = weights_BL[..., None] * states_BLD
-    axes = {"axis": (1, 2), "keepdims": True}
-    factor_B11 = states_BLD.mean(**axes) / weighted_BLD.mean(**axes)
+    before_B11, after_B11 = (x.mean((1, 2), keepdims=True) for x in (states_BLD, weighted_BLD))
+    factor_B11 = before_B11 / after_B11
     plain_B11 = (weights_BL == 1).all(1)[:, None, None]
     return jnp.where(plain_B11, states_BLD, weighted_BLD * factor_B11)
