@@ -76,7 +76,7 @@ class CLIPConfig:
         text, image = SIZES[name]
         return cls(CLIPTextConfig(**{**text, **changes}), CLIPImageConfig(**{**image, **changes}))
 
-    def example(self) -> tuple[Array, ...]:
+    def example(self) -> tuple[Array | None, ...]:
         """What the network takes of one image and one text."""
         image, *time = self.image.example()
         texts = self.text.example()

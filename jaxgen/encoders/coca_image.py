@@ -73,21 +73,23 @@ class CoCaImageConfig(CLIPImageConfig):
         assert self.projection is not None
         return self.projection
 
-    def check_input(self, images: Shaped[Array, "B *T Y X C"]) -> None:
+    def check_input(
+        self, images_BYXC: Shaped[Array, "B *T Y X C"], time_B: Shaped[Array, "..."] | None = None
+    ) -> None:
         """Refuses images or clips that are not for this network.
 
         Raises:
           InputError: for images of another size, clips of another length, or numbers that are no
             bytes and not in [-1, 1].
         """
-        if images.ndim == 5:
-            if self.frames not in (None, images.shape[1]):
+        if images_BYXC.ndim == 5:
+            if self.frames not in (None, images_BYXC.shape[1]):
                 raise InputError(
-                    f"clips have shape {images.shape}, expected {self.frames} frames, for which "
-                    "there are positions"
+                    f"clips have shape {images_BYXC.shape}, expected {self.frames} frames, for "
+                    "which there are positions"
                 )
-            images = images.reshape(-1, *images.shape[2:])
-        super().check_input(images)
+            images_BYXC = images_BYXC.reshape(-1, *images_BYXC.shape[2:])
+        super().check_input(images_BYXC, time_B)
 
     def make_model(self) -> "CoCaImageEncoder":
         """The network."""

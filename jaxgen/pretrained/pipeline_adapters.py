@@ -41,8 +41,9 @@ def load_adapters(
         NETWORK_PART: unet_tensors(pipeline.network.params),
         TEXT_PART: clip_tensors(pipeline.encoder.params, "transformers"),
     }
-    changed: dict[str, LoadedNetwork] = {}
-    for part, pairs in low_rank_pairs(file, tensors).items():
+    changed: dict[str, Any] = {}
+    names = {part: tuple(own) for part, own in tensors.items()}
+    for part, pairs in low_rank_pairs(file, names).items():
         if not pairs:
             continue
         for name, pair in pairs.items():

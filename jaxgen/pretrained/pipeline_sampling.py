@@ -52,16 +52,18 @@ def make_latent_sampling(config: Any, recipe: SchedulerRecipe) -> Callable[..., 
         return model.apply({"params": params}, jnp.concatenate([z, *beside], -1), time, **given)
 
     def guided(params: Tree, conditions: Sequence[Conditions], guide: Guide) -> Denoiser:
-        given = {"target": recipe.target, "time_input": recipe.time_input}
+        given: dict[str, Any] = {"target": recipe.target, "time_input": recipe.time_input}
         run = functools.partial(network, params)
         if not guide.weights:
             rescale = 0.0 if guide.rescale is None else guide.rescale
-            return guide_conditions(run, *conditions, guide.scale - 1, rescale=rescale, **given)
-        prompt, nothing, *others = (
-            make_denoiser(lambda z, time, own=own: run(z, time, own), **given) for own in conditions
+            prompt, nothing = conditions
+            weight = guide.scale - 1
+            return guide_conditions(run, prompt, nothing, weight, rescale=rescale, **given)
+        first, empty, *others = (
+            make_denoiser(functools.partial(run, conditions=own), **given) for own in conditions
         )
         weights = [guide.scale, *(guide.scale * weight for weight in guide.weights)]
-        return compose_conditions(nothing, [prompt, *others], weights)
+        return compose_conditions(empty, [first, *others], weights)
 
     @jax.jit
     def run(

@@ -1,7 +1,9 @@
 """From prompts to what the encoder of a pipeline gives of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.data.tokenizers import Tokenizer, encode_weighted
@@ -32,7 +34,7 @@ def encode_texts(
     Raises:
       InputError: for texts that are too long, or brackets that none has opened.
     """
-    options = {"windows": windows, "truncate": truncate}
+    options: dict[str, Any] = {"windows": windows, "truncate": truncate}
     rows = len(texts) * windows
     if weighted:
         tokens, weights_BN = encode_weighted(tokenizer, texts, **options)
@@ -40,5 +42,5 @@ def encode_texts(
         tokens = tokenizer.encode(texts, **options)
     states, _, pooled = make_encoder(*encoder)(tokens.ids.reshape(rows, -1))
     if weighted:
-        states = weigh_states(states, weights_BN.reshape(rows, -1))
+        states = weigh_states(states, jnp.asarray(weights_BN.reshape(rows, -1)))
     return states.reshape(len(texts), -1, states.shape[-1]), pooled[::windows]

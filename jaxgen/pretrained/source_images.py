@@ -49,7 +49,7 @@ class SourceImage(NamedTuple):
 
 
 def make_source(
-    encode: Callable[[Array], Float[Array, "B Y X C"]],
+    encode: Callable[[Any], Float[Array, "B Y X C"]],
     image: Shaped[Any, "B Y2 X2 3"],
     known: Shaped[Any, "..."] | None,
     strength: float | None,
