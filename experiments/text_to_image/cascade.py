@@ -124,7 +124,10 @@ class Config(SampledConfig):
     encoder: str | None = None
     network: TextNetworkFlags = TextNetworkFlags()
     process: ProcessFlags = ProcessFlags()
-    training: TextTrainingFlags = TextTrainingFlags(training_steps=2500, batch_size=32)
+    # Super-resolvers train for 600 updates: a longer average would still hold the first ones.
+    training: TextTrainingFlags = TextTrainingFlags(
+        training_steps=2500, batch_size=32, ema_decay=0.98
+    )
     resolvers: ResolverFlags = ResolverFlags()
     sampling: SamplingFlags = SamplingFlags(
         sampler="dpm_solver", steps=15, guidance=1.0, evaluate=192

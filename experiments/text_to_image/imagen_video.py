@@ -98,7 +98,10 @@ class Config(ExperimentConfig):
     constant: int = 4
     evaluator_examples: int = 3000
     stages: VideoStageFlags = VideoStageFlags()
-    training: TextTrainingFlags = TextTrainingFlags(training_steps=1000, batch_size=32)
+    # Runs are short: an average over more updates would still hold the first ones.
+    training: TextTrainingFlags = TextTrainingFlags(
+        training_steps=800, batch_size=32, learning_rate=2e-3, ema_decay=0.98
+    )
     sampling: SamplingFlags = SamplingFlags(sampler="ddim", steps=32, guidance=2.0, evaluate=64)
 
     def __post_init__(self) -> None:

@@ -76,7 +76,7 @@ class VideoStageFlags:
     highest_level: float = 0.6
     alone: float = 0.2
     crop: int = 16
-    resolver_steps: int = 300
+    resolver_steps: int = 600
     resolver_batch: int = 8
 
     def __post_init__(self) -> None:
