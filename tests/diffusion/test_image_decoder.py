@@ -140,7 +140,7 @@ def test_configurations_are_saved_with_the_length_of_vectors():
     for config in (DECODER, PRIOR):
         saved = config_to_json(config)
         assert config_from_json(saved) == config
-    assert config_to_json(PRIOR)["pooled_scale"] == C**0.5
+    assert config_to_json(PRIOR)["fields"]["pooled_scale"] == C**0.5
 
 
 def test_the_prior_is_a_denoiser_of_vectors():

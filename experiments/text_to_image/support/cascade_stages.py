@@ -192,6 +192,8 @@ def pictures_at(pictures: CaptionedSet, side: int, frames: int | None = None) ->
             f"{pictures.name}: pictures of {height} x {width}, expected multiples of {side}"
         )
     factor = height // side
+    if factor == 1 and images is pictures.images:
+        return pictures
     if factor > 1:
         blocks = images.reshape(*lead, side, factor, side, factor, channels)
         images = np.rint(blocks.mean((-4, -2), dtype=np.float32)).astype(np.uint8)
