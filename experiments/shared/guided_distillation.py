@@ -15,7 +15,8 @@ from jaxtyping import Array
 
 from experiments.shared.denoiser_sampling import SampledModel
 from experiments.shared.launch import report
-from experiments.shared.training_runs import OpenedModel, plan_layout_of
+from experiments.shared.training_runs import OpenedModel
+from experiments.shared.widened_models import widened_params
 from jaxgen.diffusion import Level
 from jaxgen.diffusion.distillation.progressive import (
     GUIDANCE_CHANNELS,
@@ -30,7 +31,6 @@ from jaxgen.diffusion.objectives.losses import loss_by_level
 from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
 from jaxgen.diffusion.objectives.weightings import TruncatedSNR
 from jaxgen.diffusion.process.step_levels import make_steps
-from jaxgen.nn.widening import widen_input
 from jaxgen.parallel import Layout, gather_fsdp
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
@@ -125,15 +125,7 @@ def guidance_conditioned(teacher: Any) -> Any:
 
 def widened(teacher: OpenedModel, conditioned: Any) -> Tree:
     """The teacher's parameters, which ignore w; its channels come right behind those of data."""
-    layout = plan_layout_of(conditioned)
-    widen = functools.partial(
-        widen_input,
-        wider=layout.abstract,
-        channels=teacher.config.network.in_channels,
-        added=GUIDANCE_CHANNELS,
-        place=teacher.config.image_shape[-1],
-    )
-    return jax.jit(widen, out_shardings=layout.shardings)(teacher.params)
+    return widened_params(teacher, conditioned, place=teacher.config.image_shape[-1])
 
 
 def guided_denoiser(

@@ -55,6 +55,18 @@ def three_decimals(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}"
 
 
+def figures_table(first: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Figures near one as a Markdown table; a column for each name that any row has.
+
+    Args:
+      first: above the names of the rows.
+      rows: name of a row -> name of a column -> figure.
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = [(name, *(three_decimals(row.get(c)) for c in columns)) for name, row in rows.items()]
+    return format_table((first, *columns), cells)
+
+
 def _is_number(cell: str) -> bool:
     return not cell or re.fullmatch(r"-?[\d,]+(\.\d+)?", cell) is not None
 

@@ -22,7 +22,7 @@ from experiments.shared.image_plots import plot_losses
 from experiments.shared.launch import launch_options, report
 from experiments.shared.output import write_text
 from jaxgen.errors import InputError
-from jaxgen.nn.counting import multiply_adds
+from jaxgen.nn.counting import multiply_adds, parameter_count
 from jaxgen.parallel import Layout, current_mesh, plan_layout, replicated
 from jaxgen.parallel.batches import process_rows, put_batch, put_local_batch
 from jaxgen.training import (
@@ -169,6 +169,15 @@ class TrainedModel(OpenedModel):
         """The last value of those of these figures that were logged."""
         curves = {name: self.curve(name)[1] for name in names}
         return {name: values[-1] for name, values in curves.items() if values}
+
+    def figures(self) -> dict[str, float]:
+        """How large the model is, and how it was trained."""
+        return {
+            "parameters": parameter_count(self.params),
+            "updates": self.steps,
+            "seconds": self.seconds,
+            **self.last("train/loss"),
+        }
 
 
 def train_model(

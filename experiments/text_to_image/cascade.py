@@ -33,14 +33,13 @@ from typing import Any, Literal, get_args
 
 from experiments.shared.denoiser_sampling import SamplingFlags
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, write_text
+from experiments.shared.output import figures_table, format_table, write_text
 from experiments.shared.process_flags import ProcessFlags
 from experiments.shared.restarts import SampledConfig, check_not_shorter, keep_training_seed
 from experiments.shared.training_runs import (
     TrainedModel,
     check_layout,
     open_trained_model,
-    plot_training,
 )
 from experiments.shared.workdir import check_checkpoints, saved_config
 from experiments.text_to_image.support.attribute_evaluator import (
@@ -53,7 +52,6 @@ from experiments.text_to_image.support.cascade_evaluation import (
     SHOWN,
     CascadeCaptions,
     evaluate_cascade,
-    rows_as_table,
     show_cascade,
 )
 from experiments.text_to_image.support.cascade_sampling import SampledStage, StageSampler
@@ -78,7 +76,6 @@ from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.errors import InputError
 from jaxgen.evaluation import ClassifierConfig
 from jaxgen.files import as_path
-from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.saved_names import register_config
 
@@ -178,7 +175,7 @@ def main(config: Config) -> dict[str, Any]:
     found = evaluate_cascade(
         folder, sampled, sampler, captions, evaluator, config.levels, config.large_guidance
     )._asdict()
-    tables = [rows_as_table(name, rows) for name, rows in found.items() if rows]
+    tables = [figures_table(name, rows) for name, rows in found.items() if rows]
     text = "\n\n".join([stage_table(figures), *tables])
     write_text(folder / "table.md", text)
     report("\n" + text)
@@ -314,14 +311,10 @@ def train_stages(
         trained: TrainedModel = train_stage(
             stage, pictures, tokens, folder, tensorboard=config.launch.tensorboard, **how
         )
-        plot_training(where / "curves.png", trained)
         opened[name] = trained
         figures[name] = {
             "side": stage.side,
-            "parameters": parameter_count(trained.params),
-            "updates": trained.steps,
-            "seconds": trained.seconds,
-            **trained.last("train/loss"),
+            **trained.figures(),
         }
     return opened, figures
 

@@ -32,7 +32,7 @@ from jaxtyping import Float
 from experiments.shared.denoiser_sampling import SamplingFlags, make_draw
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.output import figures_table, write_text
 from experiments.shared.plots import empty_figure, save_figure
 from experiments.shared.training_runs import OpenedModel, open_trained_model
 from experiments.text_to_image.support.attribute_evaluator import (
@@ -145,7 +145,7 @@ def make_kinds_drawing(model: OpenedModel, tokenizer: Tokenizer, config: Config)
     flags, key = config.sampling, sample_key(config.seed)
     by_text = make_draw(model.config, model.layout, clip=flags.clip)
     by_clip = make_draw(guided.config, guided.layout, clip=flags.clip)
-    vectors_of = functools.cache(clip.vectors)
+    vectors_of = functools.cache(clip.text_vectors)
 
     def draw(kind: str, w: float, texts: tuple[str, ...]) -> Samples:
         own = flags_of(kind, flags)
@@ -201,13 +201,11 @@ def name_with_weight(kind: str, w: float) -> str:
 
 def show_tables(path: pathlib.Path, tables: Mapping[str, Mapping[str, Figures]]) -> None:
     """The figures of both parts."""
-    texts = []
-    for part, rows in tables.items():
-        columns = list(next(iter(rows.values())))
-        cells = [(name, *(three_decimals(row[c]) for c in columns)) for name, row in rows.items()]
-        texts.append(format_table((f"captions of the {part} part", *columns), cells))
-    write_text(path, "\n".join(texts))
-    report("\n" + "\n".join(texts))
+    text = "\n".join(
+        figures_table(f"captions of the {part} part", rows) for part, rows in tables.items()
+    )
+    write_text(path, text)
+    report("\n" + text)
 
 
 def plot_trade_off(path: pathlib.Path, rows: Mapping[tuple[str, float], Figures]) -> None:

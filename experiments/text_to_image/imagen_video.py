@@ -34,7 +34,7 @@ from typing import Any
 from experiments.shared.denoiser_sampling import SamplingFlags
 from experiments.shared.guided_distillation import student_names
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.shared.training_runs import OpenedModel, check_layout, plot_training
+from experiments.shared.training_runs import OpenedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.attribute_evaluator import make_attribute_evaluator
 from experiments.text_to_image.support.captioned_data import pictures_digest, plan_examples
@@ -193,7 +193,6 @@ def train_video_stages(
             seed=config.seed,
             tensorboard=config.launch.tensorboard,
         )
-        plot_training(folder / stage.name / "curves.png", one)
         trained[stage.name] = one
         figures[stage.name] = {
             "parameters": parameter_count(one.params),

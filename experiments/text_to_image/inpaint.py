@@ -20,7 +20,7 @@ Started again with the same working folder it resumes.
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from experiments.shared.denoiser_sampling import put_samples
+from experiments.shared.figure_tables import write_rows
 from experiments.shared.image_plots import plot_images
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
 from experiments.shared.training_runs import (
     OpenedModel,
     TrainedModel,
@@ -40,10 +40,10 @@ from experiments.shared.training_runs import (
     plot_training,
     train_model,
 )
+from experiments.shared.widened_models import widened_params
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.attribute_evaluator import (
     AttributeEvaluator,
-    codes_of,
     make_attribute_evaluator,
 )
 from experiments.text_to_image.support.captioned_data import (
@@ -54,13 +54,16 @@ from experiments.text_to_image.support.captioned_data import (
 from experiments.text_to_image.support.filling import (
     filling_config,
     filling_loss,
-    widened_params,
 )
-from experiments.text_to_image.support.text_samples import as_texts, sample_key
-from experiments.text_to_image.support.text_training import TextTrainingFlags, text_to_image_loss
+from experiments.text_to_image.support.masked_psnr import masked_psnr
+from experiments.text_to_image.support.text_samples import (
+    as_texts,
+    prompts_of_part,
+    sample_key,
+)
+from experiments.text_to_image.support.text_training import TextTrainingFlags, training_parts
 from jaxgen.data import (
     CaptionedSet,
-    captioned_batch_at,
     load_captioned,
     to_unit,
     tokenise_captions,
@@ -71,7 +74,6 @@ from jaxgen.diffusion import Denoiser, clip_x
 from jaxgen.diffusion.conditioning.inpainting import Replacement
 from jaxgen.diffusion.conditioning.masks import known_channels, random_boxes
 from jaxgen.diffusion.conditioning.reconstruction import masked, reconstruction_guidance
-from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.diffusion.process.example_keys import example_keys
 from jaxgen.diffusion.process.level_lists import first_level
 from jaxgen.diffusion.process.step_levels import make_steps
@@ -79,9 +81,8 @@ from jaxgen.diffusion.samplers import DDIM
 from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample_with_table
 from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.errors import InputError
-from jaxgen.parallel import Layout, gather_fsdp, is_main_process, replicated
+from jaxgen.parallel import gather_fsdp, is_main_process, replicated
 from jaxgen.training.saved_names import register_config
-from jaxgen.training.step import LossFn
 from jaxgen.typing import Tree
 
 MODEL = "inpainting model"
@@ -90,8 +91,6 @@ HOLE = 0.5, 0.8
 """Sides of the holes of test pictures, as shares of the picture's."""
 SHOWN = 10
 PSNR = "PSNR of what is known, dB"
-EXACT = 1e-10
-"""The least error that counts as one."""
 
 
 @register_config("text_to_image.inpainting_training")
@@ -157,19 +156,15 @@ def main(config: Config) -> dict[str, Any]:
     plot_training(folder / "curves.png", trained)
     evaluator = make_attribute_evaluator(pictures, source / "evaluator")
     assert evaluator is not None
-    test = pictures.part("test")
-    chosen = np.linspace(0, len(test) - 1, min(config.count, len(test))).astype(int)
-    x = to_unit(test.images[chosen])
+    asked = prompts_of_part(pictures, "test", "descriptive", config.count, shapes=False)
+    assert asked.wanted_NF is not None
+    x = to_unit(pictures.part("test").images[asked.row_N])
     known = holes_of_test(len(x), x.shape[1:3], config.seed)
-    captions = [test.captions("descriptive")[i] for i in chosen]
-    ways = fill_in(trained, base, tokenizer, captions, x, known, config)
-    wanted = codes_of(test)[chosen]
-    rows = {way: fill_figures(evaluator, made, x, known, wanted) for way, made in ways.items()}
-    columns = list(rows[MODEL])
-    cells = [(way, *(three_decimals(row[c]) for c in columns)) for way, row in rows.items()]
-    table = format_table(("filled by", *columns), cells)
-    write_text(folder / "table.md", table)
-    report("\n" + table)
+    ways = fill_in(trained, base, tokenizer, asked.texts, x, known, config)
+    rows = {
+        way: fill_figures(evaluator, made, x, known, asked.wanted_NF) for way, made in ways.items()
+    }
+    write_rows(folder / "table.md", "filled by", rows)
     show_filled(folder / "filled.png", x, known, ways)
     return {**rows, "updates": trained.steps, "training seconds": trained.seconds}
 
@@ -185,19 +180,15 @@ def train_filling(
     """Trains the widened model on, or resumes."""
     tokens = tokenise_captions(pictures.captions("descriptive"), tokenizer)
     plan = plan_batches(pictures, config.training.batch_size, config.seed)
-    weighting = weighting_named("snr_plus_one")
-
-    def make_loss(layout: Layout) -> LossFn:
-        return filling_loss(text_to_image_loss(filling, weighting, layout))
-
+    parts = training_parts(
+        *(filling, pictures, tokens, plan, config.training), weighting="snr_plus_one"
+    )
     return train_model(
         filling,
-        lambda step, rows: captioned_batch_at(
-            pictures, tokens, plan, step, text_dropout=config.training.text_dropout, rows=rows
-        ),
+        parts.data,
         folder,
         config.training,
-        make_loss,
+        lambda layout: filling_loss(parts.make_loss_fn(layout)),
         batch_size=config.training.batch_size,
         make_evaluation=lambda loss_fn: loss_of_validation(
             loss_fn, pictures, tokens, plan.batch_size
@@ -205,6 +196,7 @@ def train_filling(
         seed=config.seed,
         tensorboard=config.launch.tensorboard,
         start=widened_params(base, filling),
+        single_steps=parts.single_steps,
     )
 
 
@@ -218,7 +210,7 @@ def fill_in(
     trained: OpenedModel,
     base: OpenedModel,
     tokenizer: Tokenizer,
-    captions: list[str],
+    captions: Sequence[str],
     x: Float[np.ndarray, "N Y X C"],
     known: Float[np.ndarray, "N Y X 1"],
     config: Config,
@@ -245,8 +237,11 @@ def fill_in(
             sampler = Replacement(sampler, known, x)
         return sample_with_table(sampler, denoiser, z, table, key, batch["index"])
 
-    ways = {MODEL: (trained, captions), WITH_TEXT: (base, captions)}
-    ways[WITHOUT] = base, [NULL_CAPTION] * len(captions)
+    ways: dict[str, tuple[OpenedModel, Sequence[str]]] = {
+        MODEL: (trained, captions),
+        WITH_TEXT: (base, captions),
+        WITHOUT: (base, [NULL_CAPTION] * len(captions)),
+    }
     index_N = np.arange(len(x))
     return {
         way: np.asarray(
@@ -279,9 +274,7 @@ def fill_figures(
       known: their masks.
       wanted_NF: codes of the attributes of the captions.
     """
-    error_N = (known * np.square(made - x)).sum((1, 2, 3)) / (known.sum((1, 2, 3)) * x.shape[-1])
-    psnr_N = 10 * np.log10(4 / np.maximum(error_N, EXACT))
-    return {PSNR: float(psnr_N.mean()), **evaluator.figures(made, wanted_NF)}
+    return {PSNR: float(masked_psnr(made, x, known).mean()), **evaluator.figures(made, wanted_NF)}
 
 
 def show_filled(

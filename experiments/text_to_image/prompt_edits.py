@@ -23,14 +23,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.shared.denoiser_sampling import put_samples
+from experiments.shared.figure_tables import write_rows
 from experiments.shared.image_plots import plot_images
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
 from experiments.shared.training_runs import OpenedModel
 from experiments.text_to_image.support.attribute_evaluator import (
     AttributeEvaluator,
     make_attribute_evaluator,
 )
+from experiments.text_to_image.support.masked_psnr import masked_psnr
 from experiments.text_to_image.support.stored_texts import open_text_to_image
 from experiments.text_to_image.support.text_samples import as_texts, sample_key
 from jaxgen.data import CaptionedSet, load_captioned
@@ -104,11 +105,7 @@ def main(config: Config) -> dict[str, Any]:
     prompts = [text for pair in pairs for text in pair]
     ways = draw_edits(model, tokenizer, prompts, config)
     rows = {name: edit_figures(evaluator, x, [new for _, new in pairs]) for name, x in ways.items()}
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = [(name, *(three_decimals(row.get(c)) for c in columns)) for name, row in rows.items()]
-    table = format_table(("edited", *columns), cells)
-    write_text(folder / "table.md", table)
-    report("\n" + table)
+    write_rows(folder / "table.md", "edited", rows)
     show_edits(folder / "edits.png", ways, pairs)
     return dict(rows)
 
@@ -208,13 +205,8 @@ def psnr_outside(
     grown = np.pad(object_NYX, [(0, 0), (NEAR, NEAR), (NEAR, NEAR)])
     window = (2 * NEAR + 1,) * 2
     near_NYX = np.lib.stride_tricks.sliding_window_view(grown, window, axis=(1, 2)).any((-2, -1))
-    outside = ~near_NYX[..., None]
-    count_N = outside.sum((1, 2, 3)) * original.shape[-1]
-    error_N = (np.square(original - edited) * outside).sum((1, 2, 3))
-    if not count_N.any():
-        return None
-    mean_M = error_N[count_N > 0] / count_N[count_N > 0]
-    return float(np.mean(10 * np.log10(4 / np.maximum(mean_M, 1e-10))))
+    psnr_M = masked_psnr(original, edited, ~near_NYX[..., None])
+    return float(psnr_M.mean()) if len(psnr_M) else None
 
 
 def show_edits(

@@ -27,15 +27,14 @@ Started again with the same working folder it resumes; flags of sampling may the
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from experiments.shared.denoiser_sampling import SamplingFlags, make_draw
+from experiments.shared.figure_tables import write_rows
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, three_decimals, write_text
 from experiments.shared.process_flags import ProcessFlags
 from experiments.shared.restarts import (
     SampledConfig,
@@ -220,7 +219,8 @@ def main(config: Config) -> dict[str, Any]:
     if config.sampling.evaluate:
         evaluator = make_attribute_evaluator(pictures, folder / "evaluator", seed=config.seed)
         rows = evaluate_prompts(trained, pictures, encoder, config, evaluator, scorer)
-        show_evaluation(folder / "table.md", rows)
+        if any(rows.values()):
+            write_rows(folder / "table.md", "samples", rows)
         weights = {w: rows[row_name(w)] for w in guidance_weights(config)}
         if evaluator is not None:
             plot_guidance(folder / "guidance.png", weights, (*evaluator.names, "all"), FRECHET)
@@ -292,20 +292,6 @@ def evaluate_prompts(
         x = draw_prompts(draw, trained, encoder.tokenizer, flags, prompts.texts, weight, key)
         rows[row_name(weight)] = figures(x, prompts.wanted_NF, prompts.texts)
     return rows
-
-
-def show_evaluation(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """The figures of real pictures and samples, and shows them."""
-    columns = list(dict.fromkeys(name for figures in rows.values() for name in figures))
-    if not columns:
-        return
-    cells = [
-        (name, *(three_decimals(figures.get(column)) for column in columns))
-        for name, figures in rows.items()
-    ]
-    table = format_table(("samples", *columns), cells)
-    write_text(path, table)
-    report("\n" + table)
 
 
 if __name__ == "__main__":

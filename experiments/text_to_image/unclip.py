@@ -37,6 +37,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.shared.denoiser_sampling import SamplingFlags
+from experiments.shared.figure_tables import write_rows
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from experiments.shared.process_flags import ProcessFlags
@@ -46,7 +47,7 @@ from experiments.shared.restarts import (
     keep_training_seed,
     may_train_longer,
 )
-from experiments.shared.training_runs import TrainedModel, check_layout, plot_training
+from experiments.shared.training_runs import check_layout, plot_training
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image import clip
 from experiments.text_to_image.support.attribute_evaluator import (
@@ -72,7 +73,7 @@ from experiments.text_to_image.support.vector_decoder import (
     picture_drawer,
     train_decoder,
 )
-from experiments.text_to_image.support.vector_edits import evaluate_edits, write_rows
+from experiments.text_to_image.support.vector_edits import evaluate_edits
 from experiments.text_to_image.support.vector_priors import (
     PriorFlags,
     codes_of_vectors,
@@ -85,7 +86,6 @@ from jaxgen.data.tokenizers import save_tokenizer
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.errors import InputError, check_share, check_sizes
 from jaxgen.files import as_path
-from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.saved_names import register_config
 
@@ -178,7 +178,7 @@ def main(config: Config) -> dict[str, Any]:
     figures = {
         f"{name}: {what}": value
         for name, model in {**models.priors, "decoder": models.decoder}.items()
-        for what, value in _training_figures(model).items()
+        for what, value in model.figures().items()
     }
     _, kept = codes_of_vectors(models.priors["code_prior"].config, models.vectors)
     figures["code_prior: variance kept"] = kept
@@ -320,17 +320,6 @@ def show_ways(
     ]
     captions = [textwrap.fill(prompts.texts[i], 30) for i in chosen]
     plot_images(path, rows, "Captions that were not trained on", columns, captions)
-
-
-def _training_figures(model: Any) -> dict[str, float]:
-    """Size and training of a model."""
-    assert isinstance(model, TrainedModel)
-    return {
-        "parameters": parameter_count(model.params),
-        "updates": model.steps,
-        "seconds": model.seconds,
-        **model.last("train/loss"),
-    }
 
 
 if __name__ == "__main__":

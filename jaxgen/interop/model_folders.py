@@ -68,7 +68,7 @@ def write_model_folder(
     """Writes the folder that diffusers or another program opens, whole or not at all.
 
     Args:
-      folder: It must exist.
+      folder: Made if it does not exist.
       fields: The content of ``config.json``.
       tensors: The weights by name.
       max_bytes: The size above which they are cut into shards; None: one file.
@@ -81,6 +81,7 @@ def write_model_folder(
       The files written.
     """
     target = pathlib.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
     texts = {config: fields, **(beside or {})}
     # Configurations appear when the block ends well: with the weights or not at all.
     with contextlib.ExitStack() as stack:

@@ -67,7 +67,5 @@ def save_autoencoder(
     Raises:
       InputError: for a network that diffusers has not, naming the field.
     """
-    target = pathlib.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     options = dataclasses.asdict(config.network)
-    return write_autoencoder(target, params[NETWORK], options, params.get(STATISTICS), dtype)
+    return write_autoencoder(folder, params[NETWORK], options, params.get(STATISTICS), dtype)

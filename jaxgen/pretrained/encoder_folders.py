@@ -124,7 +124,7 @@ def save_clip(
     if naming != "transformers":
         fields = open_clip_fields(config, custom_text=naming == "open_clip")
         return write_model_folder(
-            _made(folder),
+            folder,
             fields,
             tensors,
             max_bytes,
@@ -135,7 +135,7 @@ def save_clip(
     towers = _towers(config)
     beside = {PREPROCESSOR: preprocessor_fields(towers["image"])} if "image" in towers else {}
     return write_model_folder(
-        _made(folder),
+        folder,
         transformers_fields(towers),
         tensors,
         max_bytes,
@@ -185,7 +185,7 @@ def save_coca(
     fields = coca_fields(config)
     tensors = coca_tensors(params, config.image.patch, stored_dtype(dtype, variant))
     return write_model_folder(
-        _made(folder),
+        folder,
         fields,
         tensors,
         max_bytes,
@@ -232,7 +232,7 @@ def save_t5(
     """
     tensors = t5_tensors(params, stored_dtype(dtype, variant))
     return write_model_folder(
-        _made(folder),
+        folder,
         t5_fields(config),
         tensors,
         max_bytes,
@@ -260,9 +260,3 @@ def _towers(config: CLIPConfig | CLIPTextConfig | CLIPImageConfig) -> dict[str, 
 def _patch(config: Any) -> int | None:
     """P of the image tower, if there is one."""
     return getattr(getattr(config, "image", config), "patch", None)
-
-
-def _made(folder: Path) -> pathlib.Path:
-    target = pathlib.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    return target

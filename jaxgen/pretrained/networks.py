@@ -291,6 +291,4 @@ def _write(
     max_bytes: int | None,
     variant: str | None,
 ) -> list[pathlib.Path]:
-    target = pathlib.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    return write_model_folder(target, fields, tensors, max_bytes, variant)
+    return write_model_folder(folder, fields, tensors, max_bytes, variant)

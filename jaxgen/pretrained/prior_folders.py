@@ -73,10 +73,8 @@ def save_prior(
     fields = prior_fields(config)
     if "statistics" not in params:
         params = with_vector_statistics(config, params)
-    target = pathlib.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     tensors = prior_tensors(params, stored_dtype(dtype, variant))
-    return write_model_folder(target, fields, tensors, max_bytes, variant)
+    return write_model_folder(folder, fields, tensors, max_bytes, variant)
 
 
 def with_vector_statistics(config: ImagePriorConfig, params: Tree) -> Tree:

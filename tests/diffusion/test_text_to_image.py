@@ -97,15 +97,15 @@ def test_guidance_is_that_of_two_denoisers(params, latents):
 def test_the_network_reads_what_the_encoder_says(params, latents):
     """The denoiser is the network applied to states, mask and pooled vector of the encoder."""
     z, level = latents
-    found = CONFIG.make_denoiser(params, Texts(IDS, MASK), clip=False)(z, level)
-    encoded = ENCODER.make_model().apply({"params": params["encoder"]}, IDS, MASK)
+    found = jax.jit(CONFIG.make_denoiser(params, Texts(IDS, MASK), clip=False))(z, level)
+    encoded = jax.jit(ENCODER.make_model().apply)({"params": params["encoder"]}, IDS, MASK)
 
     def network(z, time):
         texts = {"text_BNC": encoded.states_BLD, "text_mask_BN": MASK}
         given = {"params": params["denoiser"]}, z, time, None
         return DIT.make_model().apply(*given, **texts, pooled_BC=encoded.pooled_BD)
 
-    wanted = make_denoiser(network, "v")(z, level)
+    wanted = jax.jit(make_denoiser(network, "v"))(z, level)
     np.testing.assert_allclose(found.x, wanted.x, atol=1e-6)
 
 
@@ -122,13 +122,14 @@ def test_what_is_laid_beside_the_latents_stays_there_without_a_text():
     beside = augmentation.at(small, 0.3, example_keys(jax.random.key(0), jnp.arange(B)))
     level = jax.tree.map(lambda value: jnp.float32(value[3]), make_steps(config.schedule, 8))
     texts = Texts(IDS, MASK, *NULLS, beside=beside)
-    found = config.make_denoiser(params, texts, 2.0, clip=False)(z, level)
+    found = jax.jit(config.make_denoiser(params, texts, 2.0, clip=False))(z, level)
 
+    @jax.jit
     def alone(ids, mask):
         given = config.encode(params, ids, mask)
 
         def network(z, time):
-            inputs = np.concatenate([z, beside], -1)
+            inputs = jnp.concatenate([z, beside], -1)
             variables = {"params": params["denoiser"]}
             return wide.make_model().apply(variables, inputs, time, None, **given)
 
@@ -146,8 +147,8 @@ def test_a_network_that_was_distilled_takes_the_weight_as_input_and_no_null_text
         DenoiserConfig(wide, (4, 4, 3), (), guidance_channels=4), ENCODER, null_text=False
     )
     params, w_B = random_params(config), jnp.array([0.0, 1.0, 4.0])
-    found = config.make_denoiser(params, Texts(IDS, MASK), w_B, clip=False)(z, level)
-    given = config.encode(params, IDS, MASK)
+    found = jax.jit(config.make_denoiser(params, Texts(IDS, MASK), w_B, clip=False))(z, level)
+    given = jax.jit(config.encode)(params, IDS, MASK)
 
     def network(z, time):
         conditioned = with_guidance_weight(
@@ -158,7 +159,7 @@ def test_a_network_that_was_distilled_takes_the_weight_as_input_and_no_null_text
         )
         return conditioned(z, time, w_B)
 
-    wanted = make_denoiser(network, "v")(z, level).x
+    wanted = jax.jit(make_denoiser(network, "v"))(z, level).x
     np.testing.assert_allclose(found.x, wanted, atol=1e-5)
 
 
@@ -182,7 +183,9 @@ def test_padding_matters_only_where_it_is_not_masked(params, latents):
     seen = dataclasses.replace(CONFIG, masked=False)
     for config, same in ((CONFIG, True), (seen, False)):
         first, second = (
-            np.asarray(config.make_denoiser(params, Texts(ids, MASK), clip=False)(z, level).x)
+            np.asarray(
+                jax.jit(config.make_denoiser(params, Texts(ids, MASK), clip=False))(z, level).x
+            )
             for ids in (IDS, other)
         )
         assert (abs(first - second).max() < 1e-5) == same

@@ -178,7 +178,7 @@ def test_published_names(case, tmp_path):
     assert (config.input_size, config.num_classes) == ((SIDE, SIDE), CLASSES)
     z = np.random.default_rng(1).normal(size=(2, SIDE, SIDE, C)).astype(np.float32)
     time, label = np.array([3.0, 700.0], np.float32), np.array([1, CLASSES], np.int32)
-    found = config.make_model().apply({"params": params}, z, time, label)
+    found = jax.jit(config.make_model().apply)({"params": params}, z, time, label)
     expected = [reference(tensors, *example) for example in zip(z, time, label, strict=True)]
     assert np.abs(found - np.array(expected)).max() < 1e-5 * np.abs(expected).max()
     back = tensors_of(params, P)
@@ -216,7 +216,7 @@ def test_positions_between_places():
 
 def test_what_a_folder_has_not(tmp_path):
     config = DiTConfig(width=12, depth=1, heads=2, num_classes=3, in_channels=3, out_channels=3)
-    params = config.make_model().init(
+    params = jax.jit(config.make_model().init)(
         jax.random.key(0), np.zeros((1, 4, 4, 3)), np.zeros(1), np.zeros(1, int)
     )["params"]
     params = jax.tree.map(

@@ -1,5 +1,6 @@
 """Images that pipelines start from: what stays, what is made, and what does not fit."""
 
+import jax
 import numpy as np
 import pytest
 from tiny_pipelines import KEY, pipeline
@@ -56,7 +57,7 @@ def test_strength_is_a_share_of_the_steps():
     start = a[3] * z + s[3] * noise()
     config, params = alone.network
     time = np.asarray(alone.scheduler.time_input(type(levels)(*(v[3] for v in levels))))
-    e = config.make_model().apply(
+    e = jax.jit(config.make_model().apply)(
         {"params": params},
         start.astype(np.float32),
         np.full(2, time, np.float32),

@@ -13,7 +13,6 @@ import numpy as np
 
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import report
-from experiments.shared.output import format_table, three_decimals
 from experiments.text_to_image.support.attribute_evaluator import (
     FRECHET,
     AttributeEvaluator,
@@ -276,17 +275,3 @@ def make_figures(
     assert prompts.wanted_NF is not None  # there is no evaluator of a set without attributes
     wanted_NF = prompts.wanted_NF
     return lambda images: evaluator.figures(images, wanted_NF)
-
-
-def rows_as_table(name: str, rows: Rows) -> str:
-    """Rows of figures as Markdown.
-
-    Args:
-      name: above the names of the rows.
-      rows: the figures.
-    """
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = [
-        (of, *(three_decimals(row.get(column)) for column in columns)) for of, row in rows.items()
-    ]
-    return format_table((name, *columns), cells)

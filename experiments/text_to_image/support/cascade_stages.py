@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from experiments.shared.output import write_text
-from experiments.shared.training_runs import TrainedModel, seconds_per_update
+from experiments.shared.training_runs import TrainedModel, plot_training, seconds_per_update
 from experiments.shared.unet_sizes import HEAD_SIZE
 from experiments.text_to_image.support.captioned_data import plan_batches, plan_examples
 from experiments.text_to_image.support.text_networks import TextEncoder
@@ -207,7 +207,7 @@ def train_stage(
     folder: pathlib.Path,
     **options: Any,
 ) -> TrainedModel:
-    """Trains a stage in its own folder, or resumes.
+    """Trains a stage in its own folder, or resumes, and draws its curves there.
 
     Args:
       stage: what is trained.
@@ -217,7 +217,7 @@ def train_stage(
       **options: ``weighting``, ``encoder``, ``seed`` and ``tensorboard`` of `train_text_to_image`.
     """
     plan = plan_examples(pictures, stage.training.batch_size, options["seed"])
-    return train_text_to_image(
+    trained = train_text_to_image(
         stage.model,
         pictures_at(pictures, stage.side, stage.frames),
         tokens,
@@ -228,6 +228,8 @@ def train_stage(
         alone=stage.alone,
         **options,
     )
+    plot_training(folder / stage.name / "curves.png", trained)
+    return trained
 
 
 def equal_updates(

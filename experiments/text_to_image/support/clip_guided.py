@@ -1,18 +1,16 @@
 """A text-to-image model under CLIP guidance, as the programs sample models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.shared.training_runs import OpenedModel, plan_layout_of
-from experiments.text_to_image.support.clip_scores import open_clip_run, vectors_of
+from experiments.text_to_image.support.clip_scores import ClipScorer, open_clip_run
 from experiments.text_to_image.support.noisy_clip import SCHEDULE, noisy_vectors
-from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.diffusion import Denoiser, clip_x
 from jaxgen.diffusion.conditioning.clip_guidance import clip_guidance
 from jaxgen.diffusion.process.schedules import Schedule
@@ -87,27 +85,7 @@ class ClipGuided:
         return clip_x(denoiser) if clip else denoiser
 
 
-@dataclass(frozen=True)
-class NoisyClip:
-    """A run of CLIP of noisy pictures.
-
-    Attributes:
-      config: both towers.
-      params: their parameters.
-      tokenizer: of the texts.
-    """
-
-    config: CLIPConfig
-    params: Tree
-    tokenizer: Tokenizer
-
-    def vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
-        """Unit vectors of texts."""
-        found = self.tokenizer.encode(texts)
-        return vectors_of(self.config.text, self.params["text"], found.ids, found.mask)
-
-
-def guide_by_clip(model: OpenedModel, path: str) -> tuple[OpenedModel, NoisyClip]:
+def guide_by_clip(model: OpenedModel, path: str) -> tuple[OpenedModel, ClipScorer]:
     """A model that a run of CLIP guides, over the current mesh.
 
     Args:
@@ -117,7 +95,7 @@ def guide_by_clip(model: OpenedModel, path: str) -> tuple[OpenedModel, NoisyClip
     Raises:
       InputError: another model, pictures of another size, or of another process than the model's.
     """
-    clip = NoisyClip(*open_clip_run(path, model.config.image_shape, noisy=True))
+    clip = ClipScorer(*open_clip_run(path, model.config.image_shape, noisy=True))
     if model.config.schedule != SCHEDULE:
         raise InputError(
             f"the schedule is {model.config.schedule}, expected {SCHEDULE}, under which CLIP was "

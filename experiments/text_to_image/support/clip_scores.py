@@ -35,10 +35,14 @@ class ClipScorer:
 
     def score(self, images: Float[np.ndarray, "N Y X C"], texts: Sequence[str]) -> float:
         """The mean similarity of pictures in about [-1, 1] and their texts."""
-        found, shown = self.tokenizer.encode(texts), to_unit(from_unit(images))
+        shown = to_unit(from_unit(images))
         image_ND = vectors_of(self.config.image, self.params["image"], shown)
-        text_ND = vectors_of(self.config.text, self.params["text"], found.ids, found.mask)
-        return clip_score(image_ND, text_ND)
+        return clip_score(image_ND, self.text_vectors(texts))
+
+    def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+        """Unit vectors of texts."""
+        found = self.tokenizer.encode(texts)
+        return vectors_of(self.config.text, self.params["text"], found.ids, found.mask)
 
 
 def open_clip_scorer(path: str | None, shape: tuple[int, ...]) -> ClipScorer | None:

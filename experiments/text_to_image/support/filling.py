@@ -4,20 +4,17 @@ Of a picture x with a mask m, 1 where it is known, the network gets [z, m x, m]:
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from experiments.shared.training_runs import OpenedModel, plan_layout_of
 from jaxgen.diffusion.conditioning.image_to_image import Inpaint
 from jaxgen.diffusion.conditioning.masks import known_channels
 from jaxgen.diffusion.process.example_keys import example_keys
 from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.errors import InputError
-from jaxgen.nn.widening import widen_input
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
 
@@ -39,14 +36,6 @@ def filling_config(base: TextToImageConfig) -> TextToImageConfig:
     )
     wider = dataclasses.replace(denoiser, network=network, beside_channels=added)
     return dataclasses.replace(base, denoiser=wider)
-
-
-def widened_params(base: OpenedModel, wider: TextToImageConfig) -> Tree:
-    """The parameters of a model for one that ignores what is beside z."""
-    layout = plan_layout_of(wider)
-    channels, added = base.config.image_shape[-1], wider.denoiser.beside_channels
-    widen = functools.partial(widen_input, wider=layout.abstract, channels=channels, added=added)
-    return jax.jit(widen, out_shardings=layout.shardings)(base.params)
 
 
 def filling_loss(of_batch: LossFn) -> LossFn:

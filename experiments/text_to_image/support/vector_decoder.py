@@ -44,8 +44,8 @@ class UnclipModels(NamedTuple):
     """
 
     vectors: Vectors
-    priors: Mapping[str, OpenedModel]
-    decoder: OpenedModel
+    priors: Mapping[str, TrainedModel]
+    decoder: TrainedModel
     evaluator: AttributeEvaluator
 
 

@@ -1,15 +1,14 @@
 """Pictures changed through their image vectors: variations, interpolations, text differences."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments.shared.figure_tables import write_rows
 from experiments.shared.image_plots import plot_images
-from experiments.shared.launch import report
-from experiments.shared.output import format_table, three_decimals, write_text
 from experiments.text_to_image.support.attribute_evaluator import AttributeEvaluator, codes_of
 from experiments.text_to_image.support.text_samples import prompts_of_part
 from experiments.text_to_image.support.vector_decoder import PictureEditor, UnclipModels
@@ -147,12 +146,3 @@ def show_between(
     plot_images(
         path, shown, "From one test picture to another", [f"{share:.2f}" for share in shares]
     )
-
-
-def write_rows(path: pathlib.Path, first: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes figures as a table, and shows it."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = [(name, *(three_decimals(row.get(c)) for c in columns)) for name, row in rows.items()]
-    table = format_table((first, *columns), cells)
-    write_text(path, table)
-    report("\n" + table)

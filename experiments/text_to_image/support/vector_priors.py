@@ -174,9 +174,7 @@ class Vectors(NamedTuple):
 
     def texts(self, captions: Sequence[str]) -> Float[np.ndarray, "M C"]:
         """The vectors of any texts."""
-        found, config = self.clip.tokenizer.encode(captions), self.clip.config
-        text_MC = vectors_of(config.text, self.clip.params["text"], found.ids, found.mask)
-        return vector_scale(config) * text_MC
+        return self.length * self.clip.text_vectors(captions)
 
     @property
     def length(self) -> float:

@@ -4,15 +4,14 @@ import pathlib
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from experiments.shared.figure_tables import write_rows
 from experiments.shared.image_plots import plot_images, tile_videos
-from experiments.shared.launch import report
-from experiments.shared.output import format_table, three_decimals, write_text
-from experiments.text_to_image.support.attribute_evaluator import AttributeEvaluator, codes_of
+from experiments.text_to_image.support.attribute_evaluator import AttributeEvaluator
 from experiments.text_to_image.support.cascade_sampling import (
     Images,
     SampledStage,
@@ -20,6 +19,7 @@ from experiments.text_to_image.support.cascade_sampling import (
     enlarged,
 )
 from experiments.text_to_image.support.cascade_stages import pictures_at
+from experiments.text_to_image.support.text_samples import Prompts, prompts_of_part
 from jaxgen.data import CaptionedSet, from_unit, to_unit
 from jaxgen.data.video.video_files import write_video
 from jaxgen.parallel import is_main_process
@@ -30,24 +30,9 @@ SECONDS = "seconds a clip"
 Cascades = Mapping[str, Sequence[SampledStage]]
 
 
-class Asked(NamedTuple):
-    """What samples are asked to show.
-
-    Attributes:
-      row_N: which clips of the test part have the captions.
-      texts: a caption for each sample.
-    """
-
-    row_N: Int[np.ndarray, "N"]
-    texts: list[str]
-
-
-def asked_of(clips: CaptionedSet, count: int) -> Asked:
-    """Captions of the test part, evenly chosen."""
-    test = clips.part("test")
-    chosen = np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)
-    captions = test.captions("descriptive")
-    return Asked(chosen, [captions[i] for i in chosen])
+def asked_of(clips: CaptionedSet, count: int) -> Prompts:
+    """Captions of the test part, evenly chosen, and all attributes of their clips."""
+    return prompts_of_part(clips, "test", "descriptive", count, shapes=False)
 
 
 def evaluate_cascades(
@@ -72,10 +57,11 @@ def evaluate_cascades(
     """
     asked, test = asked_of(clips, count), clips.part("test")
     rows: dict[str, dict[str, float]] = {}
-    wanted_NF = None if evaluator is None else codes_of(test)[asked.row_N]
 
     def figures(x: Images) -> dict[str, float]:
-        return {} if evaluator is None else evaluator.figures(x, wanted_NF)
+        if evaluator is None or asked.wanted_NF is None:
+            return {}
+        return evaluator.figures(x, asked.wanted_NF)
 
     rows["real clips"] = figures(to_unit(test.images[asked.row_N]))
     for name, stages in cascades.items():
@@ -84,14 +70,7 @@ def evaluate_cascades(
         x = sampler.sample(stages, asked.texts)[-1]
         seconds = (time.monotonic() - start) / len(x)
         rows[name] = {**figures(x), SECONDS: seconds}
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = [
-        (name, *(three_decimals(row.get(column)) for column in columns))
-        for name, row in rows.items()
-    ]
-    table = format_table(("clips", *columns), cells)
-    write_text(folder / "table.md", table)
-    report("\n" + table)
+    write_rows(folder / "table.md", "clips", rows)
     return rows
 
 

@@ -5,12 +5,9 @@ import numpy as np
 import pytest
 
 from experiments.shared.training_runs import OpenedModel, plan_layout_of
+from experiments.shared.widened_models import widened_params
 from experiments.text_to_image.inpaint import PSNR, fill_figures, holes_of_test
-from experiments.text_to_image.support.filling import (
-    filling_config,
-    filling_loss,
-    widened_params,
-)
+from experiments.text_to_image.support.filling import filling_config, filling_loss
 from jaxgen.diffusion.conditioning.masks import known_channels
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.text_to_image import Texts, TextToImageConfig
