@@ -24,6 +24,8 @@ from jaxgen.evaluation import (
 from jaxgen.typing import Batch, Tree
 
 FRECHET = "Fréchet distance"
+SEEN_FRAMES = 4
+"""So many frames of a longer clip, evenly chosen, are looked at."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class AttributeEvaluator:
         self, images: Float[np.ndarray, "N *T Y X C"]
     ) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, "N F"]]:
         """Features, and the most likely values of the attributes."""
-        features_ND, p_NV = apply_classifier(self.config, self.params, beside_each_other(images))
+        features_ND, p_NV = apply_classifier(self.config, self.params, seen_frames(images))
         return features_ND, attribute_codes(p_NV, [len(values) for values in self.values])
 
 
@@ -98,7 +100,7 @@ def make_attribute_evaluator(
       folder: where evaluators are kept, each in a folder of its own for every set.
       seed: of its training.
       progress: whether to show a bar.
-      widths: of the classifier; None: those for the size of the pictures.
+      widths: of the classifier; None: those for the size of the pictures, half of them for clips.
       examples: it learns from so many pictures; None: all for training.
 
     Returns:
@@ -111,13 +113,15 @@ def make_attribute_evaluator(
     values = tuple(pictures.attributes.values[name] for name in names)
     sizes = [len(one) for one in values]
     code_NF = codes_of(pictures).astype(np.int32)
-    shape = beside_each_other(pictures.images[:1]).shape[1:]
-    widths = widths or ClassifierConfig.for_images(shape, sum(sizes)).widths
-    config = ClassifierConfig(sum(sizes), shape[-1], widths, coordinates=True)
+    usual = ClassifierConfig.for_images(pictures.images.shape[1:], sum(sizes))
+    widths = widths or tuple(width // (1 + usual.temporal) for width in usual.widths)
+    config = dataclasses.replace(
+        usual, widths=widths, coordinates=True, full_resolution=usual.temporal
+    )
 
     def data(plan: BatchPlan, step: int) -> Batch:
         chosen = plan.positions(step)
-        images = beside_each_other(to_unit(pictures.images[chosen]))
+        images = to_unit(seen_frames(pictures.images[chosen]))
         return {"image": images, "codes": code_NF[chosen]}
 
     own = folder / pictures_digest(pictures)
@@ -129,14 +133,13 @@ def make_attribute_evaluator(
     return AttributeEvaluator(names, values, config, params, moments)
 
 
-def beside_each_other(images: Shaped[np.ndarray, "N *T Y X C"]) -> Shaped[np.ndarray, "N Y X TC"]:
-    """The frames of clips as channels, so that a network of pictures sees them all; or pictures."""
-    if images.ndim == 4:
+def seen_frames(images: Shaped[np.ndarray, "N *T Y X C"]) -> Shaped[np.ndarray, "N *T2 Y X C"]:
+    """The frames that the classifier looks at; pictures are what they are."""
+    if images.ndim == 4 or images.shape[1] <= SEEN_FRAMES:
         return images
-    count, frames, height, width, channels = images.shape
-    return np.moveaxis(images, 1, 3).reshape(count, height, width, frames * channels)
+    return images[:, np.linspace(0, images.shape[1] - 1, SEEN_FRAMES).round().astype(int)]
 
 
 def _moments(config: ClassifierConfig, params: Tree, pictures: CaptionedSet) -> Moments:
-    features_ND, _ = apply_classifier(config, params, beside_each_other(to_unit(pictures.images)))
-    return feature_moments([features_ND])
+    images = to_unit(seen_frames(pictures.images))
+    return feature_moments([apply_classifier(config, params, images)[0]])

@@ -245,27 +245,26 @@ def show_cascade(
 
     Super-resolvers without the stages before them enlarge small versions of real pictures.
     """
-    prompts = captions.prompts("test")
-    columns: dict[str, Images] = {"real": captions.real("test", captions.sides[-1])}
+    texts = captions.prompts("test").texts
+    chosen = np.linspace(0, len(texts) - 1, min(SHOWN, len(texts))).astype(int)
+    prompts = [texts[i] for i in chosen]
+
+    def real(side: int) -> Images:
+        return captions.real("test", side)[chosen]
+
+    columns: dict[str, Images] = {"real": real(captions.sides[-1])}
     small: Images | None = None
     for name, before in zip(CASCADE, (None, *captions.sides), strict=False):
         if name not in stages:
             small = None
             continue
         if small is None and before is not None:
-            small = captions.real("test", before)
-            columns[f"real, {before}"] = small
-        small = sampler.sample([stages[name]], prompts.texts, small)[-1]
-        columns[name] = small
+            small = columns[f"real, {before}"] = real(before)
+        small = columns[name] = sampler.sample([stages[name]], prompts, small)[-1]
     if DIRECT in stages:
-        columns[DIRECT] = sampler.sample([stages[DIRECT]], prompts.texts)[-1]
-    chosen = np.linspace(0, len(prompts.texts) - 1, min(SHOWN, len(prompts.texts))).astype(int)
-    show_stages(
-        folder / "samples.png",
-        {name: images[chosen] for name, images in columns.items()},
-        [prompts.texts[i] for i in chosen],
-        "Captions of the test part: each stage of the cascade",
-    )
+        columns[DIRECT] = sampler.sample([stages[DIRECT]], prompts)[-1]
+    title = "Captions of the test part: each stage of the cascade"
+    show_stages(folder / "samples.png", columns, prompts, title)
 
 
 def make_figures(

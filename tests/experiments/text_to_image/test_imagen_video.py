@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import run_here
 
-from experiments.text_to_image.support.attribute_evaluator import beside_each_other
+from experiments.text_to_image.support.attribute_evaluator import seen_frames
 from experiments.text_to_image.support.cascade_stages import pictures_at
 from experiments.text_to_image.support.text_training import random_crops
 from experiments.text_to_image.support.video_stages import VideoStageFlags
@@ -63,12 +63,11 @@ def test_crops_of_clips_are_parts_of_them_at_whole_small_pixels():
     assert len(places) > 2
 
 
-def test_frames_as_channels():
-    x = np.random.default_rng(0).normal(size=(2, 5, 4, 6, 3))
-    found = beside_each_other(x)
-    assert found.shape == (2, 4, 6, 15)
-    np.testing.assert_array_equal(found[1, 2, 3], x[1, :, 2, 3].reshape(15))
-    np.testing.assert_array_equal(beside_each_other(x[:, 0]), x[:, 0])
+def test_the_evaluator_looks_at_frames_from_the_first_to_the_last():
+    x = np.random.default_rng(0).normal(size=(2, 16, 4, 6, 3))
+    np.testing.assert_array_equal(seen_frames(x), x[:, [0, 5, 10, 15]])
+    np.testing.assert_array_equal(seen_frames(x[:, :4]), x[:, :4])
+    np.testing.assert_array_equal(seen_frames(x[:, 0]), x[:, 0])
 
 
 @pytest.mark.parametrize(
