@@ -23,6 +23,7 @@ from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes.intrinsics import pinholes
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
 from jaxgen.data.scenes.photographs import Photograph, read_photographs
+from jaxgen.data.scenes.similarity import Similarity
 from jaxgen.data.scenes.transforms_file import (
     angle_of,
     frames_of,
@@ -125,10 +126,11 @@ def _read_part(root: pathlib.Path, file_name: str, size: int | None) -> Views:
 
 
 def write_blender(folder: Path, scene: Scene) -> None:
-    """Writes a scene's images as PNG and the JSON of each part, whole or not at all.
+    """Writes PNGs and the JSON of each part, in the units of the scene's files, whole or not at all.
 
     `read_blender` gives the same images, names and cameras back. The format has no place for
-    depth, normals, `near`, `far` and `box`.
+    depth, normals, `near`, `far` and `box`: of a scene that was moved, give those of the files'
+    world to `read_blender`.
 
     Args:
       folder: Does not exist yet, or is empty.
@@ -145,7 +147,7 @@ def write_blender(folder: Path, scene: Scene) -> None:
         _check_camera(f"{scene.name}, {part}", views)
     with replacing_folder(target) as temporary:
         for part, views in scene.parts.items():
-            _write_part(temporary, FILES[part], views)
+            _write_part(temporary, FILES[part], views, scene.to_files)
 
 
 def _check_camera(where: str, views: Views) -> None:
@@ -162,14 +164,17 @@ def _check_camera(where: str, views: Views) -> None:
         )
 
 
-def _write_part(folder: pathlib.Path, file_name: str, views: Views) -> None:
+def _write_part(
+    folder: pathlib.Path, file_name: str, views: Views, to_files: Similarity
+) -> None:
     write_images(folder, views)
+    poses = to_files.poses(views.camera_to_world.astype(np.float64))
     frames = [
         {
             "file_path": f"./{name}",
-            "transform_matrix": [*pose.astype(float).tolist(), [0.0, 0.0, 0.0, 1.0]],
+            "transform_matrix": [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]],
         }
-        for name, pose in zip(views.names, views.camera_to_world, strict=True)
+        for name, pose in zip(views.names, poses, strict=True)
     ]
     angle = 2 * math.atan(0.5 * views.images.shape[2] / views.intrinsics.focal[0, 0])
     content = {"camera_angle_x": angle, "frames": frames}

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from captures import assert_same_views, moved
 from image_files import random_images, write_image
 
 from jaxgen.data.scenes import blender
@@ -61,6 +62,14 @@ def test_what_is_written_comes_back(tmp_path, channels):
     read = read_blender(read.name, parts=["train"], near=0.5, far=9.0, box=box)
     assert list(read.parts) == ["train"]
     assert (read.near, read.far, read.box) == (0.5, 9.0, box)
+
+
+def test_cameras_of_a_moved_scene_are_those_of_its_files(tmp_path):
+    scene = moved(random_scene())
+    write_blender(tmp_path / "scene", scene)
+    read = read_blender(tmp_path / "scene")
+    for part, views in scene.parts.items():
+        assert_same_views(views, read.parts[part], scene.to_files)
 
 
 def test_16_bits_come_back(tmp_path):
