@@ -265,17 +265,25 @@ def write_place(path: pathlib.Path, scene: Scene) -> None:
     """Where the field's world is in that of the scene's files: x -> scale rotation x + translation.
 
     What else is written of the field (mesh, Gaussians, depths and normals) is in that of the files.
+    ``to_original`` leads on to the world that those were made of, where they say how.
     """
-    move = scene.to_files
     place = {
-        "scale": float(move.scale),
-        "rotation": move.rotation.tolist(),
-        "translation": move.translation.tolist(),
+        **_numbers_of(scene.to_files),
         "near": scene.near,
         "far": scene.far,
         "box": scene.box,
     }
+    if scene.applied is not None:
+        place["to_original"] = _numbers_of(scene.applied.inverse().after(scene.to_files))
     write_text(path, json.dumps(place, indent=1))
+
+
+def _numbers_of(move: Similarity) -> dict[str, Any]:
+    return {
+        "scale": float(move.scale),
+        "rotation": move.rotation.tolist(),
+        "translation": move.translation.tolist(),
+    }
 
 
 def scene_digest(scene: Scene) -> str:

@@ -126,9 +126,9 @@ def _read_part(root: pathlib.Path, file_name: str, size: int | None) -> Views:
 
 
 def write_blender(folder: Path, scene: Scene) -> None:
-    """Writes PNGs and the JSON of each part, in the units of the scene's files, whole or not at all.
+    """Writes images and the JSON of each part, in units of the scene's files, whole or not at all.
 
-    `read_blender` gives the same images, names and cameras back. The format has no place for
+    Images are PNG. `read_blender` gives the same images, names and cameras back. The format has no place for
     depth, normals, `near`, `far` and `box`: of a scene that was moved, give those of the files'
     world to `read_blender`.
 
@@ -164,9 +164,7 @@ def _check_camera(where: str, views: Views) -> None:
         )
 
 
-def _write_part(
-    folder: pathlib.Path, file_name: str, views: Views, to_files: Similarity
-) -> None:
+def _write_part(folder: pathlib.Path, file_name: str, views: Views, to_files: Similarity) -> None:
     write_images(folder, views)
     poses = to_files.poses(views.camera_to_world.astype(np.float64))
     frames = [
