@@ -12,8 +12,12 @@ to the world. Intrinsics are in the file or in every frame::
 ``depth_unit_scale_factor`` (0.001) each, along the camera's axis, 0 where it is not known.
 ``applied_transform``, 3 x 4, is what took the world of COLMAP to that of the matrices, which have
 it already (``x -> applied_scale A x`` where there is ``applied_scale`` too); it stays with the
-scene (`Scene.applied`). ``train_filenames``, ``val_filenames`` and ``test_filenames`` are the parts;
-without them every eighth image is held out for tests.
+scene (`Scene.applied`).
+
+``train_filenames``, ``val_filenames`` and ``test_filenames`` are the parts; one whose list is empty
+is not there, so that a program that needs tests says so. Without the lists every eighth image is
+held out for tests. Of distortion and ``camera_model``, what a frame lacks is the file's, else 0 and
+"OPENCV", as nerfstudio has it. A depth image of zeros alone says nothing of its view: all is nan.
 """
 
 import dataclasses
@@ -30,7 +34,12 @@ from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes.held_out import EVERY, held_out_parts
 from jaxgen.data.scenes.intrinsics import Intrinsics, intrinsics_fault, join_intrinsics
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
-from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_missing
+from jaxgen.data.scenes.photographs import (
+    Photograph,
+    read_photographs,
+    refuse_links_out,
+    refuse_missing,
+)
 from jaxgen.data.scenes.similarity import IDENTITY, Similarity
 from jaxgen.data.scenes.transforms_file import (
     angle_of,
@@ -154,6 +163,7 @@ def _read_views(
         ]
         photographs.append(Photograph(where, image, _stated_shape(where, told), *beside))
     refuse_same_images(places, names, [i for i, *_ in frames])
+    refuse_links_out(photographs, file.parent)
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     full = round(height / pixels.scale[1]), round(width / pixels.scale[0])

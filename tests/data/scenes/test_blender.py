@@ -227,6 +227,36 @@ def test_faults_of_a_frame_name_it(tmp_path):
     refuse(tmp_path / "s", good, r"frame 1: .*r_1\.png: not a readable image")
 
 
+def test_images_for_training_are_in_no_other_part(tmp_path):
+    write_blender(tmp_path / "s", random_scene())
+    trained = content_of(tmp_path / "s")["frames"]
+    for part in ("validation", "test"):
+        good = content_of(tmp_path / "s", part)
+        file = tmp_path / "s" / FILES[part]
+        file.write_text(json.dumps(good | {"frames": [*good["frames"], trained[1]]}))
+        message = (
+            rf"{FILES[part]}: frame 2 \(train/r_1\): transforms_train\.json has this image too"
+        )
+        with pytest.raises(InputError, match=message) as error:
+            read_blender(tmp_path / "s")
+        assert "\n" not in str(error.value)
+        assert len(read_blender(tmp_path / "s", parts=["train"]).part("train")) == 3
+        file.write_text(json.dumps(good))
+    same = content_of(tmp_path / "s", "test")
+    (tmp_path / "s" / FILES["validation"]).write_text(json.dumps(same))
+    assert read_blender(tmp_path / "s").part("validation").names == ("test/r_0", "test/r_1")
+
+
+def test_links_out_of_the_folder(tmp_path):
+    write_blender(tmp_path / "s", random_scene())
+    image = tmp_path / "s" / "train" / "r_1.png"
+    image.rename(tmp_path / "r_1.png")
+    image.symlink_to(tmp_path / "r_1.png")
+    refuse(
+        tmp_path / "s", content_of(tmp_path / "s"), r"frame 1: .*r_1\.png is a link out of .*s, "
+    )
+
+
 def test_parts_that_are_not_there(tmp_path):
     write_blender(tmp_path / "s", random_scene())
     (tmp_path / "s" / FILES["validation"]).unlink()

@@ -202,6 +202,10 @@ def test_models_by_their_names_and_numbers(tmp_path):
         save(tmp_path, content | changes)
         assert lens_of(tmp_path).model == model
     np.testing.assert_allclose(lens_of(tmp_path).focal, [[16 / (2 * np.pi), 12 / np.pi]] * 4)
+    # Frames without a model have that of the file; without one there, OPENCV's.
+    for whole, own in (("OPENCV_FISHEYE", "OPENCV_FISHEYE"), (None, "OPENCV")):
+        save(tmp_path, changed(content | {"k1": 0.1, "camera_model": whole}, 1, camera_model=own))
+        assert lens_of(tmp_path).model == own
     # Several models in one file become the one that says all.
     content = {key: value for key, value in content.items() if key not in PIXELS}
     for i, changes in enumerate(({}, {"k1": 0.1}, {"k3": 0.2}, {"p1": 0.3})):
@@ -244,7 +248,7 @@ def test_depth_and_masks(tmp_path):
     content = write_capture(tmp_path)
     depth = np.random.default_rng(0).integers(0, 60_000, (4, *SHAPE)).astype(np.uint16)
     masks = np.random.default_rng(1).random((4, *SHAPE)) > 0.3
-    depth[:, 0, 0] = 0
+    depth[:, 0, 0] = depth[3] = 0
     for i in range(4):
         write_image(tmp_path / f"depth/{i}.png", depth[i])
         write_image(tmp_path / f"masks/{i}.png", masks[i].astype(np.uint8) * (255 - i))
@@ -257,6 +261,7 @@ def test_depth_and_masks(tmp_path):
         np.testing.assert_allclose(train.depth, expected, rtol=1e-6)
         np.testing.assert_array_equal(train.masks, masks)
         assert train.depth_along == "axis"
+        assert np.isnan(train.depth[3]).all()
         small = read_nerfstudio(tmp_path, every=0, size=8).parts["train"]
         np.testing.assert_array_equal(small.depth, train.depth[:, 1::2, 1::2])
         whole = masks.reshape(4, 6, 2, 8, 2).all(axis=(2, 4))
@@ -283,6 +288,8 @@ def test_parts_by_their_names_or_every_eighth(tmp_path):
     }
     whole = read_nerfstudio(tmp_path).parts["train"]
     np.testing.assert_array_equal(whole.camera_to_world, random_poses(10)[[3, 1]])
+    save(tmp_path, content | listed | {"test_filenames": []})
+    assert list(read_nerfstudio(tmp_path).parts) == ["train", "validation"]
     for faulty, message in (
         ({"train_filenames": ["images/99.png"]}, r"train_filenames has 'images/99\.png', expected"),
         ({"train_filenames": "images/1.png"}, r"train_filenames is no list, expected one of paths"),
@@ -346,6 +353,8 @@ def test_faults_of_the_file_and_of_its_cameras(tmp_path):
         (good | {"frames": []}, r"json: frames is empty, expected a list"),
         (plain, where + "no focal length, expected fl_x or camera_angle_x"),
         (good | {"fl_x": 0}, where + r"focal is \[0\.0, 21\.0\], expected numbers > 0"),
+        (good | {"fl_x": 1e-300}, where + r"focal is \[1e-300, 21\.0\], expected numbers > 0"),
+        (good | {"fl_x": 1e300}, where + r"focal is \[1e\+300, 21\.0\], expected finite numb"),
         (good | {"fl_x": -3}, where + r"focal is \[-3\.0, 21\.0\], expected numbers > 0"),
         (good | {"fl_x": "20"}, where + r"fl_x is '20', expected a finite number"),
         (good | {"cx": math.nan}, where + r"cx is nan, expected a finite number"),
