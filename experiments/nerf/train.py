@@ -220,6 +220,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.field.refine_poses or config.field.refine_intrinsics:
         scene, errors = follow_refinement(scene, given, trained)
         figures |= errors
+        write_place(folder / "scene.json", scene)
     figures |= show_test_views(folder, trained, scene, config.results, distance)
     orbit = mesh = gaussians = None
     if config.results.orbit_side:
