@@ -11,7 +11,8 @@ download, and renders the test views, which it has not seen. In the working fold
   splats.ply        in its place with --field splats: the Gaussians, for any viewer of them
   mesh.glb, .obj    the same, with a texture where --texture-size is not 0 (mesh.mtl, mesh.png)
   viewer.html       mesh or Gaussians, and orbit, in a page to turn, for a browser without network
-  views/            test views as rendered (PNG), their depth along the ray and normals (.npz)
+  views/            test views as rendered (PNG); depth along the ray and normals (.npz), in units
+                    and axes of the scene's files
   curves.png        the error in the course of training
   table.md          PSNR and SSIM of the test views; of the traced scene, depth and normals too
   metrics.json      means of the table, sizes and times, by name
@@ -68,6 +69,7 @@ from experiments.shared.restarts import check_not_shorter, may_train_longer
 from experiments.shared.training_runs import TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import Scene, load_scene
+from jaxgen.data.scenes.similarity import Similarity
 from jaxgen.data.scenes.views import unit_colours
 from jaxgen.errors import InputError, check_share
 from jaxgen.evaluation.image_similarity import WINDOW
@@ -218,6 +220,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.field.refine_poses or config.field.refine_intrinsics:
         scene, errors = follow_refinement(scene, given, trained)
         figures |= errors
+        write_place(folder / "scene.json", scene)
     figures |= show_test_views(folder, trained, scene, config.results, distance)
     orbit = mesh = gaussians = None
     if config.results.orbit_side:
@@ -262,18 +265,26 @@ def check_large_enough(scene: Scene) -> None:
 def write_place(path: pathlib.Path, scene: Scene) -> None:
     """Where the field's world is in that of the scene's files: x -> scale rotation x + translation.
 
-    The mesh is written in the units of the files; depths of ``views/`` times the scale are too.
+    What else is written of the field (mesh, Gaussians, depths and normals) is in that of the files.
+    ``to_original`` leads on to the world that those were made of, where they say how.
     """
-    move = scene.to_files
     place = {
-        "scale": float(move.scale),
-        "rotation": move.rotation.tolist(),
-        "translation": move.translation.tolist(),
+        **_numbers_of(scene.to_files),
         "near": scene.near,
         "far": scene.far,
         "box": scene.box,
     }
+    if scene.applied is not None:
+        place["to_original"] = _numbers_of(scene.applied.inverse().after(scene.to_files))
     write_text(path, json.dumps(place, indent=1))
+
+
+def _numbers_of(move: Similarity) -> dict[str, Any]:
+    return {
+        "scale": float(move.scale),
+        "rotation": move.rotation.tolist(),
+        "translation": move.translation.tolist(),
+    }
 
 
 def scene_digest(scene: Scene) -> str:
@@ -311,7 +322,7 @@ def show_test_views(
             alpha = unit_colours(views.images[i, ..., -1])
             row |= geometry_figures(view, views.depth[i], views.normals[i], alpha)
         rows.append(row)
-        write_view(folder / "views", f"test_{i:03d}", view)
+        write_view(folder / "views", f"test_{i:03d}", view, scene.to_files)
         if i in chosen:
             shown.append(view)
     plot_views(folder / "comparison.png", shown, [views.names[i] for i in chosen])
@@ -329,14 +340,21 @@ def show_test_views(
     return {f"test {name}": value for name, value in means.items()}
 
 
-def write_view(folder: pathlib.Path, name: str, view: RenderedView) -> None:
-    """A view as PNG, and its depth, opacity and normals as numbers."""
+def write_view(folder: pathlib.Path, name: str, view: RenderedView, to_files: Similarity) -> None:
+    """A view as PNG, and its depth, opacity and normals as numbers in the world of the files.
+
+    ``depth_along`` says that depth is along the ray.
+    """
     if not is_main_process():
         return
     write_png(folder / f"{name}.png", as_bytes(view.colour))
-    numbers = {"depth": view.depth, "opacity": view.opacity}
+    numbers: dict[str, Any] = {
+        "depth": (to_files.scale * view.depth).astype(np.float32),
+        "depth_along": "ray",
+        "opacity": view.opacity,
+    }
     if view.normals is not None:
-        numbers["normals"] = view.normals
+        numbers["normals"] = to_files.directions(view.normals).astype(np.float32)
     content = io.BytesIO()
     np.savez_compressed(content, **numbers)
     with replacing(folder / f"{name}.npz") as handle:

@@ -47,7 +47,7 @@ def follow_refinement(
 
     Corrections of poses may turn, move and scale the whole scene: the similarity that takes the
     scene's training cameras closest to the corrected ones takes its other cameras along.
-    Corrections of intrinsics are theirs too.
+    Corrections of intrinsics are theirs too. `Scene.to_files` leads back from there.
 
     Args:
       scene: as it is in its files.
@@ -80,7 +80,8 @@ def follow_refinement(
     size = np.linalg.norm(found[:, :, 3] - found[:, :, 3].mean(axis=0), axis=-1).mean()
     trace = (aligned[:, :, :3] * found[:, :, :3]).sum(axis=(1, 2))
     angle = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))).mean()
-    return dataclasses.replace(scene, parts=parts), {
+    back = scene.to_files.after(move.inverse())
+    return dataclasses.replace(scene, parts=parts, to_files=back), {
         "camera distance error": float(apart / size),
         "camera angle error, degrees": float(angle),
     }

@@ -22,7 +22,8 @@ from jaxgen.data.archives import Path
 from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes.intrinsics import pinholes
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
-from jaxgen.data.scenes.photographs import Photograph, read_photographs
+from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_links_out
+from jaxgen.data.scenes.similarity import Similarity
 from jaxgen.data.scenes.transforms_file import (
     angle_of,
     frames_of,
@@ -74,8 +75,9 @@ def read_blender(
 
     Raises:
       FileNotFoundError: There is no such folder.
-      InputError: A file that is needed is missing, unreadable or not of this format, or an image
-        has another shape than the first of its part. The message names the file, and the frame.
+      InputError: A file that is needed is missing, unreadable or not of this format, an image has
+        another shape than the first of its part, or one for training is in another part too. The
+        message names the file, and the frame.
     """
     check_size_and_channels(size, None)
     root = pathlib.Path(folder)
@@ -92,7 +94,19 @@ def read_blender(
                 " without"
             )
     views = {part: _read_part(root, FILES[part], size) for part in parts}
+    _refuse_training_images(root, views)
     return Scene(str(folder), views, near, far, box)
+
+
+def _refuse_training_images(root: pathlib.Path, parts: dict[str, Views]) -> None:
+    trained = set(parts["train"].names) if "train" in parts else set()
+    for part, views in parts.items():
+        for i, name in enumerate(views.names):
+            if part != "train" and name in trained:
+                raise InputError(
+                    f"{root / FILES[part]}: frame {i} ({name}): {FILES['train']} has this image"
+                    " too, expected another"
+                )
 
 
 def _read_part(root: pathlib.Path, file_name: str, size: int | None) -> Views:
@@ -111,6 +125,7 @@ def _read_part(root: pathlib.Path, file_name: str, size: int | None) -> Views:
         names.append(name)
         photographs.append(Photograph(number, image))
     refuse_same_images(where, names, range(len(names)))
+    refuse_links_out(photographs, root)
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     full_width = round(width / pixels.scale[0])
@@ -125,10 +140,11 @@ def _read_part(root: pathlib.Path, file_name: str, size: int | None) -> Views:
 
 
 def write_blender(folder: Path, scene: Scene) -> None:
-    """Writes a scene's images as PNG and the JSON of each part, whole or not at all.
+    """Writes images and the JSON of each part, in units of the scene's files, whole or not at all.
 
-    `read_blender` gives the same images, names and cameras back. The format has no place for
-    depth, normals, `near`, `far` and `box`.
+    Images are PNG. `read_blender` gives the same images, names and cameras back. The format has no
+    place for depth, normals, `near`, `far` and `box`: of a scene that was moved, give those of the
+    files' world to `read_blender`.
 
     Args:
       folder: Does not exist yet, or is empty.
@@ -145,7 +161,7 @@ def write_blender(folder: Path, scene: Scene) -> None:
         _check_camera(f"{scene.name}, {part}", views)
     with replacing_folder(target) as temporary:
         for part, views in scene.parts.items():
-            _write_part(temporary, FILES[part], views)
+            _write_part(temporary, FILES[part], views, scene.to_files)
 
 
 def _check_camera(where: str, views: Views) -> None:
@@ -162,14 +178,15 @@ def _check_camera(where: str, views: Views) -> None:
         )
 
 
-def _write_part(folder: pathlib.Path, file_name: str, views: Views) -> None:
+def _write_part(folder: pathlib.Path, file_name: str, views: Views, to_files: Similarity) -> None:
     write_images(folder, views)
+    poses = to_files.poses(views.camera_to_world.astype(np.float64))
     frames = [
         {
             "file_path": f"./{name}",
-            "transform_matrix": [*pose.astype(float).tolist(), [0.0, 0.0, 0.0, 1.0]],
+            "transform_matrix": [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]],
         }
-        for name, pose in zip(views.names, views.camera_to_world, strict=True)
+        for name, pose in zip(views.names, poses, strict=True)
     ]
     angle = 2 * math.atan(0.5 * views.images.shape[2] / views.intrinsics.focal[0, 0])
     content = {"camera_angle_x": angle, "frames": frames}

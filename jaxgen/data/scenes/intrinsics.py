@@ -23,6 +23,9 @@ WIDER = (
 )
 """Models of which a later one says all that an earlier one does, where further numbers are 0."""
 
+FLOAT32 = np.finfo(np.float32)
+"""What programs compute with."""
+
 
 @dataclass(frozen=True, eq=False)
 class Intrinsics:
@@ -152,8 +155,8 @@ def intrinsics_fault(intrinsics: Intrinsics, i: int) -> str:
     """What is wrong with a camera's numbers, in words; empty where nothing is."""
     for name in ("focal", "centre", "distortion"):
         values = getattr(intrinsics, name)[i]
-        if not np.isfinite(values).all():
-            return f"{name} is {values.tolist()}, expected finite numbers"
-    if not (intrinsics.focal[i] > 0).all():
-        return f"focal is {intrinsics.focal[i].tolist()}, expected numbers > 0"
+        if not (np.abs(values) <= FLOAT32.max).all():
+            return f"{name} is {values.tolist()}, expected finite numbers in float32"
+    if not (intrinsics.focal[i] >= FLOAT32.tiny).all():
+        return f"focal is {intrinsics.focal[i].tolist()}, expected numbers > 0 in float32"
     return ""

@@ -10,11 +10,17 @@ to the world. Intrinsics are in the file or in every frame::
 
 ``mask_path`` is black where pixels do not count; ``depth_file_path`` has whole numbers, of
 ``depth_unit_scale_factor`` (0.001) each, along the camera's axis, 0 where it is not known.
-``applied_transform`` says how the matrices were made from those of COLMAP; they have it already,
-so it is left alone. ``train_filenames``, ``val_filenames`` and ``test_filenames`` are the parts;
-without them every eighth image is held out for tests.
+``applied_transform``, 3 x 4, is what took the world of COLMAP to that of the matrices, which have
+it already (``x -> applied_scale A x`` where there is ``applied_scale`` too); it stays with the
+scene (`Scene.applied`).
+
+``train_filenames``, ``val_filenames`` and ``test_filenames`` are the parts; one whose list is empty
+is not there, so that a program that needs tests says so. Without the lists every eighth image is
+held out for tests. Of distortion and ``camera_model``, what a frame lacks is the file's, else 0 and
+"OPENCV", as nerfstudio has it. A depth image of zeros alone says nothing of its view: all is nan.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -28,7 +34,13 @@ from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes.held_out import EVERY, held_out_parts
 from jaxgen.data.scenes.intrinsics import Intrinsics, intrinsics_fault, join_intrinsics
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
-from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_missing
+from jaxgen.data.scenes.photographs import (
+    Photograph,
+    read_photographs,
+    refuse_links_out,
+    refuse_missing,
+)
+from jaxgen.data.scenes.similarity import IDENTITY, Similarity
 from jaxgen.data.scenes.transforms_file import (
     angle_of,
     frames_of,
@@ -38,6 +50,7 @@ from jaxgen.data.scenes.transforms_file import (
     path_of,
     read_transforms,
     refuse_same_images,
+    similarity_of,
 )
 from jaxgen.data.scenes.views import UNIT_BOX, WIDE_FAR, WIDE_NEAR, Corner, Scene, Views
 from jaxgen.data.scenes.written_images import check_view_names, write_images
@@ -93,7 +106,19 @@ def read_nerfstudio(
     refuse_missing(str(file), missing, len(frames), skip_missing)
     views = _read_views(file, content, frames, size)
     parts = _parts(file, content, views, frames, missing, every)
-    return Scene(str(folder), parts, near, far, box)
+    return Scene(str(folder), parts, near, far, box, applied=_applied(file, content))
+
+
+def _applied(file: pathlib.Path, content: dict[str, Any]) -> Similarity | None:
+    """What the file says was applied to an earlier world to give its own."""
+    scale = number_of(str(file), content, "applied_scale")
+    if scale is not None and scale <= 0:
+        raise InputError(f"{file}: applied_scale is {scale}, expected a number > 0")
+    scaling = None if scale is None else dataclasses.replace(IDENTITY, scale=scale)
+    if content.get("applied_transform") is None:
+        return scaling
+    turning = similarity_of(str(file), "applied_transform", content["applied_transform"])
+    return turning if scaling is None else scaling.after(turning)
 
 
 _Frames = list[tuple[int, dict[str, Any], str, pathlib.Path]]
@@ -138,6 +163,7 @@ def _read_views(
         ]
         photographs.append(Photograph(where, image, _stated_shape(where, told), *beside))
     refuse_same_images(places, names, [i for i, *_ in frames])
+    refuse_links_out(photographs, file.parent)
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     full = round(height / pixels.scale[1]), round(width / pixels.scale[0])
@@ -258,8 +284,8 @@ def _parts(
 def write_nerfstudio(folder: Path, scene: Scene) -> None:
     """Writes a scene's images and transforms.json, in the units of its files, whole or not at all.
 
-    `read_nerfstudio` gives the same images, cameras, parts and masks back; where some parts have
-    masks, white ones are written for the others. Depth and normals are left out.
+    `read_nerfstudio` gives the same images, cameras, parts, masks and `Scene.applied` back; where
+    some parts have masks, white ones are written for the others. Depth and normals are left out.
 
     Args:
       folder: Does not exist yet, or is empty.
@@ -290,6 +316,8 @@ def write_nerfstudio(folder: Path, scene: Scene) -> None:
                 matrix = [*poses[i].tolist(), [0.0, 0.0, 0.0, 1.0]]
                 frame = {"file_path": path, "transform_matrix": matrix, **_written_camera(views, i)}
                 frames.append(frame | ({"mask_path": masks[i]} if masks else {}))
+        if scene.applied is not None:
+            content["applied_transform"] = scene.applied.matrix().tolist()
         content["frames"] = frames
         (temporary / FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 

@@ -33,6 +33,10 @@ class Similarity:
         turned = self.rotation @ camera_to_world[:, :, :3]
         return np.concatenate([turned, self.points(camera_to_world[:, :, 3])[..., None]], axis=-1)
 
+    def matrix(self) -> Float[np.ndarray, "3 4"]:
+        """``[scale rotation, translation]``."""
+        return np.concatenate([self.scale * self.rotation, self.translation[:, None]], axis=1)
+
     def inverse(self) -> "Similarity":
         """The way back."""
         back = self.rotation.T

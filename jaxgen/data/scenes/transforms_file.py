@@ -12,7 +12,8 @@ from jaxtyping import Float64
 
 from jaxgen.data.archives import decode_text, read_bytes
 from jaxgen.data.images.image_files import SUFFIXES
-from jaxgen.data.scenes.views import pose_fault
+from jaxgen.data.scenes.similarity import Similarity
+from jaxgen.data.scenes.views import LARGEST, ROTATION_TOLERANCE, pose_fault
 from jaxgen.errors import InputError
 from jaxgen.text_rules import has_suffix
 
@@ -110,32 +111,67 @@ def refuse_same_images(where: Sequence[str], names: Sequence[str], numbers: Sequ
             )
 
 
-def matrix_of(where: str, matrix: object, *, rotation: bool = True) -> Float64[np.ndarray, "3 4"]:
-    """A 4 x 4 matrix from lists, without its last row.
+def matrix_of(where: str, matrix: object) -> Float64[np.ndarray, "3 4"]:
+    """A camera's 4 x 4 matrix from lists, without its last row.
 
     Args:
       where: What errors begin with.
       matrix: Four lists of four numbers.
-      rotation: Whether it must turn and move and do nothing else.
+
+    Raises:
+      InputError: It is none, or does not turn and move alone.
+    """
+    if matrix is None:
+        raise InputError(f"{where}: transform_matrix is missing, expected 4 x 4 numbers")
+    if not _is_matrix(matrix, 4):
+        raise InputError(f"{where}: transform_matrix is not 4 x 4 numbers, expected those")
+    values_44 = np.array(matrix, np.float64)
+    if fault := pose_fault(values_44[:3]) or _last_row_fault(values_44):
+        raise InputError(f"{where}: {fault}")
+    return values_44[:3]
+
+
+def similarity_of(where: str, key: str, matrix: object) -> Similarity:
+    """A 3 x 4 or 4 x 4 matrix from lists that scales, turns and moves.
+
+    Args:
+      where: What errors begin with.
+      key: Of the matrix in its file.
+      matrix: Three or four lists of four numbers.
 
     Raises:
       InputError: It is none.
     """
-    if matrix is None:
-        raise InputError(f"{where}: transform_matrix is missing, expected 4 x 4 numbers")
-    rows = matrix if isinstance(matrix, list) else []
-    if len(rows) != 4 or not all(
-        isinstance(row, list) and len(row) == 4 and all(isinstance(value, float) for value in row)
-        for row in rows
-    ):
-        raise InputError(f"{where}: transform_matrix is not 4 x 4 numbers, expected those")
-    values_44 = np.array(rows, np.float64)
-    fault = pose_fault(values_44[:3]) if rotation else ""
-    if not fault and not np.abs(values_44[3] - [0, 0, 0, 1]).max() <= MATRIX_TOLERANCE:
-        fault = f"the matrix's last row is {values_44[3].tolist()}, expected 0 0 0 1"
-    if fault:
-        raise InputError(f"{where}: {fault}")
-    return values_44[:3]
+    if not (_is_matrix(matrix, 3) or _is_matrix(matrix, 4)):
+        raise InputError(f"{where}: {key} is not 3 x 4 or 4 x 4 numbers, expected those")
+    values = np.array(matrix, np.float64)
+    if not (np.abs(values) <= LARGEST).all():
+        raise InputError(f"{where}: {key} is not finite in float32, expected finite numbers")
+    scale = float(np.cbrt(np.linalg.det(values[:3, :3])))
+    turn_33 = values[:3, :3] / scale if scale > 0 else values[:3, :3]
+    if not scale > 0 or np.abs(turn_33.T @ turn_33 - np.eye(3)).max() > ROTATION_TOLERANCE:
+        raise InputError(
+            f"{where}: {key} is {values[:3].tolist()}, expected a scale > 0 times a rotation, with"
+            " determinant 1, and a translation"
+        )
+    if fault := _last_row_fault(values):
+        raise InputError(f"{where}: {key}: {fault}")
+    return Similarity(scale, turn_33, values[:3, 3])
+
+
+def _is_matrix(matrix: object, rows: int) -> bool:
+    return (
+        isinstance(matrix, list)
+        and len(matrix) == rows
+        and all(isinstance(row, list) and len(row) == 4 for row in matrix)
+        and all(isinstance(value, float) for row in matrix for value in row)
+    )
+
+
+def _last_row_fault(matrix: Float64[np.ndarray, "R 4"]) -> str:
+    if len(matrix) == 3 or np.abs(matrix[3] - [0, 0, 0, 1]).max() <= MATRIX_TOLERANCE:
+        return ""
+    return f"the matrix's last row is {matrix[3].tolist()}, expected 0 0 0 1"
 
 
 def number_of(where: str, content: dict[str, Any], key: str) -> float | None:

@@ -100,6 +100,7 @@ class Scene:
       box: The low and the high corner of what is to be modelled, in world units.
       to_files: From this world to that of the files that the scene comes from.
       bounded: Whether all that is seen is in the box; else the box holds the middle of it.
+      applied: From the world that the files were made of (COLMAP's) to theirs, where they say it.
 
     Raises:
       InputError: Of the parts, arrays or numbers one cannot be used; the message names the scene,
@@ -113,6 +114,7 @@ class Scene:
     box: tuple[Corner, Corner]
     to_files: Similarity = IDENTITY
     bounded: bool = True
+    applied: Similarity | None = None
 
     def __post_init__(self):
         if not 0 <= self.near < self.far < math.inf:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from captures import assert_same_views, moved
 from image_files import random_images, write_image
 
 from jaxgen.data.scenes import blender
@@ -61,6 +62,14 @@ def test_what_is_written_comes_back(tmp_path, channels):
     read = read_blender(read.name, parts=["train"], near=0.5, far=9.0, box=box)
     assert list(read.parts) == ["train"]
     assert (read.near, read.far, read.box) == (0.5, 9.0, box)
+
+
+def test_cameras_of_a_moved_scene_are_those_of_its_files(tmp_path):
+    scene = moved(random_scene())
+    write_blender(tmp_path / "scene", scene)
+    read = read_blender(tmp_path / "scene")
+    for part, views in scene.parts.items():
+        assert_same_views(views, read.parts[part], scene.to_files)
 
 
 def test_16_bits_come_back(tmp_path):
@@ -216,6 +225,36 @@ def test_faults_of_a_frame_name_it(tmp_path):
     )
     (tmp_path / "s/train/r_1.png").write_bytes(b"no image")
     refuse(tmp_path / "s", good, r"frame 1: .*r_1\.png: not a readable image")
+
+
+def test_images_for_training_are_in_no_other_part(tmp_path):
+    write_blender(tmp_path / "s", random_scene())
+    trained = content_of(tmp_path / "s")["frames"]
+    for part in ("validation", "test"):
+        good = content_of(tmp_path / "s", part)
+        file = tmp_path / "s" / FILES[part]
+        file.write_text(json.dumps(good | {"frames": [*good["frames"], trained[1]]}))
+        message = (
+            rf"{FILES[part]}: frame 2 \(train/r_1\): transforms_train\.json has this image too"
+        )
+        with pytest.raises(InputError, match=message) as error:
+            read_blender(tmp_path / "s")
+        assert "\n" not in str(error.value)
+        assert len(read_blender(tmp_path / "s", parts=["train"]).part("train")) == 3
+        file.write_text(json.dumps(good))
+    same = content_of(tmp_path / "s", "test")
+    (tmp_path / "s" / FILES["validation"]).write_text(json.dumps(same))
+    assert read_blender(tmp_path / "s").part("validation").names == ("test/r_0", "test/r_1")
+
+
+def test_links_out_of_the_folder(tmp_path):
+    write_blender(tmp_path / "s", random_scene())
+    image = tmp_path / "s" / "train" / "r_1.png"
+    image.rename(tmp_path / "r_1.png")
+    image.symlink_to(tmp_path / "r_1.png")
+    refuse(
+        tmp_path / "s", content_of(tmp_path / "s"), r"frame 1: .*r_1\.png is a link out of .*s, "
+    )
 
 
 def test_parts_that_are_not_there(tmp_path):

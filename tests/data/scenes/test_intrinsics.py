@@ -98,9 +98,13 @@ def test_faults():
         from_parameters("PINHOLE", [1.0] * 3)
     lens = random_lens("RADIAL", 2)
     assert intrinsics_fault(lens, 1) == ""
-    lens.focal[1, 1] = 0
-    assert intrinsics_fault(lens, 1).startswith("focal is [")
-    assert intrinsics_fault(lens, 1).endswith("0.0], expected numbers > 0")
+    for focal in (0.0, 1e-300, 1e-45, -1.0):
+        lens.focal[1, 1] = focal
+        assert intrinsics_fault(lens, 1).startswith("focal is [")
+        assert intrinsics_fault(lens, 1).endswith(f"{focal}], expected numbers > 0 in float32")
+    lens.focal[1, 1] = 1e300
+    assert intrinsics_fault(lens, 1).endswith("1e+300], expected finite numbers in float32")
+    lens.focal[1, 1] = 15
     lens.distortion[1, 0] = np.inf
     assert "distortion is [inf," in intrinsics_fault(lens, 1)
     assert intrinsics_fault(lens, 0) == ""

@@ -10,12 +10,16 @@ import pytest
 from captures import SHAPE, assert_same_views, moved, random_lens, random_poses, random_scene
 from image_files import random_images, write_image
 
+from jaxgen.data import load_scene
 from jaxgen.data.scenes.alpha_images import shrink
 from jaxgen.data.scenes.analytic_scene import make_analytic_scene
 from jaxgen.data.scenes.nerfstudio import FILE, read_nerfstudio, write_nerfstudio
+from jaxgen.data.scenes.recentring import recentred
 from jaxgen.data.scenes.views import Scene
 from jaxgen.errors import InputError
 
+APPLIED = [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]]
+"""nerfstudio's own, of captures of COLMAP: a rotation."""
 PIXELS = {"fl_x": 20.0, "fl_y": 21.0, "cx": 7.5, "cy": 6.5, "w": 16, "h": 12}
 
 
@@ -70,6 +74,51 @@ def test_what_is_written_comes_back(tmp_path):
     assert (tmp_path / "PINHOLE/masks/photos/003.png").is_file()
     with pytest.raises(InputError, match=r"PINHOLE: is there and not empty"):
         write_nerfstudio(tmp_path / "PINHOLE", scene)
+
+
+def test_the_transform_that_was_applied_stays_with_the_scene(tmp_path):
+    """Original cameras come back, also from the recentred scene and from what is written of it."""
+    content = write_capture(tmp_path, 9)
+    turn = random_poses(1, 3)[0].astype(float)
+    for name, matrix, scale in (
+        ("nerfstudio", APPLIED, None),
+        ("4 x 4", [*turn.tolist(), [0, 0, 0, 1]], None),
+        ("scaled", [[0.5 * value for value in row] for row in APPLIED], None),
+        ("scale beside it", turn.tolist(), 0.25),
+    ):
+        applied = np.array(matrix, float)[:3] * (scale or 1)
+        files = np.array([frame["transform_matrix"] for frame in content["frames"]])
+        size = np.cbrt(np.linalg.det(applied[:, :3]))
+        place = np.linalg.solve(applied[:, :3], (files[:, :3, 3] - applied[:, 3]).T).T
+        axes = np.linalg.solve(applied[:, :3] / size, files[:, :3, :3])
+        save(tmp_path, content | {"applied_transform": matrix, "applied_scale": scale})
+        write_nerfstudio(tmp_path / name, recentred(read_nerfstudio(tmp_path), 0.1, 9.0, 1.0))
+        for scene in (read_nerfstudio(tmp_path / name), load_scene(tmp_path / name)):
+            assert scene.applied is not None
+            np.testing.assert_allclose(scene.applied.matrix(), applied, atol=1e-12)
+            back = scene.applied.inverse().after(scene.to_files)
+            for views in scene.parts.values():
+                found = back.poses(views.camera_to_world.astype(float))
+                numbers = [int(view.split("/")[1]) for view in views.names]
+                np.testing.assert_allclose(found[:, :, 3], place[numbers], atol=2e-5)
+                np.testing.assert_allclose(found[:, :, :3], axes[numbers], atol=2e-6)
+    save(tmp_path, content)
+    assert read_nerfstudio(tmp_path).applied is None
+    stretched, mirrored, nan = (np.array(APPLIED) for _ in range(3))
+    stretched[0, 0], nan[0, 3] = 2.0, np.nan
+    mirrored[2] *= -1
+    no_similarity = r"json: applied_transform is \[\[.*expected a scale > 0 times a rotation"
+    for matrix, message in (
+        ("x", r"json: applied_transform is not 3 x 4 or 4 x 4 numbers, expected those"),
+        (APPLIED[:2], r"json: applied_transform is not 3 x 4 or 4 x 4 numbers"),
+        (nan.tolist(), r"json: applied_transform is not finite in float32, expected finite num"),
+        (stretched.tolist(), no_similarity),
+        (mirrored.tolist(), no_similarity),
+        (np.zeros((3, 4)).tolist(), no_similarity),
+        ([*APPLIED, [0, 0, 0, 2]], r"json: applied_transform: the matrix's last row is \[0\.0, 0"),
+    ):
+        refuse(tmp_path, content | {"applied_transform": matrix}, message)
+    refuse(tmp_path, content | {"applied_scale": 0}, r"json: applied_scale is 0\.0, expected a num")
 
 
 def test_masks_of_some_parts_come_back_as_masks_of_all(tmp_path):
@@ -153,6 +202,10 @@ def test_models_by_their_names_and_numbers(tmp_path):
         save(tmp_path, content | changes)
         assert lens_of(tmp_path).model == model
     np.testing.assert_allclose(lens_of(tmp_path).focal, [[16 / (2 * np.pi), 12 / np.pi]] * 4)
+    # Frames without a model have that of the file; without one there, OPENCV's.
+    for whole, own in (("OPENCV_FISHEYE", "OPENCV_FISHEYE"), (None, "OPENCV")):
+        save(tmp_path, changed(content | {"k1": 0.1, "camera_model": whole}, 1, camera_model=own))
+        assert lens_of(tmp_path).model == own
     # Several models in one file become the one that says all.
     content = {key: value for key, value in content.items() if key not in PIXELS}
     for i, changes in enumerate(({}, {"k1": 0.1}, {"k3": 0.2}, {"p1": 0.3})):
@@ -195,7 +248,7 @@ def test_depth_and_masks(tmp_path):
     content = write_capture(tmp_path)
     depth = np.random.default_rng(0).integers(0, 60_000, (4, *SHAPE)).astype(np.uint16)
     masks = np.random.default_rng(1).random((4, *SHAPE)) > 0.3
-    depth[:, 0, 0] = 0
+    depth[:, 0, 0] = depth[3] = 0
     for i in range(4):
         write_image(tmp_path / f"depth/{i}.png", depth[i])
         write_image(tmp_path / f"masks/{i}.png", masks[i].astype(np.uint8) * (255 - i))
@@ -208,6 +261,7 @@ def test_depth_and_masks(tmp_path):
         np.testing.assert_allclose(train.depth, expected, rtol=1e-6)
         np.testing.assert_array_equal(train.masks, masks)
         assert train.depth_along == "axis"
+        assert np.isnan(train.depth[3]).all()
         small = read_nerfstudio(tmp_path, every=0, size=8).parts["train"]
         np.testing.assert_array_equal(small.depth, train.depth[:, 1::2, 1::2])
         whole = masks.reshape(4, 6, 2, 8, 2).all(axis=(2, 4))
@@ -234,6 +288,8 @@ def test_parts_by_their_names_or_every_eighth(tmp_path):
     }
     whole = read_nerfstudio(tmp_path).parts["train"]
     np.testing.assert_array_equal(whole.camera_to_world, random_poses(10)[[3, 1]])
+    save(tmp_path, content | listed | {"test_filenames": []})
+    assert list(read_nerfstudio(tmp_path).parts) == ["train", "validation"]
     for faulty, message in (
         ({"train_filenames": ["images/99.png"]}, r"train_filenames has 'images/99\.png', expected"),
         ({"train_filenames": "images/1.png"}, r"train_filenames is no list, expected one of paths"),
@@ -297,6 +353,8 @@ def test_faults_of_the_file_and_of_its_cameras(tmp_path):
         (good | {"frames": []}, r"json: frames is empty, expected a list"),
         (plain, where + "no focal length, expected fl_x or camera_angle_x"),
         (good | {"fl_x": 0}, where + r"focal is \[0\.0, 21\.0\], expected numbers > 0"),
+        (good | {"fl_x": 1e-300}, where + r"focal is \[1e-300, 21\.0\], expected numbers > 0"),
+        (good | {"fl_x": 1e300}, where + r"focal is \[1e\+300, 21\.0\], expected finite numb"),
         (good | {"fl_x": -3}, where + r"focal is \[-3\.0, 21\.0\], expected numbers > 0"),
         (good | {"fl_x": "20"}, where + r"fl_x is '20', expected a finite number"),
         (good | {"cx": math.nan}, where + r"cx is nan, expected a finite number"),

@@ -122,7 +122,7 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
     arguments += ["--test-views", "2", "--no-normals"]
     assert run(arguments, monkeypatch, flags=COMMON) == 0
     views = sorted((tmp_path / "run" / "views").glob("*.npz"))
-    assert [set(np.load(view)) for view in views] == 2 * [{"depth", "opacity"}]
+    assert [set(np.load(view)) for view in views] == 2 * [{"depth", "depth_along", "opacity"}]
     params = load_model(tmp_path / "run" / "checkpoints").params
     assert set(params) == {"coarse", "fine"}
     assert not (tmp_path / "run" / "mesh.ply").exists()

@@ -44,6 +44,8 @@ def test_test_cameras_follow_a_turn_of_the_whole_world():
     followed, errors = follow_refinement(SCENE, SCENE, trained)
     expected = turn @ SCENE.part("test").camera_to_world
     np.testing.assert_allclose(followed.part("test").camera_to_world, expected, atol=1e-5)
+    back = followed.to_files.poses(followed.part("test").camera_to_world.astype(float))
+    np.testing.assert_allclose(back, SCENE.part("test").camera_to_world, atol=1e-5)
     assert errors["camera distance error"] == pytest.approx(0, abs=1e-5)
     assert errors["camera angle error, degrees"] == pytest.approx(0, abs=0.1)
 
