@@ -22,7 +22,7 @@ from jaxgen.data.archives import Path
 from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes.intrinsics import pinholes
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
-from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_links_out
+from jaxgen.data.scenes.photographs import Photograph, read_photographs
 from jaxgen.data.scenes.similarity import Similarity
 from jaxgen.data.scenes.transforms_file import (
     angle_of,
@@ -125,7 +125,6 @@ def _read_part(root: pathlib.Path, file_name: str, size: int | None) -> Views:
         names.append(name)
         photographs.append(Photograph(number, image))
     refuse_same_images(where, names, range(len(names)))
-    refuse_links_out(photographs, root)
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     full_width = round(width / pixels.scale[0])

@@ -17,7 +17,6 @@ from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
 from jaxgen.data.scenes.photographs import (
     Photograph,
     read_photographs,
-    refuse_links_out,
     refuse_missing,
 )
 from jaxgen.data.scenes.transforms_file import path_of
@@ -78,7 +77,6 @@ def read_colmap(
         Photograph(f"{place}: image {image.name}", photos / image.name, camera.shape)
         for image, camera in zip(chosen, cameras, strict=True)
     ]
-    refuse_links_out(photographs, photos)
     pixels = read_photographs(photographs, size)
     views = Views(
         tuple(str(pathlib.PurePosixPath(image.name).with_suffix("")) for image in chosen),

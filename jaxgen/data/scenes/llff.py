@@ -20,7 +20,7 @@ from jaxgen.data.images.image_files import SUFFIXES
 from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes.held_out import EVERY, held_out_parts
 from jaxgen.data.scenes.intrinsics import intrinsics_fault, pinholes
-from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_links_out
+from jaxgen.data.scenes.photographs import Photograph, read_photographs
 from jaxgen.data.scenes.recentring import recentred
 from jaxgen.data.scenes.views import Corner, Scene, Views, pose_fault
 from jaxgen.errors import InputError
@@ -70,7 +70,6 @@ def read_llff(
         Photograph(row, file, mask=mask)
         for row, file, mask in zip(where, files, masks, strict=True)
     ]
-    refuse_links_out(photographs, chosen.parent)
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     down, right, back, place = (poses_N35[:, :, i] for i in range(4))

@@ -37,7 +37,6 @@ from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
 from jaxgen.data.scenes.photographs import (
     Photograph,
     read_photographs,
-    refuse_links_out,
     refuse_missing,
 )
 from jaxgen.data.scenes.similarity import IDENTITY, Similarity
@@ -163,7 +162,6 @@ def _read_views(
         ]
         photographs.append(Photograph(where, image, _stated_shape(where, told), *beside))
     refuse_same_images(places, names, [i for i, *_ in frames])
-    refuse_links_out(photographs, file.parent)
     pixels = read_photographs(photographs, size)
     height, width = pixels.images.shape[1:3]
     full = round(height / pixels.scale[1]), round(width / pixels.scale[0])

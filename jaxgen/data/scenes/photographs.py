@@ -135,18 +135,6 @@ def refuse_missing(
         )
 
 
-def refuse_links_out(photographs: Sequence[Photograph], folder: pathlib.Path) -> None:
-    """Raises InputError if a frame's file is a link that leads out of a folder."""
-    inside = folder.resolve()
-    for photograph in photographs:
-        for file in (photograph.file, photograph.mask, photograph.depth):
-            if file is not None and not file.resolve().is_relative_to(inside):
-                raise InputError(
-                    f"{photograph.where}: {file} is a link out of {folder}, expected a file inside"
-                    " the folder"
-                )
-
-
 def _check_shape(
     photograph: Photograph, shape: tuple[int, ...], first: tuple[int, ...], first_file: object
 ) -> None:

@@ -247,16 +247,6 @@ def test_images_for_training_are_in_no_other_part(tmp_path):
     assert read_blender(tmp_path / "s").part("validation").names == ("test/r_0", "test/r_1")
 
 
-def test_links_out_of_the_folder(tmp_path):
-    write_blender(tmp_path / "s", random_scene())
-    image = tmp_path / "s" / "train" / "r_1.png"
-    image.rename(tmp_path / "r_1.png")
-    image.symlink_to(tmp_path / "r_1.png")
-    refuse(
-        tmp_path / "s", content_of(tmp_path / "s"), r"frame 1: .*r_1\.png is a link out of .*s, "
-    )
-
-
 def test_parts_that_are_not_there(tmp_path):
     write_blender(tmp_path / "s", random_scene())
     (tmp_path / "s" / FILES["validation"]).unlink()

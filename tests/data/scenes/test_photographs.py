@@ -6,7 +6,7 @@ from image_files import random_images, write_image
 
 from jaxgen.data.images.deep_png import encode_deep_png
 from jaxgen.data.scenes.alpha_images import shrink
-from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_links_out
+from jaxgen.data.scenes.photographs import Photograph, read_photographs
 from jaxgen.data.scenes.views import unit_colours
 from jaxgen.errors import InputError
 
@@ -42,21 +42,6 @@ def test_16_bits_beside_8_make_all_16(tmp_path):
     assert images.dtype == np.uint16
     np.testing.assert_array_equal(images[1], deep)
     np.testing.assert_allclose(unit_colours(images[0]), unit_colours(IMAGES[0]), atol=1e-7)
-
-
-def test_links_stay_inside(tmp_path):
-    inside, outside = tmp_path / "scene", write_image(tmp_path / "out.png", IMAGES[0])
-    given = photographs(inside)
-    (inside / "in.png").symlink_to(inside / "1.png")
-    (inside / "out.png").symlink_to(outside)
-    (tmp_path / "link").symlink_to(inside)
-    linked = [one._replace(file=tmp_path / "link" / one.file.name) for one in given]
-    for folder, good in ((inside, given), (tmp_path / "link", linked), (inside, linked)):
-        refuse_links_out([*good, good[0]._replace(file=inside / "in.png")], folder)
-    for name in ("file", "mask", "depth"):
-        bad = given[1]._replace(**{name: inside / "out.png"})
-        with pytest.raises(InputError, match=r"^frame 1: .*out\.png is a link out of .*scene, exp"):
-            refuse_links_out([given[0], bad], inside)
 
 
 def test_masks_keep_pixels_whose_whole_area_they_keep(tmp_path):
