@@ -144,7 +144,7 @@ def test_fields_of_cones_and_with_proposals_learn(field, sizes, names, tmp_path,
     """With the losses between proposals and field, and weights that are annealed."""
     arguments = ["--field", field, *sizes, *NO_RESULTS, "--no-normals", "--workdir", tmp_path]
     assert run(arguments, monkeypatch, flags=COMMON) == 0
-    found = [value for _, name, value in losses(tmp_path) if name == "train/loss"]
+    found = [value for _, name, value in losses(tmp_path) if name == "validation/loss"]
     assert np.all(np.isfinite(found))
     assert found[-1] < found[0]
     assert set(load_model(tmp_path / "checkpoints").params) == names
