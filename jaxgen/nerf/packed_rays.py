@@ -10,6 +10,7 @@ words are counted, and a bit is found within a word by halving it. No array of a
 cumulative sum taken.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -167,20 +168,21 @@ class _March:
         self.span, self.length = span, config.step_length(box)
         self.begin = jax.lax.stop_gradient(span.begin)
         self.share = jnp.full_like(self.begin, 0.5) if jitter is None else jitter
-        distance = self.begin[:, None] + self._offset(jnp.arange(config.steps), self.share[:, None])
+        distance = self.begin[:, None] + self.offset(jnp.arange(config.steps), self.share[:, None])
         inside = distance < jax.lax.stop_gradient(span.end)[:, None]
         if cells is not None:
             points = jax.lax.stop_gradient(span.rays.points(distance))
             inside &= cell_is_occupied(cells, points, box)
         self.steps = pack_bits(inside)
 
-    def _offset(self, step: Array, share: Array) -> Array:
+    def offset(self, step: Array, share: Array) -> Array:
+        """Of a share of a step from where rays begin."""
         return (step + share) * self.length
 
     def samples(self, slots: Slots) -> tuple[Array, Array, Array]:
         """Distances, points and directions in slots."""
         ray, rays = slots.ray, self.span.rays
-        distance = self.begin[ray] + self._offset(slots.step, self.share[ray])
+        distance = self.begin[ray] + self.offset(slots.step, self.share[ray])
         direction = rays.direction[ray]
         return distance, rays.origin[ray] + distance[:, None] * direction, direction
 
@@ -224,11 +226,12 @@ def render_packed(
     chosen = fill_slots(pack_bits(weighty.reshape(-1, ROW)), config.samples)
     kept = chosen.ray * ROW + chosen.step
     slots = Slots(candidates.ray[kept], candidates.step[kept], chosen.filled, candidates.fits)
-    sums, _ = _shade(field, march, slots, jnp.zeros(rays), code, normals)
+    sums, _, weight = _shade(field, march, slots, jnp.zeros(rays), code, normals)
     # A ray is whole where its last weighty step has a slot.
     total = jax.ops.segment_sum(weighty.astype(jnp.int32), candidates.ray, rays, True)
     left_out = ~candidates.fits | (jnp.cumsum(total) > config.samples)
     rendering = _finish(sums, background, left_out, normals)
+    rendering = dataclasses.replace(rendering, median=_median(march, slots, weight, sums[:, 0]))
     return RenderedRays(rendering, None, samples=chosen.filled.sum())
 
 
@@ -273,7 +276,7 @@ def render_to_the_end(
         # The fewer rays are left, the more steps of each: every round has all slots to fill.
         left = jnp.maximum((taken < everything).sum(), 1)
         slots = fill_slots(steps, config.samples, taken, jnp.maximum(least, config.samples // left))
-        new, depths = _shade(field, march, slots, depth, code, normals)
+        new, depths, _ = _shade(field, march, slots, depth, code, normals)
         ones = slots.filled.astype(jnp.int32)
         taken += jax.ops.segment_sum(ones, slots.ray, rays, True)
         depth += depths
@@ -292,8 +295,8 @@ def _shade(
     before: Float[Array, "R"],
     code: Array | None,
     normals: bool,
-) -> tuple[Float[Array, "R W"], Float[Array, "R"]]:
-    """Sums over the slots of each ray, and their optical depths.
+) -> tuple[Float[Array, "R W"], Float[Array, "R"], Float[Array, "S"]]:
+    """Sums over the slots of each ray, their optical depths, and the weights of slots.
 
     The sums are of weights, times 1, distance, colour and normals. ``before`` is the optical depth
     of what is in front of the slots.
@@ -313,7 +316,24 @@ def _shade(
     terms = weight[:, None] * jnp.concatenate(columns, axis=-1)
     terms = jnp.concatenate([terms, depth[:, None]], axis=-1)
     sums = jax.ops.segment_sum(terms, slots.ray, len(before), indices_are_sorted=True)
-    return sums[:, :-1], sums[:, -1]
+    return sums[:, :-1], sums[:, -1], weight
+
+
+def _median(
+    march: _March, slots: Slots, weight: Float[Array, "S"], opacity: Float[Array, "R"]
+) -> Float[Array, "R"]:
+    """Where the weights of a ray so far are half of its opacity; each is spread over its step."""
+    half = opacity / 2
+    before = sum_before(weight, slots.ray)
+    reached = slots.filled & (weight > 0) & (before + weight >= half[slots.ray])
+    last = len(weight) - 1
+    slot = jnp.where(reached, jnp.arange(len(weight)), last)
+    first = jax.ops.segment_min(slot, slots.ray, len(opacity), indices_are_sorted=True)
+    first = jnp.minimum(first, last)  # of a ray without slots
+    hit = opacity > EPSILON
+    share = (half - before[first]) / jnp.where(hit & (weight[first] > 0), weight[first], 1)
+    found = march.begin + march.offset(slots.step[first], jnp.clip(share, 0, 1))
+    return jnp.where(hit, found, march.span.end)
 
 
 def _finish(sums: Array, background: Array, left_out: Array, normals: bool) -> Rendering:

@@ -233,7 +233,8 @@ class RadianceConfig:
         """A renderer of whole images, pure and differentiable in parameters and cameras.
 
         Rays are rendered in chunks of one size, the last one filled up, so that memory does not
-        grow with the images. Compiled with `jax.jit`, it is one program for all cameras of one
+        grow with the images, nor does that of a gradient, which renders each chunk once more.
+        Compiled with `jax.jit`, it is one program for all cameras of one
         number and size of image. Rays are sharded over the mesh axes of the rule "rays", where a
         mesh is set.
 
@@ -260,6 +261,8 @@ class RadianceConfig:
             count = rays.origin.shape[0]
             size = ray_chunk_size(self.chunk, count)
 
+            # A gradient computes each chunk again, rather than keep what all of them computed.
+            @functools.partial(jax.checkpoint, prevent_cse=False)
             def render_chunk(part: tuple[Rays, Array]) -> Rendering:
                 rays, number_R = shard_rays(part)
                 if to_the_end:

@@ -21,7 +21,8 @@ class Rendering:
       depth: [...], expected distance along the ray; see
         `jaxgen.nerf.volume_rendering.expected_depth`.
       weights: [..., S], of the samples that colour is the sum of. None where rays have no common
-        number of samples: see `jaxgen.nerf.packed_rays`.
+        number of samples (`jaxgen.nerf.packed_rays`), and distortion and other percentiles than
+        the median are not to be had.
       normals: [..., 3], ``sum_i w_i n_i`` of the unit vectors n against the gradient of density (of
         fields over grids, a difference), in world coordinates: shorter than 1 where opacity is, or
         where n disagree. None unless they are wanted.
@@ -29,6 +30,10 @@ class Rendering:
         `jaxgen.nerf.volume_rendering.percentile_distance`. None where weights are.
       left_out: [...], whether some of a ray's samples did not fit into the budget, so that what it
         shows is not what is there. None where all samples always fit.
+      median: [...], of packed rays within their budgets the distance at which half of the opacity
+        is reached, the far end where a ray hits nothing. None of others: with weights it is
+        `jaxgen.nerf.volume_rendering.percentile_distance`; rendering to the end and splats have
+        none.
     """
 
     colour: Float[Array, "*B 3"]
@@ -38,6 +43,7 @@ class Rendering:
     normals: Float[Array, "*B 3"] | None
     edges: Float[Array, "*B S1"] | None = None
     left_out: Bool[Array, "*B"] | None = None
+    median: Float[Array, "*B"] | None = None
 
 
 class RayWeights(NamedTuple):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen import nerf
+from jaxgen.nerf.ray_samples import jittered_edges
 
 even_edges = jax.jit(nerf.even_edges, static_argnums=2)
 inverse_cdf, stratified_distances = map(jax.jit, (nerf.inverse_cdf, nerf.stratified_distances))
@@ -56,6 +57,46 @@ def test_samples_have_the_density_of_the_weights():
         counts, _ = np.histogram(found[ray], edges[ray])
         error = 5 * np.sqrt(share[ray] * count) + 1
         assert np.all(np.abs(counts - share[ray] * count) <= error)
+
+
+def assert_uniform(values, low, high):
+    """Chi-square over 64 bins, to 5 deviations; values that are stratified have a smaller one."""
+    counts, _ = np.histogram(values, 64, (low, high))
+    assert counts.sum() == np.size(values)
+    expected = np.size(values) / 64
+    assert ((counts - expected) ** 2 / expected).sum() < 63 + 5 * np.sqrt(2 * 63)
+
+
+def test_jittered_samples_and_edges_are_uniform():
+    """Of 50,000 rays: samples over all of the ray, inner edges but for half an interval."""
+
+    @jax.jit
+    def draw(key):
+        jitter = ray_jitter(key, jnp.arange(50_000), 8)
+        edges = jnp.broadcast_to(jnp.linspace(2.0, 6.0, 9), (50_000, 9))
+        return nerf.stratified_distances(edges, jitter), jittered_edges(edges, jitter)
+
+    samples, edges = map(np.asarray, draw(jax.random.key(0)))
+    assert_uniform(samples, 2, 6)
+    assert_uniform(edges[:, 1:-1], 2.25, 5.75)
+    assert np.all(np.diff(edges) >= 0)
+    np.testing.assert_array_equal(edges[:, [0, -1]], np.tile([2, 6], (50_000, 1)))
+
+
+def test_jittered_intervals_have_the_density_of_the_weights():
+    """The shares of the weights below 9 inner edges of 20,000 rays are uniform on (0.05, 0.95)."""
+    edges, weights = uneven()
+
+    @jax.jit
+    def draw(key):
+        jitter = ray_jitter(key, jnp.arange(20_000), 9)
+        each = [jnp.broadcast_to(x[0], (20_000, x.shape[1])) for x in (edges, weights)]
+        return nerf.resampled_edges(*each, 10, jitter, 0.05)
+
+    inner = np.asarray(draw(jax.random.key(1)))[:, 1:-1]
+    cumulative = np.concatenate([[0], np.cumsum(weights[0] + 0.05)])
+    shares = np.interp(inner, edges[0], cumulative / cumulative[-1])
+    assert_uniform(np.clip(shares, 0.05 + 1e-6, 0.95 - 1e-6), 0.05, 0.95)
 
 
 def test_new_intervals_share_the_weights_evenly():

@@ -15,8 +15,10 @@ from jaxgen.nerf import (
     HashFieldConfig,
     HashGridConfig,
     NeRFFieldConfig,
+    OccupancyConfig,
     ProposalConfig,
     RadianceConfig,
+    SplatConfig,
     camera_rays,
     orbit_cameras,
     render_rays,
@@ -29,6 +31,10 @@ NETWORK = NeRFFieldConfig(
 )
 GRID = HashGridConfig(2, 2, log2_table_size=9, base_resolution=4, finest_resolution=16)
 HASH = HashFieldConfig(GRID, width=16, geometry_features=8)
+CONES = dataclasses.replace(NETWORK, integrated=True)
+SPACE = dataclasses.replace(
+    CONES, basis="icosahedron", contracted=True, box=((-1.0,) * 3, (1.0,) * 3)
+)
 
 CONFIGS = {
     "one field": RadianceConfig(HASH, coarse_samples=8, fine_samples=6, chunk=16),
@@ -43,18 +49,37 @@ CONFIGS = {
         proposals=(ProposalConfig(HASH, 8), ProposalConfig(HASH, 7)),
         chunk=16,
     ),
+    "mipnerf": RadianceConfig(
+        CONES, coarse_samples=8, fine_samples=6, coarse_colour=True, padding=0.01, chunk=16
+    ),
+    "mipnerf360": RadianceConfig(
+        SPACE,
+        near=0.1,
+        far=100.0,
+        fine_samples=6,
+        spacing="inverse",
+        proposals=(ProposalConfig(SPACE, 8), ProposalConfig(SPACE, 7)),
+        chunk=16,
+    ),
 }
-SAMPLES = {"one field": 6, "two networks": 14, "even": 8, "proposals": 6}
+SAMPLES = {"two networks": 14, "even": 8}
+EARLIER = {"two networks": 1, "proposals": 2, "mipnerf": 1, "mipnerf360": 2}
 every_config = pytest.mark.parametrize("name", CONFIGS)
+
+
+OCCUPIED = RadianceConfig(
+    HASH, occupancy=OccupancyConfig(8, 64, candidates=2**10, samples=2**9), chunk=16
+)
 
 
 def cameras_of(count=2, elevation=20.0):
     return orbit_cameras(count, radius=4, elevation=elevation, focal=8.0, height=5, width=7)
 
 
-def rays_of(cameras):
+def rays_of(cameras, footprints=False):
     """Of all pixels in one row."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), camera_rays(cameras))
+    rays = camera_rays(cameras, footprints=footprints)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rays)
 
 
 @functools.cache
@@ -80,7 +105,8 @@ def seen_with_gradient(name):
             total += (own**2).sum()
         return total, found
 
-    given = params_of(config), rays_of(cameras_of()), jax.random.key(3)
+    rays = rays_of(cameras_of(), config.footprints)
+    given = params_of(config), rays, jax.random.key(3)
     gradient, found = jax.jit(jax.grad(loss, has_aux=True))(*given)
     return found, gradient
 
@@ -98,13 +124,13 @@ def test_images_are_the_rays_of_all_pixels(name):
     assert np.abs(other.colour - found.colour).max() > 1e-4
     seen, _ = seen_with_gradient(name)
     expected = seen.rendering
-    assert found.weights.shape == (2, 5, 7, SAMPLES[name])
+    assert found.weights.shape == (2, 5, 7, SAMPLES.get(name, config.fine_samples))
     assert found.normals is None
     for part in ("colour", "opacity", "depth", "weights"):
         image, row = (np.asarray(getattr(x, part)) for x in (found, expected))
         np.testing.assert_allclose(image.reshape(row.shape), row, atol=1e-5)
-    assert len(seen.earlier) == {"two networks": 1, "proposals": 2}.get(name, 0)
-    assert [x.colour is None for x in seen.earlier] == [name == "proposals"] * len(seen.earlier)
+    assert len(seen.earlier) == EARLIER.get(name, 0)
+    assert all((x.colour is None) == bool(config.proposals) for x in seen.earlier)
     for part in (seen.final, *seen.earlier):
         assert part.edges.shape[-1] == part.weights.shape[-1] + 1
         assert np.all(np.diff(part.edges, axis=-1) >= 0)
@@ -114,6 +140,15 @@ def test_images_are_the_rays_of_all_pixels(name):
     np.testing.assert_allclose(found.weights.sum(-1), opacity, atol=1e-6)
     depth = np.asarray(found.depth)[opacity > 0]
     assert np.all((depth > config.near - 1e-3) & (depth < config.far + 1e-3))
+
+
+def test_proposals_place_evenly_where_they_are_annealed_to_nothing():
+    config = CONFIGS["proposals"]
+    given = params_of(config), rays_of(cameras_of())
+    place = jax.jit(lambda *given, anneal: render_rays(config, *given, anneal=anneal).final.edges)
+    even = np.tile(np.linspace(0, 1, 7), (70, 1))
+    np.testing.assert_allclose(place(*given, anneal=jnp.zeros(70)), even, atol=1e-6)
+    assert np.abs(place(*given, anneal=jnp.ones(70)) - even).max() > 0.01
 
 
 def test_the_background_fills_what_the_field_leaves():
@@ -135,26 +170,59 @@ def test_the_background_fills_what_the_field_leaves():
     np.testing.assert_allclose(found.colour, expected, atol=1e-5)
 
 
-def test_one_program_for_all_cameras_keys_backgrounds_and_bounds():
-    config = CONFIGS["one field"]
+@pytest.mark.parametrize("name", ["one field", "occupancy", "to the end", "splats"])
+def test_one_program_for_all_cameras_keys_backgrounds_and_bounds(name):
+    config = {"one field": CONFIGS["one field"], "splats": SplatConfig(30)}.get(name, OCCUPIED)
+    options = {"to_the_end": True} if name == "to the end" else {}
     traced = 0
 
     @jax.jit
-    def render(params, cameras, key, background, bounds):
+    def render(params, cameras, **given):
         nonlocal traced
         traced += 1
-        return config.make_render()(params, cameras, key=key, background=background, bounds=bounds)
+        return config.make_render(**options)(params, cameras, **given)
 
+    given = {}
     for seed, elevation in enumerate([0.0, 30.0, -50.0]):
         cameras = cameras_of(4, elevation)
+        given["key"] = jax.random.key(seed)
         for index in range(4):
-            background = jnp.full(3, index / 4)
+            given["background"] = jnp.full(3, index / 4)
+            if name != "splats":
+                given["bounds"] = jnp.array([1.0 + seed, 6.0 + index])
+            if config is OCCUPIED:
+                given["cells"] = np.random.default_rng(index).uniform(size=(8, 8, 8)) < 0.5
             camera = cameras.take(np.array([index]))
-            bounds = jnp.array([1.0 + seed, 6.0 + index])
-            render(params_of(config), camera, jax.random.key(seed), background, bounds)
+            found = render(params_of(config), camera, **given)
+            assert np.any(found.opacity)
     assert traced == render._cache_size() == 1
-    nothing = render(params_of(config), camera, jax.random.key(0), background, jnp.array([9.0, 10]))
-    np.testing.assert_array_equal(nothing.opacity, 0)  # behind the box
+    if name != "splats":
+        given["bounds"] = jnp.array([9.0, 10.0])  # behind the box
+        np.testing.assert_array_equal(render(params_of(config), camera, **given).opacity, 0)
+
+
+def test_memory_does_not_grow_with_the_picture():
+    """From 16 to 256 chunks by the rays and what is rendered alone, of the gradient too.
+
+    All 8 samples of a ray, kept for the gradient, would be thousands of bytes of a pixel.
+    """
+    config = dataclasses.replace(CONFIGS["even"], chunk=256)
+    params, render = params_of(config), config.make_render()
+
+    def colour(params, cameras):
+        return render(params, cameras).colour
+
+    def gradient(params, cameras):
+        return jax.grad(lambda *given: colour(*given).sum(), (0, 1))(params, cameras)
+
+    def memory(function, side):
+        cameras = orbit_cameras(1, radius=4, elevation=20.0, focal=side, height=side, width=side)
+        compiled = jax.jit(function).lower(params, cameras).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    for function, numbers in ((colour, 8), (gradient, 64)):
+        growth = memory(function, 256) - memory(function, 64)
+        assert growth / (256**2 - 64**2) < 4 * numbers
 
 
 def test_sharded_rendering_is_the_unsharded_one():

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from jaxgen import nerf
+from jaxgen.nerf.ray_samples import blurred_weights, jittered_edges
 
 distortion_loss = jax.jit(nerf.distortion_loss)
 inverse_cdf = jax.jit(nerf.inverse_cdf)
@@ -88,3 +89,23 @@ def test_intervals_that_are_placed_anew_place_the_same_ones_again():
     placed = resampled_edges(edges, weights, 12, None, 0.0)
     again = resampled_edges(placed, jnp.full((10, 12), 1 / 12), 12, None, 0.0)
     np.testing.assert_allclose(again, placed, atol=2e-6)
+
+
+def test_blurred_weights_are_means_of_larger_neighbours():
+    _, weights = histogram()
+    found = jax.jit(blurred_weights)(weights)
+    padded = np.pad(weights, ((0, 0), (1, 1)), mode="edge")
+    larger = np.maximum(padded[:, :-1], padded[:, 1:])
+    np.testing.assert_allclose(found, (larger[:, :-1] + larger[:, 1:]) / 2, rtol=1e-6)
+    assert np.all(found >= weights)
+
+
+def test_jittered_edges_move_by_half_an_interval_at_most():
+    edges = np.linspace([2, -1], [6, 1], 9, axis=1, dtype=np.float32)
+    jitter = np.random.default_rng(5).uniform(size=(2, 8)).astype(np.float32)
+    expected = edges.copy()
+    for ray, length in enumerate((0.5, 0.25)):
+        expected[ray, 1:-1] += (jitter[ray, :7] - 0.5) * length
+    found = np.asarray(jax.jit(jittered_edges)(edges, jitter))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.all(np.diff(found) > 0)

@@ -14,6 +14,7 @@ from processes import run_processes
 from run_records import assert_same_losses, losses
 from small_fields import make_smaller
 
+from experiments.nerf.support.field_training import annealed
 from experiments.shared import training_runs
 from jaxgen.data import Scene, load_scene, read_video
 from jaxgen.data.scenes.blender import write_blender
@@ -31,6 +32,8 @@ COMMON = [
 ]
 SMALL_GRID = ["--levels", "3", "--log2-table-size", "10", "--finest-resolution", "32"]
 FEW = ["--coarse-samples", "16", "--fine-samples", "8"]
+PROPOSED = ["--proposal-samples", "16", "12", "--fine-samples", "8"]
+PROPOSALS = {"fine", "proposal_0", "proposal_1"}
 FLAGS = [*COMMON, *SMALL_GRID, "--candidates", "4096", "--samples", "2048"]
 TEXTURED = ["--texture-size", "32", "--mesh-faces", "100"]
 NO_RESULTS = ["--mesh-resolution", "0", "--orbit-side", "0", "--test-views", "1"]
@@ -126,6 +129,31 @@ def test_the_original_network_on_a_folder_of_photographs(tmp_path, monkeypatch):
     params = load_model(tmp_path / "run" / "checkpoints").params
     assert set(params) == {"coarse", "fine"}
     assert not (tmp_path / "run" / "mesh.ply").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "sizes", "names"),
+    [
+        ("mipnerf", ["--width", "16", "--depth", "2", *FEW], {"fine"}),
+        ("mipnerf360", ["--width", "16", "--depth", "2", *PROPOSED], PROPOSALS),
+        ("nerfacto", [*SMALL_GRID, *PROPOSED], PROPOSALS),
+    ],
+)
+def test_fields_of_cones_and_with_proposals_learn(field, sizes, names, tmp_path, monkeypatch):
+    """With the losses between proposals and field, and weights that are annealed."""
+    arguments = ["--field", field, *sizes, *NO_RESULTS, "--no-normals", "--workdir", tmp_path]
+    assert run(arguments, monkeypatch, flags=COMMON) == 0
+    found = [value for _, name, value in losses(tmp_path) if name == "validation/loss"]
+    assert np.all(np.isfinite(found))
+    assert found[-1] < found[0]
+    assert set(load_model(tmp_path / "checkpoints").params) == names
+
+
+def test_annealing_rises_to_all_of_the_weights():
+    """10 x / (9 x + 1) of the share x of the annealed updates (Barron et al. 2022, equation 18)."""
+    found = [annealed(share) for share in (0.0, 0.1, 0.5, 1.0, 2.0)]
+    np.testing.assert_allclose(found, [0, 1 / 1.9, 5 / 5.5, 1, 1], rtol=1e-12)
 
 
 def test_a_signed_distance(tmp_path, monkeypatch):
