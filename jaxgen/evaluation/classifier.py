@@ -8,8 +8,8 @@ configuration. It is trained by an experiment (`classifier_loss`) on real images
 that all measures of one data set are taken with the same features.
 
 A classifier of clips [T, Y, X, C] (the option `temporal`) does the same with each frame, but has
-its first convolution at half resolution, for its cost (unless `full_resolution`), and after the
-last convolution of each resolution compares frames at equal positions, zeros beyond the ends::
+its first convolution at half resolution, for its cost, and after the last convolution of each
+resolution compares frames at equal positions, zeros beyond the ends::
 
     h(t) <- relu(h(t) + norm(W_0 h(t - 1) + W_1 h(t) + W_2 h(t + 1)))
 
@@ -49,14 +49,12 @@ class ClassifierConfig:
     Attributes:
       num_classes: V.
       channels: C, 1 or 3.
-      widths: Channels at full, half, quarter ... resolution (of clips, unless at full resolution:
-        half, quarter ...); the last is D, the features.
+      widths: Channels at full, half, quarter ... resolution (of clips: half, quarter ...); the last
+        is D, the features.
       dropout: Probability that a feature is left out in training.
       temporal: Whether it takes clips, not images.
       coordinates: Whether the row and the column of a pixel, -1 to 1, are laid beside its colour
         (Liu et al. 2018): features are means over positions, which else say little of where.
-      full_resolution: Whether clips, too, have their first convolution at full resolution: outlines
-        of objects of few pixels are not told else.
     """
 
     num_classes: int
@@ -65,7 +63,6 @@ class ClassifierConfig:
     dropout: float = 0.2
     temporal: bool = False
     coordinates: bool = False
-    full_resolution: bool = False
 
     def __post_init__(self) -> None:
         """Validates the fields."""
@@ -132,8 +129,7 @@ class Classifier(nn.Module):
             raise InputError(f"{what} have shape {z.shape}, expected [B, {axes}, {c.channels}]")
         x = as_unit(z)
         x = with_coordinates(x) if c.coordinates else x
-        halved = c.temporal and not c.full_resolution
-        h = _convolve(x, c.widths[0], "stem", stride=1 + halved)
+        h = _convolve(x, c.widths[0], "stem", stride=1 + c.temporal)
         h = _compare_frames(h, "stem_time") if c.temporal else h
         for i, width in enumerate(c.widths[1:]):
             h = _convolve(h, width, f"down_{i}", stride=2)

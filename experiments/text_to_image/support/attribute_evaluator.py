@@ -24,7 +24,7 @@ from jaxgen.evaluation import (
 from jaxgen.typing import Batch, Tree
 
 FRECHET = "Fréchet distance"
-SEEN_FRAMES = 4
+SEEN_FRAMES = 8
 """So many frames of a longer clip, evenly chosen, are looked at."""
 
 
@@ -113,12 +113,9 @@ def make_attribute_evaluator(
     values = tuple(pictures.attributes.values[name] for name in names)
     sizes = [len(one) for one in values]
     code_NF = codes_of(pictures).astype(np.int32)
-    usual = ClassifierConfig.for_images(pictures.images.shape[-3:], sum(sizes))
-    clips = pictures.images.ndim == 5
-    widths = widths or tuple(width // (1 + clips) for width in usual.widths)
-    config = dataclasses.replace(
-        usual, widths=widths, temporal=clips, coordinates=True, full_resolution=clips
-    )
+    usual = ClassifierConfig.for_images(pictures.images.shape[1:], sum(sizes))
+    widths = widths or tuple(width // (1 + usual.temporal) for width in usual.widths)
+    config = dataclasses.replace(usual, widths=widths, coordinates=True)
 
     def data(plan: BatchPlan, step: int) -> Batch:
         chosen = plan.positions(step)
