@@ -5,13 +5,20 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.spatial.transform
 
 from experiments.nerf.support.field_flags import FieldFlags
 from experiments.nerf.support.field_training import make_pixel_loss
-from experiments.nerf.support.view_rays import cameras_of, draw_rays, resident_views
+from experiments.nerf.support.view_rays import (
+    cameras_of,
+    draw_rays,
+    mask_unseen,
+    resident_views,
+)
 from jaxgen.data import Scene, Views
 from jaxgen.data.scenes.intrinsics import Intrinsics
+from jaxgen.errors import InputError
 from jaxgen.nerf import camera_rays
 from jaxgen.parallel import init_sharded, make_mesh
 
@@ -46,6 +53,11 @@ def views_of(images, masks=None, scale=1.0):
 def numbered(height=HEIGHT, width=WIDTH):
     """Images whose pixels hold their view, row and column."""
     return np.stack(np.indices((VIEWS, height, width), np.uint8), axis=-1)
+
+
+def rays_of(views):
+    """All rays of all views, numpy arrays [N, Y, X, 3]."""
+    return jax.tree.map(np.asarray, jax.jit(camera_rays)(cameras_of(views)))
 
 
 @functools.cache
@@ -104,7 +116,7 @@ def test_rays_are_those_of_the_pixels_and_count_before_the_fold():
     views = views_of(numbered())
     found, place_R3 = drawn_from(views)
     np.testing.assert_array_equal(found.view, place_R3[:, 0])
-    every = jax.tree.map(np.asarray, jax.jit(camera_rays)(cameras_of(views)))
+    every = rays_of(views)
     np.testing.assert_allclose(found.rays.direction, every.direction[tuple(place_R3.T)], atol=1e-6)
     np.testing.assert_array_equal(found.rays.origin, every.origin[tuple(place_R3.T)])
     np.testing.assert_array_equal(found.counts, seen(place_R3))
@@ -114,6 +126,17 @@ def test_rays_are_those_of_the_pixels_and_count_before_the_fold():
     for axis, size in enumerate((VIEWS, HEIGHT, WIDTH)):
         counts = np.bincount(place_R3[:, axis], minlength=size)
         assert np.abs(counts / 400 - 1 / size).max() < 4 * (400 * size) ** -0.5
+
+
+def test_masks_leave_out_what_is_beyond_the_fold():
+    masks = np.random.default_rng(2).random((VIEWS, HEIGHT, WIDTH)) > 0.4
+    places = numbered().reshape(-1, 3).astype(int)
+    for given in (None, masks):
+        found = mask_unseen(views_of(numbered(), given)).masks
+        expected = seen(places).reshape(masks.shape) & (True if given is None else given)
+        np.testing.assert_array_equal(found, expected)
+    narrow = views_of(numbered(), scale=4.0)
+    assert mask_unseen(narrow) is narrow
 
 
 def test_pixels_that_do_not_count_leave_loss_and_gradient_as_they_are():
@@ -148,3 +171,22 @@ def test_pixels_that_do_not_count_leave_loss_and_gradient_as_they_are():
     for one in found:
         jax.tree.map(np.testing.assert_array_equal, one, expected)
     assert abs(changed[0] - expected[0]) > 0.01
+
+
+def test_smaller_views_are_drawn_as_often_through_their_own_cameras():
+    """As `smaller` of `train_field` has them: every second ray is of images of half the size."""
+    half = HEIGHT // 2, WIDTH // 3
+    large, small = views_of(numbered()), views_of(numbered(*half), scale=0.5)
+    found, place_R3 = drawn_from(large, small)
+    parts = (slice(0, 200), large), (slice(200, 400), small)
+    for part, views in parts:
+        rays = rays_of(views)
+        place = tuple(place_R3[part].T)
+        np.testing.assert_allclose(found.rays.direction[part], rays.direction[place], atol=1e-6)
+        np.testing.assert_array_equal(found.rays.origin[part], rays.origin[place])
+        assert (place_R3[part].max(axis=0) + 1).tolist() == [*views.images.shape[:3]]
+    cameras = [cameras_of(views) for views in (large, small)]
+    assert [(c.height, c.width) for c in cameras] == [(HEIGHT, WIDTH), half]
+    np.testing.assert_allclose(cameras[0].focal, 2 * cameras[1].focal)
+    with pytest.raises(InputError, match="rays is 401, expected a multiple of 2 sizes"):
+        draw_rays(field(), {}, [{}, {}], jnp.arange(401), jax.random.key(0))
