@@ -29,7 +29,6 @@ from jaxgen.nerf.splat_projection import (
     MEANS,
     OPACITY_LOGITS,
     QUATERNIONS,
-    check_pinhole,
     project_splats,
 )
 from jaxgen.nerf.splat_tiles import TileGrid, make_tile_lists, tile_grid
@@ -69,7 +68,7 @@ class SplatRendering(Rendering):
 
 @dataclass(frozen=True)
 class SplatConfig:
-    """A fixed number of 3-D Gaussians that can be rendered by pinhole cameras.
+    """A fixed number of 3-D Gaussians that can be rendered by cameras of any model.
 
     Attributes:
       gaussians: G.
@@ -78,7 +77,7 @@ class SplatConfig:
       initial_opacity: of every Gaussian.
       initial_scale: deviation of every Gaussian, in units of the mean distance between them.
       background: the colour behind the scene, in [0, 1].
-      near: Gaussians with a smaller depth are not seen.
+      near: Gaussians with a smaller depth are not seen (see `ProjectedSplats`).
       tile: side of a tile in pixels.
       group: tiles that are composited at a time: more keep more units of a GPU busy.
       pairs: capacity of an image's lists, pairs of a Gaussian and a tile, per Gaussian.
@@ -188,7 +187,6 @@ class SplatConfig:
             key: Key[Array, ""] | None = None,
             background: Float[Array, "3"] | None = None,
         ) -> SplatRendering:
-            check_pinhole(cameras)
             behind = jnp.asarray(self.background if background is None else background, float)
             return jax.lax.map(lambda one: self._image(params, one, behind, normals), cameras)
 

@@ -4,6 +4,8 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.spatial
+import skimage.measure
 
 from jaxgen.errors import InputError
 from jaxgen.interop.marching_cubes import distance_surface, marching_cubes, solid_threshold
@@ -77,6 +79,26 @@ def test_a_plane_is_where_it_belongs_in_any_box():
         assert area(mesh) == pytest.approx(
             np.prod(np.delete(np.subtract(high, low), axis)), rel=1e-5
         )
+
+
+def test_vertices_and_faces_are_scikit_images():
+    """Which the implementation uses: so this holds axes, steps and the box's corner alone."""
+    low, high = (-1.0, -3.0, 0.5), (1.4, 2.0, 4.0)
+    x, y, z = grid(17, 24, 30, low=low, high=high)
+    values = 1.1 - np.sqrt(x**2 + (y / 2) ** 2 + (z - 2.2) ** 2) + 0.1 * np.sin(4 * x + y - 3 * z)
+    mesh = marching_cubes(values, low, high, 0.03)
+    steps = np.subtract(high, low) / (16, 23, 29)
+    vertices, faces, _, _ = skimage.measure.marching_cubes(values, 0.03, spacing=tuple(steps))
+    vertices += low
+    assert (len(mesh.vertices_V3), len(mesh.faces_F3)) == (len(vertices), len(faces))
+    assert len(faces) > 1000
+    for found, expected in (
+        (mesh.vertices_V3, vertices),
+        (triangles(mesh).mean(axis=1), vertices[faces].mean(axis=1)),
+    ):
+        for one, other in ((found, expected), (expected, found)):
+            distance, _ = scipy.spatial.cKDTree(one).query(other)
+            assert distance.max() < 1e-5
 
 
 def test_an_ellipsoid_in_a_box_of_other_steps_along_each_axis():

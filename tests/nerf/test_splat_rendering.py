@@ -10,7 +10,7 @@ import pytest
 from splat_reference import harmonics_of, image_of, rotation_of
 
 from jaxgen.errors import InputError
-from jaxgen.nerf import SplatConfig, make_cameras, orbit_cameras, spherical_harmonics
+from jaxgen.nerf import SplatConfig, orbit_cameras, spherical_harmonics
 from jaxgen.nerf.splat_projection import project_splats, rotations
 from jaxgen.nerf.splat_tiles import make_tile_lists, tile_grid
 from jaxgen.parallel import make_mesh, plan_layout
@@ -236,11 +236,5 @@ def test_what_is_no_scene_of_gaussians():
     ):
         with pytest.raises(InputError, match=fault):
             SplatConfig(**change)
-    pose = cameras_of(1).camera_to_world
-    cameras = make_cameras(pose, 20.0, height=8, width=8, model="OPENCV", distortion=(0.1, 0, 0, 0))
-    with pytest.raises(
-        InputError, match="model is 'OPENCV' with splats, expected a camera without"
-    ):
-        CONFIG.make_render()(params_of(), cameras)
     with pytest.raises(InputError, match=r"points have \[5, 3\], expected \[60, 3\]"):
         CONFIG.params_of_points(jnp.zeros((5, 3)), jnp.zeros((5, 3)))

@@ -10,7 +10,6 @@ from jaxgen.data import Scene
 from jaxgen.errors import InputError
 from jaxgen.evaluation.image_similarity import WINDOW
 from jaxgen.nerf import SplatConfig
-from jaxgen.nerf.splat_projection import MODELS
 from jaxgen.training.saved_names import register_config
 
 
@@ -42,17 +41,10 @@ class SplatFlags:
           field: whose ``box`` may take the place of the scene's.
 
         Raises:
-          InputError: for flags of other fields, cameras with distortion, or images smaller than the
-            crop.
+          InputError: for flags of other fields, or images smaller than the crop.
         """
         _check_defaults(field, ("field", "box"))
-        views = scene.part("train")
-        if views.intrinsics.model not in MODELS:
-            raise InputError(
-                f"{scene.name}: cameras are {views.intrinsics.model} with the field 'splats', "
-                f"expected {' or '.join(MODELS)}, without distortion"
-            )
-        least = min(views.images.shape[1:3])
+        least = min(scene.part("train").images.shape[1:3])
         if max(self.crop or 0, WINDOW) > least:
             raise InputError(
                 f"{scene.name}: images have sides of {least} pixels, expected "

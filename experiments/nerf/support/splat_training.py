@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from experiments.nerf.support.field_training import PSNR, FieldTrainingFlags
 from experiments.nerf.support.splat_flags import SplatFlags
-from experiments.nerf.support.view_rays import cameras_of, laid_over, resident_views
+from experiments.nerf.support.view_rays import cameras_of, laid_over, mask_unseen, resident_views
 from experiments.shared.training_runs import (
     VALIDATION_LOSS,
     TrainedModel,
@@ -101,7 +101,7 @@ def train_splats(
     # An update draws its view from its key; rows are there for the devices to share.
     mesh = current_mesh()
     row_B = np.arange(math.prod(mesh.shape[axis] for axis in BATCH_MESH_AXES), dtype=np.int32)
-    resident = resident_views((views,))
+    resident = resident_views((mask_unseen(views),))
 
     def batches(step: int) -> Batch:
         return {"row": row_B}
@@ -263,7 +263,7 @@ def make_view_evaluation(
         return None
     views = scene.part("validation")
     chosen = np.unique(np.linspace(0, len(views) - 1, VALIDATION_VIEWS).astype(int))
-    views = views.take(chosen.tolist())
+    views = mask_unseen(views.take(chosen.tolist()))
     truth = over_background(views.images, np.array(config.background))
     counts = np.ones(truth.shape[:3]) if views.masks is None else views.masks
     cameras, render = cameras_of(views), config.make_render()

@@ -1,16 +1,26 @@
 """Random rays of posed photographs that stay on the devices."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxgen.data import Views
 from jaxgen.data.scenes.views import unit_colours
 from jaxgen.errors import InputError
-from jaxgen.nerf import Cameras, RadianceConfig, Rays, make_cameras, pixel_rays, refine_cameras
+from jaxgen.nerf import (
+    Cameras,
+    RadianceConfig,
+    Rays,
+    camera_rays,
+    make_cameras,
+    pixel_rays,
+    refine_cameras,
+)
 from jaxgen.nerf.renderer import VIEWS
 from jaxgen.parallel import current_mesh, replicated
 from jaxgen.typing import Batch, Tree
@@ -47,6 +57,17 @@ def cameras_of(views: Views) -> Cameras:
         model=lens.model,
         distortion=lens.distortion,
     )
+
+
+def mask_unseen(views: Views) -> Views:
+    """The views with masks that leave out, too, where a distorted camera sees nothing."""
+    cameras, see = cameras_of(views), jax.jit(lambda cameras: camera_rays(cameras).valid)
+    # One by one: the inverse of a distortion takes much memory.
+    valid = [see(cameras.take(slice(i, i + 1))) for i in range(len(views))]
+    if valid[0] is None or all(map(np.all, valid)):
+        return views
+    seen = np.concatenate([np.asarray(one) for one in valid])
+    return dataclasses.replace(views, masks=seen if views.masks is None else views.masks & seen)
 
 
 def resident_views(sizes: Sequence[Views]) -> Batch:

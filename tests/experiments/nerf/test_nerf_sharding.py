@@ -12,6 +12,7 @@ from experiments.nerf.support.field_flags import FieldFlags
 from experiments.nerf.support.field_training import GRID, FieldTrainingFlags, resident_views
 from experiments.shared.launch import LaunchConfig
 from jaxgen.data import load_scene
+from jaxgen.parallel import communication as communication_of
 from jaxgen.parallel import make_mesh, put_batch
 from jaxgen.training import create_state, make_optimizer
 
@@ -93,3 +94,33 @@ def test_gradients_of_tables_are_summed_over_devices_once(tmp_path):
     parameters = sum(x.size for x in jax.tree.leaves(layout.abstract))
     # Gradients, and the loss and one figure.
     assert found["training step, tables: replicated/data"] == pytest.approx(4 * parameters, abs=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "tables"), [("fsdp=8", "fsdp"), ("data=4,model=2", "model")], ids=["fsdp", "model"]
+)
+def test_what_sharded_tables_communicate(scene, mesh, tables):
+    """By fsdp they are gathered and their gradient is summed; by model what is read is summed.
+
+    By fsdp each device gives its eighth of every sharded array, and the gradient of all. By model
+    it gives, of the points of its rays, 4 features at 8 corners in 3 levels, and over the data axis
+    the gradient of its half of all. Losses and norms are a few numbers.
+    """
+    with jax.set_mesh(make_mesh(mesh)):
+        field = EVEN.config(scene)
+        training = FieldTrainingFlags(rays=RAYS).for_field(field)
+        layout = plan_tables(field, tables)
+        resident = resident_views((scene.part("train"),))
+        program, arguments = field_training_program(field, layout, training, resident)
+        found = communication_of(program, *arguments)
+    leaves = jax.tree.leaves(layout.abstract)
+    parameters = sum(x.size for x in leaves)
+    if tables == "fsdp":
+        sharded = sum(x.size for x in leaves if "fsdp" in x.sharding.spec)
+        assert found.along("fsdp").bytes == pytest.approx(4 * (parameters + sharded / 8), abs=32)
+    else:
+        read = [c.bytes for c in found.collectives if "grid/gather" in c.op_name]
+        points = RAYS // 4 * (EVEN.coarse_samples + EVEN.fine_samples)
+        assert sum(read) == 4 * points * 3 * 8 * 4
+        assert found.along("data").bytes == pytest.approx(4 * parameters / 2, abs=32)

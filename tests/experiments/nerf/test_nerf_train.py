@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import signal
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import trimesh
 from matplotlib.image import imread
 from picture_folder import run_here
-from processes import run_processes
+from processes import end_processes, run_processes
 from run_records import assert_same_losses, losses
 from small_fields import make_smaller
 
@@ -96,6 +97,24 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(reference, tmp_path, mon
     found, expected = (load_model(folder / "checkpoints") for folder in (tmp_path, reference))
     assert found.config == expected.config
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_resumes_bit_for_bit(reference, tmp_path, monkeypatch):
+    """Parameters and occupancy grid, of a process that no signal handler helped."""
+    flags = [*map(str, FLAGS), "--workdir", str(tmp_path), "--mesh", "data=1", "--devices", "1"]
+    flags = ["--kill-at", "12", *flags, "--checkpoint-every", "8"]
+    program = pathlib.Path(__file__).parents[1] / "small_fields.py"
+    codes, (err,) = end_processes(program, flags, num_processes=1, devices_per_process=1)
+    assert codes == (-signal.SIGKILL,), err
+    assert 0 < len(losses(tmp_path)) < len(losses(reference))
+    flags = ["--workdir", tmp_path, *NO_RESULTS, "--checkpoint-every", "8"]
+    assert run(flags, monkeypatch) == 0
+    found, expected = (load_model(folder / "checkpoints") for folder in (tmp_path, reference))
+    assert found.step == expected.step == STEPS
+    assert np.ptp(expected.variables["occupancy"]["density"]) > 0
+    for part in ("params", "variables"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(found, part), getattr(expected, part))
 
 
 @pytest.mark.slow

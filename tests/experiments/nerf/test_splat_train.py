@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from picture_folder import run_here
 from run_records import assert_same_losses, losses
-from small_fields import make_smaller
+from small_fields import load, make_smaller
 
+from experiments.nerf.support.field_flags import FieldFlags
+from experiments.nerf.support.splat_flags import SplatFlags
 from experiments.nerf.support.splat_training import (
     make_after_step,
     make_splat_optimizer,
@@ -134,6 +136,18 @@ def test_a_part_of_an_image_is_what_its_camera_sees():
     whole, cut = (np.asarray(jax.jit(render)(params, c).colour[0]) for c in (camera, part))
     assert whole.std() > 0.02
     np.testing.assert_allclose(cut, whole[row : row + 11, column : column + 11], atol=2e-3)
+
+
+def test_distorted_cameras_are_not_refused():
+    scene = load("shapes", size=16)
+    lens = dataclasses.replace(
+        scene.part("train").intrinsics, model="SIMPLE_RADIAL", distortion=np.full((60, 1), 0.1)
+    )
+    bent = {"train": dataclasses.replace(scene.part("train"), intrinsics=lens)}
+    config = SplatFlags(gaussians=80).config(
+        dataclasses.replace(scene, parts=bent), FieldFlags(field="splats")
+    )
+    assert config.gaussians == 80
 
 
 @pytest.mark.parametrize(
