@@ -100,17 +100,25 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(reference, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_resumes_bit_for_bit(reference, tmp_path, monkeypatch):
+def test_a_run_that_was_killed_resumes_bit_for_bit(tmp_path):
     """Parameters and occupancy grid, of a process that no signal handler helped."""
-    flags = [*map(str, FLAGS), "--workdir", str(tmp_path), "--mesh", "data=1", "--devices", "1"]
-    flags = ["--kill-at", "12", *flags, "--checkpoint-every", "8"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     program = pathlib.Path(__file__).parents[1] / "small_fields.py"
-    codes, (err,) = end_processes(program, flags, num_processes=1, devices_per_process=1)
-    assert codes == (-signal.SIGKILL,), err
-    assert 0 < len(losses(tmp_path)) < len(losses(reference))
-    flags = ["--workdir", tmp_path, *NO_RESULTS, "--checkpoint-every", "8"]
-    assert run(flags, monkeypatch) == 0
-    found, expected = (load_model(folder / "checkpoints") for folder in (tmp_path, reference))
+    common = [*map(str, FLAGS), *NO_RESULTS, "--checkpoint-every", "8", "--mesh", "data=1"]
+
+    def end_of(folder: pathlib.Path, *first: str) -> tuple[int, str]:
+        flags = [*first, *common, "--workdir", str(folder)]
+        codes, texts = end_processes(program, flags, num_processes=1, devices_per_process=1)
+        return codes[0], texts[0]
+
+    code, err = end_of(killed, "--kill-at", "12")
+    assert code == -signal.SIGKILL, err
+    assert 0 < losses(killed)[-1][0] < STEPS
+    for folder in (killed, whole):
+        code, err = end_of(folder)
+        assert code == 0, err
+    assert losses(killed) == losses(whole)
+    found, expected = (load_model(folder / "checkpoints") for folder in (killed, whole))
     assert found.step == expected.step == STEPS
     assert np.ptp(expected.variables["occupancy"]["density"]) > 0
     for part in ("params", "variables"):
