@@ -20,7 +20,7 @@ BUDGETS = {
         "lm": 700,
         "nn": 1450,
         "parallel": 520,
-        "parity": 900,
+        "parity": 1100,
         "nerf": 1900,
         "spacetime": 1850,
     },

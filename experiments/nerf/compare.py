@@ -285,7 +285,7 @@ def write_table(path: pathlib.Path, found: Mapping[str, Mapping[str, float]]) ->
 
 def plot_psnr(folder: pathlib.Path, places: Mapping[str, str]) -> None:
     """PSNR of validation pixels against seconds of training."""
-    figure, axes = new_figure("PSNR of validation pixels in the course of training", 8, 5)
+    figure, axes = new_figure("PSNR of validation pixels in the course of training", 10, 5)
     shown = False
     for name, place in places.items():
         records = read_records(folder / "rows" / place / "metrics.jsonl")
@@ -295,7 +295,7 @@ def plot_psnr(folder: pathlib.Path, places: Mapping[str, str]) -> None:
             axes.plot(*zip(*points, strict=True), label=name, marker="o", markersize=3)
     if shown:
         axes.set(xlabel="seconds of training", ylabel="PSNR, dB")
-        axes.legend(frameon=False)
+        figure.legend(frameon=False, loc="outside right center")
         save_figure(figure, folder / "curves.png")
 
 
