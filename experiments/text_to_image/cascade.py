@@ -36,11 +36,7 @@ from experiments.shared.launch import LaunchConfig, open_workdir, report, run
 from experiments.shared.output import figures_table, format_table, write_text
 from experiments.shared.process_flags import ProcessFlags
 from experiments.shared.restarts import SampledConfig, check_not_shorter, keep_training_seed
-from experiments.shared.training_runs import (
-    TrainedModel,
-    check_layout,
-    open_trained_model,
-)
+from experiments.shared.training_runs import TrainedModel, check_layout, open_trained_model
 from experiments.shared.workdir import check_checkpoints, saved_config
 from experiments.text_to_image.support.attribute_evaluator import (
     AttributeEvaluator,
@@ -312,10 +308,7 @@ def train_stages(
             stage, pictures, tokens, folder, tensorboard=config.launch.tensorboard, **how
         )
         opened[name] = trained
-        figures[name] = {
-            "side": stage.side,
-            **trained.figures(),
-        }
+        figures[name] = {"side": stage.side, **trained.figures()}
     return opened, figures
 
 

@@ -51,16 +51,9 @@ from experiments.text_to_image.support.captioned_data import (
     pictures_digest,
     plan_batches,
 )
-from experiments.text_to_image.support.filling import (
-    filling_config,
-    filling_loss,
-)
+from experiments.text_to_image.support.filling import filling_config, filling_loss
 from experiments.text_to_image.support.masked_psnr import masked_psnr
-from experiments.text_to_image.support.text_samples import (
-    as_texts,
-    prompts_of_part,
-    sample_key,
-)
+from experiments.text_to_image.support.text_samples import as_texts, prompts_of_part, sample_key
 from experiments.text_to_image.support.text_training import TextTrainingFlags, training_parts
 from jaxgen.data import (
     CaptionedSet,

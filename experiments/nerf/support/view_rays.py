@@ -62,11 +62,12 @@ def cameras_of(views: Views) -> Cameras:
 def mask_unseen(views: Views) -> Views:
     """The views with masks that leave out, too, where a distorted camera sees nothing."""
     cameras, see = cameras_of(views), jax.jit(lambda cameras: camera_rays(cameras).valid)
-    # One by one: the inverse of a distortion takes much memory.
-    valid = [see(cameras.take(slice(i, i + 1))) for i in range(len(views))]
-    if valid[0] is None or all(map(np.all, valid)):
+    if jax.eval_shape(see, cameras) is None:
         return views
-    seen = np.concatenate([np.asarray(one) for one in valid])
+    # One by one: the inverse of a distortion takes much memory.
+    seen = np.concatenate([see(cameras.take(slice(i, i + 1))) for i in range(len(views))])
+    if seen.all():
+        return views
     return dataclasses.replace(views, masks=seen if views.masks is None else views.masks & seen)
 
 

@@ -14,11 +14,7 @@ from jaxgen.data.scenes.colmap_model import find_model, read_colmap_model
 from jaxgen.data.scenes.held_out import EVERY, held_out_parts
 from jaxgen.data.scenes.intrinsics import join_intrinsics, with_own_focals
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
-from jaxgen.data.scenes.photographs import (
-    Photograph,
-    read_photographs,
-    refuse_missing,
-)
+from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_missing
 from jaxgen.data.scenes.transforms_file import path_of
 from jaxgen.data.scenes.views import UNIT_BOX, WIDE_FAR, WIDE_NEAR, Corner, Scene, Views
 from jaxgen.data.scenes.written_images import check_view_names, write_images
@@ -73,11 +69,13 @@ def read_colmap(
     missing = [image.name for image in model.images if not (photos / image.name).is_file()]
     refuse_missing(str(place), missing, len(chosen), skip_missing, f" in {photos}")
     cameras = [model.cameras[image.camera] for image in chosen]
-    photographs = [
-        Photograph(f"{place}: image {image.name}", photos / image.name, camera.shape)
-        for image, camera in zip(chosen, cameras, strict=True)
-    ]
-    pixels = read_photographs(photographs, size)
+    pixels = read_photographs(
+        [
+            Photograph(f"{place}: image {image.name}", photos / image.name, camera.shape)
+            for image, camera in zip(chosen, cameras, strict=True)
+        ],
+        size,
+    )
     views = Views(
         tuple(str(pathlib.PurePosixPath(image.name).with_suffix("")) for image in chosen),
         pixels.images,

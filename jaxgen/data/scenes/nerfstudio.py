@@ -34,11 +34,7 @@ from jaxgen.data.images.resizing import check_size_and_channels
 from jaxgen.data.scenes.held_out import EVERY, held_out_parts
 from jaxgen.data.scenes.intrinsics import Intrinsics, intrinsics_fault, join_intrinsics
 from jaxgen.data.scenes.new_folder import check_new_folder, replacing_folder
-from jaxgen.data.scenes.photographs import (
-    Photograph,
-    read_photographs,
-    refuse_missing,
-)
+from jaxgen.data.scenes.photographs import Photograph, read_photographs, refuse_missing
 from jaxgen.data.scenes.similarity import IDENTITY, Similarity
 from jaxgen.data.scenes.transforms_file import (
     angle_of,
