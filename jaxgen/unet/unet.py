@@ -333,7 +333,7 @@ class UNet(nn.Module):
         self,
         z: Float[Array, "B Y X C"] | Float[Array, "B T Y X C"],
         time: Float[Array, "B"] | Float[Array, "B T"],
-        label: Int[Array, "B *P"] | Float[Array, "B *P"] | None = None,
+        label_B: Int[Array, "B *P"] | Float[Array, "B *P"] | None = None,
         *,
         train: bool = False,
         image_frames: int = 0,
@@ -348,7 +348,7 @@ class UNet(nn.Module):
           z: [B, Y, X, in_channels] noisy images, or [B, T, Y, X, in_channels] videos where the
             network is temporal; 2^(levels - 1) divides height and width.
           time: [B] times, or [B, T] of frames; the frequencies are made for 0 to 1000.
-          label: [B] class ids, ``num_classes`` for the null class; or numbers, where the config
+          label_B: [B] class ids, ``num_classes`` for the null class; or numbers, where the config
             says that labels are; None for a network without labels. Of a clip with images: [B], or
             [B, 1 + image_frames], that of the clip and those of the images.
           train: whether dropout is on and labels are dropped; needs the random stream "dropout".
@@ -363,11 +363,11 @@ class UNet(nn.Module):
           InputError: for shapes that do not fit the network.
         """
         c = self.config
-        rows = c.check_input(z, time, label, image_frames, alone_B)
+        rows = c.check_input(z, time, label_B, image_frames, alone_B)
         check_text_tokens(c, text_BNC, len(z))
         check_text_mask(text_mask_BN, text_BNC)
         check_pooled(c, pooled_BC, z.shape[:1])
-        condition_ND = self._condition(time, label, pooled_BC, train, rows)
+        condition_ND = self._condition(time, label_B, pooled_BC, train, rows)
         given = _Given(condition_ND, train, rows, self._text(text_BNC, text_mask_BN, rows))
         z_NYXC = z.reshape(-1, *z.shape[-3:])
         x = conv(c.channels[0], (None, "embed"), c.dtype, name="conv_in")(z_NYXC).astype(

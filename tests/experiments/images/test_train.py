@@ -7,6 +7,7 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -22,6 +23,7 @@ from experiments.shared import classifiers, launch, training_runs
 from experiments.shared.denoiser_sampling import SamplingFlags, even_labels, make_draw
 from experiments.shared.output import remove_table
 from jaxgen.data import ImageSet, to_unit
+from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.diffusion.samplers import DDIM, Ancestral, DPMSolver
@@ -216,11 +218,16 @@ def test_every_network_gives_a_model_that_can_be_trained(network):
         width=64 if network == "unet" else 32,
         depth={"uvit": 1, "mdt": 3}.get(network, 1),
     )
+    batch = {"image": jnp.zeros((2, 8, 8, 1)), "label": jnp.array([0, 1])}
     for target in ("v", "both"):
         model = train.make_config(flags, (8, 8, 1), CLASSES, target)
-        params = jax.eval_shape(model.make_init(), jax.random.key(0))
-        assert jax.tree.leaves(params)
         assert model.network.out_channels == (2 if target == "both" else 1)
+        layout = training_runs.plan_layout_of(model)
+        loss = train.make_loss(model, weighting_named("constant"), layout)
+        gradients, _ = jax.eval_shape(
+            jax.grad(loss, has_aux=True), layout.abstract, batch, jax.random.key(0)
+        )
+        assert jax.tree.structure(gradients) == jax.tree.structure(layout.abstract)
 
 
 @pytest.mark.parametrize(
