@@ -26,7 +26,8 @@ class LaunchConfig:
       local_device_ids: which GPUs of its machine each process takes, say "0,1,2,3"; without it,
         all of them, or on Slurm the one of the process's number.
       rules: where logical axes go, on top of the library's rules, say "vocab=model,embed=none".
-      compilation_cache: folder for compiled programs, so that a second start need not compile.
+      compilation_cache: folder for compiled programs, so that a second start need not compile them;
+        "auto" is one in the user's cache (~/.cache/jaxgen), "none" keeps nothing.
       keep: how many of the latest checkpoints to keep.
       keep_every: checkpoints of multiples of so many steps are kept besides; 0 for none.
       checkpoint_every: steps from one checkpoint to the next (rounded up to whole calls); 0 for ten
@@ -45,7 +46,7 @@ class LaunchConfig:
     process_id: int | None = None
     local_device_ids: str | None = None
     rules: str = ""
-    compilation_cache: str | None = None
+    compilation_cache: str = "auto"
     keep: int = 2
     keep_every: int = 0
     checkpoint_every: int = 0

@@ -40,6 +40,7 @@ from tyro.conf import Positional
 
 from experiments.shared.endings import ending_well, watching_peers
 from experiments.shared.experiment_config import ExperimentConfig, LaunchConfig
+from experiments.shared.program_cache import cache_folder
 from experiments.shared.workdir import (
     check_finite,
     keeping_folders,
@@ -214,8 +215,7 @@ def _start(launch: LaunchConfig) -> jax.sharding.Mesh:
     if launch.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", launch.devices)
-    if launch.compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", launch.compilation_cache)
+    jax.config.update("jax_compilation_cache_dir", cache_folder(launch.compilation_cache))
     ids = launch.device_ids
     if launch.coordinator == "auto":
         start(local_device_ids=ids)
