@@ -39,6 +39,7 @@ from experiments.lm.support.language_modelling import (
     make_nplm_init,
     make_nplm_loss,
     make_scorer,
+    output_bias,
     unigram_bias,
 )
 from experiments.lm.support.recipes import MODERN
@@ -256,10 +257,8 @@ def make_short_list(setting: Setting) -> Parts:
     targets, contexts = corpus.tokens[start:stop], windows(corpus.tokens, 3, start, stop)
     outside = targets >= short_list
     tail_N = tail_probabilities(tail, short_list, contexts[outside], targets[outside])
-    log_p_V = unigram_bias(corpus)
-    bias = np.append(log_p_V[:short_list], np.log(np.exp(log_p_V[short_list:]).sum()))
     config = ShortListConfig(**setting.network, short_list=short_list)
-    return Parts(config, bias, tail_log_p=float(np.log(tail_N).sum() / len(targets)))
+    return Parts(config, output_bias(config, corpus), tail_log_p=float(np.log(tail_N).sum() / len(targets)))
 
 
 def make_sampled(setting: Setting, order: int) -> Parts:

@@ -30,6 +30,7 @@ from jaxtyping import Float64
 
 from experiments.lm.support.bengio2003_rows import (
     BACK_OFF,
+    BEST_NETWORKS,
     CHECKS,
     CLASSES,
     KNESER_NEY,
@@ -85,6 +86,7 @@ from jaxgen.lm.ngram import (
     fit_interpolated,
     fit_kneser_ney,
 )
+from jaxgen.lm.outputs.short_list import ShortListConfig, ShortListModel
 from jaxgen.training import read_records
 from jaxgen.training.metrics import write_figures
 from jaxgen.training.saved_names import register_config
@@ -176,7 +178,7 @@ def check_paper_networks(corpus: Corpus, folder: pathlib.Path) -> None:
     """
     for row in ROWS.values():
         if row.network:
-            network = row.network.config(len(corpus.vocabulary))
+            network = row.network_config(len(corpus.vocabulary))
             check_checkpoints(folder / "rows" / row.name, network, MAY_DIFFER)
 
 
@@ -282,21 +284,22 @@ class Rows:
 
     def network(self, row: Row) -> Computed:
         """Trains a network, or resumes its training."""
-        assert row.network is not None
+        assert row.order is not None
         report(f"{row.name}: training")
-        flags = BEST_RECIPE if row.name == "best-network" else self.config.training
+        flags = BEST_RECIPE if row in BEST_NETWORKS else self.config.training
         network = train_network(
-            row.network.config(len(self.corpus.vocabulary)),
+            row.network_config(len(self.corpus.vocabulary)),
             self.corpus,
             self.folder / row.name,
             flags.chosen(),
-            seed=self.config.seed,
+            seed=self.config.seed + row.seed,
             tensorboard=self.config.launch.tensorboard,
         )
         started = time.monotonic()
-        probabilities = model_probabilities(
-            network.model, self.corpus, row.network.order, name=row.name
-        )
+        model: LanguageModel = network.model
+        if isinstance(network.config, ShortListConfig):
+            model = ShortListModel(network.model, fit_kneser_ney(self.counts.up_to(3)))
+        probabilities = model_probabilities(model, self.corpus, row.order, name=row.name)
         return _computed(probabilities, network.seconds + time.monotonic() - started)
 
     def mixture(self, row: Row) -> Computed:

@@ -33,6 +33,7 @@ from jaxgen.lm.mixture import FrequencyBins, learn_weights, mix
 from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.ngram import NgramCounts
 from jaxgen.lm.nplm import NPLMConfig, is_weight
+from jaxgen.lm.outputs.short_list import ShortListConfig
 from jaxgen.parallel import (
     Layout,
     check_batch_size,
@@ -154,7 +155,7 @@ def train_network(
         return {METRIC: float(np.exp(-log_p_N.mean()))}
 
     # A run resumes, and its best parameters open, where the axis `model` has another size.
-    true_sizes = {"vocab": config.vocabulary_size}
+    true_sizes = {"vocab": config.outputs}
     with open_checkpoints(folder, config, corpus) as checkpoints:
         result = fit(
             ready.step,
@@ -225,8 +226,8 @@ def prepare_training(
     optimizer = recipe.optimizer_for(loop.steps)
     tx = make_optimizer(optimizer, lambda path, _: is_weight(path))
     schedule = make_schedule(optimizer)
-    bias_V = unigram_bias(corpus) if recipe.unigram_bias else None
-    init = make_nplm_init(config, bias_V)
+    bias_O = output_bias(config, corpus) if recipe.unigram_bias else None
+    init = make_nplm_init(config, bias_O)
     if vectors is not None:
         init = starting_from(init, corpus.vocabulary.words, vectors)
     state, layout = create_state(init, jax.random.key(seed), tx=tx)
@@ -311,19 +312,28 @@ def unigram_bias(corpus: Corpus) -> Float64[np.ndarray, "V"]:
     return np.log(count_V / count_V.sum())
 
 
+def output_bias(config: NPLMConfig, corpus: Corpus) -> Float64[np.ndarray, "O"]:
+    """What the biases b start at: those of a short list's words, and of all the others together."""
+    log_p_V = unigram_bias(corpus)
+    if not isinstance(config, ShortListConfig):
+        return log_p_V
+    listed, others = np.split(log_p_V, [config.short_list])
+    return np.append(listed, np.log(np.exp(others).sum()))
+
+
 def make_nplm_init(
-    config: NPLMConfig, bias_V: Float[np.ndarray, "V"] | None = None
+    config: NPLMConfig, bias_O: Float[np.ndarray, "O"] | None = None
 ) -> Callable[[jax.Array], Tree]:
-    """``key -> parameters`` with logical axes; the output bias b starts at `bias_V`, else at 0."""
+    """``key -> parameters`` with logical axes; the output bias b starts at `bias_O`, else at 0."""
     model = config.make_model()
 
     def init(key: jax.Array) -> Tree:
         contexts_BL = jnp.zeros((1, config.order - 1), jnp.int32)
         params = model.init(key, contexts_BL)["params"]
-        if bias_V is not None:
-            zero_V = params["b"].value
-            padded_V = jnp.pad(jnp.asarray(bias_V, zero_V.dtype), (0, len(zero_V) - len(bias_V)))
-            params["b"] = params["b"].replace_boxed(padded_V)
+        if bias_O is not None:
+            zero_O = params["b"].value
+            padded_O = jnp.pad(jnp.asarray(bias_O, zero_O.dtype), (0, len(zero_O) - len(bias_O)))
+            params["b"] = params["b"].replace_boxed(padded_O)
         return params
 
     return init

@@ -18,6 +18,7 @@ from experiments.lm.support.bengio2003_rows import (
     NETWORK,
     ROWS,
     TABLE_1,
+    Row,
     check_table,
     highest_order,
     most_classes,
@@ -25,13 +26,14 @@ from experiments.lm.support.bengio2003_rows import (
     selected_rows,
     table,
 )
-from experiments.lm.support.recipes import RecipeFlags
+from experiments.lm.support.recipes import RecipeFlags, WordNetworkFlags
 from experiments.shared.launch import LaunchConfig
 from jaxgen.data import load_corpus
 from jaxgen.errors import InputError
 from jaxgen.lm import perplexity
 from jaxgen.lm.ngram import count_ngrams, fit_interpolated, fit_kneser_ney
 from jaxgen.parallel import make_mesh
+from jaxgen.training import load_model
 
 SPLIT = (4000, 800)
 
@@ -171,6 +173,20 @@ def test_a_mixture_alone(brown, finished):
     folder, figures = finished
     assert run(brown, folder, "MLP8")["MLP8"] == figures["MLP8"]
     assert [highest_order(ROWS[name]) for name in ("best", "MLP8", "KN4")] == [6, 3, 4]
+
+
+def test_a_network_with_a_short_list(brown, finished, monkeypatch):
+    """Its outputs are the most frequent words; a trigram tells the others apart."""
+    flags = WordNetworkFlags(order=3, features=4, hidden=4)
+    row = Row("short", NETWORK, order=3, network=flags, short_list=50, seed=3)
+    monkeypatch.setitem(ROWS, "short", row)
+    folder, figures = finished
+    found = run(brown, folder, "short")["short"]
+    assert found["test"] < 1.2 * figures["MLP7"]["test"]
+    saved = load_model(folder / "rows" / "short" / "checkpoints", "best")
+    assert saved.config == row.network_config(218)
+    assert saved.params["b"].shape == (51,)
+    assert row.network_config(50) == flags.config(50)
 
 
 def test_a_row_that_was_cut_off_is_computed_again(brown, finished):

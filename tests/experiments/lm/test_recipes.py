@@ -13,6 +13,7 @@ from experiments.lm.support.language_modelling import (
     make_scorer,
     mix_by_frequency,
     model_probabilities,
+    output_bias,
     plan_text_batches,
     prepare_training,
     train_network,
@@ -24,6 +25,7 @@ from jaxgen.errors import InputError
 from jaxgen.lm import perplexity_of
 from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.nplm import NPLMConfig
+from jaxgen.lm.outputs.short_list import ShortListConfig
 from jaxgen.parallel import make_mesh, put_batch
 
 
@@ -114,6 +116,13 @@ def test_b_starts_at_the_unigram_model(corpus, one_device):
     b_V = np.asarray(ready.state.params["b"])
     np.testing.assert_allclose(b_V[: len(bias_V)], bias_V, rtol=1e-6)
     assert not b_V[len(bias_V) :].any()
+
+
+def test_elsewhere_starts_at_the_frequency_of_the_words_outside_a_short_list(corpus):
+    p_V = np.exp(unigram_bias(corpus))
+    config = ShortListConfig(len(corpus.vocabulary), features=4, hidden=4, short_list=5)
+    p_O = np.exp(output_bias(config, corpus))
+    np.testing.assert_allclose(p_O, [*p_V[:5], p_V[5:].sum()], rtol=1e-12)
 
 
 def test_batches_are_the_words_before_and_the_word(corpus):
