@@ -172,7 +172,7 @@ def test_a_mixture_alone(brown, finished):
     """Its members say which order the text must have."""
     folder, figures = finished
     assert run(brown, folder, "MLP8")["MLP8"] == figures["MLP8"]
-    assert [highest_order(ROWS[name]) for name in ("best", "MLP8", "KN4")] == [6, 3, 4]
+    assert [highest_order(ROWS[name]) for name in ("best", "MLP8", "KN4")] == [16, 3, 4]
 
 
 def test_a_network_with_a_short_list(brown, finished, monkeypatch):
