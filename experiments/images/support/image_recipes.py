@@ -51,8 +51,8 @@ def cifar10() -> Flags:
 
     python -m experiments.images.train --recipe cifar10
 
-    Figures: none; colours, backgrounds and positions of the classes are learnt, shapes are not. Six
-    passes over the images, where published models make hundreds.
+    Figures: none; colours, backgrounds and positions of the classes are learnt, shapes are not. 36
+    passes over 9,000 images, where published models make hundreds over 50,000.
     Time: 1 h 56 min of one busy core without a GPU. Data: the variable JAXGEN_DATA.
     """
     return {
