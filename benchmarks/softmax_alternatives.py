@@ -258,7 +258,9 @@ def make_short_list(setting: Setting) -> Parts:
     outside = targets >= short_list
     tail_N = tail_probabilities(tail, short_list, contexts[outside], targets[outside])
     config = ShortListConfig(**setting.network, short_list=short_list)
-    return Parts(config, output_bias(config, corpus), tail_log_p=float(np.log(tail_N).sum() / len(targets)))
+    return Parts(
+        config, output_bias(config, corpus), tail_log_p=float(np.log(tail_N).sum() / len(targets))
+    )
 
 
 def make_sampled(setting: Setting, order: int) -> Parts:

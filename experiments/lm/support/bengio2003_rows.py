@@ -65,7 +65,7 @@ NETWORK, MIXTURE, TRIGRAM = "network", "mixture", "deleted interpolation"
 KNESER_NEY, BACK_OFF, CLASSES = "Kneser-Ney", "Kneser-Ney back-off", "class-based"
 
 SHORT_LIST = 4_000
-"""Output units of the best mixture's networks. Validation perplexity of a network with six words,
+"""Output units of the best mixture's networks. Validation perplexity of a network with n = 6,
 h = 200, m = 100 and dropout of 0.4: 271.7, with all 17,906 words 273.1 in six times as long."""
 
 
@@ -127,7 +127,7 @@ BEST_NETWORKS = (
 )
 """Networks that differ in how far they look back and how much they leave out. Validation perplexity
 of the mixture with the n-grams: 234.5 with the second alone, 227.9 with the first and third, 227.3
-with the first three. Six of six words and dropout of 0.4 are no better than one of them."""
+with the first three, 225.2 with all. Five more of n = 5 to 8 bring nothing."""
 
 MORE_ROWS = (
     _ngram("backoff3", BACK_OFF, 3, 334, 323),
@@ -284,7 +284,7 @@ CHECKS = (
     Check("network against interpolated trigram", "MLP9", ("trigram",), 0.84),
     Check("mixture against interpolated trigram", "MLP10", ("trigram",), 0.735),
     Check("mixture against the best class-based model", "MLP10", CLASS_ROWS, 0.81),
-    Check("the best model against the interpolated trigram", "best", ("trigram",), 0.68),
+    Check("the best model against the interpolated trigram", "best", ("trigram",), 0.63),
 )
 
 
