@@ -47,6 +47,7 @@ from jaxgen.training.state import TrainState
 from jaxgen.typing import Tree
 
 FAMILIES = ("DiT-", "U-ViT-", "MDT-", "DiffiT-")
+EXAMPLES = ("DiT-S/2", "U-ViT-S/2", "MDT-S/2", "DiffiT-XL/2")
 OTHERS = ("video-dit", "nplm")
 STEP = "training step"
 _NUMBER = re.compile(r"_\d+(?=/)")
@@ -75,7 +76,7 @@ class Config(ExperimentConfig):
         if not self.model.startswith(FAMILIES) and self.model not in OTHERS:
             raise InputError(
                 f"model is {self.model!r}, expected a published network such as "
-                f"{', '.join(f'{name}S/2' for name in FAMILIES)}, or one of {', '.join(OTHERS)}"
+                f"{', '.join(EXAMPLES)}, or one of {', '.join(OTHERS)}"
             )
         if self.remat and self.model == "nplm":
             raise InputError("remat is True of nplm, expected False")

@@ -156,11 +156,14 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Names the file where an error in writing does not: a full disk is found without a name."""
+    """Names the file where an error in writing does not: a full disk is found without a name, a
+    missing folder by the name of the temporary file.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        name = pathlib.Path(str(error.filename or "")).name
+        if error.errno is not None and (not name or _TEMPORARY.fullmatch(name)):
             raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
         raise
 

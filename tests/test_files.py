@@ -33,7 +33,10 @@ def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path, before):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"), replacing(tmp_path / "nowhere" / "x"):
+    with (
+        pytest.raises(FileNotFoundError, match="nowhere/x'"),
+        replacing(tmp_path / "nowhere" / "x"),
+    ):
         pass
 
 

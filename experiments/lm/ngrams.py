@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.lm.support.model_files import (
     check_can_be_written,
+    check_folder_of,
     is_arpa,
     read_language_model,
     write_language_model,
@@ -91,6 +92,7 @@ class EstimateFlags:
 
 def estimate(flags: EstimateFlags) -> TextModel:
     """Counts, smooths, writes."""
+    check_folder_of(flags.output)
     sentences = read_texts(flags.text, flags.encoding)
     vocabulary = _vocabulary(flags, sentences)
     marks = SentenceMarks(*(vocabulary.words.index(w) for w in (SENTENCE_START, SENTENCE_END)))
@@ -204,6 +206,8 @@ def mix_models(flags: MixFlags) -> list[float]:
     """Finds the weights, prints them, writes the mixture."""
     if bool(flags.text) == bool(flags.weights):
         raise InputError("text and weights are both given or both missing, expected one of them")
+    if flags.output is not None:
+        check_folder_of(flags.output)
     models = onto_one_vocabulary([read_language_model(path) for path in flags.models])
     if flags.text:
         sentences = read_texts(flags.text, flags.encoding)
@@ -278,6 +282,7 @@ class PruneFlags:
 
 def prune_model(flags: PruneFlags) -> TextModel:
     """Prunes, writes."""
+    check_folder_of(flags.output)
     model = read_language_model(flags.model)
     if not isinstance(model.model, BackoffModel):
         raise InputError(

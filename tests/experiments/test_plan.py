@@ -95,7 +95,10 @@ def test_a_mesh_larger_than_the_machine(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "fault"),
     [
-        (["Unet"], "model is 'Unet', expected a published network such as DiT-S/2, U-ViT-S/2"),
+        (
+            ["Unet"],
+            "such as DiT-S/2, U-ViT-S/2, MDT-S/2, DiffiT-XL/2, or one of",
+        ),
         (["nplm", "--remat"], "remat is True of nplm"),
         (["nplm", "--mesh", "data=-1"], "-1 stands for the rest of the devices"),
         (["nplm", "--mesh", "rows=2"], "unknown axis 'rows'"),

@@ -3,7 +3,7 @@
 import pathlib
 
 from jaxgen.errors import InputError
-from jaxgen.files import open_file
+from jaxgen.files import as_path, is_remote, open_file
 from jaxgen.interop.arpa import NgramTables, read_arpa, write_arpa
 from jaxgen.lm import TextModel, open_model
 from jaxgen.lm.network import NetworkModel
@@ -53,6 +53,17 @@ def write_language_model(path: str, model: TextModel) -> None:
         write_arpa(path, NgramTables(model.words, *model.model.tables()), sentence_marks=True)
     else:
         model.save(path)
+
+
+def check_folder_of(path: str) -> None:
+    """Refuses a file whose folder is missing, before there is anything to lose.
+
+    Raises:
+      InputError: naming both.
+    """
+    folder = as_path(path).parent
+    if not is_remote(folder) and not folder.is_dir():
+        raise InputError(f"{path}: there is no folder {folder} to write it to")
 
 
 def check_can_be_written(path: str, model: TextModel) -> None:

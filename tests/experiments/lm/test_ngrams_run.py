@@ -167,6 +167,7 @@ def test_mistakes_are_one_line(tool, texts, tmp_path):
         ((*estimate, "--vocabulary", model, "--cutoff", 1), "expected no cutoff"),
         (("score", "--model", "nowhere", "--text", texts["test"]), "nowhere: no such file"),
         (("score", "--model", texts["test"], "--text", texts["test"]), "no line \\data\\"),
+        ((*estimate[:-1], tmp_path / "nowhere" / "x.arpa"), "there is no folder"),
         (("scor",), "Unrecognized options: scor"),
         (("score", "--model", model), "--text missing"),
     ]:
