@@ -96,7 +96,12 @@ def read_model_file(path: Path) -> tuple[LanguageModel, tuple[str, ...]]:
                 return model, tuple(description["words"])
         except InputError:
             raise
-        except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError) as error:
+        except zipfile.BadZipFile as error:
+            raise InputError(
+                f"{path}: no saved language model, or a damaged one ({error}); an ARPA file opens "
+                "with TextModel.from_tables(jaxgen.interop.arpa.read_arpa(path))"
+            ) from error
+        except (zlib.error, KeyError, TypeError, ValueError, EOFError) as error:
             raise InputError(
                 f"{path}: no saved language model, or a damaged one ({error})"
             ) from error
