@@ -78,6 +78,11 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Samples, and writes what came of it."""
     model, params = open_denoiser(config.run, config.variant)
+    if (channels := model.image_shape[-1]) not in (1, 3):
+        raise InputError(
+            f"{config.run}: a model of {channels} channels, expected 1 or 3, those of pixels; "
+            "latents are sampled from Python (jaxgen.pretrained.open_denoiser) and then decoded"
+        )
     label_N, rows = chosen_labels(model, config)
     w = guidance_weight(config.guidance, config.scale) or 0.0
     model.check_guidance(w)

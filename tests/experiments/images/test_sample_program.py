@@ -5,13 +5,16 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from matplotlib.image import imread
 from picture_folder import run_here, write_pictures
 
 from jaxgen.data import from_unit
-from jaxgen.pretrained import open_denoiser
+from jaxgen.pretrained import open_denoiser, save_dit
+from jaxgen.spacetime import DiTConfig
 
 FLAGS = ["--training-steps", "8", "--batch-size", "8", "--evaluate", "0", "--steps", "2"]
 
@@ -72,6 +75,18 @@ def test_what_cannot_be_sampled(model, tmp_path, monkeypatch, capfd, flags, mess
     arguments = ["--run", model, "--workdir", tmp_path / "none", *flags]
     assert run_here("sample", arguments, monkeypatch) == 2
     assert message in capfd.readouterr()[1]
+    assert not (tmp_path / "none").exists()
+
+
+def test_latents_are_not_written_as_colours(tmp_path, monkeypatch, capfd):
+    config = DiTConfig(in_channels=4, out_channels=4, width=32, depth=1, heads=2, num_classes=3)
+    inputs = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), jnp.zeros(1, int)
+    shapes = jax.eval_shape(config.make_model().init, jax.random.key(0), *inputs)["params"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), nn.meta.unbox(shapes))
+    save_dit(tmp_path / "latents", config, params, sample_size=8)
+    arguments = ["--run", tmp_path / "latents", "--workdir", tmp_path / "none"]
+    assert run_here("sample", arguments, monkeypatch) == 2
+    assert "a model of 4 channels, expected 1 or 3" in capfd.readouterr()[1]
     assert not (tmp_path / "none").exists()
 
 
