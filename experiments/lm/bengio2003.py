@@ -299,7 +299,7 @@ class Rows:
         started = time.monotonic()
         model: LanguageModel = network.model
         if isinstance(network.config, ShortListConfig):
-            model = ShortListModel(network.model, fit_kneser_ney(self.counts.up_to(3)))
+            model = ShortListModel(network.model, self.tail)
         probabilities = model_probabilities(model, self.corpus, row.order, name=row.name)
         return _computed(probabilities, network.seconds + time.monotonic() - started)
 
@@ -365,6 +365,11 @@ class Rows:
     def counts(self) -> NgramCounts:
         """Counts of the training part, up to the highest order of the table."""
         return count_ngrams(self.corpus.split("train"), 5, len(self.corpus.vocabulary))
+
+    @cached_property
+    def tail(self) -> LanguageModel:
+        """The Kneser-Ney trigram that tells the words outside of a short list apart."""
+        return fit_kneser_ney(self.counts.up_to(3))
 
 
 def _computed(by_part: Probabilities, seconds: float) -> Computed:

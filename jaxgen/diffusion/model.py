@@ -138,7 +138,7 @@ class DenoiserConfig:
         if guidance and not self.classes and not self.reads_texts:
             raise InputError(
                 f"guidance is {guidance}, but the images have no labels: an unconditional network "
-                "cannot be guided, expected 0 (--guidance 0)"
+                "cannot be guided, expected 0"
             )
         if guidance and self.classes and self.null_label is None:
             raise InputError(

@@ -53,6 +53,7 @@ ever; only what they lead to may change."""
 NETWORK = "network"
 """The name of a `jaxgen.lm.network.NetworkModel`, whose module is made from its configuration."""
 
+_ARPA_HINT = "; an ARPA file opens with TextModel.from_tables(jaxgen.interop.arpa.read_arpa(path))"
 _FREQUENCIES = "context-frequencies"
 _DESCRIPTION = "model.json"
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # no time in the archive: equal models give equal files
@@ -96,14 +97,10 @@ def read_model_file(path: Path) -> tuple[LanguageModel, tuple[str, ...]]:
                 return model, tuple(description["words"])
         except InputError:
             raise
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError) as error:
+            hint = _ARPA_HINT if isinstance(error, zipfile.BadZipFile) else ""
             raise InputError(
-                f"{path}: no saved language model, or a damaged one ({error}); an ARPA file opens "
-                "with TextModel.from_tables(jaxgen.interop.arpa.read_arpa(path))"
-            ) from error
-        except (zlib.error, KeyError, TypeError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{path}: no saved language model, or a damaged one ({error})"
+                f"{path}: no saved language model, or a damaged one ({error}){hint}"
             ) from error
 
 

@@ -97,7 +97,8 @@ def test_a_mesh_larger_than_the_machine(tmp_path):
     [
         (
             ["Unet"],
-            "such as DiT-S/2, U-ViT-S/2, MDT-S/2, DiffiT-XL/2, or one of",
+            "model is 'Unet', expected a published network such as DiT-S/2, U-ViT-S/2, MDT-S/2, "
+            "DiffiT-XL/2, or one of video-dit, nplm",
         ),
         (["nplm", "--remat"], "remat is True of nplm"),
         (["nplm", "--mesh", "data=-1"], "-1 stands for the rest of the devices"),

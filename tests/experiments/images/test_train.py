@@ -223,6 +223,7 @@ def test_every_network_gives_a_model_that_can_be_trained(network):
         model = train.make_config(flags, (8, 8, 1), CLASSES, target)
         assert model.network.out_channels == (2 if target == "both" else 1)
         layout = training_runs.plan_layout_of(model)
+        assert jax.tree.leaves(layout.abstract)
         loss = train.make_loss(model, weighting_named("constant"), layout)
         gradients, _ = jax.eval_shape(
             jax.grad(loss, has_aux=True), layout.abstract, batch, jax.random.key(0)
