@@ -7,8 +7,9 @@ places, from shapes alone: no array is allocated, so a mesh may be larger than t
 may be what its devices hold. Prints, and writes to ``plan.md``, the bytes that a device holds of
 parameters, optimizer, average and batch, those of activations as the compiler plans them, the
 collectives of a step, and every array's shape, the mesh axes that it is cut along, and the shape of
-a device's part. MODEL is a transformer of images (DiT-S/2, U-ViT-S/2, MDT-S/2, ...), "video-dit"
-(on packs of clips) or "nplm".
+a device's part. MODEL is a network of images (DiT-S/2, U-ViT-S/2, MDT-S/2, ADM-64, ...), of latents
+and texts ("stable-diffusion-1", -2 or -xl, on stored states of texts), "video-dit" (on packs of
+clips), "nplm", or a radiance field: "ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus".
 
 The program is the one that XLA makes for CPUs. For accelerators it fuses more and keeps products in
 other layouts, so activations are an estimate there; the rest is exact.
@@ -18,7 +19,7 @@ import dataclasses
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -46,9 +47,11 @@ from jaxgen.training.saved_names import register_config
 from jaxgen.training.state import TrainState
 from jaxgen.typing import Tree
 
-FAMILIES = ("DiT-", "U-ViT-", "MDT-", "DiffiT-")
-EXAMPLES = ("DiT-S/2", "U-ViT-S/2", "MDT-S/2", "DiffiT-XL/2")
-OTHERS = ("video-dit", "nplm")
+FAMILIES = ("DiT-", "U-ViT-", "MDT-", "DiffiT-", "ADM-")
+EXAMPLES = ("DiT-S/2", "U-ViT-S/2", "MDT-S/2", "DiffiT-XL/2", "ADM-64")
+LATENTS = ("stable-diffusion-1", "stable-diffusion-2", "stable-diffusion-xl")
+FIELDS = ("ngp", "nerfacto", "nerf", "mipnerf", "mipnerf360", "neus")
+OTHERS = (*LATENTS, "video-dit", "nplm", *FIELDS)
 STEP = "training step"
 _NUMBER = re.compile(r"_\d+(?=/)")
 
@@ -61,9 +64,9 @@ class Config(ExperimentConfig):
     Attributes:
       launch: where to run; its mesh is the one that is planned for.
       model: a published network.
-      batch_size: examples of one update, over all devices.
+      batch_size: examples (rays of a field) of one update, over all devices.
       image_size: height and width of images (or latents) of 4 channels; of no other networks.
-      remat: whether activations are recomputed in the backward pass; not for "nplm".
+      remat: whether activations are recomputed in the backward pass; not for "nplm" and fields.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/plan", mesh="data=16,fsdp=16")
@@ -78,8 +81,8 @@ class Config(ExperimentConfig):
                 f"model is {self.model!r}, expected a published network such as "
                 f"{', '.join(EXAMPLES)}, or one of {', '.join(OTHERS)}"
             )
-        if self.remat and self.model == "nplm":
-            raise InputError("remat is True of nplm, expected False")
+        if self.remat and self.model in ("nplm", *FIELDS):
+            raise InputError(f"remat is True of {self.model}, expected False")
         devices = self.launch.devices or mesh_places(self.launch.mesh)
         launch = dataclasses.replace(self.launch, devices=devices)
         object.__setattr__(self, "launch", launch)
@@ -110,6 +113,16 @@ def training_step_of(config: Config) -> Program:
         from experiments.lm import communication as words
 
         return words.language_programs(words.Config(**common))[STEP]
+    if config.model in FIELDS:
+        from experiments.nerf import communication as fields
+
+        return fields.field_program(cast("fields.FieldName", config.model), config.batch_size)
+    if config.model in LATENTS:
+        from experiments.text_to_image.support import text_programs as texts
+
+        version = config.model.removeprefix("stable-diffusion-")
+        model = texts.latent_model(version, config.image_size, remat=config.remat)
+        return texts.latent_training_program(model, config.batch_size)
     common["remat"] = config.remat
     if config.model == "video-dit":
         from experiments.video import communication as clips

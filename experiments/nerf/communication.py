@@ -15,7 +15,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from experiments.nerf.support.field_flags import FieldFlags
+from experiments.nerf.support.field_flags import FieldFlags, FieldName
 from experiments.nerf.support.field_training import (
     GRID,
     FieldTrainingFlags,
@@ -81,6 +81,21 @@ def main(config: Config) -> dict[str, int]:
     )
     write_collectives(open_workdir(config), listed, whole=True)
     return bytes_by_program(listed)
+
+
+def field_program(name: FieldName, rays: int) -> Program:
+    """A training step of a field with its default sizes on the current mesh, by the current rules.
+
+    Args:
+      name: of the field, of those that are rendered along rays.
+      rays: of an update, of all devices together.
+    """
+    scene = load_scene("shapes", size=SIZE)
+    field = FieldFlags(field=name).config(scene)
+    flags = FieldTrainingFlags(rays=rays).for_field(field)
+    check_rays(flags)
+    layout = plan_layout(field.make_init(), jax.random.key(0), mesh=current_mesh())
+    return field_training_program(field, layout, flags, resident_views((scene.part("train"),)))
 
 
 def plan_tables(field: RadianceConfig, tables: TableLayout) -> Layout:

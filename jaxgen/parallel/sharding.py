@@ -97,7 +97,8 @@ def partition_spec(
         if size % parts:
             raise InputError(
                 f"{what}: dimension {name!r} of size {size} is not divisible by {parts}, the "
-                f"size of mesh axes {axes}; pad it, or replicate it with a rule {name!r}: None"
+                f"size of mesh axes {axes}; pad it, or replicate it with the rule "
+                f"{name!r}: None (--rules {name}=none)"
             )
     return PartitionSpec(*(_entry(axes) for axes in entries))
 

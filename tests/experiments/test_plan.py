@@ -52,6 +52,29 @@ def test_a_device_holds_what_is_planned(planned):
     assert figures["bytes in all"] == held + memory.temp_size_in_bytes
 
 
+ADM_64 = 295_904_454 + 9 * 192 - 2 * (9 * 192 + 1) + 768
+"""As published, with 4 channels in and, in place of 6, out, and with a null class."""
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "example"),
+    [
+        ("stable-diffusion-1", 859_520_964, 4 * (64 * 64 * 4 + 77 * 768) + 77),
+        ("ADM-64", ADM_64, 4 * (64 * 64 * 4 + 1)),
+        ("ngp", 3_066_720, 4 * 3),
+    ],
+)
+def test_steps_of_u_nets_and_fields(model, parameters, example):
+    """An example (a ray, of which number and two shares of the run) lies on each device."""
+    mesh = "data=2,fsdp=4"
+    launch = LaunchConfig(mesh=mesh)
+    config = plan.Config(launch=launch, model=model, batch_size=8, image_size=64)
+    with jax.set_mesh(make_mesh(mesh)):
+        _, (state, batch, *_) = plan.training_step_of(config)
+    assert sum(x.size for x in jax.tree.leaves(state.params)) == parameters
+    assert bytes_on(jax.devices()[3], batch) == example
+
+
 def test_the_text_says_it_all(planned):
     config, (state, _, _), compiled, figures = planned
     with jax.set_mesh(make_mesh(MESH)):
@@ -98,9 +121,10 @@ def test_a_mesh_larger_than_the_machine(tmp_path):
         (
             ["Unet"],
             "model is 'Unet', expected a published network such as DiT-S/2, U-ViT-S/2, MDT-S/2, "
-            "DiffiT-XL/2, or one of video-dit, nplm",
+            "DiffiT-XL/2, ADM-64, or one of stable-diffusion-1, stable-diffusion-2, ",
         ),
         (["nplm", "--remat"], "remat is True of nplm"),
+        (["nerfacto", "--remat"], "remat is True of nerfacto"),
         (["nplm", "--mesh", "data=-1"], "-1 stands for the rest of the devices"),
         (["nplm", "--mesh", "rows=2"], "unknown axis 'rows'"),
     ],

@@ -16,6 +16,8 @@ from jaxgen.diffusion.objectives.weightings import SNRPlus
 from jaxgen.errors import InputError
 from jaxgen.parallel import Layout
 from jaxgen.spacetime import DiffiTConfig, DiTConfig, MDTConfig, UViTConfig
+from jaxgen.unet import UNetConfig
+from jaxgen.unet.published_sizes import ADM
 
 FAMILIES: dict[str, Any] = {
     "DiT": DiTConfig,
@@ -23,13 +25,15 @@ FAMILIES: dict[str, Any] = {
     "MDT": MDTConfig,
     "DiffiT": DiffiTConfig,
 }
+U_NETS = {f"ADM-{side}": side for side in ADM}
 
 
 def published_model(name: str, shape: Shape, classes: int, **changes: Any) -> DenoiserConfig:
-    """A published transformer as a denoiser that predicts v.
+    """A published network as a denoiser that predicts v.
 
     Args:
-      name: "DiT-S/2", "U-ViT-S/2" and so on.
+      name: "DiT-S/2", "U-ViT-S/2" and so on; "ADM-64", -128, -256: the U-Nets of Dhariwal & Nichol
+        2021, without their learnt variances.
       shape: of the images (or latents).
       classes: how many there are besides the null class.
       **changes: fields of the network's configuration that differ, say ``remat=True``.
@@ -37,16 +41,18 @@ def published_model(name: str, shape: Shape, classes: int, **changes: Any) -> De
     Raises:
       InputError: for an unknown name, or images that the network does not take.
     """
+    changes |= {"in_channels": shape[2], "out_channels": shape[2], "num_classes": classes}
     found = [config for family, config in FAMILIES.items() if name.startswith(f"{family}-")]
-    if not found:
+    if name in U_NETS:
+        network = UNetConfig.adm(U_NETS[name], null_class=True, **changes)
+    elif found:
+        size = {} if found[0] is DiTConfig else {"input_size": shape[:2]}
+        network = found[0].named(name, **size, **changes)
+    else:
         raise InputError(
-            f"model {name!r} is unknown, expected a published {', '.join(FAMILIES)}, say DiT-S/2"
+            f"model {name!r} is unknown, expected a published {', '.join(FAMILIES)}, say DiT-S/2, "
+            f"or one of {', '.join(U_NETS)}"
         )
-    family = found[0]
-    if family is not DiTConfig:
-        changes["input_size"] = shape[:2]
-    channels = {"in_channels": shape[2], "out_channels": shape[2]}
-    network = family.named(name, num_classes=classes, **channels, **changes)
     return DenoiserConfig(network, shape, tuple(map(str, range(classes))))
 
 
