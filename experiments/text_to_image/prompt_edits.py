@@ -4,7 +4,8 @@
 
 Takes a run of ``experiments.text_to_image.train`` on captioned shapes. For captions of its test
 part another colour is asked for, and both pictures are drawn from the same noise: without control,
-with Prompt-to-Prompt, and with its local blend. In the working folder:
+with Prompt-to-Prompt, and with its local blend. With ``--real`` it is the noise that DDIM finds for
+a real picture of the caption, with which edits are compared. In the working folder:
 
   edits.png      originals, and what became of them by each way
   table.md       the share with the new colour, with the other attributes of the original, and the
@@ -14,6 +15,7 @@ with Prompt-to-Prompt, and with its local blend. In the working folder:
 
 import functools
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +36,11 @@ from experiments.text_to_image.support.attribute_evaluator import (
 from experiments.text_to_image.support.masked_psnr import masked_psnr
 from experiments.text_to_image.support.stored_texts import open_text_to_image
 from experiments.text_to_image.support.text_samples import as_texts, sample_key
-from jaxgen.data import CaptionedSet, load_captioned
+from jaxgen.data import CaptionedSet, load_captioned, to_unit
 from jaxgen.data.captions.shape_vocabulary import COLOURS
 from jaxgen.data.tokenizers import Tokenized, Tokenizer, open_tokenizer
 from jaxgen.data.tokenizers.prompt_maps import PromptMap, swap_map
+from jaxgen.diffusion.conditioning.editing import encode
 from jaxgen.diffusion.conditioning.prompt_to_prompt import (
     LocalBlend,
     edit_by_prompt,
@@ -51,7 +54,7 @@ from jaxgen.errors import InputError, check_share
 from jaxgen.parallel import gather_fsdp, replicated
 from jaxgen.training.saved_names import register_config
 
-COLOUR = "colour"
+COLOUR, DECIBELS = "colour", "PSNR, dB"
 SHOWN, NEAR = 8, 2
 """Columns of the picture; pixels around the object that belong to it."""
 CONTRAST = 0.25
@@ -73,6 +76,8 @@ class Config(ExperimentConfig):
       cross_share: the share of times, from pure noise on, with the original's attention to words.
       self_share: the same of the attention of pixels to each other.
       threshold: of the local blend, of the largest attention to the colour's word and its noun.
+      real: whether real pictures are edited, in place of drawn ones. Edited pictures alone are
+        guided then: a picture is drawn again by what its noise was found by.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/prompt_edits")
@@ -83,6 +88,7 @@ class Config(ExperimentConfig):
     cross_share: float = 0.8
     self_share: float = 0.4
     threshold: float = 0.3
+    real: bool = False
 
     def __post_init__(self) -> None:
         for name in ("count", "steps"):
@@ -103,8 +109,14 @@ def main(config: Config) -> dict[str, Any]:
     assert evaluator is not None
     pairs = colour_pairs(pictures, config.count)
     prompts = [text for pair in pairs for text in pair]
-    ways = draw_edits(model, tokenizer, prompts, config)
-    rows = {name: edit_figures(evaluator, x, [new for _, new in pairs]) for name, x in ways.items()}
+    real = pictures_of(pictures, [old for old, _ in pairs]) if config.real else None
+    ways = draw_edits(model, tokenizer, prompts, config, real)
+    rows: dict[str, dict[str, float]] = {}
+    if real is not None:
+        again = next(iter(ways.values()))[::2]
+        rows["drawn again"] = {DECIBELS: float(masked_psnr(real, again, np.ones_like(real)).mean())}
+        ways = {way: with_originals(x, real) for way, x in ways.items()}
+    rows |= {way: edit_figures(evaluator, x, [new for _, new in pairs]) for way, x in ways.items()}
     write_rows(folder / "table.md", "edited", rows)
     show_edits(folder / "edits.png", ways, pairs)
     return dict(rows)
@@ -126,10 +138,43 @@ def colour_pairs(pictures: CaptionedSet, count: int) -> list[tuple[str, str]]:
     return pairs
 
 
+def pictures_of(pictures: CaptionedSet, captions: Sequence[str]) -> Float[np.ndarray, "P Y X C"]:
+    """Pictures of the test part with some captions, in [-1, 1]; of equal ones another each time."""
+    test = pictures.part("test")
+    rows: dict[str, list[int]] = {}
+    for row, caption in enumerate(test.descriptive):
+        rows.setdefault(caption, []).append(row)
+    used: Counter[str] = Counter()
+    chosen = []
+    for caption in captions:
+        chosen.append(rows[caption][used[caption] % len(rows[caption])])
+        used[caption] += 1
+    return to_unit(test.images[chosen])
+
+
+def with_originals(
+    x: Float[np.ndarray, "N Y X C"], real: Float[np.ndarray, "P Y X C"]
+) -> Float[np.ndarray, "N Y X C"]:
+    """Pairs of pictures, the real originals in place of those that were drawn."""
+    return np.stack([real, x[1::2]], axis=1).reshape(x.shape)
+
+
 def draw_edits(
-    model: OpenedModel, tokenizer: Tokenizer, prompts: Sequence[str], config: Config
+    model: OpenedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    config: Config,
+    real: Float[np.ndarray, "P Y X C"] | None = None,
 ) -> dict[str, Float[np.ndarray, "N Y X C"]]:
-    """Originals and edited pictures by turns, for each way of editing."""
+    """Originals and edited pictures by turns, for each way of editing.
+
+    Args:
+      model: what draws them.
+      tokenizer: of its texts.
+      prompts: those of originals and edited pictures by turns.
+      config: flags.
+      real: the originals whose noise is found; None: they are drawn from any.
+    """
     tokens = tokenizer.encode(prompts)
     maps = [swap_map(tokens, i, i + 1) for i in range(0, len(prompts), 2)]
     prompt_map = PromptMap(*(np.stack(parts) for parts in zip(*maps, strict=True)))
@@ -140,20 +185,28 @@ def draw_edits(
         "Prompt-to-Prompt": shares,
         "with local blend": {**shares, "blend": blend},
     }
-    texts = as_texts(tokenizer, prompts)
-    batch = put_samples(np.arange(len(prompts)), texts)
+    condition: dict[str, Any] = {
+        "texts": as_texts(tokenizer, prompts),
+        "weight": np.full(len(prompts), config.guidance, np.float32),
+    }
+    if real is not None:
+        condition["weight"][::2] = 0
+        condition["x"] = np.repeat(real, 2, axis=0)
+    batch = put_samples(np.arange(len(prompts)), condition)
     levels = make_steps(model.config.schedule, config.steps)
     table, noisiest = DDIM().table(levels), first_level(levels)
     key = sample_key(config.seed)
 
     @functools.partial(jax.jit, static_argnums=0, out_shardings=replicated(model.layout.mesh))
     def sampled(way: str, params: Any, batch: Any) -> Array:
-        given = gather_fsdp(params, model.layout)
-        denoiser = model.config.make_denoiser(given, batch["condition"], config.guidance)
+        params, given = gather_fsdp(params, model.layout), batch["condition"]
+        denoiser = model.config.make_denoiser(params, given["texts"], given["weight"])
         denoiser = edit_by_prompt(denoiser, prompt_map, **ways[way])
-        noise = initial_noise(key, batch["index"], model.config.image_shape, noisiest)
-        z = same_noise(noise)
-        return sample_with_table(DDIM(), denoiser, z, table, key, batch["index"])
+        if real is None:
+            z = initial_noise(key, batch["index"], model.config.image_shape, noisiest)
+        else:
+            z = encode(model.config.make_denoiser(params, given["texts"]), given["x"], levels)
+        return sample_with_table(DDIM(), denoiser, same_noise(z), table, key, batch["index"])
 
     return {way: np.asarray(sampled(way, model.params, batch)) for way in ways}
 

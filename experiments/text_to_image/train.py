@@ -60,6 +60,7 @@ from experiments.text_to_image.support.captioned_data import (
     plan_batches,
 )
 from experiments.text_to_image.support.clip_scores import ClipScorer, open_clip_scorer
+from experiments.text_to_image.support.prompt_expander import Expander, open_prompt_expander
 from experiments.text_to_image.support.stored_texts import (
     store_states,
     with_states,
@@ -120,6 +121,8 @@ class Config(SampledConfig):
       size: resize and crop pictures to so many pixels; None keeps them as they are (shapes: 32).
       captions: which captions are trained on.
       prompts: which captions of the test part are sampled; None: those that are trained on.
+      expander: the folder of a run of experiments.text_to_image.recaption, whose prompt expander
+        makes descriptive captions of the prompts (of --prompts short).
       encoder: a folder with a text encoder that stays as it is; None: one is trained with the
         network.
       cached_states: a folder for the states that the encoder has for each caption, written where
@@ -138,6 +141,7 @@ class Config(SampledConfig):
     size: int | None = None
     captions: CaptionKind = "descriptive"
     prompts: CaptionKind | None = None
+    expander: str | None = None
     encoder: str | None = None
     cached_states: str | None = None
     states_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -156,6 +160,8 @@ class Config(SampledConfig):
             raise InputError(f"preconditioning is {self.process.preconditioning!r}, expected none")
         if self.cached_states is not None and self.encoder is None:
             raise InputError("cached_states without an encoder, expected --encoder FOLDER")
+        if self.expander is not None and self.prompt_kind != "short":
+            raise InputError("expander of descriptive prompts, expected --prompts short")
 
     @property
     def prompt_kind(self) -> CaptionKind:
@@ -177,12 +183,16 @@ def main(config: Config) -> dict[str, Any]:
         model = dataclasses.replace(model, encoder=None)
     check_layout(model)
     scorer = open_clip_scorer(config.clip_model, shape)
+    expand = expander_of(config)
     steps = config.training.training_steps
     check_not_shorter(as_path(config.launch.workdir), steps, f"training_steps is {steps}")
     longer = may_train_longer(config, "training_steps")
     folder = open_workdir(
         config,
-        may_differ=("sampling", "sampling_seed", "weights", "prompts", "clip_model", *longer),
+        may_differ=(
+            *("sampling", "sampling_seed", "weights", "prompts", "expander", "clip_model"),
+            *longer,
+        ),
         data={pictures.name: pictures_digest(pictures)},
         check=lambda folder: check_checkpoints(folder, model),
     )
@@ -215,10 +225,10 @@ def main(config: Config) -> dict[str, Any]:
     weighting = weighting_named(config.process.weighting)
     losses = loss_at_times(trained, pictures, tokens, weighting, np.array(TIMES))
     figures |= {f"test loss at t = {t:g}": float(v) for t, v in zip(TIMES, losses, strict=True)}
-    show_captions(folder, trained, pictures, encoder, config)
+    show_captions(folder, trained, pictures, encoder, config, expand)
     if config.sampling.evaluate:
         evaluator = make_attribute_evaluator(pictures, folder / "evaluator", seed=config.seed)
-        rows = evaluate_prompts(trained, pictures, encoder, config, evaluator, scorer)
+        rows = evaluate_prompts(trained, pictures, encoder, config, evaluator, scorer, expand)
         if any(rows.values()):
             write_rows(folder / "table.md", "samples", rows)
         weights = {w: rows[row_name(w)] for w in guidance_weights(config)}
@@ -228,6 +238,13 @@ def main(config: Config) -> dict[str, Any]:
             trained, encoder.tokenizer, pictures, config.captions
         )
     return figures
+
+
+def expander_of(config: Config) -> Expander:
+    """What is done to prompts before they are sampled."""
+    if config.expander is None:
+        return list
+    return open_prompt_expander(config.expander, config.seed_of_samples)
 
 
 def guidance_weights(config: Config) -> list[float]:
@@ -246,11 +263,12 @@ def show_captions(
     pictures: CaptionedSet,
     encoder: TextEncoder,
     config: Config,
+    expand: Expander,
 ) -> None:
     """Shows samples of captions of the test part, a row of each."""
     captions = pictures.part("test").distinct(config.prompt_kind)
     chosen = np.linspace(0, len(captions) - 1, min(ROWS, len(captions))).astype(int)
-    prompts = [captions[i] for i in dict.fromkeys(chosen.tolist())]
+    prompts = expand([captions[i] for i in dict.fromkeys(chosen.tolist())])
     flags = config.sampling
     x = draw_prompts(
         make_draw(trained.config, trained.layout, clip=flags.clip),
@@ -272,6 +290,7 @@ def evaluate_prompts(
     config: Config,
     evaluator: AttributeEvaluator | None,
     scorer: ClipScorer | None,
+    expand: Expander,
 ) -> dict[str, dict[str, float]]:
     """Figures of real test pictures, and of samples of their captions by guidance weight."""
     flags, test = config.sampling, pictures.part("test")
@@ -286,6 +305,7 @@ def evaluate_prompts(
     wanted = None if evaluator is None else codes_of(test)[prompts.row_N]
     texts = [test.captions(config.captions)[i] for i in prompts.row_N]
     rows = {"real pictures": figures(real, wanted, texts)}
+    prompts = prompts._replace(texts=tuple(expand(prompts.texts)))
     draw = make_draw(trained.config, trained.layout, clip=flags.clip)
     key = sample_key(config.seed_of_samples)
     for weight in guidance_weights(config):

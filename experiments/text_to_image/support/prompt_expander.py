@@ -12,7 +12,12 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from experiments.shared.training_runs import OptimizationFlags, TrainedModel, train_model
+from experiments.shared.training_runs import (
+    OptimizationFlags,
+    TrainedModel,
+    open_trained_model,
+    train_model,
+)
 from experiments.text_to_image.support.captioners import (
     SEEDS_OF_TEXTS,
     table_rows,
@@ -22,13 +27,16 @@ from experiments.text_to_image.support.captioners import (
 )
 from experiments.text_to_image.support.text_pairs import loss_on
 from jaxgen.data import BatchPlan, CaptionedSet
-from jaxgen.data.tokenizers import Tokenizer
+from jaxgen.data.tokenizers import Tokenizer, open_tokenizer
 from jaxgen.encoders import CausalTextConfig, causal_text_loss, make_text_writer
 from jaxgen.nn.decoding import Decoding
 from jaxgen.nn.written_texts import Prompt
 from jaxgen.typing import Batch, Tree
 
 WIDTH, DEPTH, BATCH, LEARNING_RATE = 64, 2, 64, 3e-3
+
+Expander = Callable[[Sequence[str]], list[str]]
+"""``short captions -> descriptive captions``."""
 
 
 def expander_config(tokenizer: Tokenizer) -> CausalTextConfig:
@@ -101,11 +109,11 @@ def train_expander(
 
 def prompt_expander(
     config: CausalTextConfig, params: Tree, tokenizer: Tokenizer, how: Decoding, seed: int = 0
-) -> Callable[[Sequence[str]], list[str]]:
-    """``short captions -> descriptive captions``.
+) -> Expander:
+    """An expander as a function.
 
     Args:
-      config: of the expander.
+      config: its configuration.
       params: its parameters.
       tokenizer: of its words.
       how: the method.
@@ -125,6 +133,23 @@ def prompt_expander(
         return texts_of(behind_NL, tokenizer)
 
     return expand
+
+
+def open_prompt_expander(run: str, seed: int) -> Expander:
+    """The expander of a run of ``experiments.text_to_image.recaption``.
+
+    Args:
+      run: the run's folder.
+      seed: of texts that are drawn.
+
+    Raises:
+      FileNotFoundError: where there is no checkpoint.
+      InputError: where it is not one of an expander.
+    """
+    folder = pathlib.Path(run)
+    model = open_trained_model(folder / "expander", CausalTextConfig, "a prompt expander")
+    tokenizer = open_tokenizer(folder / "tokenizer")
+    return prompt_expander(model.config, model.params, tokenizer, Decoding("nucleus"), seed)
 
 
 def _behind(ids_NL: np.ndarray, count_N: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:

@@ -7,7 +7,12 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import run_here
 
-from experiments.text_to_image.prompt_edits import colour_pairs, psnr_outside
+from experiments.text_to_image.prompt_edits import (
+    colour_pairs,
+    pictures_of,
+    psnr_outside,
+    with_originals,
+)
 from jaxgen.data import load_captioned
 
 ALONE, BLENDED = "same noise alone", "with local blend"
@@ -65,3 +70,22 @@ def test_a_run_is_edited(tmp_path, monkeypatch):
         assert 0 <= rows[row]["new colour"] <= 1
         assert 0 <= rows[row]["other attributes kept"] <= 1
     assert imread(folder / "edits.png").std() > 0.02
+    assert run_here("prompt_edits", [*arguments, "--real"], monkeypatch, **FAMILY) == 0
+    rows = json.loads((folder / "metrics.json").read_text())
+    assert rows["drawn again"]["PSNR, dB"] > 5
+    assert 0 <= rows[BLENDED]["other attributes kept"] <= 1
+
+
+def test_real_pictures_are_those_of_the_captions():
+    pictures = load_captioned("shapes", size=16)
+    test = pictures.part("test")
+    caption = test.descriptive[0]
+    rows = [i for i, text in enumerate(test.descriptive) if text == caption][:2]
+    assert len(rows) == 2
+    found = pictures_of(pictures, [caption, test.descriptive[-1], caption])
+    expected = test.images[[rows[0], test.descriptive.index(test.descriptive[-1]), rows[1]]]
+    np.testing.assert_allclose(found, expected / 127.5 - 1, atol=1e-6)
+    drawn = np.arange(6 * 2, dtype=np.float32).reshape(6, 2)
+    mixed = with_originals(drawn, -np.ones((3, 2), np.float32))
+    np.testing.assert_array_equal(mixed[::2], -1)
+    np.testing.assert_array_equal(mixed[1::2], drawn[1::2])

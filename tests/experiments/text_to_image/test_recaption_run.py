@@ -2,14 +2,17 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
 
+from experiments.text_to_image.recaption import DRAWS
 from experiments.text_to_image.support.captioned_data import make_tokenizer
 from experiments.text_to_image.support.captioners import table_rows, texts_of
+from experiments.text_to_image.support.prompt_expander import open_prompt_expander
 from jaxgen.data import load_captioned
 from jaxgen.data.captions.recaptions import ROWS, read_recaptions
 from jaxgen.data.tokenizers import open_tokenizer
@@ -57,6 +60,11 @@ def test_a_set_is_captioned_and_relabelled(described, tmp_path, monkeypatch):
     assert model.config.text.vocabulary % 8 == 0
     assert model.config.text.vocabulary >= tokenizer.size
     assert isinstance(load_model(folder / "expander" / "checkpoints").config, CausalTextConfig)
+    asked = [f"a {name}" for name in sorted(CLASSES) for _ in range(DRAWS)]
+    again = open_prompt_expander(str(folder), seed=0)(asked)
+    table = (folder / "expanded.md").read_text()
+    for short, text in zip(asked[::DRAWS], again[::DRAWS], strict=True):
+        assert re.search(rf"\| {short} +\| {text} +\|", table)
 
     before = (folder / "recaptioned" / ROWS).read_bytes()
     (folder / "recaptioned" / ROWS).write_bytes(before[: len(before) // 2])
