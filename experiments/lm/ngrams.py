@@ -7,6 +7,7 @@ Texts have a sentence a line, words between white space; plain or gzip. Models a
 read, folders of `experiments.lm.nplm`.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from jaxgen.lm import (
     TextScore,
     perplexity_of,
     score_sentences,
-    score_text,
+    score_stream,
 )
 from jaxgen.lm.generate import generate
 from jaxgen.lm.merging import merge_backoff_models
@@ -47,6 +48,7 @@ from jaxgen.lm.ngram import (
     fit_witten_bell,
     prune,
 )
+from jaxgen.lm.protocol import least_context
 from jaxgen.text_rules import SENTENCE_END, SENTENCE_START, split_words
 
 FITS: dict[str, Callable[..., BackoffModel]] = {
@@ -148,20 +150,39 @@ class ScoreFlags:
 
 
 def score_files(flags: ScoreFlags) -> TextScore:
-    """Scores a text, sentence by sentence where the model has the marks of sentences."""
+    """Scores a text: by sentence, or as one stream where the model lacks the marks of sentences."""
     model = read_language_model(flags.model)
     sentences = read_texts(flags.text, flags.encoding)
-    if model.marks is None:
-        stream = [word for words in sentences for word in words]
-        scores = score_sentences(model, [stream], False, False, flags.open_vocabulary)
-    else:
-        scores = score_sentences(model, sentences, open_vocabulary=flags.open_vocabulary)
+    context = least_context(model.model)
+    scores = scores_by_line(model, sentences, context, flags.open_vocabulary)
     if flags.words:
         for of_sentence in scores:
             report("\n".join(map(_line, of_sentence.words)) + f"\n{of_sentence.log10:.6f} total\n")
     total = TextScore.join(scores)
+    if model.marks is None:
+        start = f", its first {context} words context alone" if context else ""
+        report(f"the model has no <s> and </s>: the text is one stream{start}")
     report(summary(total))
     return total
+
+
+def scores_by_line(
+    model: TextModel,
+    sentences: Sequence[Sequence[str]],
+    context: int = 0,
+    open_vocabulary: int | None = None,
+) -> list[TextScore]:
+    """The scores of sentences, or, of a model without the marks of sentences, of their stream.
+
+    Args:
+      model: the model.
+      sentences: the text.
+      context: the words at the start of a stream that have no score.
+      open_vocabulary: as for `jaxgen.lm.score`.
+    """
+    if model.marks is None:
+        return score_stream(model, sentences, open_vocabulary, context)
+    return score_sentences(model, sentences, open_vocabulary=open_vocabulary)
 
 
 def _line(word: Any) -> str:
@@ -211,7 +232,8 @@ def mix_models(flags: MixFlags) -> list[float]:
     models = onto_one_vocabulary([read_language_model(path) for path in flags.models])
     if flags.text:
         sentences = read_texts(flags.text, flags.encoding)
-        scores = [score_text(model, sentences) for model in models]
+        context = max(least_context(model.model) for model in models)
+        scores = [TextScore.join(scores_by_line(m, sentences, context)) for m in models]
         log10_NJ = np.array([[word.log10 for word in of.words] for of in scores]).T
         weights = learn_weights(10.0**log10_NJ)[0].tolist()
         for path, weight, of in zip(flags.models, weights, scores, strict=True):
@@ -302,7 +324,8 @@ class GenerateFlags:
       model: the model.
       count: sentences, or texts of a model without marks of sentences.
       length: the most words of each.
-      prompt: words that each begins with.
+      prompt: words that each begins with. Where a network without marks of sentences wants more
+        of them, each begins as after so many <unk>.
       seed: the same seed writes the same text.
       temperature: 0 takes the likeliest word each time.
       top_k: keep the k likeliest words.
@@ -331,6 +354,7 @@ def generate_texts(flags: GenerateFlags) -> list[str]:
     if model.marks is not None:
         ids = [model.marks.start] * (model.model.order - 1) + ids
         forbid.append(model.marks.start)
+    ids = _unknown_words(model, len(ids)) + ids
     texts = []
     for number in range(flags.count):
         written = generate(
@@ -349,6 +373,24 @@ def generate_texts(flags: GenerateFlags) -> list[str]:
         texts.append(" ".join([*prompt, *words]))
         report(texts[-1])
     return texts
+
+
+def _unknown_words(model: TextModel, known: int) -> list[int]:
+    """What stands for the words that a network wants before the known ones; says so."""
+    missing = least_context(model.model) - known
+    if missing <= 0:
+        return []
+    if model.unknown is None:
+        raise InputError(
+            f"prompt has {known} words, expected {known + missing} or more for a network of order "
+            f"{model.model.order} that has neither <s> nor <unk>"
+        )
+    warnings.warn(
+        f"the prompt has {known} of the {known + missing} words that the network looks at; "
+        "<unk> stands for the others",
+        stacklevel=2,
+    )
+    return [model.unknown] * missing
 
 
 def read_texts(paths: Sequence[Path], encoding: str) -> list[list[str]]:

@@ -19,7 +19,7 @@ from jaxgen.ids import as_integers
 from jaxgen.lm.contexts import windows
 from jaxgen.lm.evaluation import span_probabilities
 from jaxgen.lm.ngram.interpolation_weights import fit_weights, frequency_bin_count, frequency_bins
-from jaxgen.lm.protocol import LanguageModel
+from jaxgen.lm.protocol import LanguageModel, least_context
 
 EM_ITERATIONS = 100
 """Enough for weights of two or three models to settle to about four digits."""
@@ -151,6 +151,11 @@ class Mixture:
     def vocabulary_size(self) -> int:
         """V."""
         return self.members[0].vocabulary_size
+
+    @property
+    def least_context(self) -> int:
+        """That of the member that needs most."""
+        return max(map(least_context, self.members))
 
     def probabilities(
         self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
