@@ -208,7 +208,8 @@ class MixFlags:
     """Weights of several models by EM on a text, and their mixture.
 
     Attributes:
-      models: the models. Words that not all of them have are left to those that have them.
+      models: the models. Words that not all of them have are left to those that have them; a model
+        other than n-grams has to have them all, in any order.
       text: the files of the text that weights are fitted to; none of the training text.
       output: the mixture's file. Under a name in .arpa the models, which must be n-grams, become
         one back-off model; under another one the mixture is kept as it is.
@@ -259,32 +260,37 @@ def _mixture(output: str, models: Sequence[TextModel], weights: Sequence[float])
 
 
 def onto_one_vocabulary(models: Sequence[TextModel]) -> list[TextModel]:
-    """The models with one list of words.
+    """The models with one list of words, in one order.
 
-    N-gram models get the words of all of them, with probability zero for those that they lack.
+    N-gram models get the words of all of them, with probability zero for those that they lack, in
+    the order of the others where there are others.
 
     Raises:
-      InputError: for other models whose words differ.
+      InputError: for other models whose words differ, or that lack words of an n-gram model.
     """
-    words = tuple(dict.fromkeys(word for model in models for word in model.words))
-    new_id = {word: i for i, word in enumerate(words)}
-    if all(model.words == models[0].words for model in models):
-        return list(models)
-    found = []
-    for model in models:
-        if not isinstance(model.model, BackoffModel):
+    fixed = [model for model in models if not isinstance(model.model, BackoffModel)]
+    words = tuple(dict.fromkeys(word for model in (*fixed, *models) for word in model.words))
+    for model in fixed:
+        if model.words != words:
             raise InputError(
                 f"models have different words, and one of them is a {type(model.model).__name__}, "
-                "expected n-gram models, or one vocabulary"
+                "expected n-gram models, or no words but those of the others"
             )
-        ids = np.array([new_id[word] for word in model.words])
-        tables = model.model.tables()
-        ngrams = [ids[words_Nk] for words_Nk in tables.ngrams]
-        moved = BackoffModel.from_tables(
-            ngrams, tables.log10_probabilities, tables.log10_backoffs, len(words)
-        )
-        found.append(TextModel(moved, words))
-    return found
+    return [_with_words(model, words) for model in models]
+
+
+def _with_words(model: TextModel, words: tuple[str, ...]) -> TextModel:
+    """An n-gram model with its words in another order, and among others."""
+    if model.words == words or not isinstance(model.model, BackoffModel):
+        return model
+    new_id = {word: i for i, word in enumerate(words)}
+    ids = np.array([new_id[word] for word in model.words])
+    tables = model.model.tables()
+    ngrams = [ids[words_Nk] for words_Nk in tables.ngrams]
+    moved = BackoffModel.from_tables(
+        ngrams, tables.log10_probabilities, tables.log10_backoffs, len(words)
+    )
+    return TextModel(moved, words)
 
 
 @dataclass(frozen=True, kw_only=True)

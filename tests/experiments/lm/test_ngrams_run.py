@@ -209,6 +209,25 @@ def test_networks_of_a_stream_score_and_write(tool, texts, tmp_path):
     assert "expected words of the model, which has no <unk>" in error
 
 
+def test_ngrams_mix_with_a_network_of_the_same_words(tool, texts, tmp_path):
+    """Their words are in another order: the mixture is that of both models' own scores."""
+    ngrams, network, mixed = (tmp_path / name for name in ("a.arpa", "network.lm", "m.lm"))
+    tool("estimate", "--text", texts["train"], "--output", ngrams, "--vocabulary", texts["words"])
+    words = read_language_model(str(ngrams)).words
+    save_network(network, words[::-1])
+    mix = ("mix", "--models", ngrams, network, "--output", mixed, "--weights")
+    assert tool(*mix, 0.3, 0.7)[0] == 0
+    models = [read_language_model(str(path)) for path in (ngrams, network, mixed)]
+    assert models[2].words == words[::-1]
+    test = read_sentences(texts["test"])
+    p = [10 ** np.array([w.log10 for w in score_text(m, test).words]) for m in models]
+    np.testing.assert_allclose(p[2], 0.3 * p[0] + 0.7 * p[1], rtol=1e-6)
+    save_network(network, words[5:])
+    code, _, error = tool(*mix, 0.3, 0.7)
+    assert code == 2
+    assert "expected n-gram models, or no words but those of the others" in error
+
+
 @pytest.mark.slow
 def test_models_with_different_words_share_one_list(tool, texts, tmp_path):
     first, second = tmp_path / "a.arpa", tmp_path / "b.arpa"
