@@ -12,6 +12,7 @@ what it has learnt: neighbours of words, maps of the words, generated text. In t
   weights.png        the mixture's weights by frequency of the context
   word_map.png       word features, projected on two principal components
   word_map_2d.png    word features of a network with m = 2
+  vocabulary.txt     the words, one a line, in the order of the ids
   features.txt       word features as word2vec text
   neighbours.txt     nearest words
   generated.txt      text written by the network

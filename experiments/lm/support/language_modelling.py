@@ -39,6 +39,7 @@ from jaxgen.parallel import (
     check_batch_size,
     current_mesh,
     gather_fsdp,
+    is_main_process,
     num_batch_shards,
     put_batch,
     replicated,
@@ -70,6 +71,7 @@ WordVectors = tuple[Sequence[str], Float[np.ndarray, "N D"]]
 """Words and their vectors, as `jaxgen.interop.word_vectors.read_word_vectors` gives them."""
 
 PARTS = ("train", "validation", "test")
+VOCABULARY = "vocabulary.txt"
 EVALUATION_BATCH = 1024
 
 MAY_DIFFER = ("output_blocks",)
@@ -132,8 +134,9 @@ def train_network(
     Args:
       config: the network.
       corpus: with the spans "train" and "validation".
-      folder: the run's; ``metrics.jsonl`` and ``checkpoints/`` are written there. A checkpoint
-        holds the configuration and the vocabulary (``vocabulary.txt``).
+      folder: the run's; ``metrics.jsonl``, ``vocabulary.txt`` (a word a line, in the order of the
+        ids) and ``checkpoints/`` are written there. A checkpoint holds the configuration and the
+        vocabulary too.
       recipe: how to train it.
       seed: of the parameters, the order of the examples, and dropout.
       local_steps: k, the updates that each data shard makes on its own before all are averaged
@@ -157,6 +160,8 @@ def train_network(
     # A run resumes, and its best parameters open, where the axis `model` has another size.
     true_sizes = {"vocab": config.outputs}
     with open_checkpoints(folder, config, corpus) as checkpoints:
+        if is_main_process():
+            corpus.vocabulary.save(folder / VOCABULARY)
         result = fit(
             ready.step,
             ready.state,
@@ -193,7 +198,7 @@ def open_checkpoints(folder: pathlib.Path, config: NPLMConfig, corpus: Corpus) -
         folder / "checkpoints",
         config=config,
         may_differ=MAY_DIFFER,
-        files={"vocabulary.txt": corpus.vocabulary.text},
+        files={VOCABULARY: corpus.vocabulary.text},
         **kept_checkpoints(),
         metric=METRIC,
     )
