@@ -350,6 +350,8 @@ class GenerateFlags:
 
 def generate_texts(flags: GenerateFlags) -> list[str]:
     """Writes sentences, without <unk>."""
+    if flags.count < 1:
+        raise InputError(f"count is {flags.count}, expected 1 or more")
     model = read_language_model(flags.model)
     prompt = split_words(flags.prompt)
     for word in prompt:

@@ -257,6 +257,8 @@ def test_mistakes_are_one_line(tool, texts, tmp_path):
         (("score", "--model", "nowhere", "--text", texts["test"]), "nowhere: no such file"),
         (("score", "--model", texts["test"], "--text", texts["test"]), "no line \\data\\"),
         ((*estimate[:-1], tmp_path / "nowhere" / "x.arpa"), "there is no folder"),
+        ((*estimate, "--cutoff", 100000), "cutoff is 100000, expected less: no word is more freq"),
+        (("generate", "--model", model, "--count", 0), "count is 0, expected 1 or more"),
         (("scor",), "Unrecognized options: scor"),
         (("score", "--model", model), "--text missing"),
     ]:
