@@ -7,6 +7,7 @@ Texts have a sentence a line, words between white space; plain or gzip. Models a
 read, folders of `experiments.lm.nplm`.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from jaxgen.lm import (
     TextScore,
     perplexity_of,
     score_sentences,
-    score_text,
+    score_stream,
 )
 from jaxgen.lm.generate import generate
 from jaxgen.lm.merging import merge_backoff_models
@@ -47,6 +48,7 @@ from jaxgen.lm.ngram import (
     fit_witten_bell,
     prune,
 )
+from jaxgen.lm.protocol import least_context
 from jaxgen.text_rules import SENTENCE_END, SENTENCE_START, split_words
 
 FITS: dict[str, Callable[..., BackoffModel]] = {
@@ -148,20 +150,39 @@ class ScoreFlags:
 
 
 def score_files(flags: ScoreFlags) -> TextScore:
-    """Scores a text, sentence by sentence where the model has the marks of sentences."""
+    """Scores a text: by sentence, or as one stream where the model lacks the marks of sentences."""
     model = read_language_model(flags.model)
     sentences = read_texts(flags.text, flags.encoding)
-    if model.marks is None:
-        stream = [word for words in sentences for word in words]
-        scores = score_sentences(model, [stream], False, False, flags.open_vocabulary)
-    else:
-        scores = score_sentences(model, sentences, open_vocabulary=flags.open_vocabulary)
+    context = least_context(model.model)
+    scores = scores_by_line(model, sentences, context, flags.open_vocabulary)
     if flags.words:
         for of_sentence in scores:
             report("\n".join(map(_line, of_sentence.words)) + f"\n{of_sentence.log10:.6f} total\n")
     total = TextScore.join(scores)
+    if model.marks is None:
+        start = f", its first {context} words context alone" if context else ""
+        report(f"the model has no <s> and </s>: the text is one stream{start}")
     report(summary(total))
     return total
+
+
+def scores_by_line(
+    model: TextModel,
+    sentences: Sequence[Sequence[str]],
+    context: int = 0,
+    open_vocabulary: int | None = None,
+) -> list[TextScore]:
+    """The scores of sentences, or, of a model without the marks of sentences, of their stream.
+
+    Args:
+      model: the model.
+      sentences: the text.
+      context: the words at the start of a stream that have no score.
+      open_vocabulary: as for `jaxgen.lm.score`.
+    """
+    if model.marks is None:
+        return score_stream(model, sentences, open_vocabulary, context)
+    return score_sentences(model, sentences, open_vocabulary=open_vocabulary)
 
 
 def _line(word: Any) -> str:
@@ -187,7 +208,8 @@ class MixFlags:
     """Weights of several models by EM on a text, and their mixture.
 
     Attributes:
-      models: the models. Words that not all of them have are left to those that have them.
+      models: the models. Words that not all of them have are left to those that have them; a model
+        other than n-grams has to have them all, in any order.
       text: the files of the text that weights are fitted to; none of the training text.
       output: the mixture's file. Under a name in .arpa the models, which must be n-grams, become
         one back-off model; under another one the mixture is kept as it is.
@@ -211,7 +233,8 @@ def mix_models(flags: MixFlags) -> list[float]:
     models = onto_one_vocabulary([read_language_model(path) for path in flags.models])
     if flags.text:
         sentences = read_texts(flags.text, flags.encoding)
-        scores = [score_text(model, sentences) for model in models]
+        context = max(least_context(model.model) for model in models)
+        scores = [TextScore.join(scores_by_line(m, sentences, context)) for m in models]
         log10_NJ = np.array([[word.log10 for word in of.words] for of in scores]).T
         weights = learn_weights(10.0**log10_NJ)[0].tolist()
         for path, weight, of in zip(flags.models, weights, scores, strict=True):
@@ -237,32 +260,37 @@ def _mixture(output: str, models: Sequence[TextModel], weights: Sequence[float])
 
 
 def onto_one_vocabulary(models: Sequence[TextModel]) -> list[TextModel]:
-    """The models with one list of words.
+    """The models with one list of words, in one order.
 
-    N-gram models get the words of all of them, with probability zero for those that they lack.
+    N-gram models get the words of all of them, with probability zero for those that they lack, in
+    the order of the others where there are others.
 
     Raises:
-      InputError: for other models whose words differ.
+      InputError: for other models whose words differ, or that lack words of an n-gram model.
     """
-    words = tuple(dict.fromkeys(word for model in models for word in model.words))
-    new_id = {word: i for i, word in enumerate(words)}
-    if all(model.words == models[0].words for model in models):
-        return list(models)
-    found = []
-    for model in models:
-        if not isinstance(model.model, BackoffModel):
+    fixed = [model for model in models if not isinstance(model.model, BackoffModel)]
+    words = tuple(dict.fromkeys(word for model in (*fixed, *models) for word in model.words))
+    for model in fixed:
+        if model.words != words:
             raise InputError(
                 f"models have different words, and one of them is a {type(model.model).__name__}, "
-                "expected n-gram models, or one vocabulary"
+                "expected n-gram models, or no words but those of the others"
             )
-        ids = np.array([new_id[word] for word in model.words])
-        tables = model.model.tables()
-        ngrams = [ids[words_Nk] for words_Nk in tables.ngrams]
-        moved = BackoffModel.from_tables(
-            ngrams, tables.log10_probabilities, tables.log10_backoffs, len(words)
-        )
-        found.append(TextModel(moved, words))
-    return found
+    return [_with_words(model, words) for model in models]
+
+
+def _with_words(model: TextModel, words: tuple[str, ...]) -> TextModel:
+    """An n-gram model with its words in another order, and among others."""
+    if model.words == words or not isinstance(model.model, BackoffModel):
+        return model
+    new_id = {word: i for i, word in enumerate(words)}
+    ids = np.array([new_id[word] for word in model.words])
+    tables = model.model.tables()
+    ngrams = [ids[words_Nk] for words_Nk in tables.ngrams]
+    moved = BackoffModel.from_tables(
+        ngrams, tables.log10_probabilities, tables.log10_backoffs, len(words)
+    )
+    return TextModel(moved, words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +330,8 @@ class GenerateFlags:
       model: the model.
       count: sentences, or texts of a model without marks of sentences.
       length: the most words of each.
-      prompt: words that each begins with.
+      prompt: words that each begins with. Where a network without marks of sentences wants more
+        of them, each begins as after so many <unk>.
       seed: the same seed writes the same text.
       temperature: 0 takes the likeliest word each time.
       top_k: keep the k likeliest words.
@@ -321,6 +350,8 @@ class GenerateFlags:
 
 def generate_texts(flags: GenerateFlags) -> list[str]:
     """Writes sentences, without <unk>."""
+    if flags.count < 1:
+        raise InputError(f"count is {flags.count}, expected 1 or more")
     model = read_language_model(flags.model)
     prompt = split_words(flags.prompt)
     for word in prompt:
@@ -331,6 +362,7 @@ def generate_texts(flags: GenerateFlags) -> list[str]:
     if model.marks is not None:
         ids = [model.marks.start] * (model.model.order - 1) + ids
         forbid.append(model.marks.start)
+    ids = _unknown_words(model, len(ids)) + ids
     texts = []
     for number in range(flags.count):
         written = generate(
@@ -349,6 +381,24 @@ def generate_texts(flags: GenerateFlags) -> list[str]:
         texts.append(" ".join([*prompt, *words]))
         report(texts[-1])
     return texts
+
+
+def _unknown_words(model: TextModel, known: int) -> list[int]:
+    """What stands for the words that a network wants before the known ones; says so."""
+    missing = least_context(model.model) - known
+    if missing <= 0:
+        return []
+    if model.unknown is None:
+        raise InputError(
+            f"prompt has {known} words, expected {known + missing} or more for a network of order "
+            f"{model.model.order} that has neither <s> nor <unk>"
+        )
+    warnings.warn(
+        f"the prompt has {known} of the {known + missing} words that the network looks at; "
+        "<unk> stands for the others",
+        stacklevel=2,
+    )
+    return [model.unknown] * missing
 
 
 def read_texts(paths: Sequence[Path], encoding: str) -> list[list[str]]:

@@ -12,6 +12,7 @@ what it has learnt: neighbours of words, maps of the words, generated text. In t
   weights.png        the mixture's weights by frequency of the context
   word_map.png       word features, projected on two principal components
   word_map_2d.png    word features of a network with m = 2
+  vocabulary.txt     the words, one a line, in the order of the ids
   features.txt       word features as word2vec text
   neighbours.txt     nearest words
   generated.txt      text written by the network
@@ -151,6 +152,13 @@ def main(config: Config) -> dict[str, Any]:
     words, recipe = chosen_words(corpus, config.words), config.training.chosen()
     vectors = chosen_vectors(config, corpus)
     order = max(model.order, config.kneser_ney_order)
+    check_text_batches(order, corpus, recipe)
+    per_epoch = plan_text_batches(model.order, corpus, recipe).steps_per_epoch
+    check_not_shorter(
+        as_path(config.launch.workdir),
+        recipe.loop_for(per_epoch).steps,
+        f"epochs is {recipe.epochs:g}",
+    )
     counts = count_ngrams(
         corpus.split("train"),
         max(3, config.kneser_ney_order),
@@ -161,13 +169,6 @@ def main(config: Config) -> dict[str, Any]:
         TRIGRAM: fit_interpolated(counts.up_to(3), corpus.tokens, *corpus.spans["validation"]),
         KNESER_NEY: fit_kneser_ney(counts.up_to(config.kneser_ney_order)),
     }
-    check_text_batches(order, corpus, recipe)
-    per_epoch = plan_text_batches(model.order, corpus, recipe).steps_per_epoch
-    check_not_shorter(
-        as_path(config.launch.workdir),
-        recipe.loop_for(per_epoch).steps,
-        f"epochs is {recipe.epochs:g}",
-    )
     digest = corpus_digest(corpus)
     folder = open_workdir(
         config,
@@ -225,7 +226,19 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def read_corpus(config: Config) -> Corpus:
-    """The text, as its flags say."""
+    """The text, as its flags say.
+
+    Raises:
+      InputError: for sentences of what is no text file; and as `load_corpus`, `load_sentences`.
+    """
+    if config.sentences and (
+        config.corpus == "builtin"
+        or config.corpus.startswith("tfds:")
+        or pathlib.Path(config.corpus).is_dir()
+    ):
+        raise InputError(
+            f"corpus is {config.corpus} with sentences on, expected a text file, a sentence a line"
+        )
     options: dict[str, Any] = {
         "encoding": config.encoding,
         "vocabulary_from": config.vocabulary_from,
@@ -435,7 +448,8 @@ def draw_words(path: pathlib.Path, corpus: Corpus, features_VD: Float[np.ndarray
     """A map of the most frequent words."""
     names = corpus.vocabulary.words
     signs = [i for i, name in enumerate(names) if not name[0].isalpha()]
-    mapped = word_map(features_VD, names, MAPPED_WORDS, exclude=signs)
+    few = len(names) - len(signs) < 2  # a text of numbers, say
+    mapped = word_map(features_VD, names, MAPPED_WORDS, exclude=[] if few else signs)
     width = features_VD.shape[1]
     how = "as they are" if width == 2 else f"on two principal axes ({mapped.share:.0%} of variance)"
     plot_words(path, mapped.words, mapped.points_N2, f"{width} features of frequent words, {how}")

@@ -21,8 +21,9 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jaxgen.errors import InputError
 from jaxgen.parallel import peers, stop
@@ -45,6 +46,23 @@ _LOST_TEXTS = re.compile(
 
 
 @contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Writes a `UserWarning` as one line, without the line of the program that it comes from."""
+    before = warnings.formatwarning
+
+    def one_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        if issubclass(category, UserWarning):
+            return f"warning: {message}\n"
+        return before(message, category, *where)
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+@contextlib.contextmanager
 def ending_well(
     program: bool,
     place: Callable[[], object] = lambda: None,
@@ -62,7 +80,7 @@ def ending_well(
       SystemExit: for every end but a regular one and a fault of the program, which is raised as
         it is.
     """
-    with handled() as signals, _watched(signals, last), _silent(program):
+    with handled() as signals, _watched(signals, last), _silent(program), plain_warnings():
         try:
             yield
             signals.check()

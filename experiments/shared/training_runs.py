@@ -247,7 +247,7 @@ def train_model(
             progress=progress,
             resident=resident,
             put=put,
-            multiply_adds=_multiply_adds_of(step, state, of_step, put, loop, resident),
+            multiply_adds=multiply_adds_of_step(step, state, of_step, loop, put, resident),
             **loop_options(folder),
         )
     records = read_records(folder / "metrics.jsonl")
@@ -294,15 +294,20 @@ def loop_options(folder: pathlib.Path) -> dict[str, Any]:
     return {"prefetch": options.prefetch, "profile": profile}
 
 
-def _multiply_adds_of(
+def multiply_adds_of_step(
     step: StepFn,
     state: TrainState,
     data: Callable[[int], Batch],
-    put: Callable[..., Batch],
     loop: LoopConfig,
-    resident: Batch | None,
+    put: Callable[..., Batch] = put_batch,
+    resident: Batch | None = None,
 ) -> int | None:
-    """Those of one step, for devices whose peak is known; None where they cannot be counted."""
+    """Those of one update, for devices whose peak is known; None where they cannot be counted.
+
+    Args:
+      step: what `jaxgen.training.fit` calls, of ``loop.steps_per_call`` updates, compiled or not.
+      state, data, loop, put, resident: as for `jaxgen.training.fit`.
+    """
     if peak_of(jax.devices()[0].device_kind) is None:
         return None
     count = loop.steps_per_call
@@ -310,7 +315,8 @@ def _multiply_adds_of(
     if count > 1:
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), batch)
     try:
-        return multiply_adds(step, state, batch, jax.random.key(0), resident) // count
+        kept = () if resident is None else (resident,)
+        return multiply_adds(step, state, batch, jax.random.key(0), *kept) // count
     except InputError:
         return None
 

@@ -3,7 +3,7 @@
 from jaxgen.lm.contexts import NO_WORD, SentenceMarks, windows, within_sentences
 from jaxgen.lm.evaluation import perplexity, perplexity_of, span_probabilities
 from jaxgen.lm.protocol import LanguageModel
-from jaxgen.lm.scoring import TextScore, WordScore, score, score_sentences, score_text
+from jaxgen.lm.scoring import TextScore, WordScore, score, score_sentences, score_stream, score_text
 from jaxgen.lm.sentences import SentenceModel
 from jaxgen.lm.text_model import TextModel, open_model
 
@@ -20,6 +20,7 @@ __all__ = [
     "perplexity_of",
     "score",
     "score_sentences",
+    "score_stream",
     "score_text",
     "span_probabilities",
     "windows",

@@ -19,10 +19,11 @@ from jaxgen.ids import as_integers
 from jaxgen.lm.contexts import windows
 from jaxgen.lm.evaluation import span_probabilities
 from jaxgen.lm.ngram.interpolation_weights import fit_weights, frequency_bin_count, frequency_bins
-from jaxgen.lm.protocol import LanguageModel
+from jaxgen.lm.protocol import LanguageModel, least_context
 
-EM_ITERATIONS = 100
-"""Enough for weights of two or three models to settle to about four digits."""
+EM_ITERATIONS = 20_000
+EM_TOLERANCE = 1e-10
+"""When EM ends: where better weights could gain no more than this, in nats a word."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,8 @@ def learn_weights(
       probability_NJ: P_j(word | context) of each held-out word under each model.
       bin_N: the bin of each context, in [0, size); None for one weight vector.
       size: the number of bins.
-      iterations: EM iterations; none of them lowers the likelihood.
+      iterations: EM iterations, at most; none of them lowers the likelihood, and they end where
+        the logarithm of it is within `EM_TOLERANCE` a word of the greatest one.
 
     Returns:
       float64 [size, J]; rows are at least zero and sum to one. A bin without words takes the
@@ -82,7 +84,7 @@ def learn_weights(
     """
     probability_NJ = _checked_probabilities(probability_NJ)
     bin_N = _checked_bins(bin_N, len(probability_NJ), size)
-    return fit_weights(probability_NJ, bin_N, size, iterations)
+    return fit_weights(probability_NJ, bin_N, size, iterations, EM_TOLERANCE)
 
 
 def mix(
@@ -152,6 +154,11 @@ class Mixture:
         """V."""
         return self.members[0].vocabulary_size
 
+    @property
+    def least_context(self) -> int:
+        """That of the member that needs most."""
+        return max(map(least_context, self.members))
+
     def probabilities(
         self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:
@@ -207,7 +214,7 @@ def fit_mixture(
       start: first position of the validation span.
       stop: one past the last position of the validation span.
       bins: learn a weight vector for each bin of context frequency; None for one in all.
-      iterations: EM iterations.
+      iterations: EM iterations, at most.
       batch: positions evaluated at a time.
       progress: called after each batch of each member with the number of positions just done.
 

@@ -127,6 +127,11 @@ class NetworkModel:
         """Ids that can be predicted."""
         return self.network.config.predicted
 
+    @property
+    def least_context(self) -> int:
+        """All n - 1 words."""
+        return self.order - 1
+
     def probabilities(
         self, contexts_NL: Integer[np.ndarray, "N L"], targets_N: Integer[np.ndarray, "N"]
     ) -> Float64[np.ndarray, "N"]:

@@ -33,3 +33,11 @@ class LanguageModel(Protocol):
     def distributions(self, contexts_NL: Integer[np.ndarray, "N L"]) -> Float64[np.ndarray, "N V"]:
         """P(w | context) for every word w; each row sums to one."""
         ...
+
+
+def least_context(model: LanguageModel) -> int:
+    """The words before a position that must not be missing: n - 1 of networks, none of n-grams.
+
+    N-grams take a shorter context where words are missing; a network has features for words alone.
+    """
+    return getattr(model, "least_context", 0)

@@ -31,6 +31,7 @@ from jaxtyping import Int32
 from jaxgen.errors import InputError
 from jaxgen.ids import check_not_string
 from jaxgen.lm.contexts import NO_WORD
+from jaxgen.lm.protocol import least_context
 from jaxgen.lm.text_model import UNKNOWN_WORDS, TextModel
 from jaxgen.text_rules import SENTENCE_END, SENTENCE_START, split_words
 
@@ -173,6 +174,41 @@ def score_sentences(
     return scores + _evaluate(model, waiting, start, share)
 
 
+def score_stream(
+    model: TextModel,
+    sentences: Iterable[str | Sequence[str]],
+    open_vocabulary: int | None = None,
+    context: int | None = None,
+) -> list[TextScore]:
+    """The scores of a text as one stream (Bengio et al. 2003): nothing marks where sentences end.
+
+    Args:
+      model: the model, such as one without ``<s>`` and ``</s>``.
+      sentences: the parts of the text, in order; contexts reach over their ends.
+      open_vocabulary: as for `score`.
+      context: the words at the start of the text that are context alone and get no score. None: as
+        many as the model needs (`jaxgen.lm.protocol.least_context`).
+
+    Returns:
+      The scores of each part.
+
+    Raises:
+      InputError: as `score`; or there are no words but those of the first context.
+    """
+    share = _share_of_unknown(model, open_vocabulary)
+    parts = [_words_of(model, sentence, False, False) for sentence in sentences]
+    context = left = least_context(model.model) if context is None else context
+    ids_N = _encode(model, [word for words in parts for word in words])
+    if len(ids_N) <= context:
+        raise InputError(f"text has {len(ids_N)} words, expected more than {context}, the context")
+    contexts_NL = _contexts(model, ids_N, False)
+    scored = []
+    for words in parts:
+        scored.append(words[left:])
+        left = max(0, left - len(words))
+    return _scores_at(model, scored, contexts_NL[context:], ids_N[context:], share)
+
+
 def _words_of(model: TextModel, sentence: str | Sequence[str], start: bool, end: bool) -> list[str]:
     words = split_words(sentence) if isinstance(sentence, str) else list(sentence)
     check_not_string(words, "sentence")
@@ -204,9 +240,30 @@ def _evaluate(
     """The scores of some sentences, whose words are not empty together."""
     if not any(sentences):
         return [TextScore(()) for _ in sentences]
-    ids = [model.encode(words) for words in sentences]
+    ids = [_encode(model, words) for words in sentences]
     contexts_NL = np.concatenate([_contexts(model, ids_N, start) for ids_N in ids])
-    ids_N = np.concatenate(ids)
+    return _scores_at(model, sentences, contexts_NL, np.concatenate(ids), share)
+
+
+def _encode(model: TextModel, words: Sequence[str]) -> Int32[np.ndarray, "N"]:
+    """Ids, -1 for words that the model lacks; an InputError where it cannot have such a context."""
+    ids_N = model.encode(words)
+    if least_context(model.model) and np.any(ids_N == NO_WORD):
+        raise InputError(
+            f"text has the word {words[int(np.argmin(ids_N))]!r}, expected words of the model, "
+            f"which has no {UNKNOWN_WORDS[0]}"
+        )
+    return ids_N
+
+
+def _scores_at(
+    model: TextModel,
+    sentences: Sequence[list[str]],
+    contexts_NL: Int32[np.ndarray, "N L"],
+    ids_N: Int32[np.ndarray, "N"],
+    share: float,
+) -> list[TextScore]:
+    """The scores of the words of some sentences, N together, after their contexts."""
     words = [word for of_sentence in sentences for word in of_sentence]
     unknown_N = np.array(
         [word not in model.ids or i == model.unknown for word, i in zip(words, ids_N, strict=True)]

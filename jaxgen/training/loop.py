@@ -201,7 +201,7 @@ def fit(
             # leave it idle while the host reads and places the next batch.
             run.look(metrics)
             metrics, run.step = new, run.step + count
-            run.speed.after_call(run.step, batch, leading)
+            run.speed.after_call(run.step, batch, leading, metrics)
             if run.due():
                 run.look(metrics)
                 metrics = None

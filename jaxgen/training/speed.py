@@ -1,7 +1,9 @@
 """Figures of speed: steps and examples a second, memory of a device, share of its peak.
 
 They are in records under ``speed/``, and are, with ``seconds``, what two equal runs do not share.
-A window of time goes from one record to the next, without compilation, evaluation and saving.
+A window of time goes from one record to the next, without compilation, evaluation and saving. Where
+a call compiles (the first one, and the first with batches of another shape) it begins after that
+call; a record that ends there has no figures.
 """
 
 import os
@@ -10,7 +12,7 @@ import time
 
 import jax
 
-from jaxgen.typing import Batch
+from jaxgen.typing import Batch, Tree
 
 PEAKS = {
     "TPU v4": 275e12,
@@ -70,15 +72,26 @@ class Speed:
         self.multiply_adds = multiply_adds
         self._started: tuple[int, float] | None = None
         self._units: tuple[str, int] | None = None
+        self._compiled: set[tuple[tuple[int, ...], ...]] = set()
 
     def restart(self, step: int) -> None:
         """A window begins after this step."""
         self._started = step, time.monotonic()
 
-    def after_call(self, step: int, batch: Batch, leading: int) -> None:
-        """Takes in a call; the first one has compiled the program, and opens the first window."""
-        if self._started is None:
-            self._units = units_of(batch, leading)
+    def after_call(self, step: int, batch: Batch, leading: int, metrics: Tree = None) -> None:
+        """Takes in a call. One with shapes not seen before has compiled: a window begins after it.
+
+        Args:
+          step: the steps done, those of the call included.
+          batch: what it was given.
+          leading: as for `units_of`.
+          metrics: what it gave, which is waited for where a window begins.
+        """
+        self._units = self._units or units_of(batch, leading)
+        shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+        if shapes not in self._compiled:
+            self._compiled.add(shapes)
+            jax.block_until_ready(metrics)
             self.restart(step)
 
     def figures(self, step: int) -> dict[str, float]:

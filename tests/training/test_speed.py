@@ -82,6 +82,34 @@ def test_the_rate_is_that_of_steps_alone(monkeypatch):
     assert found.figures(18)["speed/steps_per_second"] == pytest.approx(10)
 
 
+@pytest.mark.parametrize(
+    ("steps", "per_call", "timed"),
+    [(6, 1, True), (6, 2, True), (1, 1, False), (4, 4, False), (7, 2, False)],
+    ids=["steps", "calls", "one step", "one call", "a shorter call at the end"],
+)
+def test_one_record_says_how_fast_the_steps_are_that_compiled_nothing(
+    tmp_path, monkeypatch, steps, per_call, timed
+):
+    """A step takes 3 s, a call of a new length a minute besides."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    state, step = fresh()
+    compiled, lengths = compile_step(scan_steps(step) if per_call > 1 else step, state), set()
+
+    def slow(state, batch, key):
+        count = len(batch["image"]) if per_call > 1 else 1
+        clock[0] += 3 * count + 60 * (count not in lengths)
+        lengths.add(count)
+        return compiled(state, batch, key)
+
+    config = LoopConfig(steps=steps, steps_per_call=per_call, log_every=8)
+    data = lambda t: {"image": np.ones((6, 2), np.float32)}  # noqa: E731
+    fit(slow, state, data, jax.random.key(0), config, log=MetricsLog(tmp_path))
+    (record,) = read_records(tmp_path / "metrics.jsonl")
+    found = record.get("speed/steps_per_second")
+    assert found == (pytest.approx(1 / 3) if timed else None)
+
+
 def test_peaks_and_units():
     kinds = ["NVIDIA H100 80GB HBM3", "TPU v5 lite", "TPU v5p", "TPU v4", "cpu"]
     assert [peak_of(kind) for kind in kinds] == [989e12, 197e12, 459e12, 275e12, None]

@@ -17,7 +17,11 @@ from jaxtyping import Float, Float64, Int
 
 from experiments.lm.support.recipes import METRIC, Recipe
 from experiments.shared.output import progress_bar
-from experiments.shared.training_runs import kept_checkpoints, loop_options
+from experiments.shared.training_runs import (
+    kept_checkpoints,
+    loop_options,
+    multiply_adds_of_step,
+)
 from jaxgen.data import BatchPlan, Corpus, trainable_span, windows_at
 from jaxgen.lm import (
     LanguageModel,
@@ -39,6 +43,7 @@ from jaxgen.parallel import (
     check_batch_size,
     current_mesh,
     gather_fsdp,
+    is_main_process,
     num_batch_shards,
     put_batch,
     replicated,
@@ -70,6 +75,7 @@ WordVectors = tuple[Sequence[str], Float[np.ndarray, "N D"]]
 """Words and their vectors, as `jaxgen.interop.word_vectors.read_word_vectors` gives them."""
 
 PARTS = ("train", "validation", "test")
+VOCABULARY = "vocabulary.txt"
 EVALUATION_BATCH = 1024
 
 MAY_DIFFER = ("output_blocks",)
@@ -132,8 +138,9 @@ def train_network(
     Args:
       config: the network.
       corpus: with the spans "train" and "validation".
-      folder: the run's; ``metrics.jsonl`` and ``checkpoints/`` are written there. A checkpoint
-        holds the configuration and the vocabulary (``vocabulary.txt``).
+      folder: the run's; ``metrics.jsonl``, ``vocabulary.txt`` (a word a line, in the order of the
+        ids) and ``checkpoints/`` are written there. A checkpoint holds the configuration and the
+        vocabulary too.
       recipe: how to train it.
       seed: of the parameters, the order of the examples, and dropout.
       local_steps: k, the updates that each data shard makes on its own before all are averaged
@@ -157,6 +164,8 @@ def train_network(
     # A run resumes, and its best parameters open, where the axis `model` has another size.
     true_sizes = {"vocab": config.outputs}
     with open_checkpoints(folder, config, corpus) as checkpoints:
+        if is_main_process():
+            corpus.vocabulary.save(folder / VOCABULARY)
         result = fit(
             ready.step,
             ready.state,
@@ -168,6 +177,7 @@ def train_network(
             log=MetricsLog(folder, tensorboard),
             progress=progress,
             padding=Padding(state_axes(ready.layout, ready.tx), true_sizes),
+            multiply_adds=multiply_adds_of_step(ready.step, ready.state, ready.data, ready.loop),
             **loop_options(folder),
         )
     records = read_records(folder / "metrics.jsonl")
@@ -193,7 +203,7 @@ def open_checkpoints(folder: pathlib.Path, config: NPLMConfig, corpus: Corpus) -
         folder / "checkpoints",
         config=config,
         may_differ=MAY_DIFFER,
-        files={"vocabulary.txt": corpus.vocabulary.text},
+        files={VOCABULARY: corpus.vocabulary.text},
         **kept_checkpoints(),
         metric=METRIC,
     )
@@ -231,8 +241,14 @@ def prepare_training(
     if vectors is not None:
         init = starting_from(init, corpus.vocabulary.words, vectors)
     state, layout = create_state(init, jax.random.key(seed), tx=tx)
-    step = make_step(make_nplm_loss(config, layout), tx, loop.steps_per_call, local_steps, schedule)
-
+    step = make_step(
+        make_nplm_loss(config, layout),
+        tx,
+        loop.steps_per_call,
+        local_steps,
+        schedule,
+        recipe.accumulate,
+    )
     marks = marks_of(corpus)
 
     def data(index: int) -> Batch:
@@ -251,6 +267,8 @@ def plan_text_batches(order: int, corpus: Corpus, recipe: Recipe, seed: int = 0)
     span = trainable_span(corpus.spans["train"], order, corpus.name)
     plan = BatchPlan(*span, recipe.batch_size, seed=seed, name=corpus.name)
     check_batch_size(recipe.batch_size, current_mesh())
+    if recipe.accumulate > 1:
+        check_batch_size(recipe.microbatch_size, current_mesh(), "batch_size / accumulate")
     return plan
 
 
@@ -265,10 +283,11 @@ def make_step(
     steps_per_call: int,
     local_steps: int | None = None,
     learning_rate: Callable[[jax.Array], jax.Array] | None = None,
+    accumulate: int = 1,
 ) -> StepFn:
     """What `fit` calls: a step, several in one call, or a round of local steps."""
     if local_steps is None:
-        step = make_train_step(loss_fn, tx, learning_rate=learning_rate)
+        step = make_train_step(loss_fn, tx, accumulate=accumulate, learning_rate=learning_rate)
         return scan_steps(step) if steps_per_call > 1 else step
     round_ = make_local_steps(loss_fn, tx)
 

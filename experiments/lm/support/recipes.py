@@ -36,6 +36,7 @@ class Recipe:
       evaluations_per_epoch: how often the validation perplexity is looked at. The parameters with
         the least one are the ones that count.
       patience: stop after so many evaluations in a row without a new best; None: never.
+      accumulate: microbatches of each update, one after the other.
       unigram_bias: start b at the logarithms of the training part's relative frequencies, so that
         the untrained network is a unigram model.
     """
@@ -48,6 +49,7 @@ class Recipe:
     per_example: bool = False
     evaluations_per_epoch: float = 2
     patience: int | None = None
+    accumulate: int = 1
     unigram_bias: bool = True
 
     def __post_init__(self) -> None:
@@ -55,6 +57,16 @@ class Recipe:
             raise InputError(f"epochs is {self.epochs}, expected a number > 0")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience is {self.patience}, expected 1 or more")
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise InputError(
+                f"accumulate is {self.accumulate}, expected a divisor of the batch of "
+                f"{self.batch_size}"
+            )
+
+    @property
+    def microbatch_size(self) -> int:
+        """Examples of a microbatch."""
+        return self.batch_size // self.accumulate
 
     def optimizer_for(self, steps: int) -> OptimizerConfig:
         """The optimizer of a run of `steps` updates."""
@@ -132,6 +144,7 @@ class RecipeFlags:
       learning_rate: the initial or highest one.
       weight_decay: on weights and word features, never on biases.
       patience: stop after so many evaluations without a better validation perplexity.
+      accumulate: microbatches of each update, one after the other, to fit it into memory.
     """
 
     recipe: Literal["modern", "paper"] = "modern"
@@ -140,12 +153,13 @@ class RecipeFlags:
     learning_rate: float | None = None
     weight_decay: float | None = None
     patience: int | None = None
+    accumulate: int = 1
 
     def chosen(self) -> Recipe:
         """The recipe with the values given."""
         recipe = RECIPES[self.recipe]
         optimizer = _replace_given(recipe.optimizer, self, ("learning_rate", "weight_decay"))
-        recipe = _replace_given(recipe, self, ("batch_size", "epochs", "patience"))
+        recipe = _replace_given(recipe, self, ("batch_size", "epochs", "patience", "accumulate"))
         return dataclasses.replace(recipe, optimizer=optimizer)
 
 

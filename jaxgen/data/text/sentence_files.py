@@ -70,7 +70,7 @@ def sentence_vocabulary(
       maximum_size: the most words, ``<unk>`` and the marks among them; None: no limit.
 
     Raises:
-      InputError: the cutoff is negative, or the size leaves no words.
+      InputError: the cutoff is negative, or it or the size leaves no words.
     """
     tokens = [word for words in sentences for word in words]
     if maximum_size is not None and maximum_size < 4:
@@ -78,6 +78,8 @@ def sentence_vocabulary(
     limit = None if maximum_size is None else maximum_size - 2
     counted = count_vocabulary(tokens, cutoff, limit, always_unknown=True)
     words = [word for word in counted.words if word != UNKNOWN]
+    if not words:
+        raise InputError(f"cutoff is {cutoff}, expected less: no word is more frequent")
     return Vocabulary((UNKNOWN, SENTENCE_START, SENTENCE_END, *words), 0)
 
 

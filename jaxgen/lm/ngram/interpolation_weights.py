@@ -38,19 +38,23 @@ def fit_weights(
     bin_N: Integer[np.ndarray, "N"],
     bin_count: int,
     iterations: int = 5,
+    tolerance: float = 0.0,
 ) -> Float64[np.ndarray, "bins J"]:
     """Mixture weights that EM finds on held-out words, separately for each bin.
 
-    Starts from equal weights. An iteration gives each component j of bin b the mean over the bin's
-    words of w_bj p_j / sum_i w_bi p_i, which never lowers the likelihood. A bin without words gets
-    the weights of the nearest bin that has some; of two equally near, those of the higher number
-    (rarer contexts, whose weights trust long contexts less).
+    Starts from equal weights. An iteration multiplies the weight of component j of bin b by
+    g_bj, the mean over the bin's words of p_j / sum_i w_bi p_i, which never lowers the likelihood.
+    Its logarithm, by word, is below the greatest one by log(max_j g_bj) at most (Jensen). A bin
+    without words gets the weights of the nearest bin that has some; of two equally near, those of
+    the higher number (rarer contexts, whose weights trust long contexts less).
 
     Args:
       likelihood_NJ: p_j of each held-out word, for each component j.
       bin_N: the bin of each word, in [0, bin_count).
       bin_count: the number of bins.
-      iterations: EM iterations.
+      iterations: EM iterations, at most.
+      tolerance: those of a bin end where max_j g_bj - 1 is no more than this: so many nats a word,
+        or such a part of the perplexity, is what better weights could still gain.
 
     Returns:
       float64 [bins, J]; each row is at least zero and sums to one.
@@ -64,25 +68,28 @@ def fit_weights(
     if iterations < 0:
         raise InputError(f"iterations is {iterations}, expected 0 or more")
     weight_CJ = np.full((bin_count, components), 1.0 / components)
+    filled_C = np.bincount(bin_N, minlength=bin_count) > 0
+    for b in np.flatnonzero(filled_C):
+        weight_CJ[b] = _best_weights(likelihood_NJ[bin_N == b], iterations, tolerance)
+    return _fill_empty_bins(weight_CJ, filled_C)
+
+
+def _best_weights(
+    likelihood_NJ: Float64[np.ndarray, "N J"], iterations: int, tolerance: float
+) -> Float64[np.ndarray, "J"]:
+    """EM for one bin. A word that no component can produce says nothing about the weights."""
+    weight_J = np.full(likelihood_NJ.shape[1], 1.0 / likelihood_NJ.shape[1])
+    best_N1 = likelihood_NJ.max(axis=1, keepdims=True, initial=0)
+    possible_N = best_N1[:, 0] > 0
+    if not possible_N.any():
+        return weight_J
+    ratio_NJ = likelihood_NJ[possible_N] / best_N1[possible_N]
     for _ in range(iterations):
-        weight_CJ = _em_iteration(weight_CJ, likelihood_NJ, bin_N)
-    return _fill_empty_bins(weight_CJ, np.bincount(bin_N, minlength=bin_count) > 0)
-
-
-def _em_iteration(
-    weight_CJ: Float64[np.ndarray, "bins J"],
-    likelihood_NJ: Float64[np.ndarray, "N J"],
-    bin_N: Integer[np.ndarray, "N"],
-) -> Float64[np.ndarray, "bins J"]:
-    joint_NJ = weight_CJ[bin_N] * likelihood_NJ
-    mixture_N = joint_NJ.sum(axis=1)
-    # A word that no component can produce says nothing about the weights.
-    share_NJ = joint_NJ / np.where(mixture_N > 0, mixture_N, 1.0)[:, None]
-    mass_CJ = np.stack(
-        [np.bincount(bin_N, share_N, minlength=len(weight_CJ)) for share_N in share_NJ.T], axis=1
-    )
-    mass_C = mass_CJ.sum(axis=1, keepdims=True)
-    return np.where(mass_C > 0, mass_CJ / np.where(mass_C > 0, mass_C, 1.0), weight_CJ)
+        gain_J = (1.0 / (ratio_NJ @ weight_J)) @ ratio_NJ / len(ratio_NJ)
+        if gain_J.max() <= 1 + tolerance:
+            break
+        weight_J = weight_J * gain_J
+    return weight_J / weight_J.sum()
 
 
 def _fill_empty_bins(

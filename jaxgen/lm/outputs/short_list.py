@@ -27,7 +27,7 @@ from jaxgen.errors import InputError
 from jaxgen.ids import as_ids
 from jaxgen.lm.contexts import check_contexts, check_targets
 from jaxgen.lm.nplm import NPLM, NPLMConfig
-from jaxgen.lm.protocol import LanguageModel
+from jaxgen.lm.protocol import LanguageModel, least_context
 
 _ROWS = 1024
 """Contexts whose tail is summed at a time; bounds the memory of [rows, V] probabilities."""
@@ -124,6 +124,11 @@ class ShortListModel:
     def vocabulary_size(self) -> int:
         """V."""
         return self.tail.vocabulary_size
+
+    @property
+    def least_context(self) -> int:
+        """That of the network or the tail, whichever needs more."""
+        return max(map(least_context, (self.network, self.tail)))
 
     @property
     def short_list(self) -> int:

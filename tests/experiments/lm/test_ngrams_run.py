@@ -13,6 +13,8 @@ from experiments.shared.launch import run_tool
 from jaxgen.data import read_sentences
 from jaxgen.interop.arpa import read_arpa
 from jaxgen.lm import TextModel, open_model, score_text
+from jaxgen.lm.network import NetworkModel
+from jaxgen.lm.nplm import NPLMConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:Kneser-Ney discounts")
 
@@ -139,6 +141,93 @@ def test_mixing_pruning_and_writing(tool, texts, tmp_path):
     assert tool("generate", "--model", small, "--prompt", "nowhere")[0] == 2
 
 
+def save_network(path, words, seed=0):
+    """A network of order 3 with random weights, and log10 P of ids after contexts [N, 2]."""
+    rng, size = np.random.default_rng(seed), len(words)
+    shapes = {"C": (size, 4), "H": (8, 5), "d": (5,), "U": (5, size), "b": (size,)}
+    p = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    tree = {"context": {name: p[name] for name in "CHd"}, "U": p["U"], "b": p["b"]}
+    config = NPLMConfig(size, order=3, features=4, hidden=5)
+    TextModel(NetworkModel(config.make_model(), tree), words).save(path)
+
+    def log10_p(contexts, targets):
+        x = p["C"][contexts[:, ::-1]].reshape(len(contexts), -1)
+        y = np.tanh(x @ p["H"] + p["d"]) @ p["U"] + p["b"]
+        y -= np.log(np.exp(y).sum(axis=1, keepdims=True))
+        return y[np.arange(len(targets)), targets] / np.log(10)
+
+    return log10_p
+
+
+def test_networks_of_a_stream_score_and_write(tool, texts, tmp_path):
+    """The equations of the paper in numpy, at every word that has two words before it."""
+    words = ("w1", "<unk>", ".", *(f"w{i}" for i in range(2, 40)))
+    path = tmp_path / "network.lm"
+    log10_p = save_network(path, words)
+    lines = read_sentences(texts["test"])
+    ids = np.array([words.index(w) if w in words else 1 for line in lines for w in line])
+    contexts = np.column_stack([ids[:-2], ids[1:-1]])
+    expected = log10_p(contexts, ids[2:])
+    score = ("score", "--model", path, "--text", texts["test"])
+    code, printed, _ = tool(*score, "--words")
+    assert code == 0
+    assert "the text is one stream, its first 2 words context alone" in printed
+    found = re.findall(r"^\S+ (-[\d.]+)(?: OOV)?$", printed, re.MULTILINE)
+    np.testing.assert_allclose(np.array(found, float), expected, atol=2e-6)
+    totals = [float(t) for t in re.findall(r"^(-[\d.]+) total$", printed, re.MULTILINE)]
+    stops = np.cumsum([len(line) for line in lines]) - 2
+    by_line = [part.sum() for part in np.split(expected, stops[:-1])]
+    np.testing.assert_allclose(totals, by_line, atol=2e-5)
+    perplexity = number_after("perplexity with OOVs", printed)
+    assert perplexity == pytest.approx(10 ** -expected.mean(), rel=1e-5)
+
+    other = tmp_path / "other.lm"
+    also = 10 ** save_network(other, words, seed=1)(contexts, ids[2:])
+    printed = tool("mix", "--models", path, other, "--text", texts["test"])[1]
+    weights = [float(w) for w in re.findall(r"^(\d\.\d{6})  ", printed, re.MULTILINE)]
+    mixed = weights[0] * 10**expected + weights[1] * also
+    found = number_after("perplexity of the mixture", printed)
+    assert found == pytest.approx(np.exp(-np.log(mixed).mean()), rel=1e-5)
+
+    generate = ("generate", "--model", path, "--count", 2, "--length", 5, "--temperature", 0)
+    with pytest.warns(UserWarning, match="the prompt has 0 of the 2 words .* <unk> stands for"):
+        written = tool(*generate)[1].split("\n")[0].split()
+    context = [1, 1]
+    for word in written:
+        log10_V = log10_p(np.repeat([context], len(words), axis=0), np.arange(len(words)))
+        log10_V[1] = -np.inf
+        assert word == words[int(log10_V.argmax())]
+        context = [context[1], words.index(word)]
+    assert tool(*generate, "--prompt", "w1 .")[0] == 0
+
+    save_network(path, words[2:])
+    code, _, error = tool(*generate)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "prompt has 0 words, expected 2 or more for a network of order 3" in error
+    code, _, error = tool(*score)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "expected words of the model, which has no <unk>" in error
+
+
+def test_ngrams_mix_with_a_network_of_the_same_words(tool, texts, tmp_path):
+    """Their words are in another order: the mixture is that of both models' own scores."""
+    ngrams, network, mixed = (tmp_path / name for name in ("a.arpa", "network.lm", "m.lm"))
+    tool("estimate", "--text", texts["train"], "--output", ngrams, "--vocabulary", texts["words"])
+    words = read_language_model(str(ngrams)).words
+    save_network(network, words[::-1])
+    mix = ("mix", "--models", ngrams, network, "--output", mixed, "--weights")
+    assert tool(*mix, 0.3, 0.7)[0] == 0
+    models = [read_language_model(str(path)) for path in (ngrams, network, mixed)]
+    assert models[2].words == words[::-1]
+    test = read_sentences(texts["test"])
+    p = [10 ** np.array([w.log10 for w in score_text(m, test).words]) for m in models]
+    np.testing.assert_allclose(p[2], 0.3 * p[0] + 0.7 * p[1], rtol=1e-6)
+    save_network(network, words[5:])
+    code, _, error = tool(*mix, 0.3, 0.7)
+    assert code == 2
+    assert "expected n-gram models, or no words but those of the others" in error
+
+
 @pytest.mark.slow
 def test_models_with_different_words_share_one_list(tool, texts, tmp_path):
     first, second = tmp_path / "a.arpa", tmp_path / "b.arpa"
@@ -168,6 +257,8 @@ def test_mistakes_are_one_line(tool, texts, tmp_path):
         (("score", "--model", "nowhere", "--text", texts["test"]), "nowhere: no such file"),
         (("score", "--model", texts["test"], "--text", texts["test"]), "no line \\data\\"),
         ((*estimate[:-1], tmp_path / "nowhere" / "x.arpa"), "there is no folder"),
+        ((*estimate, "--cutoff", 100000), "cutoff is 100000, expected less: no word is more freq"),
+        (("generate", "--model", model, "--count", 0), "count is 0, expected 1 or more"),
         (("scor",), "Unrecognized options: scor"),
         (("score", "--model", model), "--text missing"),
     ]:

@@ -119,6 +119,7 @@ def test_features_neighbours_and_text(reference, text):
     loaded = load_model(folder / "checkpoints", which="best")
     words, features_VD = read_word_vectors(folder / "features.txt")
     assert "\n".join(words) + "\n" == loaded.files["vocabulary.txt"]
+    assert (folder / "vocabulary.txt").read_text() == loaded.files["vocabulary.txt"]
     np.testing.assert_allclose(features_VD, loaded.params["context"]["C"], rtol=1e-6)
     first = (folder / "neighbours.txt").read_text().splitlines()[0]
     word, _, listed = first.partition(": ")

@@ -20,6 +20,7 @@ from experiments.lm.support.language_modelling import (
     unigram_bias,
 )
 from experiments.lm.support.recipes import MODERN, PAPER, RecipeFlags, WordNetworkFlags
+from experiments.shared import training_runs
 from jaxgen.data import TokenStream, make_corpus
 from jaxgen.errors import InputError
 from jaxgen.lm import perplexity_of
@@ -27,6 +28,7 @@ from jaxgen.lm.network import NetworkModel
 from jaxgen.lm.nplm import NPLMConfig
 from jaxgen.lm.outputs.short_list import ShortListConfig
 from jaxgen.parallel import make_mesh, put_batch
+from jaxgen.training import speed
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,43 @@ def test_the_papers_update_is_the_sum_over_the_batch(corpus, one_device):
         jax.device_get(state.params),
         jax.tree_util.tree_map_with_path(expected, before, gradients),
     )
+
+
+def test_microbatches_give_the_update_of_the_whole_batch(corpus, one_device):
+    recipe = dataclasses.replace(MODERN, batch_size=32, epochs=0.2)
+    found = []
+    for accumulate in (1, 2):
+        flags = dataclasses.replace(recipe, accumulate=accumulate)
+        ready = prepare_training(small(corpus), corpus, flags, seed=1)
+        batch, several = ready.data(0), ready.loop.steps_per_call > 1
+        batch = {name: x[None] for name, x in batch.items()} if several else batch
+        state, metrics = ready.step(ready.state, batch, jax.random.key(0))
+        found.append(jax.device_get((state.params, metrics["loss"])))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), *found)
+    assert RecipeFlags(accumulate=4).chosen().microbatch_size == 64
+    with pytest.raises(InputError, match="accumulate is 3, expected a divisor of the batch of 256"):
+        RecipeFlags(accumulate=3).chosen()
+    with (
+        jax.set_mesh(make_mesh("data=8")),
+        pytest.raises(InputError, match="batch_size / accumulate is 4, expected a multiple of 8"),
+    ):
+        plan_text_batches(3, corpus, RecipeFlags(batch_size=32, accumulate=8).chosen())
+
+
+def test_records_hold_the_share_of_the_peak(corpus, one_device, tmp_path, monkeypatch):
+    """B (3 ((n - 1) m h + h V) + V) multiply-adds an update: forward, gradients of inputs and of
+    weights, and that of b, a product too."""
+    for module in (speed, training_runs):
+        monkeypatch.setattr(module, "peak_of", lambda kind: 1e9)
+    recipe = dataclasses.replace(MODERN, batch_size=32, epochs=1, evaluations_per_epoch=4)
+    trained = train_network(small(corpus), corpus, tmp_path, recipe, progress=False)
+    _, shares = trained.curve("speed/share_of_peak")
+    _, rates = trained.curve("speed/steps_per_second")
+    words = len(corpus.vocabulary)
+    count = 32 * (3 * (2 * 5 * 7 + 7 * words) + words)
+    expected = 2 * count * np.array(rates) / (1e9 * jax.device_count())
+    assert len(shares) > 1
+    np.testing.assert_allclose(shares, expected, rtol=1e-6)
 
 
 def test_b_starts_at_the_unigram_model(corpus, one_device):

@@ -1,5 +1,6 @@
 """Which text the flags of the language-model programs ask for, and training by sentence."""
 
+import jax
 import numpy as np
 import pytest
 from random_text import sentences
@@ -10,6 +11,7 @@ from experiments.shared.launch import parse_flags
 from jaxgen.errors import InputError
 from jaxgen.interop.word_vectors import write_word_vectors
 from jaxgen.lm import windows
+from jaxgen.parallel import make_mesh
 
 
 @pytest.fixture
@@ -44,6 +46,27 @@ def test_encoding_cutoff_words_and_parts(text):
     )
     assert (other.encoding, other.cutoff, other.vocabulary_from) == ("latin-1", 1, "train")
     assert other.split == (0.7, 0.2)
+
+
+def test_what_no_run_could_use_is_refused_before_anything_is_estimated(text, monkeypatch):
+    def no_estimate(*arguments):
+        raise AssertionError("something was estimated")
+
+    for name in ("count_ngrams", "fit_kneser_ney", "fit_interpolated"):
+        monkeypatch.setattr(nplm, name, no_estimate)
+    own = ("--corpus", text, "--encoding", "latin-1")
+    for flags, message in [
+        ((*own, "--sentences", "--cutoff", 100000), "cutoff is 100000, expected less"),
+        (("--sentences",), "corpus is builtin with sentences on, expected a text file"),
+        (("--corpus", text.parent, "--sentences"), "with sentences on, expected a text file"),
+        ((*own, "--split", 10, 5), "batch_size is 256, expected at most"),
+    ]:
+        config = parse_flags(nplm.Config, [str(flag) for flag in flags])
+        with (
+            pytest.raises(InputError, match=message),
+            jax.set_mesh(make_mesh("data=1", jax.devices()[:1])),
+        ):
+            nplm.main(config)
 
 
 def test_sentences_are_batched_by_themselves(text):

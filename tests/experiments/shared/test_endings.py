@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 from processes import end_processes
 
-from experiments.shared.endings import ending_well
+from experiments.shared.endings import ending_well, plain_warnings
 from jaxgen.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -147,3 +148,11 @@ def test_a_full_disk_is_one_line_and_code_1(error, line, capsys):
         raise error
     assert stopped.value.code == 1
     assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_warnings_to_users_are_one_line():
+    source = ("kneser_ney.py", 107, "warnings.warn(")
+    with plain_warnings():
+        assert warnings.formatwarning("odd", UserWarning, *source) == "warning: odd\n"
+        assert "kneser_ney.py:107" in warnings.formatwarning("old", DeprecationWarning, *source)
+    assert "kneser_ney.py:107" in warnings.formatwarning("odd", UserWarning, *source)
