@@ -11,7 +11,8 @@ from processes import ROOT, run_processes, xla_flags
 
 from jaxgen.training import read_records
 
-PROGRAM = "experiments.images.train"
+SMALL_TEXTS = ["--text-width", "32", "--text-depth", "1", "--size", "16"]
+PROGRAMS = {"experiments.images.train": [], "experiments.text_to_image.train": SMALL_TEXTS}
 FLAGS = [
     *("--training-steps", "16", "--batch-size", "16", "--width", "64", "--depth", "1"),
     *("--steps", "2", "--evaluate", "0", "--mesh", "data=2"),
@@ -30,17 +31,19 @@ def figures(folder: pathlib.Path) -> tuple[dict, list[dict]]:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_figures_of_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_two_processes_give_the_figures_of_one(program, tmp_path, monkeypatch):
     """Each reads its own half of every batch. NPROC gives both the same number of threads, on which
     the order of sums inside of a product depends on CPU."""
     monkeypatch.setenv("NPROC", "2")
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", PROGRAM, *FLAGS, "--devices", "2", "--workdir", str(one)]
+    flags = [*FLAGS, *PROGRAMS[program]]
+    command = [sys.executable, "-m", program, *flags, "--devices", "2", "--workdir", str(one)]
     command += ["--compilation-cache", str(tmp_path / "programs")]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     assert any("jit_step" in path.name for path in (tmp_path / "programs").iterdir())
     several = ["--workdir", str(two), "--num-processes", "2", "--process-id", "{process}"]
-    run_processes(PROGRAM, [*FLAGS, *several], devices_per_process=1, timeout=500)
+    run_processes(program, [*flags, *several], devices_per_process=1, timeout=500)
     assert figures(two) == figures(one)
     assert len(figures(one)[1]) == 4
