@@ -32,7 +32,7 @@ from experiments.images.support.image_training import (
     open_image_model,
     train_denoiser,
 )
-from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
+from experiments.shared.denoiser_sampling import even_labels, make_draw
 from experiments.shared.digests import images_digest
 from experiments.shared.guided_distillation import (
     MATCHED,
@@ -47,6 +47,7 @@ from experiments.shared.training_runs import OpenedModel
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.samplers import DDIM
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.training.saved_names import register_config
@@ -197,7 +198,7 @@ def make_guided_drawing(config: Config, models: Mapping[str, OpenedModel]) -> Dr
     def draw(name: str, w: float, labels: np.ndarray) -> np.ndarray:
         return draws[name != TEACHER](
             models[name].params,
-            SAMPLERS["ddim"],
+            DDIM(),
             make_steps(models[name].config.schedule, steps_of(name, config)),
             labels,
             jax.random.key(config.seed + 1),

@@ -33,7 +33,7 @@ from experiments.images.support.image_quality import (
     show_text,
 )
 from experiments.images.support.image_training import check_fits, open_image_model
-from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
+from experiments.shared.denoiser_sampling import even_labels, make_draw
 from experiments.shared.digests import images_digest
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -164,7 +164,7 @@ def compare_guidance(
     for w in config.guidances:
         x = draw(
             model.params,
-            SAMPLERS["ddim"],
+            DDIM(),
             levels,
             labels,
             key,

@@ -35,7 +35,7 @@ from experiments.images.support.image_training import (
     check_image_batches,
     train_denoiser,
 )
-from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
+from experiments.shared.denoiser_sampling import even_labels, make_draw
 from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures, format_table, three_decimals, write_text
@@ -43,6 +43,7 @@ from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import CosineSchedule
 from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion.named_samplers import sampler_named
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.diffusion.process.predictions import check_target
 from jaxgen.diffusion.process.step_levels import make_steps
@@ -182,7 +183,7 @@ def evaluated_run(
     for method in METHODS:
         x = draw(
             trained.params,
-            SAMPLERS[method],
+            sampler_named(method, model.schedule).sampler,
             make_steps(model.schedule, config.steps),
             labels,
             jax.random.key(config.seed + 1),
