@@ -5,7 +5,7 @@ Sample i depends on the key and on i alone: not on how many are made, on the mes
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jaxgen.diffusion import Denoiser, Level
 from jaxgen.diffusion.named_samplers import NamedSampler, sampler_named
 from jaxgen.diffusion.process.level_lists import first_level
 from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
+from jaxgen.diffusion.process.step_levels import Spacing
 from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample_with_table
 from jaxgen.errors import InputError
 from jaxgen.parallel import (
@@ -59,7 +60,7 @@ class SamplingFlags:
         "ddim", "ancestral", "heun", "dpm_solver", "Euler a", "DPM++ 2M Karras", ...
       steps: steps of the sampler; Heun evaluates the network twice in each.
       spacing: how the noise levels are spaced: "uniform" in time, "uniform_angle",
-        "uniform_log_snr" or "karras".
+        "uniform_log_snr", "karras", "trailing", "leading" or "linspace".
       guidance: w of classifier-free guidance, (1 + w) e(z, c) - w e(z); 0 is the conditional model.
       clip: keep the estimate of the data within the range of pixels.
       evaluate: samples to evaluate; 0 for none.
@@ -67,7 +68,7 @@ class SamplingFlags:
 
     sampler: str = "ddim"
     steps: int = 50
-    spacing: Literal["uniform", "uniform_angle", "uniform_log_snr", "karras"] = "uniform"
+    spacing: Spacing = "uniform"
     guidance: float = 1.0
     clip: bool = True
     evaluate: int = 1000

@@ -38,8 +38,8 @@ schedules may be infinite at t = 1, and steps are straight in the latents' own s
 Case, blanks, hyphens and underscores do not matter; ``k_`` and ``sample_`` before a name, ``pp``
 for ``++``, and diffusers' ``Scheduler`` and ``Discrete`` are understood. A name may end in how
 levels are spaced: Karras, Exponential (even in log-SNR), SGM Uniform (trailing), DDIM Uniform
-(leading), Uniform or Normal. Not here: DPM++ 2S a, DPM fast, DPM adaptive, Restart, Heun++
-(heunpp2).
+(leading; for a schedule with noise at t = 0), Uniform or Normal. Not here: DPM++ 2S a, DPM fast,
+DPM adaptive, Restart, Heun++ (heunpp2).
 """
 
 import re

@@ -101,6 +101,11 @@ def test_levels_of_names():
     np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-6)
     trailing = sampler_named("Euler SGM Uniform", table).levels(table, 10)
     assert round(table.index(trailing.t[0])) == 999
+    cosine = CosineSchedule()
+    own = sampler_named("Euler SGM Uniform", cosine).levels(cosine, 10)
+    np.testing.assert_allclose(own.t, trailing.t, atol=1e-12)
+    own = sampler_named("DDIM DDIM Uniform", cosine).levels(cosine, 4)
+    np.testing.assert_allclose(own.t, [0.75, 0.5, 0.25, 0, 0])
     with_middles = sampler_named("DPM++ SDE", table).levels(table, 10)
     assert len(with_middles.t) == 11 + 9  # the step to clean data has no middle
     with pytest.raises(InputError, match="sampler is 'euler b', expected one of DDIM, DDPM, anc"):
