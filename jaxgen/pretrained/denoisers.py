@@ -24,6 +24,7 @@ from jaxgen.interop.learned_positions import resize_positions
 from jaxgen.interop.model_configs import read_model_config
 from jaxgen.interop.safetensors import Path
 from jaxgen.interop.weight_folders import network_folder
+from jaxgen.pretrained.autoencoder_folders import load_autoencoder
 from jaxgen.pretrained.networks import LoadedNetwork, load_dit, load_unet
 from jaxgen.pretrained.schedulers import SCHEDULER_FILE, from_diffusers_scheduler
 from jaxgen.training import load_model
@@ -34,6 +35,9 @@ CLASSES_OF = {
     "UNet2DModel": load_unet,
 }
 """Networks of diffusers that are denoisers of images, and what opens them."""
+
+INDEX, AUTOENCODER = "model_index.json", "vae"
+"""Of a pipeline: the list of its parts, and the one that decodes latents."""
 
 DIT_SCHEDULER = {"_class_name": "DDIMScheduler", "clip_sample": False}
 """Of the published DiT: the linear table, and a network that predicts the noise."""
@@ -66,6 +70,27 @@ def open_denoiser(path: Path, variant: str | None = None) -> LoadedNetwork:
     return LoadedNetwork(model.config, model.params)
 
 
+def open_decoder(path: Path, variant: str | None = None) -> LoadedNetwork | None:
+    """The autoencoder of a denoiser of latents: ``vae/`` in its pipeline; None without one.
+
+    Args:
+      path: as for `open_denoiser`: the folder of the pipeline or of the network in it.
+      variant: of its weights.
+
+    Returns:
+      As `load_autoencoder`: it decodes the latents that the denoiser makes, scaled as the folder
+      says.
+
+    Raises:
+      InputError: as `load_autoencoder`.
+    """
+    folder = as_path(path)
+    for place in (folder, folder.parent):
+        if (place / INDEX).is_file() and (place / AUTOENCODER).is_dir():
+            return load_autoencoder(place / AUTOENCODER, variant=variant)
+    return None
+
+
 def _diffusers_fields(folder: pathlib.Path) -> Mapping[str, Any]:
     """The configuration of the network in a folder of diffusers; empty where there is none."""
     return read_model_config(network_folder(folder, ["transformer", "unet"])) or {}
@@ -91,13 +116,31 @@ def _from_diffusers(
     config = DenoiserConfig(
         network,
         (*sides, channels),
-        tuple(map(str, range(network.num_classes))),
+        _class_names(folder, network.num_classes),
         recipe.target,
         recipe.schedule,
         time_input="step",
         learned_variance=network.out_channels == 2 * channels,
     )
     return LoadedNetwork(config, params)
+
+
+def _class_names(folder: pathlib.Path, count: int) -> tuple[str, ...]:
+    """Names of the classes: those of the pipeline's ``id2label``, or else numbers.
+
+    Raises:
+      InputError: for a name of a class that the network has not.
+    """
+    names = {str(i): str(i) for i in range(count)}
+    for place in (folder, folder.parent):
+        for number, name in ((read_model_config(place, INDEX) or {}).get("id2label") or {}).items():
+            if number not in names:
+                raise InputError(
+                    f"{place / INDEX}: id2label has {number!r}, expected numbers below {count}, "
+                    "the network's classes"
+                )
+            names[number] = str(name)
+    return tuple(names.values())
 
 
 def _scheduler_of(folder: pathlib.Path, name: str) -> Path | Mapping[str, Any]:

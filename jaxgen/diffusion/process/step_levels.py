@@ -98,8 +98,8 @@ def make_steps(
     """
     _check(schedule, count, spacing, final, rho)
     if spacing in TABLE_SPACINGS:
-        evaluated = _at_table_steps(schedule, count, spacing, offset, without_first)
-        return _checked(_append(evaluated, _last(schedule, final)), schedule)
+        visited = _at_table_steps(schedule, count, spacing, offset, without_first)
+        return _checked(_append(visited, _last(schedule, final)), schedule)
     first = _first(schedule)
     if spacing == "uniform":
         end = 0.0 if final == "clean" else float(first.t)
