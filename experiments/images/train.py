@@ -28,6 +28,7 @@ MNIST and CIFAR-10 are looked for in the folder that the variable JAXGEN_DATA na
 
 import functools
 import pathlib
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -89,7 +90,7 @@ from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
-from jaxgen.pretrained import adapt_to_data, open_denoiser
+from jaxgen.pretrained import LoadedNetwork, adapt_to_data, open_denoiser
 from jaxgen.pretrained.denoisers import describe_denoiser
 from jaxgen.training import trainable
 from jaxgen.training.saved_names import register_config
@@ -147,8 +148,9 @@ class Config(SampledConfig):
 def main(config: Config) -> dict[str, Any]:
     """Trains, samples, evaluates, shows."""
     config = keep_training_seed(config)
+    found = open_start(config)
     images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
-    model, start = model_for(config, images)
+    model, start = model_for(config, images, found)
     model.check_guidance(config.sampling.guidance)
     table = config.sampling.method(model).table(config.sampling.levels(model))
     check_image_batches(images, config.training.batch_size, config.seed)
@@ -210,19 +212,15 @@ def main(config: Config) -> dict[str, Any]:
     return figures
 
 
-def model_for(config: Config, images: ImageSet) -> tuple[DenoiserConfig, Tree | None]:
-    """The model that the flags ask for, and the parameters that its training starts from, if any.
+def open_start(config: Config) -> LoadedNetwork | None:
+    """The model that training starts from; None for a new one.
 
     Raises:
-      InputError: as `make_config`, `open_denoiser` and `adapt_to_data`; for flags of a network
-        where one is started from.
+      InputError: as `open_denoiser`; for flags of a network, of which there is one already, and
+        for a pattern that is found in none of its parameters.
     """
-    shape: Shape = tuple(images.images.shape[1:])
     if config.start is None:
-        model = make_config(
-            config.network, shape, images.classes, config.process.target, edm=config.process.edm
-        )
-        return model, None
+        return None
     if config.network != NetworkFlags():
         raise InputError(
             f"network is {config.network.network} with flags of its own and start {config.start}, "
@@ -235,11 +233,39 @@ def model_for(config: Config, images: ImageSet) -> tuple[DenoiserConfig, Tree | 
             "the model predicts stays"
         )
     found = open_denoiser(config.start)
+    if config.train_only is not None:
+        trainable(found.params, config.train_only)
+    return found
+
+
+def model_for(
+    config: Config, images: ImageSet, found: LoadedNetwork | None
+) -> tuple[DenoiserConfig, Tree | None]:
+    """The model that the flags ask for, and the parameters that its training starts from, if any.
+
+    Raises:
+      InputError: as `make_config` and `adapt_to_data`.
+    """
+    shape: Shape = tuple(images.images.shape[1:])
+    if found is None:
+        model = make_config(
+            config.network, shape, images.classes, config.process.target, edm=config.process.edm
+        )
+        return model, None
     adapted, fresh = adapt_to_data(found, shape, images.classes, jax.random.key(config.seed))
     report(f"from {config.start}: {describe_denoiser(adapted.config)}")
     if fresh:
         report(f"newly initialised parameters: {', '.join(fresh)}")
+    if config.train_only is not None and (kept := [p for p in fresh if not _trains(config, p)]):
+        report(
+            f"warning: train_only is {config.train_only!r}, which keeps newly initialised "
+            f"parameters as they are, random: {', '.join(kept)}"
+        )
     return adapted.config, adapted.params
+
+
+def _trains(config: Config, path: str) -> bool:
+    return re.search(config.train_only or "", path) is not None
 
 
 def show_samples(

@@ -1,5 +1,6 @@
 """Images of a trained model as a program and in five lines; training on with other data."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -13,10 +14,11 @@ from matplotlib.image import imread
 from picture_folder import run_here, write_pictures
 from random_weights import randomly
 
+from experiments.images import train
 from jaxgen.compressors.bottlenecks.gaussian_bottleneck import KLConfig
 from jaxgen.compressors.compressor import CompressorConfig
 from jaxgen.compressors.frame_autoencoder import FrameAutoencoderConfig
-from jaxgen.data import from_unit
+from jaxgen.data import from_unit, load_images
 from jaxgen.diffusion import sample_model
 from jaxgen.errors import InputError
 from jaxgen.pretrained import open_decoder, open_denoiser, save_autoencoder, save_dit
@@ -139,6 +141,30 @@ def test_latents_are_decoded_by_the_autoencoder_beside_them(tmp_path, monkeypatc
     (tmp_path / "model_index.json").write_text(json.dumps({"id2label": {"4": "stork"}}))
     with pytest.raises(InputError, match="id2label has '4', expected numbers below 4"):
         open_denoiser(tmp_path)
+
+
+def test_what_training_starts_from_is_seen_before_the_data(model, monkeypatch, pictures, capsys):
+    """A folder or pattern that is wrong is said first; random parameters that stay so are named."""
+
+    def load(name, **_):
+        raise AssertionError("the data were loaded")
+
+    with monkeypatch.context() as context:
+        context.setattr(train, "load_images", load)
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            train.main(train.Config(data="digits", start="nowhere"))
+        with pytest.raises(InputError, match="the pattern 'finale' is found in no parameter"):
+            train.main(train.Config(data="digits", start=str(model), train_only="finale"))
+    images = dataclasses.replace(load_images(str(pictures)), classes=("a", "b", "c", "d"))
+    for pattern, words in (
+        ("final", "which keeps newly initialised parameters as they are, random: condition/label"),
+        ("final|label", None),
+    ):
+        config = train.Config(data=str(pictures), start=str(model), train_only=pattern)
+        train.model_for(config, images, train.open_start(config))
+        said = [line for line in capsys.readouterr()[0].splitlines() if "warning" in line]
+        assert len(said) == (words is not None)
+        assert words is None or words in said[0]
 
 
 @pytest.mark.slow
