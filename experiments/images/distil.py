@@ -28,10 +28,13 @@ from jaxtyping import Array
 
 from experiments.images.support.image_quality import (
     FRECHET,
+    REAL,
+    REAL_COUNT,
     Evaluator,
     held_out_count,
-    held_out_figures,
     make_evaluator,
+    real_figures,
+    sample_figures,
     write_tables,
 )
 from experiments.images.support.image_training import (
@@ -64,8 +67,8 @@ from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
 
-REAL, STUDENT = "real, held out", "student"
-"""Names of rows besides the teacher's methods."""
+STUDENT = "student"
+"""Name of the row besides the teacher's methods."""
 
 SHOWN = 10
 """Samples of each student in the picture."""
@@ -86,6 +89,7 @@ class Config(ExperimentConfig):
       model: the folder of a run of ``experiments.images.train``: the first teacher.
       data: the images that it was trained on.
       size: as there.
+      skip_unreadable: as there.
       start: DDIM steps of the first teacher; a power of two times `stop`.
       stop: steps of the last student.
       guidance: weight w at which the teacher is guided; 0 distils the conditional model.
@@ -100,6 +104,7 @@ class Config(ExperimentConfig):
     model: str
     data: str = "mnist"
     size: int | None = None
+    skip_unreadable: bool = False
     start: int = 64
     stop: int = 1
     guidance: float = 0.0
@@ -123,7 +128,7 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Distils, evaluates, shows."""
-    images = load_images(config.data, size=config.size)
+    images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
     teacher = open_image_model(as_path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.guidance)
@@ -143,10 +148,10 @@ def main(config: Config) -> dict[str, Any]:
     students = distil(config, images, teacher, folder)
     evaluator = make_evaluator(images, as_path(config.model) / "classifier", seed=config.seed)
     draw = make_drawing(config, teacher)
-    evaluated = functools.partial(evaluate_model, config, draw, evaluator)
+    real = held_out_count(images, config.evaluate)
+    evaluated = functools.partial(evaluate_model, config, draw, evaluator, real)
     figures = {
-        REAL: held_out_figures(evaluator, images, config.evaluate),
-        "images of real": held_out_count(images, config.evaluate),
+        **real_figures(evaluator, images, config.evaluate),
         **evaluate_teacher(config, teacher, evaluated, folder),
         STUDENT: {
             str(steps): evaluated(model, "ddim", steps, 0.0, folder / str(steps))
@@ -264,6 +269,7 @@ def evaluate_model(
     config: Config,
     draw: Drawing,
     evaluator: Evaluator,
+    real: int,
     model: OpenedModel,
     method: str,
     steps: int,
@@ -280,10 +286,12 @@ def evaluate_model(
     labels = even_labels(count, len(model.config.classes))
     return cached_figures(
         folder / f"{method}_{steps}.json",
-        lambda: evaluator.figures(draw(model, method, steps, guidance, labels, count), labels),
+        lambda: sample_figures(
+            evaluator, draw(model, method, steps, guidance, labels, count), labels, real
+        ),
         made_of=(
             *(model.digest, evaluator.made_of, sampler_named(method, model.config.schedule)),
-            *(steps, guidance, count, config.seed),
+            *(steps, guidance, count, real, config.seed),
         ),
     )
 
@@ -292,7 +300,7 @@ def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any
     """A table with a row for each method, and a picture."""
     methods = (*config.methods, STUDENT)
     # Of fewer real images the distance is larger, which says nothing of them.
-    alike = figures.get("images of real") == config.evaluate and FRECHET in figures[REAL]
+    alike = figures.get(REAL_COUNT) == config.evaluate and FRECHET in figures[REAL]
     real = {REAL: figures[REAL][FRECHET]} if alike else {}
     evaluated = {method: figures[method] for method in methods}
     nfe = sorted({int(n) for row in evaluated.values() for n in row})

@@ -27,8 +27,10 @@ from experiments.images.support.image_quality import (
     ACCURACY,
     FRECHET,
     Evaluator,
-    held_out_figures,
+    held_out_count,
     make_evaluator,
+    real_figures,
+    sample_figures,
 )
 from experiments.images.support.image_training import (
     TrainingFlags,
@@ -65,6 +67,7 @@ class Config(ExperimentConfig):
       launch: where to run and on what.
       data: as for ``experiments.images.train``, with two classes or more.
       size: as there.
+      skip_unreadable: as there.
       targets: what networks predict: "x" or "x0", "e" or "epsilon", "v", "both".
       weightings: of the error of the data.
       log_snr_max: of the schedule, where it begins at the data. The paper has 20; there a network
@@ -79,6 +82,7 @@ class Config(ExperimentConfig):
     launch: LaunchConfig = LaunchConfig(workdir="runs/images_targets_and_weightings")
     data: str = "mnist"
     size: int | None = None
+    skip_unreadable: bool = False
     targets: tuple[str, ...] = ("x", "e", "v", "both")
     weightings: tuple[str, ...] = ("snr", "truncated_snr", "snr_plus_one")
     log_snr_max: float = 6.0
@@ -101,7 +105,7 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Trains and evaluates every pair; prints the table."""
-    images = load_images(config.data, size=config.size)
+    images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
     if len(images.classes) < 2:
         raise InputError(
             f"{images.name}: images of {len(images.classes)} classes, expected at least two, for "
@@ -122,9 +126,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     report(images.describe())
     evaluator = make_evaluator(images, folder / "classifier", seed=config.seed)
-    figures: dict[str, Any] = {
-        "real, held out": held_out_figures(evaluator, images, config.evaluate)
-    }
+    figures: dict[str, Any] = {**real_figures(evaluator, images, config.evaluate)}
     for target in config.targets:
         for weighting in config.weightings:
             name = f"{target}-{weighting}"
@@ -155,7 +157,11 @@ def finished_run(
     alone = dataclasses.replace(
         config, launch=LaunchConfig(), targets=(target,), weightings=(weighting,)
     )
-    return cached_figures(folder / "metrics.json", figures, made_of=(alone, evaluator.made_of))
+    return cached_figures(
+        folder / "metrics.json",
+        figures,
+        made_of=(alone, evaluator.made_of, held_out_count(images, config.evaluate)),
+    )
 
 
 def evaluated_run(
@@ -179,6 +185,7 @@ def evaluated_run(
     )
     draw = make_draw(model, trained.layout)
     labels = even_labels(config.evaluate, len(images.classes))
+    real = held_out_count(images, config.evaluate)
     found: dict[str, Any] = {"skipped": trained.skipped, "seconds": trained.seconds}
     for method in METHODS:
         x = draw(
@@ -190,7 +197,7 @@ def evaluated_run(
             count=config.evaluate,
             name=f"sampling {folder.name}, {method}",
         )
-        found[method] = evaluator.figures(x, labels)
+        found[method] = sample_figures(evaluator, x, labels, real)
     return found
 
 

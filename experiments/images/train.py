@@ -44,9 +44,11 @@ from experiments.images.support.image_networks import (
 from experiments.images.support.image_quality import (
     COLUMNS,
     NOT_EVALUATED,
+    REAL,
     Evaluator,
     held_out_count,
     held_out_figures,
+    images_a_row,
     make_evaluator,
     open_inception,
     open_resnet,
@@ -203,7 +205,7 @@ def main(config: Config) -> dict[str, Any]:
         show_text(folder / "table.md", f"{NOT_EVALUATED}, or from Inception: --inception FILE.")
     else:
         tables = evaluate_samples(evaluator, images, trained, config.sampling, key)
-        named = {f"{count:,} images a row": rows for count, rows in tables.items()}
+        named = {images_a_row(count): rows for count, rows in tables.items()}
         texts = [quality_table(name, rows) for name, rows in named.items()]
         show_text(folder / "table.md", "\n\n".join(texts))
         for rows in tables.values():
@@ -323,7 +325,7 @@ def evaluate_samples(
     labels = even_labels(flags.evaluate, len(model.classes))
     size = held_out_count(images, flags.evaluate)
 
-    tables = {size: {"real, held out": held_out_figures(evaluator, images, size)}}
+    tables = {size: {REAL: held_out_figures(evaluator, images, size)}}
     for guidance in dict.fromkeys((0.0, flags.guidance)):
         x = draw(
             trained.params,
