@@ -31,10 +31,10 @@ from experiments.images.support.image_quality import (
     REAL,
     REAL_COUNT,
     Evaluator,
+    comparable_figures,
     held_out_count,
     make_evaluator,
     real_figures,
-    sample_figures,
     write_tables,
 )
 from experiments.images.support.image_training import (
@@ -286,7 +286,7 @@ def evaluate_model(
     labels = even_labels(count, len(model.config.classes))
     return cached_figures(
         folder / f"{method}_{steps}.json",
-        lambda: sample_figures(
+        lambda: comparable_figures(
             evaluator, draw(model, method, steps, guidance, labels, count), labels, real
         ),
         made_of=(

@@ -25,10 +25,10 @@ import jax
 import numpy as np
 
 from experiments.images.support.image_quality import (
+    comparable_figures,
     held_out_count,
     make_evaluator,
     real_figures,
-    sample_figures,
     write_tables,
 )
 from experiments.images.support.image_training import (
@@ -153,7 +153,7 @@ def main(config: Config) -> dict[str, Any]:
         figures[name] = {
             f"{w:g}": cached_figures(
                 kept / f"guidance_{w:g}.json",
-                lambda name=name, w=w: sample_figures(
+                lambda name=name, w=w: comparable_figures(
                     evaluator, draw(name, w, labels), labels, real
                 ),
                 made_of=(

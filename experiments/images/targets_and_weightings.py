@@ -27,10 +27,10 @@ from experiments.images.support.image_quality import (
     ACCURACY,
     FRECHET,
     Evaluator,
+    comparable_figures,
     held_out_count,
     make_evaluator,
     real_figures,
-    sample_figures,
 )
 from experiments.images.support.image_training import (
     TrainingFlags,
@@ -197,7 +197,7 @@ def evaluated_run(
             count=config.evaluate,
             name=f"sampling {folder.name}, {method}",
         )
-        found[method] = sample_figures(evaluator, x, labels, real)
+        found[method] = comparable_figures(evaluator, x, labels, real)
     return found
 
 

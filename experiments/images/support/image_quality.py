@@ -244,7 +244,7 @@ def real_figures(
     return {REAL: found, REAL_COUNT: held_out_count(images, count)}
 
 
-def sample_figures(
+def comparable_figures(
     evaluator: Evaluator,
     samples: Float[np.ndarray, "N Y X C"],
     labels: Int[np.ndarray, "N"] | None,

@@ -218,12 +218,12 @@ def test_more_samples_than_real_images_are_compared_with_equally_many():
 
     evaluator = Counted(None, None, None, None)
     samples, labels = np.arange(10.0)[:, None], np.where(np.arange(10) < 4, np.arange(10), -1)
-    found = image_quality.sample_figures(evaluator, samples, labels, 4)
+    found = image_quality.comparable_figures(evaluator, samples, labels, 4)
     assert found == {
         **{FRECHET: 0.1, "accuracy": 0.4},
         "4 images a row": {FRECHET: 0.25, "accuracy": 0.5},  # of two blocks: 4 and 0 of 4 each
     }
-    assert set(image_quality.sample_figures(evaluator, samples, labels, 10)) == {
+    assert set(image_quality.comparable_figures(evaluator, samples, labels, 10)) == {
         FRECHET,
         "accuracy",
     }
