@@ -20,7 +20,7 @@ from experiments.shared.collectives import (
     write_collectives,
 )
 from experiments.shared.denoiser_programs import sampling_program
-from experiments.shared.denoiser_sampling import SamplerName, SamplingFlags
+from experiments.shared.denoiser_sampling import SamplingFlags
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
 from jaxgen.parallel import check_batch_size, current_mesh, plan_layout
 from jaxgen.training.saved_names import register_config
@@ -49,7 +49,7 @@ class Config(ExperimentConfig):
     batch_size: int = 64
     image_size: int = 32
     remat: bool = False
-    sampler: SamplerName = "ddim"
+    sampler: str = "ddim"
     steps: int = 50
 
 

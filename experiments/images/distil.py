@@ -28,10 +28,13 @@ from jaxtyping import Array
 
 from experiments.images.support.image_quality import (
     FRECHET,
+    REAL,
+    REAL_COUNT,
     Evaluator,
+    comparable_figures,
     held_out_count,
-    held_out_figures,
     make_evaluator,
+    real_figures,
     write_tables,
 )
 from experiments.images.support.image_training import (
@@ -41,7 +44,7 @@ from experiments.images.support.image_training import (
     open_image_model,
     train_denoiser,
 )
-from experiments.shared.denoiser_sampling import SAMPLERS, SamplerName, even_labels, make_draw
+from experiments.shared.denoiser_sampling import even_labels, make_draw
 from experiments.shared.digests import images_digest
 from experiments.shared.image_plots import plot_by_steps, plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -49,11 +52,13 @@ from experiments.shared.output import cached_figures
 from experiments.shared.training_runs import OpenedModel
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
-from jaxgen.diffusion import Level
+from jaxgen.diffusion import CosineSchedule, Level
 from jaxgen.diffusion.distillation.progressive import distillation_loss, every_second, halving_plan
+from jaxgen.diffusion.named_samplers import sampler_named
 from jaxgen.diffusion.objectives.losses import loss_by_level
 from jaxgen.diffusion.objectives.time_distributions import LowDiscrepancy
 from jaxgen.diffusion.objectives.weightings import TruncatedSNR
+from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.process.step_levels import make_steps
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
@@ -62,8 +67,8 @@ from jaxgen.training.saved_names import register_config
 from jaxgen.training.step import LossFn
 from jaxgen.typing import Batch, Tree
 
-REAL, STUDENT = "real, held out", "student"
-"""Names of rows besides the teacher's methods."""
+STUDENT = "student"
+"""Name of the row besides the teacher's methods."""
 
 SHOWN = 10
 """Samples of each student in the picture."""
@@ -84,11 +89,12 @@ class Config(ExperimentConfig):
       model: the folder of a run of ``experiments.images.train``: the first teacher.
       data: the images that it was trained on.
       size: as there.
+      skip_unreadable: as there.
       start: DDIM steps of the first teacher; a power of two times `stop`.
       stop: steps of the last student.
       guidance: weight w at which the teacher is guided; 0 distils the conditional model.
-      methods: samplers of the teacher to compare with: "ddim", "ancestral", "heun", "dpm_solver"
-        and the others of ``experiments.images.train``.
+      methods: samplers of the teacher to compare with, by the names of
+        `jaxgen.diffusion.named_samplers`.
       nfe: network evaluations per sample at which they are compared (Heun makes half the steps).
       evaluate: samples to evaluate.
       training: how each student is trained.
@@ -98,10 +104,11 @@ class Config(ExperimentConfig):
     model: str
     data: str = "mnist"
     size: int | None = None
+    skip_unreadable: bool = False
     start: int = 64
     stop: int = 1
     guidance: float = 0.0
-    methods: tuple[SamplerName, ...] = ("ddim", "ancestral", "heun", "dpm_solver")
+    methods: tuple[str, ...] = ("ddim", "ancestral", "heun", "dpm_solver")
     nfe: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     evaluate: int = 1000
     training: TrainingFlags = TrainingFlags(
@@ -111,8 +118,7 @@ class Config(ExperimentConfig):
     def __post_init__(self) -> None:
         halving_plan(self.start, self.stop)
         for name in self.methods:
-            if name not in SAMPLERS:
-                raise InputError(f"methods has {name!r}, expected some of {', '.join(SAMPLERS)}")
+            sampler_named(name, CosineSchedule())
         if min(self.nfe, default=0) < 1 or self.evaluate < 2:
             raise InputError(
                 f"nfe is {self.nfe}, evaluate is {self.evaluate}, expected numbers of "
@@ -122,7 +128,7 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Distils, evaluates, shows."""
-    images = load_images(config.data, size=config.size)
+    images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
     teacher = open_image_model(as_path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.guidance)
@@ -142,10 +148,10 @@ def main(config: Config) -> dict[str, Any]:
     students = distil(config, images, teacher, folder)
     evaluator = make_evaluator(images, as_path(config.model) / "classifier", seed=config.seed)
     draw = make_drawing(config, teacher)
-    evaluated = functools.partial(evaluate_model, config, draw, evaluator)
+    real = held_out_count(images, config.evaluate)
+    evaluated = functools.partial(evaluate_model, config, draw, evaluator, real)
     figures = {
-        REAL: held_out_figures(evaluator, images, config.evaluate),
-        "images of real": held_out_count(images, config.evaluate),
+        **real_figures(evaluator, images, config.evaluate),
         **evaluate_teacher(config, teacher, evaluated, folder),
         STUDENT: {
             str(steps): evaluated(model, "ddim", steps, 0.0, folder / str(steps))
@@ -211,16 +217,18 @@ def make_drawing(config: Config, teacher: OpenedModel) -> Drawing:
 
     def drawing(
         model: OpenedModel,
-        method: SamplerName,
+        method: str,
         steps: int,
         guidance: float,
         labels: np.ndarray | None,
         count: int,
     ) -> np.ndarray:
+        schedule = model.config.schedule
+        named = sampler_named(method, schedule)
         return draw(
             model.params,
-            SAMPLERS[method],
-            make_steps(model.config.schedule, steps),
+            named.sampler,
+            named.levels(schedule, steps),
             labels,
             jax.random.key(config.seed + 1),
             guidance=guidance,
@@ -242,7 +250,7 @@ def evaluate_teacher(
     for method in config.methods:
         figures[method] = {}
         for nfe in config.nfe:
-            steps = nfe // 2 if method == "heun" else nfe
+            steps = nfe // evaluations_per_step(method, teacher.config.schedule)
             if steps:
                 figures[method][str(nfe)] = evaluated(
                     teacher, method, steps, config.guidance, folder
@@ -250,12 +258,20 @@ def evaluate_teacher(
     return figures
 
 
+def evaluations_per_step(method: str, schedule: Schedule) -> int:
+    """How often a sampler evaluates the network in a step, the last one left out."""
+    named = sampler_named(method, schedule)
+    two = (len(named.sampler.table(named.levels(schedule, n)).now.t) for n in (9, 8))
+    return next(two) - next(two)
+
+
 def evaluate_model(
     config: Config,
     draw: Drawing,
     evaluator: Evaluator,
+    real: int,
     model: OpenedModel,
-    method: SamplerName,
+    method: str,
     steps: int,
     guidance: float,
     folder: pathlib.Path,
@@ -270,8 +286,13 @@ def evaluate_model(
     labels = even_labels(count, len(model.config.classes))
     return cached_figures(
         folder / f"{method}_{steps}.json",
-        lambda: evaluator.figures(draw(model, method, steps, guidance, labels, count), labels),
-        made_of=(model.digest, evaluator.made_of, method, steps, guidance, count, config.seed),
+        lambda: comparable_figures(
+            evaluator, draw(model, method, steps, guidance, labels, count), labels, real
+        ),
+        made_of=(
+            *(model.digest, evaluator.made_of, sampler_named(method, model.config.schedule)),
+            *(steps, guidance, count, real, config.seed),
+        ),
     )
 
 
@@ -279,7 +300,7 @@ def show_figures(config: Config, folder: pathlib.Path, figures: Mapping[str, Any
     """A table with a row for each method, and a picture."""
     methods = (*config.methods, STUDENT)
     # Of fewer real images the distance is larger, which says nothing of them.
-    alike = figures.get("images of real") == config.evaluate and FRECHET in figures[REAL]
+    alike = figures.get(REAL_COUNT) == config.evaluate and FRECHET in figures[REAL]
     real = {REAL: figures[REAL][FRECHET]} if alike else {}
     evaluated = {method: figures[method] for method in methods}
     nfe = sorted({int(n) for row in evaluated.values() for n in row})

@@ -24,7 +24,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.images.support.image_quality import held_out_figures, make_evaluator, write_tables
+from experiments.images.support.image_quality import (
+    comparable_figures,
+    held_out_count,
+    make_evaluator,
+    real_figures,
+    write_tables,
+)
 from experiments.images.support.image_training import (
     TrainingFlags,
     check_fits,
@@ -32,7 +38,7 @@ from experiments.images.support.image_training import (
     open_image_model,
     train_denoiser,
 )
-from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
+from experiments.shared.denoiser_sampling import even_labels, make_draw
 from experiments.shared.digests import images_digest
 from experiments.shared.guided_distillation import (
     MATCHED,
@@ -47,6 +53,7 @@ from experiments.shared.training_runs import OpenedModel
 from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion.process.step_levels import make_steps
+from jaxgen.diffusion.samplers import DDIM
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.training.saved_names import register_config
@@ -75,6 +82,7 @@ class Config(ExperimentConfig):
       model: the folder of a run of ``experiments.images.train``: the teacher.
       data: the images that it was trained on.
       size: as there.
+      skip_unreadable: as there.
       start: DDIM steps of the teacher and of the student of stage one; a power of two times `stop`.
       stop: steps of the last student.
       max_guidance_weight: w is drawn between 0 and this in training.
@@ -87,6 +95,7 @@ class Config(ExperimentConfig):
     model: str
     data: str = "digits"
     size: int | None = None
+    skip_unreadable: bool = False
     start: int = 16
     stop: int = 4
     max_guidance_weight: float = 4.0
@@ -111,7 +120,7 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Distils, evaluates, shows."""
-    images = load_images(config.data, size=config.size)
+    images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
     teacher = open_image_model(as_path(config.model))
     check_fits(teacher.config, images)
     teacher.config.check_guidance(config.max_guidance_weight)
@@ -136,19 +145,20 @@ def main(config: Config) -> dict[str, Any]:
     models |= distil_in_stages(config, images, teacher, folder)
     evaluator = make_evaluator(images, as_path(config.model) / "classifier", seed=config.seed)
     draw = make_guided_drawing(config, models)
-    figures: dict[str, Any] = {
-        "real, held out": held_out_figures(evaluator, images, config.evaluate)
-    }
+    figures: dict[str, Any] = {**real_figures(evaluator, images, config.evaluate)}
+    real = held_out_count(images, config.evaluate)
     labels = even_labels(config.evaluate, len(teacher.config.classes))
     for name in models:
         kept = folder if name == TEACHER else folder / name
         figures[name] = {
             f"{w:g}": cached_figures(
                 kept / f"guidance_{w:g}.json",
-                lambda name=name, w=w: evaluator.figures(draw(name, w, labels), labels),
+                lambda name=name, w=w: comparable_figures(
+                    evaluator, draw(name, w, labels), labels, real
+                ),
                 made_of=(
                     *(models[name].digest, evaluator.made_of),
-                    *(steps_of(name, config), w, config.evaluate, config.seed),
+                    *(steps_of(name, config), w, config.evaluate, real, config.seed),
                 ),
             )
             for w in (config.guidance_weights if evaluator.features is not None else ())
@@ -197,7 +207,7 @@ def make_guided_drawing(config: Config, models: Mapping[str, OpenedModel]) -> Dr
     def draw(name: str, w: float, labels: np.ndarray) -> np.ndarray:
         return draws[name != TEACHER](
             models[name].params,
-            SAMPLERS["ddim"],
+            DDIM(),
             make_steps(models[name].config.schedule, steps_of(name, config)),
             labels,
             jax.random.key(config.seed + 1),

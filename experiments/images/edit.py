@@ -33,7 +33,7 @@ from experiments.images.support.image_quality import (
     show_text,
 )
 from experiments.images.support.image_training import check_fits, open_image_model
-from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
+from experiments.shared.denoiser_sampling import even_labels, make_draw
 from experiments.shared.digests import images_digest
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
@@ -74,6 +74,7 @@ class Config(ExperimentConfig):
       model: the folder of a run of ``experiments.images.train``.
       data: the images that the model was trained on.
       size: as there.
+      skip_unreadable: as there.
       guidances: guidance weights to compare, w of (1 + w) e(z, c) - w e(z).
       evaluate: samples at each weight; 0 leaves the comparison out.
       steps: of all samplers.
@@ -92,6 +93,7 @@ class Config(ExperimentConfig):
     model: str
     data: str = "mnist"
     size: int | None = None
+    skip_unreadable: bool = False
     guidances: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)
     evaluate: int = 1000
     steps: int = 32
@@ -115,7 +117,7 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """All that is asked for."""
-    images = load_images(config.data, size=config.size)
+    images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
     teacher = as_path(config.model)
     model = open_image_model(teacher)
     check_fits(model.config, images)
@@ -164,7 +166,7 @@ def compare_guidance(
     for w in config.guidances:
         x = draw(
             model.params,
-            SAMPLERS["ddim"],
+            DDIM(),
             levels,
             labels,
             key,

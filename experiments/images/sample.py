@@ -3,7 +3,8 @@
 ``python -m experiments.images.sample --run runs/images_train --classes 3 7 --count 4``
 
 From the folder of a run, of its checkpoints or of one of them, or from a folder of diffusers (a
-``DiTTransformer2DModel`` or ``UNet2DModel`` of pixels, with its scheduler). In the working folder:
+``DiTTransformer2DModel`` or ``UNet2DModel`` with its scheduler; one of latents with the autoencoder
+of its pipeline, ``vae/``, which decodes them). In the working folder:
 
   images/            00000_CLASS.png, 00001_CLASS.png, ...
   sheet.png          a row for each class
@@ -15,11 +16,13 @@ Image i depends on the seed and on i alone. Samplers go by the names of other pr
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from experiments.shared.denoiser_sampling import make_draw
 from experiments.shared.image_plots import plot_images
@@ -30,12 +33,15 @@ from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.model_sampling import guidance_weight
 from jaxgen.diffusion.named_samplers import sampler_named
 from jaxgen.errors import InputError
-from jaxgen.pretrained import open_denoiser
+from jaxgen.pretrained import LoadedNetwork, open_decoder, open_denoiser
 from jaxgen.pretrained.denoisers import describe_denoiser
 from jaxgen.training.saved_names import register_config
 
 ROW = 10
 """Images in a row of the sheet, of models without classes."""
+
+DECODED_PER_CALL = 8
+"""Latents that are decoded at a time."""
 
 
 @register_config("images.sample")
@@ -48,13 +54,14 @@ class Config(ExperimentConfig):
       seed: of the samples.
       run: the folder of the model.
       variant: which weights of a folder of diffusers, "fp16" say.
-      classes: names or numbers of the classes to sample; none: all of them.
+      classes: names or numbers of the classes to sample; none: all of them. Of several names with
+        commas between them, as ImageNet's classes have, one is enough.
       count: images of each class.
       sampler: its name, here or in another program: "DDIM", "Euler a", "DPM++ 2M Karras", ...
       steps: of the sampler.
       guidance: w of (1 + w) e(z, c) - w e(z); 0 is the conditional model.
       scale: the guidance scale of other programs, 1 + w; in place of guidance.
-      clip: keep the estimate of the data within the range of pixels.
+      clip: keep the estimate of the data within the range of pixels; latents are not clipped.
     """
 
     launch: LaunchConfig = LaunchConfig(workdir="runs/images_sample")
@@ -78,18 +85,14 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, Any]:
     """Samples, and writes what came of it."""
     model, params = open_denoiser(config.run, config.variant)
-    if (channels := model.image_shape[-1]) not in (1, 3):
-        raise InputError(
-            f"{config.run}: a model of {channels} channels, expected 1 or 3, those of pixels; "
-            "latents are sampled from Python (jaxgen.pretrained.open_denoiser) and then decoded"
-        )
+    autoencoder = decoder_of(model, config)
     label_N, rows = chosen_labels(model, config)
     w = guidance_weight(config.guidance, config.scale) or 0.0
     model.check_guidance(w)
     named = sampler_named(config.sampler, model.schedule)
     levels = named.levels(model.schedule, config.steps)
     layout = plan_layout_of(model)
-    draw = make_draw(model, layout, clip=config.clip)
+    draw = make_draw(model, layout, clip=config.clip and autoencoder is None)
     folder = open_workdir(config, may_differ=[f for f in vars(config) if f != "launch"])
     report(describe_denoiser(model))
     start = time.monotonic()
@@ -102,6 +105,8 @@ def main(config: Config) -> dict[str, Any]:
         guidance=w,
         count=config.count if label_N is None else None,
     )
+    if autoencoder is not None:
+        x = decode_latents(autoencoder, x)
     seconds = time.monotonic() - start
     names = [""] * len(x) if label_N is None else [model.classes[i] for i in label_N]
     write_samples(folder / "images", x, names)
@@ -129,8 +134,7 @@ def chosen_labels(
                 "--classes"
             )
         return None, ()
-    numbers = {name: i for i, name in enumerate(model.classes)}
-    numbers = {str(i): i for i in range(len(model.classes))} | numbers
+    numbers = numbers_by_name(model.classes)
     for name in config.classes:
         if name not in numbers:
             some = ", ".join(model.classes[:10])
@@ -138,8 +142,60 @@ def chosen_labels(
                 f"class {name!r} is none of the model's, expected one of {some}"
                 + (", ..." if len(model.classes) > 10 else "")
             )
-    chosen = [numbers[name] for name in config.classes] or list(range(len(model.classes)))
+        if len(numbers[name]) > 1:
+            several = ", ".join(map(str, numbers[name]))
+            raise InputError(
+                f"class {name!r} names several of the model's, expected one of {several}"
+            )
+    chosen = [numbers[name][0] for name in config.classes] or list(range(len(model.classes)))
     return np.repeat(chosen, config.count), tuple(model.classes[i] for i in chosen)
+
+
+def numbers_by_name(classes: Sequence[str]) -> dict[str, list[int]]:
+    """The classes of each name, of each of several with commas between them, and of each number."""
+    found: dict[str, list[int]] = {}
+    parts: dict[str, list[int]] = {}
+    for i, name in enumerate(classes):
+        found.setdefault(name, []).append(i)
+        for part in dict.fromkeys(name.split(", ")):
+            parts.setdefault(part, []).append(i)
+    return {str(i): [i] for i in range(len(classes))} | parts | found
+
+
+def decoder_of(model: DenoiserConfig, config: Config) -> LoadedNetwork | None:
+    """The autoencoder beside a model of latents; None for a model of pixels.
+
+    Raises:
+      InputError: for other channels than those of pixels without one, or those of its latents.
+    """
+    channels = model.image_shape[-1]
+    autoencoder = open_decoder(config.run, config.variant)
+    if autoencoder is None and channels not in (1, 3):
+        raise InputError(
+            f"{config.run}: a model of {channels} channels, expected 1 or 3, those of pixels, or a "
+            "pipeline with the autoencoder of its latents (vae/); others are sampled from Python "
+            "(jaxgen.pretrained.open_denoiser) and then decoded"
+        )
+    if autoencoder is not None and autoencoder.config.network.latent_channels != channels:
+        raise InputError(
+            f"{config.run}: an autoencoder of {autoencoder.config.network.latent_channels} "
+            f"channels, expected {channels}, the model's"
+        )
+    return autoencoder
+
+
+def decode_latents(
+    autoencoder: LoadedNetwork, z: Float[np.ndarray, "N Y X C"]
+) -> Float[np.ndarray, "N Y2 X2 3"]:
+    """Images of latents, so many at a time."""
+    params, size = jax.device_put(autoencoder.params), min(DECODED_PER_CALL, len(z))
+    decode = jax.jit(lambda params, z: autoencoder.config.make_compressor(params).decode(z))
+    parts = []
+    for first in range(0, len(z), size):
+        # The last batch repeats the last latents, so that there is one shape to compile.
+        index_B = np.minimum(np.arange(first, first + size), len(z) - 1)
+        parts.append(np.asarray(decode(params, z[index_B])))
+    return np.concatenate(parts)[: len(z)]
 
 
 def _in_rows(x: np.ndarray, across: int) -> np.ndarray:

@@ -27,15 +27,17 @@ from experiments.images.support.image_quality import (
     ACCURACY,
     FRECHET,
     Evaluator,
-    held_out_figures,
+    comparable_figures,
+    held_out_count,
     make_evaluator,
+    real_figures,
 )
 from experiments.images.support.image_training import (
     TrainingFlags,
     check_image_batches,
     train_denoiser,
 )
-from experiments.shared.denoiser_sampling import SAMPLERS, even_labels, make_draw
+from experiments.shared.denoiser_sampling import even_labels, make_draw
 from experiments.shared.digests import images_digest
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.output import cached_figures, format_table, three_decimals, write_text
@@ -43,6 +45,7 @@ from experiments.shared.workdir import check_checkpoints
 from jaxgen.data import ImageSet, load_images
 from jaxgen.diffusion import CosineSchedule
 from jaxgen.diffusion.model import DenoiserConfig
+from jaxgen.diffusion.named_samplers import sampler_named
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.diffusion.process.predictions import check_target
 from jaxgen.diffusion.process.step_levels import make_steps
@@ -64,6 +67,7 @@ class Config(ExperimentConfig):
       launch: where to run and on what.
       data: as for ``experiments.images.train``, with two classes or more.
       size: as there.
+      skip_unreadable: as there.
       targets: what networks predict: "x" or "x0", "e" or "epsilon", "v", "both".
       weightings: of the error of the data.
       log_snr_max: of the schedule, where it begins at the data. The paper has 20; there a network
@@ -78,6 +82,7 @@ class Config(ExperimentConfig):
     launch: LaunchConfig = LaunchConfig(workdir="runs/images_targets_and_weightings")
     data: str = "mnist"
     size: int | None = None
+    skip_unreadable: bool = False
     targets: tuple[str, ...] = ("x", "e", "v", "both")
     weightings: tuple[str, ...] = ("snr", "truncated_snr", "snr_plus_one")
     log_snr_max: float = 6.0
@@ -100,7 +105,7 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> dict[str, Any]:
     """Trains and evaluates every pair; prints the table."""
-    images = load_images(config.data, size=config.size)
+    images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
     if len(images.classes) < 2:
         raise InputError(
             f"{images.name}: images of {len(images.classes)} classes, expected at least two, for "
@@ -121,9 +126,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     report(images.describe())
     evaluator = make_evaluator(images, folder / "classifier", seed=config.seed)
-    figures: dict[str, Any] = {
-        "real, held out": held_out_figures(evaluator, images, config.evaluate)
-    }
+    figures: dict[str, Any] = {**real_figures(evaluator, images, config.evaluate)}
     for target in config.targets:
         for weighting in config.weightings:
             name = f"{target}-{weighting}"
@@ -154,7 +157,11 @@ def finished_run(
     alone = dataclasses.replace(
         config, launch=LaunchConfig(), targets=(target,), weightings=(weighting,)
     )
-    return cached_figures(folder / "metrics.json", figures, made_of=(alone, evaluator.made_of))
+    return cached_figures(
+        folder / "metrics.json",
+        figures,
+        made_of=(alone, evaluator.made_of, held_out_count(images, config.evaluate)),
+    )
 
 
 def evaluated_run(
@@ -178,18 +185,19 @@ def evaluated_run(
     )
     draw = make_draw(model, trained.layout)
     labels = even_labels(config.evaluate, len(images.classes))
+    real = held_out_count(images, config.evaluate)
     found: dict[str, Any] = {"skipped": trained.skipped, "seconds": trained.seconds}
     for method in METHODS:
         x = draw(
             trained.params,
-            SAMPLERS[method],
+            sampler_named(method, model.schedule).sampler,
             make_steps(model.schedule, config.steps),
             labels,
             jax.random.key(config.seed + 1),
             count=config.evaluate,
             name=f"sampling {folder.name}, {method}",
         )
-        found[method] = evaluator.figures(x, labels)
+        found[method] = comparable_figures(evaluator, x, labels, real)
     return found
 
 

@@ -28,6 +28,7 @@ MNIST and CIFAR-10 are looked for in the folder that the variable JAXGEN_DATA na
 
 import functools
 import pathlib
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,9 +44,11 @@ from experiments.images.support.image_networks import (
 from experiments.images.support.image_quality import (
     COLUMNS,
     NOT_EVALUATED,
+    REAL,
     Evaluator,
     held_out_count,
     held_out_figures,
+    images_a_row,
     make_evaluator,
     open_inception,
     open_resnet,
@@ -89,7 +92,7 @@ from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.errors import InputError
 from jaxgen.files import as_path
 from jaxgen.nn.counting import parameter_count
-from jaxgen.pretrained import adapt_to_data, open_denoiser
+from jaxgen.pretrained import LoadedNetwork, adapt_to_data, open_denoiser
 from jaxgen.pretrained.denoisers import describe_denoiser
 from jaxgen.training import trainable
 from jaxgen.training.saved_names import register_config
@@ -147,8 +150,9 @@ class Config(SampledConfig):
 def main(config: Config) -> dict[str, Any]:
     """Trains, samples, evaluates, shows."""
     config = keep_training_seed(config)
+    found = open_start(config)
     images = load_images(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
-    model, start = model_for(config, images)
+    model, start = model_for(config, images, found)
     model.check_guidance(config.sampling.guidance)
     table = config.sampling.method(model).table(config.sampling.levels(model))
     check_image_batches(images, config.training.batch_size, config.seed)
@@ -201,7 +205,7 @@ def main(config: Config) -> dict[str, Any]:
         show_text(folder / "table.md", f"{NOT_EVALUATED}, or from Inception: --inception FILE.")
     else:
         tables = evaluate_samples(evaluator, images, trained, config.sampling, key)
-        named = {f"{count:,} images a row": rows for count, rows in tables.items()}
+        named = {images_a_row(count): rows for count, rows in tables.items()}
         texts = [quality_table(name, rows) for name, rows in named.items()]
         show_text(folder / "table.md", "\n\n".join(texts))
         for rows in tables.values():
@@ -210,19 +214,15 @@ def main(config: Config) -> dict[str, Any]:
     return figures
 
 
-def model_for(config: Config, images: ImageSet) -> tuple[DenoiserConfig, Tree | None]:
-    """The model that the flags ask for, and the parameters that its training starts from, if any.
+def open_start(config: Config) -> LoadedNetwork | None:
+    """The model that training starts from; None for a new one.
 
     Raises:
-      InputError: as `make_config`, `open_denoiser` and `adapt_to_data`; for flags of a network
-        where one is started from.
+      InputError: as `open_denoiser`; for flags of a network, of which there is one already, and
+        for a pattern that is found in none of its parameters.
     """
-    shape: Shape = tuple(images.images.shape[1:])
     if config.start is None:
-        model = make_config(
-            config.network, shape, images.classes, config.process.target, edm=config.process.edm
-        )
-        return model, None
+        return None
     if config.network != NetworkFlags():
         raise InputError(
             f"network is {config.network.network} with flags of its own and start {config.start}, "
@@ -235,11 +235,39 @@ def model_for(config: Config, images: ImageSet) -> tuple[DenoiserConfig, Tree | 
             "the model predicts stays"
         )
     found = open_denoiser(config.start)
+    if config.train_only is not None:
+        trainable(found.params, config.train_only)
+    return found
+
+
+def model_for(
+    config: Config, images: ImageSet, found: LoadedNetwork | None
+) -> tuple[DenoiserConfig, Tree | None]:
+    """The model that the flags ask for, and the parameters that its training starts from, if any.
+
+    Raises:
+      InputError: as `make_config` and `adapt_to_data`.
+    """
+    shape: Shape = tuple(images.images.shape[1:])
+    if found is None:
+        model = make_config(
+            config.network, shape, images.classes, config.process.target, edm=config.process.edm
+        )
+        return model, None
     adapted, fresh = adapt_to_data(found, shape, images.classes, jax.random.key(config.seed))
     report(f"from {config.start}: {describe_denoiser(adapted.config)}")
     if fresh:
         report(f"newly initialised parameters: {', '.join(fresh)}")
+    if config.train_only is not None and (kept := [p for p in fresh if not _trains(config, p)]):
+        report(
+            f"warning: train_only is {config.train_only!r}, which keeps newly initialised "
+            f"parameters as they are, random: {', '.join(kept)}"
+        )
     return adapted.config, adapted.params
+
+
+def _trains(config: Config, path: str) -> bool:
+    return re.search(config.train_only or "", path) is not None
 
 
 def show_samples(
@@ -297,7 +325,7 @@ def evaluate_samples(
     labels = even_labels(flags.evaluate, len(model.classes))
     size = held_out_count(images, flags.evaluate)
 
-    tables = {size: {"real, held out": held_out_figures(evaluator, images, size)}}
+    tables = {size: {REAL: held_out_figures(evaluator, images, size)}}
     for guidance in dict.fromkeys((0.0, flags.guidance)):
         x = draw(
             trained.params,

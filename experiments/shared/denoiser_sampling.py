@@ -4,9 +4,8 @@ Sample i depends on the key and on i alone: not on how many are made, on the mes
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -17,17 +16,7 @@ from jaxgen.diffusion import Denoiser, Level
 from jaxgen.diffusion.named_samplers import NamedSampler, sampler_named
 from jaxgen.diffusion.process.level_lists import first_level
 from jaxgen.diffusion.process.schedules import CosineSchedule, Schedule
-from jaxgen.diffusion.samplers import (
-    DDIM,
-    AdjustedDDIM,
-    Ancestral,
-    AngularDDIM,
-    DPMSolver,
-    Euler,
-    Heun,
-    SingleStepDPMSolver,
-    UniPC,
-)
+from jaxgen.diffusion.process.step_levels import Spacing
 from jaxgen.diffusion.samplers.sampling import Sampler, initial_noise, sample_with_table
 from jaxgen.errors import InputError
 from jaxgen.parallel import (
@@ -40,35 +29,6 @@ from jaxgen.parallel import (
 )
 from jaxgen.training.saved_names import register_config
 from jaxgen.typing import Batch, Tree
-
-SamplerName = Literal[
-    "ddim",
-    "angular",
-    "adjusted",
-    "ancestral",
-    "euler",
-    "heun",
-    "dpm_solver",
-    "dpm_solver_2s",
-    "dpm_solver_3m",
-    "dpm_solver_sde",
-    "unipc",
-]
-
-SAMPLERS: Mapping[str, Sampler] = {
-    "ddim": DDIM(),
-    "angular": AngularDDIM(),
-    "adjusted": AdjustedDDIM(),
-    "ancestral": Ancestral(gamma=0.3),
-    "euler": Euler(),
-    "heun": Heun(),
-    "dpm_solver": DPMSolver(order=2),
-    "dpm_solver_2s": SingleStepDPMSolver(order=2),
-    "dpm_solver_3m": DPMSolver(order=3),
-    "dpm_solver_sde": DPMSolver(order=2, stochastic=True),
-    "unipc": UniPC(),
-}
-"""Short names of what is used most; of other names see `jaxgen.diffusion.named_samplers`."""
 
 SAMPLES_PER_CALL = 256
 
@@ -96,13 +56,11 @@ class SamplingFlags:
     """How the trained network is sampled; may differ when a run is started again.
 
     Attributes:
-      sampler: "ddim", "angular" (DDIM as a rotation), "adjusted" (DDIM that keeps the length of
-        latents), "ancestral", "euler", "heun", "dpm_solver" (DPM-Solver++ 2M), "dpm_solver_2s",
-        "dpm_solver_3m", "dpm_solver_sde" or "unipc"; or a name of other programs, perhaps with how
-        its levels are spaced: "Euler a", "DPM++ 2M Karras" (jaxgen.diffusion.named_samplers).
+      sampler: a name of `jaxgen.diffusion.named_samplers`, perhaps with how its levels are spaced:
+        "ddim", "ancestral", "heun", "dpm_solver", "Euler a", "DPM++ 2M Karras", ...
       steps: steps of the sampler; Heun evaluates the network twice in each.
       spacing: how the noise levels are spaced: "uniform" in time, "uniform_angle",
-        "uniform_log_snr" or "karras".
+        "uniform_log_snr", "karras", "trailing", "leading" or "linspace".
       guidance: w of classifier-free guidance, (1 + w) e(z, c) - w e(z); 0 is the conditional model.
       clip: keep the estimate of the data within the range of pixels.
       evaluate: samples to evaluate; 0 for none.
@@ -110,7 +68,7 @@ class SamplingFlags:
 
     sampler: str = "ddim"
     steps: int = 50
-    spacing: Literal["uniform", "uniform_angle", "uniform_log_snr", "karras"] = "uniform"
+    spacing: Spacing = "uniform"
     guidance: float = 1.0
     clip: bool = True
     evaluate: int = 1000
@@ -130,8 +88,6 @@ class SamplingFlags:
         Raises:
           InputError: for a name that is none.
         """
-        if self.sampler in SAMPLERS:
-            return NamedSampler(SAMPLERS[self.sampler], self.spacing)
         named = sampler_named(self.sampler, schedule)
         return named._replace(spacing=self.spacing) if named.spacing == "uniform" else named
 

@@ -20,7 +20,7 @@ from experiments.shared.collectives import (
     write_collectives,
 )
 from experiments.shared.denoiser_programs import abstract_arrays, sampling_program, update_program
-from experiments.shared.denoiser_sampling import SamplerName, SamplingFlags
+from experiments.shared.denoiser_sampling import SamplingFlags
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
 from experiments.video.support.video_streams import parse_size, parse_sizes
 from experiments.video.support.video_training import VideoTrainingFlags, make_video_loss
@@ -62,7 +62,7 @@ class Config(ExperimentConfig):
     batch_size: int = 8
     size: str = "8x32x32"
     remat: bool = False
-    sampler: SamplerName = "ddim"
+    sampler: str = "ddim"
     steps: int = 50
 
 

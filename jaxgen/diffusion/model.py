@@ -46,8 +46,8 @@ from jaxgen.typing import Tree
 Conditions = Mapping[str, Array]
 """By name, what a network takes beside latents, times and labels: arrays [B, ...]."""
 
-TimeName = Literal["thousandths", "step"]
-"""What a network is conditioned on: 1,000 t, or the number of a step."""
+TimeName = Literal["thousandths", "step", "out_of_999"]
+"""What a network is conditioned on: 1,000 t, the number of a step, or 999 t."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class DenoiserConfig:
       beside_channels: channels of the condition ``beside``, the last ones of the network's input; 0
         for a network without.
       time_input: the network's conditioning on the noise level: "thousandths", 1,000 t, or "step",
-        the number of the step of a table of some, t T - 1.
+        the number of the step of a table of some, t T - 1, or "out_of_999", 999 t (Song et al.
+        2021b).
       learned_variance: whether the network's output is twice as long along the last axis, the
         second half telling the variance (Nichol & Dhariwal 2021).
       sigma_data: d of the preconditioning of Karras et al. (2022), for networks that were trained
@@ -98,7 +99,9 @@ class DenoiserConfig:
         object.__setattr__(self, "target", check_target(self.target))
         check_target_fits(self.schedule, self.target)
         if self.time_input not in get_args(TimeName):
-            raise InputError(f"time_input is {self.time_input!r}, expected thousandths or step")
+            raise InputError(
+                f"time_input is {self.time_input!r}, expected {', '.join(get_args(TimeName))}"
+            )
         if self.time_input == "step" and not isinstance(self.schedule, TableSchedule):
             raise InputError(
                 f"time_input is 'step' with {type(self.schedule).__name__}, expected a table of "
@@ -215,6 +218,8 @@ class DenoiserConfig:
         def adapted(z: Array, time: Array, *args: Any, **kwargs: Any) -> Any:
             if isinstance(self.schedule, TableSchedule) and self.time_input == "step":
                 time = self.schedule.index(jnp.asarray(time) / 1000)
+            if self.time_input == "out_of_999":
+                time = 0.999 * time
             outputs = network(z, time, *args, **kwargs)
             if keep_variance or not self.learned_variance:
                 return outputs

@@ -1,28 +1,30 @@
-"""Samplers by the names that other programs give them, with the levels that belong to the name.
+"""Samplers by name, our own and those of other programs, with the levels that belong to the name.
 
 ====================  ===========================  =====================================
 name                  also                         here
 ====================  ===========================  =====================================
 DDIM                                               ``DDIM()``
 DDPM                                               ``Ancestral()``
-Euler                                              ``Euler("ve")``
+ancestral                                          ``Ancestral(gamma=0.3)``
+Euler                 EDM Euler                    ``Euler("ve")`` of tables, else ``Euler()``
 Euler a               Euler ancestral              ``DDIM(1.0)``
-Heun                                               ``Heun("ve")``
+Heun                                               ``Heun("ve")`` of tables, else ``Heun()``
 LMS                                                ``Adams()``
 PLMS                                               ``Adams(4, "steps", repeat_first=True)``
 PNDM                                               ``Adams(4, "steps", runge_kutta=schedule)``
 iPNDM                                              ``Adams(4, "steps")``
 DPM2                  DPM 2, KDPM2                 ``Midpoint(schedule)``
 DPM2 a                KDPM2 ancestral              ``Midpoint(schedule, 1.0)``
-DPM++ 2M              DPM-Solver++ (multistep)     ``DPMSolver(2)``
+DPM++ 2M              DPM-Solver++, dpm_solver     ``DPMSolver(2)``
 DPM++ 3M                                           ``DPMSolver(3, halve_curvature=True)``
-DPM++ 2M SDE                                       ``DPMSolver(2, stochastic=True)``
+dpm_solver_3m                                      ``DPMSolver(3)``
+DPM++ 2M SDE          sde-dpmsolver++              ``DPMSolver(2, stochastic=True)``
 DPM++ 2M SDE Heun                                  the same with ``"exact"`` slopes
 DPM++ 3M SDE                                       ``DPMSolver(3, stochastic=True, ...)``
-DPM++ 2S              DPM-Solver++ (single step)   ``SingleStepDPMSolver(2)``
-DPM++ SDE                                          the same of the SDE, with middles
+DPM++ 2S              dpm_solver_2s                ``SingleStepDPMSolver(2)``
+DPM++ SDE             dpm_solver_sde               the same of the SDE, with middles
 DEIS                                               ``DPMSolver(2, "exact", predicts="e")``
-UniPC                                              ``UniPC()``
+UniPC                 uni_pc_bh2                   ``UniPC()``
 SA-Solver                                          ``SASolver()``
 LCM                                                ``ConsistencySampler()``
 TCD                                                ``TCD(schedule)``
@@ -30,10 +32,14 @@ EDM                                                ``StochasticKarras(schedule)`
 angular, adjusted                                  ``AngularDDIM()``, ``AdjustedDDIM()``
 ====================  ===========================  =====================================
 
+Other programs step by Euler and Heun in sigma, and have tables that end at about 15; sigma of other
+schedules may be infinite at t = 1, and steps are straight in the latents' own scaling.
+
 Case, blanks, hyphens and underscores do not matter; ``k_`` and ``sample_`` before a name, ``pp``
 for ``++``, and diffusers' ``Scheduler`` and ``Discrete`` are understood. A name may end in how
 levels are spaced: Karras, Exponential (even in log-SNR), SGM Uniform (trailing), DDIM Uniform
-(leading), Uniform or Normal. Not here: DPM++ 2S a, DPM fast, DPM adaptive, Restart.
+(leading; for a schedule with noise at t = 0), Uniform or Normal. Not here: DPM++ 2S a, DPM fast,
+DPM adaptive, Restart, Heun++ (heunpp2).
 """
 
 import re
@@ -41,9 +47,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxgen.diffusion.distillation.consistency import ConsistencySampler
-from jaxgen.diffusion.process.levels import Level
+from jaxgen.diffusion.process.levels import Level, Scaling
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.process.step_levels import Final, Spacing, insert_middles, make_steps
+from jaxgen.diffusion.process.table_schedules import TableSchedule
 from jaxgen.diffusion.samplers import (
     DDIM,
     TCD,
@@ -88,9 +95,10 @@ class NamedSampler(NamedTuple):
 METHODS: dict[str, Callable[[Schedule], Sampler]] = {
     "DDIM": lambda schedule: DDIM(),
     "DDPM": lambda schedule: Ancestral(),
-    "Euler": lambda schedule: Euler("ve"),
+    "ancestral": lambda schedule: Ancestral(gamma=0.3),
+    "Euler": lambda schedule: Euler(_straight_in(schedule)),
     "Euler a": lambda schedule: DDIM(1.0),
-    "Heun": lambda schedule: Heun("ve"),
+    "Heun": lambda schedule: Heun(_straight_in(schedule)),
     "LMS": lambda schedule: Adams(),
     "PLMS": lambda schedule: Adams(4, "steps", repeat_first=True),
     "PNDM": lambda schedule: Adams(4, "steps", runge_kutta=schedule),
@@ -99,6 +107,7 @@ METHODS: dict[str, Callable[[Schedule], Sampler]] = {
     "DPM2 a": lambda schedule: Midpoint(schedule, 1.0),
     "DPM++ 2M": lambda schedule: DPMSolver(2),
     "DPM++ 3M": lambda schedule: DPMSolver(3, halve_curvature=True),
+    "dpm_solver_3m": lambda schedule: DPMSolver(3),
     "DPM++ 2M SDE": lambda schedule: DPMSolver(2, stochastic=True),
     "DPM++ 2M SDE Heun": lambda schedule: DPMSolver(2, "exact", stochastic=True),
     "DPM++ 3M SDE": lambda schedule: DPMSolver(3, stochastic=True, halve_curvature=True),
@@ -117,16 +126,21 @@ METHODS: dict[str, Callable[[Schedule], Sampler]] = {
 
 ALSO = {
     "Euler ancestral": "Euler a",
+    "EDM Euler": "Euler",
     "KDPM2": "DPM2",
     "KDPM2 ancestral": "DPM2 a",
     "DPM2 ancestral": "DPM2 a",
+    "dpm_solver": "DPM++ 2M",
     "DPM-Solver++": "DPM++ 2M",
+    "EDM DPMSolver Multistep": "DPM++ 2M",
+    "dpm_solver_2s": "DPM++ 2S",
+    "sde-dpmsolver++": "DPM++ 2M SDE",
     "DPMSolver Multistep": "DPM++ 2M",
     "DPMSolver Singlestep": "DPM++ 2S",
     "DPMSolver SDE": "DPM++ SDE",
     "DEIS Multistep": "DEIS",
     "UniPC Multistep": "UniPC",
-    "ancestral": "DDPM",
+    "uni_pc_bh2": "UniPC",
     "StochasticKarras": "EDM",
 }
 """Other words for some of them."""
@@ -178,6 +192,11 @@ def sampler_named(name: str, schedule: Schedule) -> NamedSampler:
     method = known[plain]
     final: Final = "first" if method in ENDS_NOISY else "clean"
     return NamedSampler(METHODS[method](schedule), spacing, final, method in WITH_MIDDLES)
+
+
+def _straight_in(schedule: Schedule) -> Scaling | None:
+    """The scaling in which Euler and Heun step; None: the latents' own."""
+    return "ve" if isinstance(schedule, TableSchedule) else None
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,7 @@
 """Models of other programs and of own runs, opened in one call: networks, schedulers, pipelines."""
 
 from jaxgen.pretrained.autoencoder_folders import load_autoencoder, save_autoencoder
-from jaxgen.pretrained.denoisers import adapt_to_data, open_denoiser
+from jaxgen.pretrained.denoisers import adapt_to_data, open_decoder, open_denoiser
 from jaxgen.pretrained.encoder_folders import (
     load_clip,
     load_coca,
@@ -45,6 +45,7 @@ __all__ = [
     "load_t5",
     "load_unet",
     "load_uvit",
+    "open_decoder",
     "open_denoiser",
     "save_autoencoder",
     "save_clip",

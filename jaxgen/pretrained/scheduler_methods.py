@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jaxgen.diffusion.distillation.consistency import ConsistencySampler
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.process.step_levels import Final, Spacing
+from jaxgen.diffusion.process.table_schedules import TableSchedule
 from jaxgen.diffusion.samplers import (
     DDIM,
+    TCD,
     Adams,
     Ancestral,
     DPMSolver,
@@ -14,6 +17,7 @@ from jaxgen.diffusion.samplers import (
     Heun,
     LearnedAncestral,
     Midpoint,
+    SASolver,
     SingleStepDPMSolver,
     UniPC,
 )
@@ -69,6 +73,7 @@ class TableMethod(NamedTuple):
       whole_times: whether networks are conditioned on whole steps, however sigmas are spaced.
       in_sigma: whether latents are kept in the scaling "ve" there.
       check: refuses fields that it has otherwise here.
+      teacher_steps: whether its steps are some of those that a model was distilled at.
     """
 
     make: Callable[[Get, Any], Sampler]
@@ -78,6 +83,7 @@ class TableMethod(NamedTuple):
     whole_times: bool = False
     in_sigma: bool = False
     check: Callable[[Get, str], None] = _anything
+    teacher_steps: bool = False
 
 
 def _ancestral(get: Get, schedule: Schedule) -> Sampler:
@@ -135,6 +141,41 @@ def _unipc(get: Get, schedule: Schedule) -> Sampler:
     )
 
 
+def _sa_solver(get: Get, schedule: Schedule) -> Sampler:
+    assert isinstance(schedule, TableSchedule)
+    # Stochastic at the steps 200 to 800, however many there are.
+    low, high = (number / schedule.steps for number in (200.5, 801.5))
+    return SASolver(
+        get("predictor_order", 2),
+        get("corrector_order", 2),
+        1.0,
+        low,
+        high,
+        _choose(get, "algorithm_type", "data_prediction", SA_PREDICTS),
+        get("lower_order_final", True),
+    )
+
+
+SA_PREDICTS = {"data_prediction": "x", "noise_prediction": "e"}
+
+
+def _as_sa_solver(get: Get, prediction: str) -> None:
+    if get("tau_func", None) is not None:
+        raise InputError(f"tau_func is {get('tau_func', None)!r}, expected None")
+    spaced = get("use_karras_sigmas", False) or get("use_exponential_sigmas", False)
+    if spaced and get("lower_order_final", True):
+        raise InputError(
+            "lower_order_final is True with sigmas of Karras or exponential ones, where diffusers' "
+            "SASolver lowers the order towards a step that goes nowhere, expected False"
+        )
+
+
+def _not_clipped(get: Get, prediction: str) -> None:
+    for field in ("clip_sample", "thresholding"):
+        if get(field, False):
+            raise InputError(f"{field} is True, which diffusers' TCD passes over, expected False")
+
+
 def _no_linspace(get: Get, prediction: str) -> None:
     if get("timestep_spacing", "leading") == "linspace":
         raise InputError(
@@ -183,8 +224,24 @@ TABLE_METHODS: dict[str, TableMethod] = {
     "DPMSolverSinglestep": TableMethod(_single_step, "linspace", _final_sigmas, True, True),
     "DEISMultistep": TableMethod(_deis, "linspace", _first, True, True),
     "UniPCMultistep": TableMethod(_unipc, "linspace", _final_sigmas, True, True),
+    "SASolver": TableMethod(_sa_solver, "linspace", _first, True, True, check=_as_sa_solver),
+    "LCM": TableMethod(lambda get, _: ConsistencySampler(), "leading", teacher_steps=True),
+    "TCD": TableMethod(
+        lambda get, schedule: TCD(schedule),
+        "leading",
+        _first,
+        check=_not_clipped,
+        teacher_steps=True,
+    ),
 }
-"""Class, without "Discrete" and "Scheduler" -> its method."""
+"""Class, without "Parallel", "Discrete" and "Scheduler" -> its method."""
+
+NOT_HERE = {
+    "IPNDM": "its own schedule begins at pure noise, where diffusers takes zero for the data",
+    "DPMSolverSDE": "the two noises of its steps are of one path there, and independent here",
+}
+"""Classes whose results would be others, and why; `jaxgen.diffusion.sampler_named` has methods by
+these names."""
 
 FLOW_METHODS: dict[str, Callable[[Get, Any], Sampler]] = {
     "FlowMatchEuler": lambda get, _: DDIM(1e9) if get("stochastic_sampling", False) else Euler(),

@@ -18,14 +18,16 @@ EulerAncestral                  ``DDIM(1.0)``                            clean
 KDPM2, KDPM2Ancestral           ``Midpoint``                             clean
 DPMSolverMultistep, Singlestep  ``DPMSolver``, ``SingleStepDPMSolver``   ``final_sigmas_type``
 DEISMultistep, UniPCMultistep   ``DPMSolver``, ``UniPC``                 first, final_sigmas_type
+SASolver                        ``SASolver``                             first
+LCM, TCD                        ``ConsistencySampler``, ``TCD``          clean, first
 FlowMatchEuler, FlowMatchHeun   ``Euler()``, ``Heun()``                  clean
 EDMEuler, EDMDPMSolver          ``Euler()``, ``DPMSolver``               clean
 ==============================  =======================================  ========================
 
-What changes a result and is not known here is an error that names the field. Differences that stay
-are those of docs/diffusion_design.md ("Parity with other implementations"), such as DDPM's noise in
-its last step. Where the schedule is a table, a network is conditioned on the number
-of the step.
+DDIMParallel and DDPMParallel are DDIM and DDPM. What changes a result and is not known here is an
+error that names the field. Differences that stay are those of docs/diffusion_design.md ("Parity
+with other implementations"), such as DDPM's noise in its last step. Where the schedule is a table,
+a network is conditioned on the number of the step.
 """
 
 import dataclasses
@@ -37,6 +39,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float64
 
 from jaxgen.diffusion.denoiser import (
     Denoiser,
@@ -46,6 +49,7 @@ from jaxgen.diffusion.denoiser import (
     step_index,
     threshold_x,
 )
+from jaxgen.diffusion.distillation.consistency import hold_boundary
 from jaxgen.diffusion.preconditioning import precondition, quarter_log_sigma
 from jaxgen.diffusion.process.derived_schedules import Shifted
 from jaxgen.diffusion.process.level_lists import repeat_last
@@ -65,6 +69,7 @@ from jaxgen.interop.safetensors import Path
 from jaxgen.pretrained.scheduler_methods import (
     EDM_METHODS,
     FLOW_METHODS,
+    NOT_HERE,
     TABLE_METHODS,
     TableMethod,
     field_of,
@@ -136,6 +141,9 @@ class SchedulerRecipe:
             named: Spacing = "uniform_log_snr" if spacing == "exponential" else "karras"
             return make_steps(self.schedule, count, named, rho=get("rho", 7.0))
         method = TABLE_METHODS[self.name]
+        if method.teacher_steps:
+            times = self._teacher_times(get("original_inference_steps", 50), count)
+            return steps_at(self.schedule, times, final=method.final(get))
         spaced = _spaced_sigmas(get)
         spacing = spaced or get("timestep_spacing", method.spacing)
         final = method.final(get)
@@ -147,6 +155,17 @@ class SchedulerRecipe:
         if spacing in ("leading", "linspace"):
             options["without_first"] = method.without_first
         return make_steps(self.schedule, count, spacing, final=final, **options)
+
+    def _teacher_times(self, teacher: int, count: int) -> Float64[np.ndarray, "N"]:
+        """Some of the even steps of a teacher, from the noisiest on."""
+        assert isinstance(self.schedule, TableSchedule)
+        if count > teacher:
+            raise InputError(
+                f"count is {count}, expected at most original_inference_steps, {teacher}"
+            )
+        numbers = np.arange(teacher, 0, -1) * (self.schedule.steps // teacher)
+        kept = np.floor(np.linspace(0, teacher, count, endpoint=False)).astype(int)
+        return numbers[kept] / self.schedule.steps
 
     def time_input(self, level: Level) -> Any:
         """The conditioning: the step of a table, 1,000 s of flows, ln(sigma) / 4 of EDM."""
@@ -182,12 +201,18 @@ class SchedulerRecipe:
         return self.limit(denoiser)
 
     def limit(self, denoiser: Denoiser) -> Denoiser:
-        """A denoiser, a guided one say, clipped or thresholded as the configuration says."""
+        """A denoiser, a guided one say, clipped or thresholded as the configuration says.
+
+        That of a latent consistency model is held to its boundary after that.
+        """
         recompute = self.name not in ("DDIM", "DDPM")
         if self.threshold is not None:
-            return threshold_x(denoiser, *self.threshold, recompute_e=recompute)
-        if self.clip is not None:
-            return clip_x(denoiser, -self.clip, self.clip, recompute_e=recompute)
+            denoiser = threshold_x(denoiser, *self.threshold, recompute_e=recompute)
+        elif self.clip is not None:
+            denoiser = clip_x(denoiser, -self.clip, self.clip, recompute_e=recompute)
+        if self.name == "LCM":
+            scale = field_of(self.fields)("timestep_scaling", 10.0)
+            return hold_boundary(denoiser, time_input=lambda level: scale * self.time_input(level))
         return denoiser
 
 
@@ -207,10 +232,12 @@ def from_diffusers_scheduler(path: Path | Mapping[str, Any], **changes: Any) -> 
     where, found = _read(path)
     fields = {**found, **changes}
     name = str(fields.get("_class_name", "")).removesuffix("Scheduler").removesuffix("Discrete")
+    name = name.removesuffix("Parallel")
     known = [*TABLE_METHODS, *FLOW_METHODS, *EDM_METHODS]
     if name not in known:
+        why = f" ({NOT_HERE[name]})" if name in NOT_HERE else ""
         raise InputError(
-            f"{where}: _class_name is {fields.get('_class_name')!r}, expected one of "
+            f"{where}: _class_name is {fields.get('_class_name')!r}{why}, expected one of "
             f"{', '.join(known)} (each followed by Scheduler)"
         )
     get = field_of(fields)
@@ -284,11 +311,12 @@ def _schedule_of(where: str, name: str, get: Callable[[str, Any], Any]) -> Sched
         if zero:
             raise InputError(f"{where}: rescale_betas_zero_snr with trained_betas, expected False")
         return CustomTable.from_betas(get("trained_betas", None))
-    kind = get("beta_schedule", "linear")
+    of_latents = name in ("LCM", "TCD")
+    kind = get("beta_schedule", "scaled_linear" if of_latents else "linear")
     if kind not in KINDS:
         raise InputError(f"{where}: beta_schedule is {kind!r}, expected one of {', '.join(KINDS)}")
     first, last = get("beta_start", 1e-4), get("beta_end", 0.02)
-    if name in ("Heun", "KDPM2", "KDPM2Ancestral"):
+    if of_latents or name in ("Heun", "KDPM2", "KDPM2Ancestral"):
         first, last = get("beta_start", 0.00085), get("beta_end", 0.012)
     return DiscreteSchedule(KINDS[kind], get("num_train_timesteps", 1000), first, last, zero)
 

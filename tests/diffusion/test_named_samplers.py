@@ -11,7 +11,16 @@ from jaxgen.diffusion.named_samplers import METHODS
 from jaxgen.diffusion.process.derived_schedules import Bounded
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
-from jaxgen.diffusion.samplers import DDIM, DPMSolver, Euler, Midpoint, SingleStepDPMSolver
+from jaxgen.diffusion.samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolver,
+    Euler,
+    Heun,
+    Midpoint,
+    SingleStepDPMSolver,
+    UniPC,
+)
 from jaxgen.errors import InputError
 
 SCHEDULE = Bounded(CosineSchedule(), -9.0, 9.0)
@@ -29,7 +38,7 @@ def test_samples(name):
     x = np.asarray(sample(method.sampler, EXACT, z, levels, jax.random.key(1)))
     assert abs(float(x.mean()) - 0.3) < 0.03
     # Posterior variances lose some of it in few steps; TCD's renoising adds to that.
-    slack = {"DDPM": 0.1, "Euler a": 0.1, "TCD": 0.1, "EDM": 0.05}.get(name, 0.04)
+    slack = {"DDPM": 0.1, "ancestral": 0.1, "Euler a": 0.1, "TCD": 0.1, "EDM": 0.05}.get(name, 0.04)
     assert abs(float(x.std()) - 0.5) < slack
 
 
@@ -38,7 +47,7 @@ def test_samples(name):
     [
         ("Euler a", DDIM(1.0), "uniform"),
         ("k_euler_ancestral", DDIM(1.0), "uniform"),
-        ("sample_euler", Euler("ve"), "uniform"),
+        ("sample_euler", Euler(), "uniform"),
         ("EulerAncestralDiscreteScheduler", DDIM(1.0), "uniform"),
         ("DPM++ 2M Karras", DPMSolver(2), "karras"),
         ("dpmpp_2m_karras", DPMSolver(2), "karras"),
@@ -49,13 +58,40 @@ def test_samples(name):
         ("DEIS", DPMSolver(2, "exact", predicts="e"), "uniform"),
         ("k_dpm_2", Midpoint(SCHEDULE), "uniform"),
         ("dpm2 a karras", Midpoint(SCHEDULE, 1.0), "karras"),
-        ("euler sgm_uniform", Euler("ve"), "trailing"),
+        ("euler sgm_uniform", Euler(), "trailing"),
+        ("EDMEulerScheduler", Euler(), "uniform"),
+        ("uni_pc_bh2", UniPC(variant="bh2"), "uniform"),
+        ("sde-dpmsolver++", DPMSolver(2, stochastic=True), "uniform"),
+        ("dpm_solver_sde", SingleStepDPMSolver(2, stochastic=True), "uniform"),
+        ("DPMSolverSDEScheduler", SingleStepDPMSolver(2, stochastic=True), "uniform"),
+        ("dpm_solver", DPMSolver(2), "uniform"),
+        ("dpm_solver_3m", DPMSolver(3), "uniform"),
+        ("dpm_solver_2s", SingleStepDPMSolver(2), "uniform"),
+        ("Ancestral", Ancestral(gamma=0.3), "uniform"),
+        ("DDPM", Ancestral(), "uniform"),
         ("DDIM", DDIM(), "uniform"),
     ],
 )
 def test_names(name, sampler, spacing):
     found = sampler_named(name, SCHEDULE)
     assert (found.sampler, found.spacing) == (sampler, spacing)
+
+
+def test_euler_and_heun_step_as_the_schedule_allows():
+    """In sigma of tables; where sigma ends at e^10, the second slope of Heun would be amplified."""
+    table, cosine = DiscreteSchedule(), CosineSchedule()
+    assert sampler_named("HeunDiscreteScheduler", table).sampler == Heun("ve")
+    assert sampler_named("k_euler", table).sampler == Euler("ve")
+    own = sampler_named("heun", cosine)
+    assert own.sampler == Heun()
+    levels = own.levels(cosine, 20)
+    z = initial_noise(jax.random.key(0), jnp.arange(2000), (1,), levels)
+    deviations = [
+        float(sample(method, EXACT, z, levels, jax.random.key(1)).std())
+        for method in (own.sampler, Heun("ve"))
+    ]
+    assert abs(deviations[0] - 0.5) < 0.03
+    assert deviations[1] > 1
 
 
 def test_levels_of_names():
@@ -65,7 +101,12 @@ def test_levels_of_names():
     np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-6)
     trailing = sampler_named("Euler SGM Uniform", table).levels(table, 10)
     assert round(table.index(trailing.t[0])) == 999
+    cosine = CosineSchedule()
+    own = sampler_named("Euler SGM Uniform", cosine).levels(cosine, 10)
+    np.testing.assert_allclose(own.t, trailing.t, atol=1e-12)
+    own = sampler_named("DDIM DDIM Uniform", cosine).levels(cosine, 4)
+    np.testing.assert_allclose(own.t, [0.75, 0.5, 0.25, 0, 0])
     with_middles = sampler_named("DPM++ SDE", table).levels(table, 10)
     assert len(with_middles.t) == 11 + 9  # the step to clean data has no middle
-    with pytest.raises(InputError, match="sampler is 'euler b', expected one of DDIM, DDPM, Eul"):
+    with pytest.raises(InputError, match="sampler is 'euler b', expected one of DDIM, DDPM, anc"):
         sampler_named("euler b", table)

@@ -53,6 +53,12 @@ OWN = {
     "DPMSolverSinglestep": {"prediction_type": "v_prediction"},
     "DEISMultistep": {},
     "UniPCMultistep": {"final_sigmas_type": "sigma_min"},
+    "DDIMParallel": {},
+    "DDPMParallel": {"variance_type": "fixed_large", "beta_schedule": "squaredcos_cap_v2"},
+    "SASolver": {},
+    "SASolver-karras": {"use_karras_sigmas": True, "lower_order_final": False},
+    "LCM": {"clip_sample": True, "timestep_scaling": 0.01},
+    "TCD": {"prediction_type": "v_prediction", "original_inference_steps": 40},
     "FlowMatchEulerDiscrete": {"shift": 2.0},
     "FlowMatchHeunDiscrete": {"shift": 3.0},
     "EDMEuler": {"sigma_max": 40.0},
@@ -70,7 +76,7 @@ def compare(path, scheduler, monkeypatch, tolerance=1e-5, count=10):
         )
     recipe = from_diffusers_scheduler(path)
     scheduler.set_timesteps(count)
-    if recipe.name in ("DEISMultistep", "UniPCMultistep"):
+    if recipe.name in ("DEISMultistep", "UniPCMultistep", "SASolver"):
         in_float64(scheduler)
     if recipe.name == "DEISMultistep":
         monkeypatch.setattr(importlib.import_module(kind.__module__), "np", torch)
@@ -86,7 +92,7 @@ def compare(path, scheduler, monkeypatch, tolerance=1e-5, count=10):
     found, noises = ours(recipe.sampler, recipe.make_denoiser(net), z, levels)
     if recipe.name == "DDPM":  # diffusers adds noise where the last step begins above index 0
         noises = [*noises[:-1], np.zeros_like(noises[-1])]
-    wanted = theirs(scheduler, z / scale, noises, net)
+    wanted = theirs(scheduler, z / scale, [*noises, noises[-1]], net)
     ends = np.asarray(recipe.sampler.table(levels).next.a) if in_sigma else None
     # A last level that is there twice: their last step goes nowhere, and is none here.
     assert len(wanted) - len(found) == (levels.log_snr[-1] == levels.log_snr[-2])
@@ -116,10 +122,10 @@ def test_no_configuration_is_forgotten(data_folder):
 def test_own_configurations(name, tmp_path, monkeypatch):
     scheduler = getattr(diffusers, f"{name.split('-')[0]}Scheduler")(**OWN[name])
     scheduler.save_pretrained(tmp_path)
-    # Their tables are in float32 (`table_of` of other tests), which third orders show most; LMS is
-    # integrated numerically.
-    loose = name in ("LMSDiscrete", "DPMSolverMultistep")
-    compare(tmp_path, scheduler, monkeypatch, 1e-4 if loose else 3e-5)
+    # Their tables are in float32 (`table_of` of other tests), which third orders and short steps
+    # show most; LMS is integrated numerically.
+    loose = {"LMSDiscrete": 1e-4, "DPMSolverMultistep": 1e-4, "SASolver-karras": 2e-4}
+    compare(tmp_path, scheduler, monkeypatch, loose.get(name, 3e-5))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,12 @@ def test_own_configurations(name, tmp_path, monkeypatch):
         ({"_class_name": "PNDMScheduler", "prediction_type": "v_prediction"}, "averages before"),
         ({"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True}, "use_beta_sigmas"),
         ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "variance_type is 'lea"),
+        (
+            {"_class_name": "SASolverScheduler", "use_karras_sigmas": True},
+            "lower_order_final is True with",
+        ),
+        ({"_class_name": "IPNDMScheduler"}, "its own schedule begins at pure noise"),
+        ({"_class_name": "DPMSolverSDEScheduler"}, "of one path there, and independent here"),
     ],
 )
 def test_what_is_not_known(fields, message):

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.distillation.consistency import ConsistencySampler
 from jaxgen.diffusion.process.derived_schedules import Shifted
 from jaxgen.diffusion.process.schedules import RectifiedFlow
 from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
-from jaxgen.diffusion.samplers import DDIM, Adams, DPMSolver, Euler
+from jaxgen.diffusion.samplers import DDIM, TCD, Adams, DPMSolver, Euler
 from jaxgen.errors import InputError
 from jaxgen.pretrained import from_diffusers_scheduler
 
@@ -70,11 +71,30 @@ def test_real_files(name, target, schedule, data_folder):
         ({"beta_schedule": "exp"}, "beta_schedule is 'exp', expected one of linear"),
         ({"_class_name": "EulerDiscreteScheduler", "sigma_min": 0.1}, r"sigma_min is 0\.1"),
         ({"_class_name": "UniPCMultistepScheduler", "solver_type": "bh3"}, "solver_type is 'bh3'"),
+        ({"_class_name": "IPNDMScheduler"}, "_class_name is 'IPNDMScheduler' .its own schedule"),
+        ({"_class_name": "TCDScheduler", "clip_sample": True}, "clip_sample is True, which diff"),
     ],
 )
 def test_what_is_not_known(change, message):
     with pytest.raises(InputError, match=f"the scheduler's configuration: {message}"):
         from_diffusers_scheduler({**FIELDS, **change})
+
+
+def test_methods_of_few_steps():
+    """Some of fifty steps of the teacher, the boundary held after clipping; Parallel is nothing."""
+    lcm = from_diffusers_scheduler({"_class_name": "LCMScheduler"})
+    assert (lcm.schedule, lcm.sampler) == (LATENT, ConsistencySampler())
+    levels = lcm.levels(4)
+    # Of 999, 979, .., 19 those numbered 0, 12, 25 and 37.
+    assert np.round(lcm.schedule.index(levels.t[:-1])).tolist() == [999, 759, 499, 259]
+    assert levels.s[-1] == 0
+    with pytest.raises(InputError, match="count is 51, expected at most original_inference_steps"):
+        lcm.levels(51)
+    tcd = from_diffusers_scheduler({"_class_name": "TCDScheduler"})
+    assert tcd.sampler == TCD(LATENT, 0.3)
+    assert tcd.levels(4).log_snr[-1] == LATENT.table[0]
+    parallel = from_diffusers_scheduler({"_class_name": "DDIMParallelScheduler"})
+    assert (parallel.name, parallel.sampler, parallel.clip) == ("DDIM", DDIM(), 1.0)
 
 
 def test_no_json(tmp_path):

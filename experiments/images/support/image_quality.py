@@ -9,6 +9,7 @@ import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,6 +42,9 @@ NOT_EVALUATED = (
     " two classes"
 )
 """What stands where figures would, without a full stop."""
+
+REAL, REAL_COUNT = "real, held out", "images of real"
+"""Names of the figures of real images, and of how many they are."""
 
 NEIGHBOURS = 3
 MOST_NEIGHBOURS_OF = 2000
@@ -230,6 +234,42 @@ def held_out_figures(evaluator: Evaluator, images: ImageSet, count: int) -> dict
     held = images.part(part)
     labels = None if held.labels is None else held.labels[:count]
     return evaluator.figures(to_unit(held.images[:count]), labels)
+
+
+def real_figures(
+    evaluator: Evaluator, images: ImageSet, count: int
+) -> dict[str, dict[str, float] | int]:
+    """By name, the figures of real images and of how many they are; see `held_out_figures`."""
+    found = held_out_figures(evaluator, images, count)
+    return {REAL: found, REAL_COUNT: held_out_count(images, count)}
+
+
+def comparable_figures(
+    evaluator: Evaluator,
+    samples: Float[np.ndarray, "N Y X C"],
+    labels: Int[np.ndarray, "N"] | None,
+    real: int,
+) -> dict[str, Any]:
+    """The figures of samples; of more than there are real images, those that compare with them too.
+
+    Args:
+      evaluator: of the set.
+      samples: in about [-1, 1].
+      labels: the classes that were asked for.
+      real: how many real images there are (`held_out_count`).
+
+    Returns:
+      Figures of all samples and, under "179 images a row", say, means over blocks of so many.
+    """
+    found: dict[str, Any] = dict(evaluator.figures(samples, labels))
+    if real < len(samples):
+        found[images_a_row(real)] = evaluator.figures_in_blocks(samples, labels, real)
+    return found
+
+
+def images_a_row(count: int) -> str:
+    """What figures of so many images each are called."""
+    return f"{count:,} images a row"
 
 
 def held_out_count(images: ImageSet, count: int) -> int:

@@ -13,7 +13,12 @@ Tables of T steps, with r = T // N whole steps between two visits (index i is th
 
 (Lin et al. 2024, table 2, and the conventions of the diffusers package; see `make_steps` for a
 variant of the first two. There, DDIM with linspace steps to i - r rather than to the next index,
-and Euler's indices are not rounded.) Any schedule:
+and Euler's indices are not rounded.) Without a table they are the limit of many steps, evaluated at
+
+    leading    t_k = (N - 1 - k) / N        linspace    t_k = 1 - k / (N - 1)
+    trailing   t_k = 1 - k / N              (the times of ``uniform``)
+
+so that the first two end at t = 0, which needs noise there. Any schedule:
 
 ===================  ==========================================================
 ``uniform``          even in t
@@ -65,12 +70,12 @@ def make_steps(
     """The levels that a sampler of so many steps goes through.
 
     Args:
-      schedule: the schedule; leading, linspace and trailing want a `TableSchedule`.
+      schedule: the schedule.
       count: N, the number of steps.
       spacing: how the levels are spaced; see the module.
       final: where the last step ends: ``clean`` data, or the schedule's ``first`` level (t = 0; for
         a table the entry with index 0).
-      offset: what ``leading`` adds to every index.
+      offset: what ``leading`` adds to every index of a table.
       without_first: for ``leading`` and ``linspace``: space N + 1 indices and leave out the least,
         so that the table's first entry is never evaluated (as programs of DPM-Solver do).
       rho: the power of ``karras``.
@@ -80,8 +85,8 @@ def make_steps(
 
     Raises:
       InputError: for an unknown spacing or final; a count below 1, or one for which the table has
-        too few steps; an offset that leaves the table; rho <= 0; an infinite log-SNR where the
-        spacing cannot have one; or two steps at one level.
+        too few steps; an offset that leaves the table, or without one; rho <= 0; an infinite
+        log-SNR where the spacing cannot have one; or two steps at one level.
 
     Example:
       >>> from jaxgen.diffusion import CosineSchedule
@@ -93,11 +98,8 @@ def make_steps(
     """
     _check(schedule, count, spacing, final, rho)
     if spacing in TABLE_SPACINGS:
-        assert isinstance(schedule, TableSchedule)
-        evaluated = schedule.at_index(
-            _table_indices(schedule.steps, count, spacing, offset, without_first)
-        )
-        return _checked(_append(evaluated, _last(schedule, final)), schedule)
+        visited = _at_table_steps(schedule, count, spacing, offset, without_first)
+        return _checked(_append(visited, _last(schedule, final)), schedule)
     first = _first(schedule)
     if spacing == "uniform":
         end = 0.0 if final == "clean" else float(first.t)
@@ -241,20 +243,42 @@ def _check(schedule: Schedule, count: int, spacing: str, final: str, rho: float)
     _check_count(count)
     if not rho > 0:
         raise InputError(f"rho is {rho}, expected a number > 0")
-    if spacing in TABLE_SPACINGS:
-        if not isinstance(schedule, TableSchedule):
-            raise InputError(
-                f"spacing is {spacing!r} with {type(schedule).__name__}, expected a table of steps"
-            )
-        if count > schedule.steps:
-            raise InputError(
-                f"count is {count}, expected at most the table's {schedule.steps} steps"
-            )
+    if spacing in TABLE_SPACINGS and isinstance(schedule, TableSchedule) and count > schedule.steps:
+        raise InputError(f"count is {count}, expected at most the table's {schedule.steps} steps")
 
 
 def _check_count(count: int) -> None:
     if not isinstance(count, int | np.integer) or count < 1:
         raise InputError(f"count is {count}, expected a whole number of steps, at least 1")
+
+
+def _at_table_steps(
+    schedule: Schedule, count: int, spacing: Spacing, offset: int, without_first: bool
+) -> Level:
+    """The N levels at steps of a table or, without one, at the limit of ever more of them."""
+    if isinstance(schedule, TableSchedule):
+        index = _table_indices(schedule.steps, count, spacing, offset, without_first)
+        return schedule.at_index(index)
+    if offset:
+        raise InputError(
+            f"offset is {offset} with {type(schedule).__name__}, expected 0: it counts steps of a "
+            "table"
+        )
+    evaluated = count + without_first
+    match spacing:
+        case "leading":
+            times = np.arange(evaluated, dtype=np.float64)[::-1] / evaluated
+        case "linspace":
+            times = np.linspace(1.0, 0.0, evaluated)
+        case _:
+            times = 1 - np.arange(count) / count
+    levels = schedule.at(times[:count])
+    if levels.log_snr[-1] == np.inf:
+        raise InputError(
+            f"spacing is {spacing!r}, which ends at t = 0, where {type(schedule).__name__} has no "
+            "noise, expected trailing or uniform"
+        )
+    return levels
 
 
 def _table_indices(

@@ -24,7 +24,7 @@ from jaxgen.diffusion.process.step_levels import (
     reverse_steps,
     steps_at,
 )
-from jaxgen.diffusion.process.table_schedules import DiscreteSchedule
+from jaxgen.diffusion.process.table_schedules import CustomTable, DiscreteSchedule
 from jaxgen.errors import InputError
 
 TABLE = DiscreteSchedule()
@@ -74,6 +74,24 @@ def test_indices_of_a_table(spacing, count, options, wanted):
     assert levels.t.shape == (count + 1,)
 
 
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("without_first", [False, True])
+def test_without_a_table_steps_are_those_of_a_fine_one(spacing, without_first):
+    """Of 10,000 entries, where the continuous times are within rounding and one entry."""
+    schedule, entries = CosineSchedule(-12, 12), 10_000
+    fine = CustomTable(tuple(schedule.log_snr((np.arange(entries) + 1) / entries)))
+    for count in (2, 5, 25):
+        options = {"without_first": without_first}
+        found = make_steps(schedule, count, spacing, **options)
+        tabled = make_steps(fine, count, spacing, **options)
+        # A table leaves the remainder of T / N out; in the limit there is none.
+        left_out = entries % (count + without_first) if spacing == "leading" else 0
+        np.testing.assert_allclose(found.t, tabled.t, rtol=0, atol=(1.51 + left_out) / entries)
+        np.testing.assert_allclose(found.a, tabled.a, atol=3e-4 * (1 + left_out))
+    trailing, uniform = (make_steps(schedule, 7, each) for each in ("trailing", "uniform"))
+    np.testing.assert_allclose(trailing, uniform, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_final_level(spacing):
     """Clean data, or the first entry of the table."""
@@ -87,12 +105,12 @@ def test_final_level(spacing):
 def refusal(schedule, spacing, final):
     """What an error should say, if there is one."""
     is_table = isinstance(schedule, DiscreteSchedule)
-    if spacing in ("leading", "linspace", "trailing") and not is_table:
-        return "expected a table of steps"
     first = schedule.at_index(0) if is_table else schedule.at(0.0)
     ends = np.array([first.log_snr, schedule.log_snr(1.0)])
     if spacing in ("karras", "uniform_log_snr") and not np.isfinite(ends).all():
         return "expected finite ends"
+    if spacing in ("leading", "linspace") and first.log_snr == np.inf:
+        return "expected trailing or uniform"
     if spacing in ("leading", "linspace") and final == "first":
         return "or for final='clean'"
     return None
@@ -167,7 +185,14 @@ def test_steps_at_and_reverse():
             "offset is 200 with steps 200 to 1000, expected 0 to 999",
         ),
         (lambda: make_steps(TABLE, 5, "karras", rho=0), "rho is 0"),
-        (lambda: make_steps(RectifiedFlow(), 5, "leading"), "RectifiedFlow, expected a table"),
+        (
+            lambda: make_steps(RectifiedFlow(), 5, "leading"),
+            "ends at t = 0, where RectifiedFlow has no noise, expected trailing or uniform",
+        ),
+        (
+            lambda: make_steps(CosineSchedule(), 5, "leading", offset=1),
+            "offset is 1 with CosineSchedule, expected 0",
+        ),
         (lambda: make_steps(RectifiedFlow(), 5, "karras"), "from -inf to inf, expected finite"),
         (lambda: make_steps(TABLE, 1000, "leading", final="first"), "steps 999 and 1000 of Disc"),
         (lambda: steps_at(RectifiedFlow(), [0.5, 0.5]), "steps 0 and 1 of RectifiedFlow"),

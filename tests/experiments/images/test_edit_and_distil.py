@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from picture_folder import CLASSES, run_here, write_pictures
 from untrained import save_untrained
 
 from experiments.images import distil, edit, train
+from experiments.images.support import image_quality
 from experiments.images.support.image_quality import FRECHET, NOT_EVALUATED, Evaluator
 from experiments.images.support.image_training import open_image_model
 from experiments.shared import classifiers
@@ -18,6 +20,7 @@ from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
 
 TRAINING = ("--training-steps", "8", "--batch-size", "8")
+REAL = ("real, held out", "images of real")
 NETWORK = ("--width", "32", "--depth", "1", "--patch", "4")
 
 
@@ -84,7 +87,7 @@ def test_one_student_for_every_guidance_weight(model, pictures, tmp_path, monkey
     arguments += ["--start", "4", "--stop", "2", "--guidance-weights", "0", "3", "--evaluate", "16"]
     assert run_here("distil_guided", arguments, monkeypatch) == 0
     found = figures(tmp_path)
-    assert set(found) == {"real, held out", "teacher", "matched", "2"}
+    assert set(found) == {"real, held out", "images of real", "teacher", "matched", "2"}
     assert all(set(found[name]) == {"0", "3"} for name in ("teacher", "matched", "2"))
     assert is_picture(tmp_path / "weights.png")
     assert f"{found['2']['3']['Fréchet distance']:.3f}" in (tmp_path / "table.md").read_text()
@@ -119,7 +122,7 @@ def test_targets_and_weightings_are_compared_run_by_run(pictures, tmp_path, monk
     )
     assert (tmp_path / "v-snr_plus_one" / "metrics.json").read_bytes() == first
     found = figures(tmp_path)
-    assert set(found) == {"real, held out", "v-snr_plus_one", "both-snr_plus_one"}
+    assert set(found) == {*REAL, "v-snr_plus_one", "both-snr_plus_one"}
     table = (tmp_path / "table.md").read_text()
     for target in ("v", "both"):
         distance = found[f"{target}-snr_plus_one"]["ancestral"]["Fréchet distance"]
@@ -201,9 +204,49 @@ def test_no_samples_are_drawn_that_cannot_be_evaluated(tmp_path):
 
     config = distil.Config(model="none")
     evaluator = Evaluator(None, None, None, None)
-    args = (None, "ddim", 4, 0.0, tmp_path)
+    args = (10, None, "ddim", 4, 0.0, tmp_path)
     assert distil.evaluate_model(config, draw, evaluator, *args) == {}
     assert not any(tmp_path.iterdir())
+
+
+def test_more_samples_than_real_images_are_compared_with_equally_many():
+    """Means over blocks beside the figures of all; by a distance that is the count's inverse."""
+
+    class Counted(Evaluator):
+        def figures(self, images, labels):
+            return {FRECHET: 1 / len(images), "accuracy": float(np.mean(labels == images[:, 0]))}
+
+    evaluator = Counted(None, None, None, None)
+    samples, labels = np.arange(10.0)[:, None], np.where(np.arange(10) < 4, np.arange(10), -1)
+    found = image_quality.comparable_figures(evaluator, samples, labels, 4)
+    assert found == {
+        **{FRECHET: 0.1, "accuracy": 0.4},
+        "4 images a row": {FRECHET: 0.25, "accuracy": 0.5},  # of two blocks: 4 and 0 of 4 each
+    }
+    assert set(image_quality.comparable_figures(evaluator, samples, labels, 10)) == {
+        FRECHET,
+        "accuracy",
+    }
+
+
+@pytest.mark.parametrize("name", ["edit", "distil", "distil_guided", "targets_and_weightings"])
+def test_unreadable_images_are_skipped_where_that_is_asked_for(
+    name, model, pictures, tmp_path, monkeypatch, capfd
+):
+    """The next complaint is of what comes after the data."""
+    others = shutil.copytree(pictures, tmp_path / "others")
+    (others / "wall" / "0.png").write_bytes(b"no image")
+    arguments = ["--data", others, "--workdir", tmp_path / "run"]
+    if name == "targets_and_weightings":
+        arguments += ["--patch", "3"]
+        expected = "expected a divisor of both sides"
+    else:
+        arguments += ["--model", tmp_path / "nowhere"]
+        expected = "nowhere"
+    assert run_here(name, arguments, monkeypatch) == 2
+    assert "0.png: not a readable image" in capfd.readouterr()[1]
+    assert run_here(name, [*arguments, "--skip-unreadable"], monkeypatch) == 2
+    assert expected in capfd.readouterr()[1]
 
 
 def test_targets_are_compared_on_images_of_one_size(pictures, tmp_path, monkeypatch, capfd):

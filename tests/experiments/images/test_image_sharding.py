@@ -33,7 +33,7 @@ CONFIG = DenoiserConfig(NETWORK, SHAPE, ("a", "b", "c"), schedule=CosineSchedule
 TRAINING = TrainingFlags(training_steps=8, batch_size=B, learning_rate=0.01)
 STEPS = 3
 MESHES = ["data=8", "fsdp=8", "data=2,fsdp=2,model=2", "data=2,model=4"]
-SAMPLERS = ["ddim", "dpm_solver_sde"]  # the second draws noise in every step
+SAMPLERS = ["ddim", "DPM++ 2M SDE"]  # the second draws noise in every step
 FAST = {"xla_backend_optimization_level": 0}
 """Half the time to compile, the same collectives."""
 

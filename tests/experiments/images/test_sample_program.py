@@ -1,5 +1,6 @@
 """Images of a trained model as a program and in five lines; training on with other data."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -11,9 +12,17 @@ import pytest
 from flax import linen as nn
 from matplotlib.image import imread
 from picture_folder import run_here, write_pictures
+from random_weights import randomly
 
-from jaxgen.data import from_unit
-from jaxgen.pretrained import open_denoiser, save_dit
+from experiments.images import train
+from jaxgen.compressors.bottlenecks.gaussian_bottleneck import KLConfig
+from jaxgen.compressors.compressor import CompressorConfig
+from jaxgen.compressors.frame_autoencoder import FrameAutoencoderConfig
+from jaxgen.data import from_unit, load_images
+from jaxgen.diffusion import sample_model
+from jaxgen.errors import InputError
+from jaxgen.pretrained import open_decoder, open_denoiser, save_autoencoder, save_dit
+from jaxgen.pretrained.networks import abstract_params
 from jaxgen.spacetime import DiTConfig
 
 FLAGS = ["--training-steps", "8", "--batch-size", "8", "--evaluate", "0", "--steps", "2"]
@@ -34,6 +43,13 @@ def model(pictures, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+SIDE = {"sample_size": 4}
+
+
+def small(tree):
+    return jax.tree.map(lambda leaf: 0.3 * leaf, randomly(tree, 0))
+
+
 def images_in(folder: pathlib.Path) -> dict[str, np.ndarray]:
     read = {path.name: imread(path) for path in sorted((folder / "images").glob("*.png"))}
     return {name: np.rint(255 * image[..., :1]).astype(np.uint8) for name, image in read.items()}
@@ -48,8 +64,6 @@ def test_images_of_chosen_classes(model, tmp_path, monkeypatch):
     assert list(found) == ["00000_dot.png", "00001_dot.png", "00002_wall.png", "00003_wall.png"]
     assert min(imread(tmp_path / "sheet.png").shape[:2]) > 100
     assert json.loads((tmp_path / "metrics.json").read_text())["NFE per sample"] == 6
-
-    from jaxgen.diffusion import sample_model
 
     opened = open_denoiser(model / "checkpoints")
     key, names = jax.random.key(5), {"sampler": "DPM++ 2M Karras", "steps": 3, "guidance": 1.5}
@@ -88,6 +102,69 @@ def test_latents_are_not_written_as_colours(tmp_path, monkeypatch, capfd):
     assert run_here("sample", arguments, monkeypatch) == 2
     assert "a model of 4 channels, expected 1 or 3" in capfd.readouterr()[1]
     assert not (tmp_path / "none").exists()
+
+
+def test_latents_are_decoded_by_the_autoencoder_beside_them(tmp_path, monkeypatch, capfd):
+    """A pipeline of latents as DiT's; classes by any of the names that its index has."""
+    shape = {"in_channels": 4, "out_channels": 8, "width": 24, "depth": 1, "heads": 2}
+    network = DiTConfig(**shape, num_classes=4)
+    save_dit(tmp_path / "transformer", network, small(abstract_params(network, (4, 4))), **SIDE)
+    frames = FrameAutoencoderConfig(channels=(4, 4), groups=2, blocks=1)
+    autoencoder = CompressorConfig(frames, KLConfig(4), (2, 2, 3))
+    decoder = small(nn.meta.unbox(jax.eval_shape(autoencoder.make_init(), jax.random.key(0))))
+    scale = {"mean": np.zeros(4, np.float32), "deviation": np.full(4, 5.49, np.float32)}
+    save_autoencoder(tmp_path / "vae", autoencoder, {**decoder, "statistics": scale})
+    names = {"0": "tench", "1": "golden retriever", "2": "crane", "3": "crane, heron"}
+    (tmp_path / "model_index.json").write_text(json.dumps({"id2label": names}))
+    shared = ["--run", tmp_path, "--workdir", tmp_path / "out", "--count", "2", "--steps", "2"]
+    assert (
+        run_here("sample", [*shared, "--classes", "crane, heron", "heron", "1"], monkeypatch) == 0
+    )
+    found = [imread(path) for path in sorted((tmp_path / "out" / "images").glob("*.png"))]
+    assert (tmp_path / "out" / "images" / "00004_golden-retriever.png").is_file()
+
+    opened, own = open_denoiser(tmp_path), open_decoder(tmp_path)
+    assert open_decoder(tmp_path / "transformer") is not None
+    z = sample_model(*opened, jax.random.key(0), [3, 3, 3, 3, 1, 1], steps=2, clip=False)
+    x = own.config.make_compressor(own.params).decode(jnp.asarray(z))
+    assert x.shape == (6, 8, 8, 3)
+    assert x.std() > 0.05
+    for image, expected in zip(found, from_unit(np.asarray(x)), strict=True):
+        assert np.abs(np.rint(255 * image[..., :3]) - expected).max() <= 1
+    assert run_here("sample", [*shared, "--classes", "stork"], monkeypatch) == 2
+    assert "class 'stork' is none of the model's, expected one of tench" in capfd.readouterr()[1]
+    (tmp_path / "model_index.json").write_text(json.dumps({"id2label": {**names, "3": "crane"}}))
+    assert run_here("sample", [*shared, "--classes", "crane"], monkeypatch) == 2
+    assert (
+        "class 'crane' names several of the model's, expected one of 2, 3" in capfd.readouterr()[1]
+    )
+    (tmp_path / "model_index.json").write_text(json.dumps({"id2label": {"4": "stork"}}))
+    with pytest.raises(InputError, match="id2label has '4', expected numbers below 4"):
+        open_denoiser(tmp_path)
+
+
+def test_what_training_starts_from_is_seen_before_the_data(model, monkeypatch, pictures, capsys):
+    """A folder or pattern that is wrong is said first; random parameters that stay so are named."""
+
+    def load(name, **_):
+        raise AssertionError("the data were loaded")
+
+    with monkeypatch.context() as context:
+        context.setattr(train, "load_images", load)
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            train.main(train.Config(data="digits", start="nowhere"))
+        with pytest.raises(InputError, match="the pattern 'finale' is found in no parameter"):
+            train.main(train.Config(data="digits", start=str(model), train_only="finale"))
+    images = dataclasses.replace(load_images(str(pictures)), classes=("a", "b", "c", "d"))
+    for pattern, words in (
+        ("final", "which keeps newly initialised parameters as they are, random: condition/label"),
+        ("final|label", None),
+    ):
+        config = train.Config(data=str(pictures), start=str(model), train_only=pattern)
+        train.model_for(config, images, train.open_start(config))
+        said = [line for line in capsys.readouterr()[0].splitlines() if "warning" in line]
+        assert len(said) == (words is not None)
+        assert words is None or words in said[0]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from jaxgen.data import ImageSet, to_unit
 from jaxgen.diffusion.objectives.weightings import weighting_named
 from jaxgen.diffusion.process.schedules import CosineSchedule
 from jaxgen.diffusion.process.step_levels import make_steps
-from jaxgen.diffusion.samplers import DDIM, Ancestral, DPMSolver
+from jaxgen.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
 from jaxgen.errors import InputError
 from jaxgen.interop.safetensors import write_safetensors
 from jaxgen.parallel import make_mesh
@@ -399,7 +399,9 @@ def test_samplers_of_other_programs_have_the_levels_of_their_names():
     for name, spacing, method, expected in (
         ("DPM++ 2M Karras", "uniform", DPMSolver(2), "karras"),
         ("Euler a", "uniform_log_snr", DDIM(1.0), "uniform_log_snr"),
-        ("ancestral", "uniform", Ancestral(gamma=0.3), "uniform"),  # our own name comes first
+        ("ancestral", "uniform", Ancestral(gamma=0.3), "uniform"),
+        ("Heun", "uniform", Heun(), "uniform"),
+        ("heun", "karras", Heun(), "karras"),
     ):
         named = SamplingFlags(sampler=name, spacing=spacing).named(schedule)
         assert (named.sampler, named.spacing) == (method, expected)
