@@ -117,13 +117,12 @@ def training_step_of(config: Config) -> Program:
         from experiments.nerf import communication as fields
 
         return fields.field_program(cast("fields.FieldName", config.model), config.batch_size)
-    if config.model in LATENTS:
-        from experiments.text_to_image.support import text_programs as texts
-
-        version = config.model.removeprefix("stable-diffusion-")
-        model = texts.latent_model(version, config.image_size, remat=config.remat)
-        return texts.latent_training_program(model, config.batch_size)
     common["remat"] = config.remat
+    if config.model in LATENTS:
+        from experiments.text_to_image import communication as texts
+
+        sizes = {"model": config.model, "image_size": config.image_size}
+        return texts.text_programs(texts.Config(**common, **sizes))[STEP]
     if config.model == "video-dit":
         from experiments.video import communication as clips
 
