@@ -33,12 +33,12 @@ class Guide(NamedTuple):
 
 
 def make_latent_sampling(config: Any, recipe: SchedulerRecipe) -> Callable[..., Array]:
-    """``(params, conditions, guide, z, known, table, key) -> latents``, compiled.
+    """``(params, conditions, guide, z, known, table, rows, key) -> latents``, compiled.
 
     All of them are values. Conditions, ``text_BNC`` and what is laid ``beside`` the latents, are
     those of the prompt, of the negative prompt, and of further prompts; z are the latents to start
-    from; known are a mask and latents that stay where it is 1 (None: nothing does); table is that
-    of the sampler's steps.
+    from; known are a mask and latents that stay where it is 1 (None: nothing does); table and
+    rows are those of the sampler's steps (`jaxgen.diffusion.samplers.sampling.fill_up`).
 
     Args:
       config: of the network.
@@ -73,13 +73,15 @@ def make_latent_sampling(config: Any, recipe: SchedulerRecipe) -> Callable[..., 
         z: Array,
         known: tuple[Array, Array] | None,
         table: Any,
+        rows: Array,
         key: Array,
     ) -> Array:
         denoiser = recipe.limit(guided(params, conditions, guide))
         if known is None:
-            return sample_with_table(recipe.sampler, denoiser, z, table, key)
+            return sample_with_table(recipe.sampler, denoiser, z, table, key, rows=rows)
         sampler = Replacement(recipe.sampler, *known)
         # Stable Diffusion's last level has a little noise, which known latents would keep.
-        return keep_known(*known, sample_with_table(sampler, denoiser, z, table, key))
+        found = sample_with_table(sampler, denoiser, z, table, key, rows=rows)
+        return keep_known(*known, found)
 
     return run

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Key, Shaped, UInt8
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.diffusion.model import Conditions
 from jaxgen.diffusion.process.example_keys import example_indices, example_keys, normal
+from jaxgen.diffusion.samplers.sampling import fill_up
 from jaxgen.errors import InputError
 from jaxgen.pixels import from_unit
 from jaxgen.pretrained.networks import LoadedNetwork
@@ -46,13 +47,16 @@ from jaxgen.pretrained.prompt_states import encode_texts
 from jaxgen.pretrained.schedulers import SchedulerRecipe
 from jaxgen.pretrained.source_images import SourceImage, make_source, start_of
 
+ROWS = 64
+"""Rows of a sampler's table that one program serves, few or many steps."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextToImagePipeline:
     """The parts of a latent text-to-image model, and what they do together.
 
-    What prompts, guidance, seeds and given noise are does not change a compiled program; the number
-    of prompts, of steps and the size of images do.
+    What prompts, guidance, seeds and given noise are does not change a compiled program, nor does
+    the number of steps up to 64 (then 128, ...); the number of prompts and the size of images do.
 
     Attributes:
       tokenizer: of prompts.
@@ -296,7 +300,7 @@ class TextToImagePipeline:
             )
         check_rescale(rescale, len(also))
         z, levels = start_of(source, noise, self.scheduler, steps)
-        table = self.scheduler.sampler.table(levels)
+        table, rows = fill_up(self.scheduler.sampler.table(levels), ROWS)
         scale = jnp.asarray(guidance_scale, jnp.float32)
         guide = Guide(
             scale,
@@ -306,7 +310,7 @@ class TextToImagePipeline:
         known = None if source is None or source.known is None else (source.known, source.z)
         beside = {} if source is None or source.beside is None else {"beside": source.beside}
         texts = [{**given, **beside} for given in texts]
-        return self._sampling(self.network.params, texts, guide, z, known, table, key)
+        return self._sampling(self.network.params, texts, guide, z, known, table, rows, key)
 
     def latents_of(self, image: Float[Array, "B Y2 X2 3"]) -> Float[Array, "B Y X C"]:
         """Latents of images in [-1, 1], scaled as the autoencoder's statistics say.

@@ -35,9 +35,9 @@ def latents(prompts=PROMPTS, negative=("", ""), key=KEY, seed=0, **options):
     return np.asarray(pipeline().sample_latents(*texts, key, noise, **options))
 
 
-def test_nothing_is_compiled_for_other_prompts_guidance_or_seeds():
+def test_nothing_is_compiled_for_other_prompts_guidance_seeds_or_steps():
     for i, guidance in enumerate((1.0, 7.5, np.array([2.0, 3.0]))):
-        given = {"guidance_scale": guidance, "negative": ["no", ""][i % 2], "steps": 2}
+        given = {"guidance_scale": guidance, "negative": ["no", ""][i % 2], "steps": 2 + i}
         prompts = [PROMPTS[i % 2], "cube"]
         images = pipeline()(prompts, jax.random.key(i), **given)
         assert images.shape == (2, 8, 8, 3)

@@ -14,6 +14,12 @@ closes over are::
     run = jax.jit(lambda table, key: sample_with_table(sampler, denoiser, z, table, key))
     x = run(sampler.table(levels), key)
 
+For any number of steps it takes a table that is filled up with rows that are not run::
+
+    go = functools.partial(sample_with_table, sampler, denoiser, z)
+    run = jax.jit(lambda table, rows: go(table, key, rows=rows))
+    x = run(*fill_up(sampler.table(levels), 64))
+
 The cost of a step does not depend on how many there are.
 
 Randomness: example b draws from ``fold_in(key, index_b)``, in step i from ``fold_in(..., i)``, so
@@ -24,6 +30,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.denoiser import Denoiser, visiting
@@ -131,6 +138,7 @@ def sample_with_table(
     *,
     noise: Float[Array, "R B ..."] | None = None,
     previews: bool = False,
+    rows: Int[Array, ""] | None = None,
 ) -> Any:
     """`sample` through the rows of a table, which may be traced: one program for many tables.
 
@@ -143,14 +151,18 @@ def sample_with_table(
       index_B: as there.
       noise: as there.
       previews: as there.
+      rows: how many rows of the table are run, as `fill_up` gives it; None: all. Such a loop has no
+        gradient.
 
     Returns:
       As `sample`.
 
     Raises:
       InputError: where the table can be looked at, for a first level that the denoiser cannot begin
-        at; for noise of another shape.
+        at; for noise of another shape; for previews with a number of rows.
     """
+    if previews and rows is not None:
+        raise InputError("previews are asked for with rows, expected one of them")
     keys_B = example_keys(key, example_indices(index_B, len(z)))
     count = len(jax.tree.leaves(table)[0])
     if noise is not None and jnp.shape(noise) != (count, *z.shape):
@@ -163,10 +175,30 @@ def sample_with_table(
         return state, state.x if previews else None
 
     own = None if noise is None else jnp.asarray(noise)
-    rows = (jnp.arange(count), jax.tree.map(jnp.asarray, table), own)
+    numbered = (jnp.arange(count), jax.tree.map(jnp.asarray, table), own)
     with visiting(table.now):
-        state, xs = jax.lax.scan(step, sampler.start(z), rows)
-    return (state.z, xs) if previews else state.z
+        if rows is None:
+            state, xs = jax.lax.scan(step, sampler.start(z), numbered)
+            return (state.z, xs) if previews else state.z
+
+        def at(i: Array, state: SampleState) -> SampleState:
+            return step(state, jax.tree.map(lambda values: values[i], numbered))[0]
+
+        return jax.lax.fori_loop(0, rows, at, sampler.start(z)).z
+
+
+def fill_up(table: Table, multiple: int) -> tuple[Table, Int[np.ndarray, ""]]:
+    """A table whose number of rows is a multiple of some number, and how many of them are its own.
+
+    Args:
+      table: ``sampler.table(levels)``.
+      multiple: the number; those that are added repeat the last row, for `sample_with_table` not to
+        run.
+    """
+    count = len(jax.tree.leaves(table)[0])
+    index = np.minimum(np.arange(count + -count % multiple), count - 1)
+    filled = jax.tree.map(lambda values: np.asarray(values)[index], table)
+    return filled, np.asarray(count, np.int32)
 
 
 def initial_noise(

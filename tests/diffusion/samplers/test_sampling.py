@@ -23,7 +23,7 @@ from jaxgen.diffusion.samplers import (
     SingleStepDPMSolver,
     StochasticKarras,
 )
-from jaxgen.diffusion.samplers.sampling import initial_noise, sample, sample_with_table
+from jaxgen.diffusion.samplers.sampling import fill_up, initial_noise, sample, sample_with_table
 from jaxgen.errors import InputError
 from jaxgen.parallel import make_mesh
 
@@ -119,6 +119,25 @@ def test_nothing_is_recompiled(name):
     assert (np.abs(others[0] - first).max() > 1e-4) == draws
     go(levels=make_steps(SCHEDULE, 7))
     assert counted.programs == 2  # the counter does count
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_program_for_any_number_of_steps(name):
+    sampler, key, index_B = SAMPLERS[name], jax.random.key(0), jnp.arange(3)
+
+    @jax.jit
+    def sampled(table, rows):
+        z = initial_noise(key, index_B, (2,), make_steps(SCHEDULE, 6))
+        return sample_with_table(sampler, DENOISER, z, table, key, index_B, rows=rows)
+
+    table = sampler.table(make_steps(SCHEDULE, 6))
+    six = sampled(*fill_up(table, 32))
+    np.testing.assert_allclose(six, run(sampler, 0, index_B), rtol=1e-5, atol=1e-6)
+    two = sampled(*fill_up(sampler.table(make_steps(SCHEDULE, 2)), 32))
+    assert np.abs(two - six).max() > 1e-3
+    assert sampled._cache_size() == 1
+    with pytest.raises(InputError, match="previews are asked for with rows"):
+        sample_with_table(sampler, DENOISER, six, table, key, rows=1, previews=True)
 
 
 @pytest.mark.parametrize(
