@@ -145,7 +145,7 @@ def plot_guidance(
     Args:
       path: the PNG.
       rows: guidance weight -> figures.
-      names: figures that are shares.
+      names: figures that are shares; what short captions do not ask for is in no row.
       right: the figure that has an axis of its own.
     """
     figure = empty_figure((8, 5), dpi=120)
@@ -155,7 +155,7 @@ def plot_guidance(
     def curve(name: str) -> Curve:
         return weights, [rows[w][name] for w in weights]
 
-    for name in names:
+    for name in (name for name in names if name in rows[weights[0]]):
         axes.plot(*curve(name), label=name, marker="o", markersize=4)
     axes.set(xlabel="guidance weight w", ylabel="share of samples as asked", ylim=(0, 1.02))
     axes.set_title("What guidance gives and takes")

@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
 from run_records import assert_same_losses
 
+from experiments.text_to_image.support import text_samples
 from experiments.text_to_image.support.text_samples import as_texts
 from jaxgen.data.tokenizers import open_tokenizer
 from jaxgen.diffusion.text_to_image import TextToImageConfig
@@ -121,6 +122,17 @@ def test_pictures_of_prompts(reference, tmp_path, monkeypatch, capfd):
     assert imread(folder / "sheet.png").std() > 0.02
 
 
+def test_what_short_captions_do_not_ask_for_is_not_plotted(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(text_samples, "save_figure", lambda figure, path: drawn.append(figure))
+    rows = {w: {"shape": 0.5, "all": 0.5 - w / 10, "distance": 3.0 + w} for w in (0.0, 2.0)}
+    text_samples.plot_guidance(tmp_path / "g.png", rows, ("shape", "size", "all"), "distance")
+    left, right = drawn[0].axes
+    assert [line.get_label() for line in left.get_lines()] == ["shape", "all"]
+    np.testing.assert_allclose(left.get_lines()[1].get_ydata(), [0.5, 0.3])
+    np.testing.assert_allclose(right.get_lines()[0].get_ydata(), [3.0, 5.0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -128,6 +140,7 @@ def test_pictures_of_prompts(reference, tmp_path, monkeypatch, capfd):
         (["--width", "40"], "width is 40, expected a multiple of 32"),
         (["--text-dropout", "2"], "text_dropout is 2.0, expected 0 <= text_dropout <= 1"),
         (["--preconditioning", "edm"], "preconditioning is 'edm', expected none"),
+        (["--expander", "x"], "expander of descriptive prompts, expected --prompts short"),
         (["--cached-states", "x"], "cached_states without an encoder, expected --encoder FOLDER"),
     ],
 )
