@@ -42,8 +42,8 @@ def make_captioner(
     length = config.text.length if length is None else length
     if not 2 <= length <= config.text.length:
         raise InputError(
-            f"length is {length}, expected 2 to {config.text.length}, for which the text decoder has "
-            "positions"
+            f"length is {length}, expected 2 to {config.text.length}, for which the text decoder "
+            "has positions"
         )
     _check_tokens(config.text.vocabulary, start_id=start_id, **marks._asdict())
 

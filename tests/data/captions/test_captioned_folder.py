@@ -168,8 +168,8 @@ def line_of(name, **fields):
         ([{"file": name, "words": "x"} for name in NAMES], "entries without captions, give capti"),
         (
             [line_of(f"{i}.png") for i in range(3)],
-            r"captions\.jsonl names 3 files, none of which is there \(first 0\.png\), expected the 3 "
-            r"pictures, such as a\.png$",
+            r"captions\.jsonl names 3 files, none of which is there \(first 0\.png\), expected the "
+            r"3 pictures, such as a\.png$",
         ),
         ([], r"captions\.jsonl names 0 files, expected the 3 pictures, such as a\.png$"),
         (
@@ -208,7 +208,7 @@ def test_faults_of_texts_and_of_folders(tmp_path):
     write_lines(tmp_path, {"file": "a.png", "text": "the a"}, line_of("c.png"))
     with pytest.raises(
         InputError,
-        match=r"c\.png: caption is \('another c',\) in c\.txt and \('the c\.png',\) in .*, expected",
+        match=r"c\.png: caption is \('another c',\) in c\.txt and \('the c\.png',\) in .*, expect",
     ):
         read_captioned_images(tmp_path)
     (tmp_path / "captions.jsonl").unlink()
