@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxgen.errors import InputError
-from jaxgen.interop.model_configs import check_agrees
+from jaxgen.interop.model_configs import check_agrees, check_model_type
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -93,10 +93,8 @@ def transformers_options(
     Raises:
       InputError: For the configuration of another model, or a value that the towers have not.
     """
-    kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise InputError(f"{where}: model_type is {kind!r}, expected {' or '.join(MODEL_TYPES)}")
-    parts = MODEL_TYPES[kind]
+    check_model_type(where, config, MODEL_TYPES)
+    parts = MODEL_TYPES[config["model_type"]]
     if len(parts) == 1:
         if projects is None:
             projects = any("WithProjection" in name for name in config.get("architectures") or ())
