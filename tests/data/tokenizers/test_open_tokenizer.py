@@ -272,6 +272,20 @@ def test_damaged_files(tmp_path, merges, name, content, fault):
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "bpe_simple_vocab_16e6.txt.gz"],
+)
+def test_pointers_of_git_lfs(tmp_path, merges, name):
+    """What a clone without Git LFS leaves in place of files."""
+    if name in ("vocab.json", "merges.txt"):
+        write_clip_folder(tmp_path, merges)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 791656\n"
+    (tmp_path / name).write_bytes(pointer)
+    with pytest.raises(InputError, match=rf"{name}: a pointer of Git LFS; fetch the file itself"):
+        open_tokenizer(tmp_path)
+
+
 def test_a_package_that_is_not_installed(tmp_path, merges, model, monkeypatch):
     write_clip_folder(tmp_path, merges)
     (tmp_path / "spiece.model").write_bytes(model)
