@@ -204,7 +204,7 @@ def saved(folder, config=BOTH, **options):
         ),
         (
             lambda f: saved(f, TEXT) or edit(f, hidden_act="relu"),
-            "activation is 'relu', expected q",
+            r"config\.json of .*model\.safetensors: hidden_act is 'relu', expected quick_gelu or",
         ),
         (lambda f: saved(f, TEXT) or edit(f, eos_token_id=[1]), r"eos_token_id is \[1\], expected"),
         (
