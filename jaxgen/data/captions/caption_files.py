@@ -8,6 +8,7 @@ Several files may tell of one picture where they do not contradict each other.
 
 import json
 import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ def find_captions(
     by_last = defaultdict(list)
     for end, name in by_plain.items():
         by_last[end.rpartition("/")[2]].append(name)
+    by_plain |= {_composed(end): name for end, name in by_plain.items()}
     entries: dict[str, Entry] = {}
     files: set[str] = set()
     sources: dict[str, str] = {}
@@ -205,13 +207,18 @@ def _stem(name: str) -> str:
     return f"{folder}/{last.rpartition('.')[0] or last}"
 
 
+def _composed(name: str) -> str:
+    """A name with accents as part of their letters; macOS writes both apart."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _match(
     parent: str, key: str, by_plain: Mapping[str, str], by_last: Mapping[str, Sequence[str]]
 ) -> str | None:
     """The file of an entry: by its path from the file of captions, or by its last name alone."""
     whole = f"{parent}/{key}" if parent else key
     usual = posixpath.normpath(whole.replace("\\", "/"))  # "./a.png", and "deep\\a.png" of Windows
-    for path in (whole, usual):
+    for path in (whole, _composed(usual)):
         if path in by_plain:
             return by_plain[path]
     ends = by_last.get(key, ())

@@ -117,6 +117,14 @@ def test_several_captions_and_other_fields(tmp_path):
         read_captioned_images(tmp_path, fields=["size"])
 
 
+@pytest.mark.parametrize("on_disk", ["caf\u00e9.png", "cafe\u0301.png"])
+def test_accents_may_be_written_in_either_way(tmp_path, on_disk):
+    write_image(tmp_path / on_disk, PICTURES[0])
+    for key in ("caf\u00e9.png", "cafe\u0301.png"):
+        write_lines(tmp_path, {"file": key, "caption": "a caf\u00e9"})
+        assert read_captioned_images(tmp_path).short == ("a caf\u00e9",)
+
+
 def test_parts_sizes_and_channels(tmp_path):
     for part, count in (("train", 12), ("val", 3), ("test", 4)):
         for i in range(count):
