@@ -19,6 +19,10 @@ Path = str | os.PathLike[str]
 GZIP_MAGIC = b"\x1f\x8b"
 """The first two bytes of a gzip file."""
 
+LFS_START = b"version https://git-lfs"
+LFS_POINTER = "a pointer of Git LFS; fetch the file itself with git lfs pull"
+"""How such a file begins, and what errors say of it."""
+
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.jaxgen\.tmp", re.DOTALL)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)

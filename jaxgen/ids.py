@@ -74,14 +74,18 @@ def _integers(values: object, name: str) -> np.ndarray:
     return array
 
 
-def check_not_string(words: object, name: str) -> None:
+def check_not_string(
+    words: object, name: str, expected: str = "a list of words, such as its .split()"
+) -> None:
     """Refuses a string where a list of words is due: its letters would be taken for words.
+
+    Args:
+      words: The words.
+      name: What they are, in the plural, for the error message.
+      expected: What the message asks for.
 
     Raises:
       InputError: It is a string or bytes.
     """
     if isinstance(words, str | bytes):
-        raise InputError(
-            f"{name} are the string {reprlib.repr(words)}, expected a list of words, such as its"
-            " .split()"
-        )
+        raise InputError(f"{name} are the string {reprlib.repr(words)}, expected {expected}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxgen.errors import InputError
-from jaxgen.files import decompressed, open_file
+from jaxgen.files import LFS_POINTER, LFS_START, decompressed, open_file
 from jaxgen.text_rules import MARK, has_suffix, unify_line_ends, without_mark
 
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -34,12 +34,15 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
       FileNotFoundError: There is no such file.
-      InputError: The path is no regular file or cannot be read, or the file is empty.
+      InputError: The path is no regular file or cannot be read, or the file is empty, or a pointer
+        of Git LFS in place of it.
     """
     with open_file(path) as handle:
         content = handle.read()
     if not content:
         raise InputError(f"{path}: the file is empty")
+    if content.startswith(LFS_START):
+        raise InputError(f"{path}: {LFS_POINTER}")
     return content
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Shaped
 
 from jaxgen.encoders.causal_text import CausalTextConfig
 from jaxgen.encoders.coca_model import CoCaConfig
+from jaxgen.errors import InputError
 from jaxgen.nn.decoding import Decoding, write_texts
 from jaxgen.nn.written_texts import Decoded, Marks, Prompt
 from jaxgen.typing import Tree
@@ -34,8 +35,17 @@ def make_captioner(
 
     Returns:
       A function of images or clips, and for nucleus sampling of a key for each.
+
+    Raises:
+      InputError: for a length without positions, or a token that is not in the vocabulary.
     """
     length = config.text.length if length is None else length
+    if not 2 <= length <= config.text.length:
+        raise InputError(
+            f"length is {length}, expected 2 to {config.text.length}, for which the text decoder "
+            "has positions"
+        )
+    _check_tokens(config.text.vocabulary, start_id=start_id, **marks._asdict())
 
     def caption(images: Shaped[Array, "B *T Y X C"], key_B: Array | None = None) -> Decoded:
         config.image.check_input(images)
@@ -72,7 +82,11 @@ def make_text_writer(
       params: its parameters.
       marks: the end token and padding.
       how: the method; None: greedy.
+
+    Raises:
+      InputError: for a token that is not in the vocabulary.
     """
+    _check_tokens(config.vocabulary, **marks._asdict())
 
     def write(prompt: Prompt, key_B: Array | None = None) -> Decoded:
         config.check_input(prompt.ids_BL)
@@ -93,6 +107,13 @@ def _continue_texts(
     model = config.make_model()
     kept = model.apply({"params": params}, *prompt.ids_BL.shape, method=model.start)
     return write_texts(_step_of(model, params), kept, prompt, marks, how, key_B)
+
+
+def _check_tokens(vocabulary: int, **ids: int) -> None:
+    """Raises InputError for the first id that is not in the vocabulary."""
+    for name, i in ids.items():
+        if not 0 <= i < vocabulary:
+            raise InputError(f"{name} is {i}, expected 0 to {vocabulary - 1}, the ids of the model")
 
 
 def _step_of(model: Any, params: Tree) -> Callable[..., Any]:

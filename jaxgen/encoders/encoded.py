@@ -47,15 +47,24 @@ def make_encoder(config: Any, params: Tree) -> Callable[..., Encoded]:
       params: its parameters.
 
     Returns:
-      A function from what the model takes to `Encoded`; it refuses what the model does not take,
-      values too, which a compiled program cannot look at.
+      A function from what the model takes, arrays or nested lists, to `Encoded`; it refuses what
+      the model does not take, values too, which a compiled program cannot look at.
     """
 
     def encode(*inputs: Any) -> Encoded:
-        config.check_input(*inputs)
-        return _encode(params, *inputs, config=config)
+        arrays = [_as_array(each) if isinstance(each, list | tuple) else each for each in inputs]
+        config.check_input(*arrays)
+        return _encode(params, *arrays, config=config)
 
     return encode
+
+
+def _as_array(rows: list[Any] | tuple[Any, ...]) -> np.ndarray:
+    """Nested lists as an array."""
+    try:
+        return np.asarray(rows)
+    except ValueError as error:
+        raise InputError("inputs are rows of different lengths, expected an array") from error
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -102,12 +111,14 @@ def check_token_ids(
 
     Raises:
       InputError: for ids that are no integers [B, L] below V (where values can be looked at), a
-        text that is too long, or a mask of another shape.
+        text that is too long, texts of no tokens, or a mask of another shape.
     """
     if ids_BL.ndim != 2 or not jnp.issubdtype(ids_BL.dtype, jnp.integer):
         raise InputError(
             f"ids have type {ids_BL.dtype} and shape {ids_BL.shape}, expected integers [B, L]"
         )
+    if not ids_BL.shape[1]:
+        raise InputError(f"ids have shape {ids_BL.shape}, expected 1 token or more")
     if longest is not None and ids_BL.shape[1] > longest:
         raise InputError(
             f"ids have shape {ids_BL.shape}, expected at most {longest} tokens, for which the "

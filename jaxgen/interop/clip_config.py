@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxgen.errors import InputError
-from jaxgen.interop.model_configs import check_agrees
+from jaxgen.interop.model_configs import check_agrees, check_model_type
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -50,6 +50,8 @@ IMAGE_DEFAULTS: dict[str, Any] = {
     "projection_dim": 512,
 }
 """What transformers takes for fields that a configuration leaves out."""
+
+ACTIVATIONS = ("quick_gelu", "gelu")
 
 SHARED_FIELDS = {
     "width": "hidden_size",
@@ -93,10 +95,8 @@ def transformers_options(
     Raises:
       InputError: For the configuration of another model, or a value that the towers have not.
     """
-    kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise InputError(f"{where}: model_type is {kind!r}, expected {' or '.join(MODEL_TYPES)}")
-    parts = MODEL_TYPES[kind]
+    check_model_type(where, config, MODEL_TYPES)
+    parts = MODEL_TYPES[config["model_type"]]
     if len(parts) == 1:
         if projects is None:
             projects = any("WithProjection" in name for name in config.get("architectures") or ())
@@ -117,7 +117,7 @@ def transformers_options(
 
 
 def _text_options(where: str, config: Mapping[str, Any], projects: bool) -> dict[str, Any]:
-    given = _given(config, TEXT_DEFAULTS)
+    given = _given(where, config, TEXT_DEFAULTS)
     end_id = given["eos_token_id"]
     if not isinstance(end_id, int):
         raise InputError(f"{where}: eos_token_id is {end_id!r}, expected one id")
@@ -131,7 +131,7 @@ def _text_options(where: str, config: Mapping[str, Any], projects: bool) -> dict
 def _image_options(
     where: str, config: Mapping[str, Any], projects: bool, pixels: Mapping[str, Any]
 ) -> dict[str, Any]:
-    given = _given(config, IMAGE_DEFAULTS)
+    given = _given(where, config, IMAGE_DEFAULTS)
     options = {ours: given[theirs] for ours, theirs in IMAGE_FIELDS.items()}
     options["projection"] = given["projection_dim"] if projects else None
     return {**options, **pixel_options(where, pixels, "image_mean", "image_std", given)}
@@ -163,9 +163,14 @@ def pixel_options(
     return {"mean": tuple(map(float, pixels[mean])), "deviation": tuple(map(float, pixels[std]))}
 
 
-def _given(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _given(where: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: config.get(name) for name in defaults}
-    return {name: defaults[name] if found[name] is None else found[name] for name in defaults}
+    given = {name: defaults[name] if found[name] is None else found[name] for name in defaults}
+    if given["hidden_act"] not in ACTIVATIONS:
+        raise InputError(
+            f"{where}: hidden_act is {given['hidden_act']!r}, expected {' or '.join(ACTIVATIONS)}"
+        )
+    return given
 
 
 def transformers_fields(towers: Mapping[str, Any]) -> dict[str, Any]:

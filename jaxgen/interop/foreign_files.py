@@ -3,6 +3,8 @@
 import pathlib
 import zipfile
 
+from jaxgen.files import LFS_POINTER, LFS_START
+
 CONVERT = (
     "convert it once where torch is installed: "
     "safetensors.torch.save_file(torch.load(PATH, map_location='cpu', weights_only=True), "
@@ -18,7 +20,7 @@ STARTS: dict[bytes, str] = {
     b"\x1f\x8b": "compressed by gzip; decompress it first",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it first",
     b"GGUF": "a GGUF file; convert it to safetensors first",
-    b"version h": "a pointer of Git LFS; fetch the file itself with git lfs pull",
+    LFS_START[:9]: LFS_POINTER,
     b"<": "a page of HTML or XML, perhaps in place of a download; fetch the file itself",
 }
 """First bytes -> what such a file is, and what to do."""

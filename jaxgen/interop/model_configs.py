@@ -43,6 +43,17 @@ def check_class(where: str, config: Mapping[str, Any], names: Collection[str]) -
         raise InputError(f"{where}: _class_name is {found!r}, expected {' or '.join(names)}")
 
 
+def check_model_type(where: str, config: Mapping[str, Any], types: Collection[str]) -> None:
+    """Refuses a configuration of transformers that is of another model.
+
+    Raises:
+      InputError: naming both.
+    """
+    found = config.get("model_type")
+    if found not in types:
+        raise InputError(f"{where}: model_type is {found!r}, expected {' or '.join(types)}")
+
+
 def check_agrees(where: str, config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Refuses a configuration that contradicts what is known; fields that it lacks are passed over.
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.errors import InputError
-from jaxgen.interop.model_configs import check_agrees
+from jaxgen.interop.model_configs import check_agrees, check_model_type
 from jaxgen.interop.model_folders import config_fields
 from jaxgen.interop.safetensors import TensorFile
 from jaxgen.interop.tensors import (
@@ -95,9 +95,7 @@ def t5_options(config: Mapping[str, Any] | TensorFile) -> dict[str, Any]:
         without a ``config.json``.
     """
     where, fields = config_fields(config, "T5 encoder")
-    kind = fields.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise InputError(f"{where}: model_type is {kind!r}, expected {' or '.join(MODEL_TYPES)}")
+    check_model_type(where, fields, MODEL_TYPES)
     check_agrees(where, fields, FIXED)
     gated = fields.get("is_gated_act") and fields.get("dense_act_fn") in HYPERBOLIC
     if fields.get("feed_forward_proj", GATED if gated else "relu") != GATED:

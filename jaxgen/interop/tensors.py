@@ -17,6 +17,9 @@ import numpy as np
 from jaxgen.errors import InputError
 from jaxgen.typing import Tree
 
+DTYPES_OF_WEIGHTS = ("float32", "float16", "bfloat16")
+"""What parameters and their tensors may be turned into; as they are, they may have any."""
+
 Arrays = Sequence[np.ndarray]
 
 
@@ -160,7 +163,7 @@ def params_from_tensors(
       like: The model's parameters, or their abstract values (`jaxgen.parallel.plan_layout`).
       rule_of: The rules.
       ignored: Names that may be there and are not used.
-      dtype: The type of the parameters; None: that of the tensors.
+      dtype: The type of the parameters, one of `DTYPES_OF_WEIGHTS`; None: that of the tensors.
       name: See `name_of`.
 
     Returns:
@@ -168,9 +171,10 @@ def params_from_tensors(
 
     Raises:
       InputError: For the first tensor, in the order of the model's names, that is missing, has
-        another shape, or is not of floating-point numbers; then for the first that the model
-        has not.
+        another shape, is not of floating-point numbers, or has numbers that the type does not
+        hold; then for the first that the model has not. For another type.
     """
+    check_weight_dtype(dtype)
     where = name_of(tensors, name)
     rules = _rules(like, rule_of)
     found = {
@@ -192,18 +196,20 @@ def tensors_from_params(
     Args:
       params: The parameters.
       rule_of: The rules.
-      dtype: The type of the tensors, for instance "bfloat16"; None: that of the parameters.
+      dtype: The type of the tensors, one of `DTYPES_OF_WEIGHTS`; None: that of the parameters.
 
     Raises:
-      InputError: For a parameter that the other program's model has not.
+      InputError: For a parameter that the other program's model has not, or one with numbers that
+        the type does not hold; for another type.
     """
+    check_weight_dtype(dtype)
     paths, _ = _paths(params)
     values = dict(zip(paths, jax.tree.leaves(params), strict=True))
     tensors: dict[str, np.ndarray] = {}
     for path, (rule, _) in _rules(params, rule_of).items():
         value = np.asarray(values[path])
         if dtype is not None:
-            value = value.astype(jnp.dtype(dtype))
+            value = _as_type(value, dtype, f"tensor {rule.names[0]!r}")
         tensors |= zip(rule.names, rule.split(value), strict=True)
     return tensors
 
@@ -301,6 +307,25 @@ def _prefix(name: str, ends: tuple[str, ...]) -> str:
     return name[: -len(end) + 1]
 
 
+def check_weight_dtype(dtype: str | None) -> None:
+    """Raises InputError for a type that is none of `DTYPES_OF_WEIGHTS`; None is no type."""
+    if dtype is not None and dtype not in DTYPES_OF_WEIGHTS:
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES_OF_WEIGHTS)}")
+
+
+def _as_type(value: np.ndarray, dtype: str, what: str) -> np.ndarray:
+    """Numbers in another type, which has to hold the largest of them."""
+    with np.errstate(over="ignore"):  # refused below
+        kept = value.astype(jnp.dtype(dtype))
+    if np.any(np.isinf(kept) & np.isfinite(value)):
+        largest = np.abs(value[np.isfinite(value)]).max()
+        raise InputError(
+            f"{what} has numbers up to {float(largest):.4g}, expected what {dtype} holds; bfloat16 "
+            "has the range of float32"
+        )
+    return kept
+
+
 def check_array(where: str, name: str, value: Any) -> None:
     """Refuses values other than arrays of numpy or JAX, tensors of PyTorch among them.
 
@@ -385,5 +410,6 @@ def _read(
         value = rule.join(parts, shape)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    value = value if dtype is None else value.astype(jnp.dtype(dtype))
+    if dtype is not None:
+        value = _as_type(value, dtype, f"{where}: tensor {rule.names[0]!r}")
     return np.ascontiguousarray(value).reshape(shape)  # of a scalar the first makes one axis

@@ -26,7 +26,9 @@ from jaxgen.encoders import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CoCaCon
 from jaxgen.encoders.coca_image import CoCaImageConfig
 from jaxgen.encoders.coca_text import CoCaTextConfig
 from jaxgen.encoders.encoded import encoder_init
+from jaxgen.errors import InputError
 from jaxgen.interop.clip_config import (
+    MODEL_TYPES,
     OPEN_CLIP_CONFIG,
     PREPROCESSOR,
     open_clip_fields,
@@ -38,9 +40,9 @@ from jaxgen.interop.clip_options import clip_options
 from jaxgen.interop.clip_weights import clip_params, clip_tensors
 from jaxgen.interop.coca_config import coca_fields, coca_options
 from jaxgen.interop.coca_weights import coca_params, coca_tensors
-from jaxgen.interop.model_configs import read_model_config
+from jaxgen.interop.model_configs import CONFIG, check_model_type, read_model_config
 from jaxgen.interop.model_folders import TRANSFORMERS_WEIGHTS, write_model_folder
-from jaxgen.interop.safetensors import Path
+from jaxgen.interop.safetensors import Path, TensorFile
 from jaxgen.interop.t5_weights import t5_fields, t5_options, t5_params, t5_tensors
 from jaxgen.interop.weight_folders import network_folder, open_weights, stored_dtype
 from jaxgen.pretrained.networks import LoadedNetwork
@@ -81,7 +83,7 @@ def load_clip(
     tensors = open_weights(network_folder(path, TEXT_FOLDERS), variant)
     folder = tensors.path.parent
     config = None
-    if clip_naming(tensors) != "transformers":
+    if _naming(tensors) != "transformers":
         config = read_model_config(folder, OPEN_CLIP_CONFIG)
     pixels = read_model_config(folder, PREPROCESSOR)
     towers = clip_options(tensors, activation, config=config, pixels=pixels)
@@ -248,6 +250,16 @@ def abstract_encoder_params(config: Any) -> Tree:
       config: a configuration of `jaxgen.encoders`.
     """
     return nn.meta.unbox(jax.eval_shape(encoder_init(config), jax.random.key(0)))
+
+
+def _naming(tensors: TensorFile) -> CLIPNaming:
+    """Whose names a CLIP's tensors have; what has none of them is called what its folder says."""
+    try:
+        return clip_naming(tensors)
+    except InputError:
+        if tensors.config is not None:
+            check_model_type(f"{CONFIG} of {tensors.path}", tensors.config, MODEL_TYPES)
+        raise
 
 
 def _towers(config: CLIPConfig | CLIPTextConfig | CLIPImageConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def encode_texts(
       truncate: likewise.
 
     Raises:
-      InputError: for texts that are too long, or brackets that none has opened.
+      InputError: for texts that are too long.
     """
     options: dict[str, Any] = {"windows": windows, "truncate": truncate}
     rows = len(texts) * windows

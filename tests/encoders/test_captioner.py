@@ -144,3 +144,23 @@ def test_only_counted_tokens_are_learned():
 def test_images_of_another_size_are_refused():
     with pytest.raises(InputError, match=r"images have shape \(2, 9, 8, 3\), expected \[B, 8, 8"):
         make_captioner(COCA_CONFIG, {}, MARKS, START)(np.zeros((2, 9, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("marks", "start", "length", "message"),
+    [
+        (MARKS, START, 9, "length is 9, expected 2 to 8, for which the text decoder has positions"),
+        (MARKS, START, 1, "length is 1, expected 2 to 8"),
+        (MARKS, V, LENGTH, "start_id is 20, expected 0 to 19, the ids of the model"),
+        (Marks(end=99), START, LENGTH, "end is 99, expected 0 to 19"),
+        (Marks(end=1, pad=-1), START, LENGTH, "pad is -1, expected 0 to 19"),
+    ],
+)
+def test_lengths_and_tokens_that_were_not_learned_are_refused(marks, start, length, message):
+    with pytest.raises(InputError, match=message):
+        make_captioner(COCA_CONFIG, {}, marks, start, length)
+
+
+def test_a_writer_refuses_tokens_that_are_not_in_the_vocabulary():
+    with pytest.raises(InputError, match="end is 20, expected 0 to 19"):
+        make_text_writer(LANGUAGE_CONFIG, {}, Marks(end=V))

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from flax import linen as nn
-from tiny import CLIP_CONFIG, IMAGE, TEXT, B, L, V, ids, images, params_of
+from tiny import CLIP_CONFIG, IMAGE, T5_CONFIG, TEXT, B, L, V, ids, images, params_of
 
 from jaxgen.encoders import (
     CLIPConfig,
@@ -115,6 +115,12 @@ def test_what_encoders_return():
         assert make_encoder(bare, params)(given).pooled_BD.shape == (B, 16)
 
 
+def test_ids_may_be_lists():
+    encode = make_encoder(TEXT, params_of(TEXT))
+    for found, expected in zip(encode(ids().tolist()), encode(ids()), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_bytes_and_bfloat16():
     bytes_BYXC = np.random.default_rng(0).integers(0, 256, (B, 8, 8, 3)).astype(np.uint8)
     params = params_of(IMAGE)
@@ -207,6 +213,9 @@ def test_invalid_options(make, message):
         (TEXT, (np.zeros((2, 9), np.int32),), r"ids have shape \(2, 9\), expected at most 8"),
         (TEXT, (np.zeros((2, 4)),), r"ids have type float\d\d and shape \(2, 4\), expected integ"),
         (TEXT, (np.full((2, 4), V),), "ids are 20 to 20, expected 0 to 19"),
+        (TEXT, ([[1, 2], [3, V]],), "ids are 1 to 20, expected 0 to 19"),
+        (TEXT, ([[1, 2], [3]],), "inputs are rows of different lengths, expected an array"),
+        (T5_CONFIG, (np.zeros((2, 0), np.int32),), r"ids have shape \(2, 0\), expected 1 token or"),
         (TEXT, (ids(2), np.ones((2, 3))), r"mask has shape \(2, 3\), expected \(2, 6\)"),
         (IMAGE, (np.zeros((2, 9, 8, 3), np.uint8),), r"expected \[B, 8, 8, 3\]"),
         (IMAGE, (np.full((2, 8, 8, 3), 200.0),), "images have values from"),

@@ -204,7 +204,7 @@ def saved(folder, config=BOTH, **options):
         ),
         (
             lambda f: saved(f, TEXT) or edit(f, hidden_act="relu"),
-            "activation is 'relu', expected q",
+            r"config\.json of .*model\.safetensors: hidden_act is 'relu', expected quick_gelu or",
         ),
         (lambda f: saved(f, TEXT) or edit(f, eos_token_id=[1]), r"eos_token_id is \[1\], expected"),
         (
@@ -267,3 +267,35 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         with pytest.raises(InputError, match=message):
             save_clip(tmp_path / "out", config, random_params(config), naming=naming)
     assert not list(tmp_path.iterdir())
+
+
+def test_types_that_weights_cannot_have_are_refused(tmp_path):
+    """Eight bits would make zeros of them, and float16 infinities of what exceeds 65,504."""
+    params = random_params(T5)
+    save_t5(tmp_path / "right", T5, params)
+    for dtype in ("int8", "foo", "float64"):
+        fault = rf"^dtype is '{dtype}', expected one of float32, float16, bfloat16$"
+        with pytest.raises(InputError, match=fault):
+            load_t5(tmp_path / "right", dtype=dtype)
+        with pytest.raises(InputError, match=fault):
+            save_t5(tmp_path / "wrong", T5, params, dtype=dtype)
+    large = {**params, "final_norm": {"scale": np.full(12, -7e4, np.float32)}}
+    fault = (
+        "tensor 'encoder.final_layer_norm.weight' has numbers up to 7e+04, expected what float16"
+    )
+    with pytest.raises(InputError, match=re.escape(fault)):
+        save_t5(tmp_path / "wrong", T5, large, variant="fp16")
+    assert not (tmp_path / "wrong").exists()
+    save_t5(tmp_path / "wide", T5, large, dtype="bfloat16")
+    with pytest.raises(InputError, match=re.escape(f"wide/model.safetensors: {fault[:50]}")):
+        load_t5(tmp_path / "wide", dtype="float16")
+
+
+def test_weights_of_another_model_are_called_by_their_type(tmp_path):
+    save_t5(tmp_path, T5, random_params(T5))
+    fault = r"config\.json of .*model\.safetensors: model_type is 't5', expected clip or clip_text"
+    with pytest.raises(InputError, match=fault):
+        load_clip(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match="no weights of a CLIP"):
+        load_clip(tmp_path)

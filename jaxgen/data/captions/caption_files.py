@@ -3,9 +3,12 @@
 Three forms are read: ``captions.json``, a list of objects that name their ``file``, or an object of
 captions by file; ``captions.jsonl`` or ``metadata.jsonl``, an object a line with its ``file_name``;
 and ``NAME.txt`` beside ``NAME.mp4``. An entry has one ``caption``, or a list of ``captions``.
+Several files may tell of one picture where they do not contradict each other.
 """
 
 import json
+import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +100,8 @@ def find_captions(
     read: Callable[[str], bytes],
     plain: Callable[[str], str],
     what: str = "videos",
+    *,
+    others_too: bool = False,
 ) -> FoundCaptions | None:
     """The entries of all pictures or videos of a folder; None where there are no captions.
 
@@ -107,29 +112,37 @@ def find_captions(
       read: The content of a file by its name.
       plain: A name without the archives in it.
       what: What errors call the pictures or videos.
+      others_too: Whether a file of captions may name other pictures or videos alone.
 
     Raises:
-      InputError: A file of captions is damaged, or has none for some file; says how many, and names
-        the first.
+      InputError: A file of captions is damaged, has none for some file, or names files of which
+        none is there; says how many, and names the first. Or two files contradict each other.
     """
     by_plain = {plain(name): name for name in names}
     by_last = defaultdict(list)
     for end, name in by_plain.items():
         by_last[end.rpartition("/")[2]].append(name)
+    by_plain |= {_composed(end): name for end, name in by_plain.items()}
     entries: dict[str, Entry] = {}
     files: set[str] = set()
+    sources: dict[str, str] = {}
     unmatched: list[str] = []
     lonely: list[str] = []
+    foreign: dict[str, list[str]] = {}
     stems = {_stem(plain(name)): name for name in names}
     for other in others:
         parent, _, last = other.rpartition("/")
         if last in CAPTION_FILES:
             found = _parse(f"{folder}/{other}", read(other))
             named = {key: _match(plain(parent), key, by_plain, by_last) for key in found}
-            entries |= {name: found[key] for key, name in named.items() if name is not None}
-            if any(name is not None for name in named.values()):
-                files.add(other)
-                unmatched += [key for key, name in named.items() if name is None]
+            there = {key: name for key, name in named.items() if name is not None}
+            if not there:
+                foreign[other] = list(found)
+                continue
+            for key, name in there.items():
+                _add_entry(entries, sources, name, found[key], other)
+            files.add(other)
+            unmatched += [key for key in found if key not in there]
         elif has_suffix(last, ".txt") and last[: -len(".txt")].lower() not in ABOUT_FILES:
             matched = stems.get(_stem(plain(other)))
             if matched is None:
@@ -137,8 +150,15 @@ def find_captions(
                 continue
             content = read(other)
             text = decode_text(content, f"{folder}/{other}") if content else ""
-            entries[matched] = {"caption": text}
+            _add_entry(entries, sources, matched, {"caption": text}, other)
             files.add(other)
+    if foreign and not files and not others_too:
+        file, keys = next(iter(foreign.items()))
+        first = f", none of which is there (first {keys[0]})" if keys else ""
+        raise InputError(
+            f"{folder}: {file} names {len(keys)} files{first}, expected the {len(names)} {what}, "
+            f"such as {plain(names[0])}"
+        )
     if not files:
         return None
     missing = [name for name in names if name not in entries]
@@ -154,6 +174,28 @@ def find_captions(
     )
 
 
+def _add_entry(
+    entries: dict[str, Entry], sources: dict[str, str], name: str, entry: Entry, source: str
+) -> None:
+    """Joins what a file says of a picture or video with what others have said."""
+    old = entries.get(name, {})
+    for field, value in entry.items():
+        said = _caption_of(old) if field in CAPTION_FIELDS else old.get(field)
+        says = _caption_of(entry) if field in CAPTION_FIELDS else value
+        if said and says != said and field not in FILE_FIELDS:
+            raise InputError(
+                f"{name}: {field} is {said!r} in {sources[name]} and {says!r} in {source}, expected"
+                " the same, or one of them alone"
+            )
+    entries[name] = {**entry, **old}
+    sources[name] = source
+
+
+def _caption_of(entry: Entry) -> tuple[str, ...]:
+    """What an entry says under the first field that captions usually have."""
+    return _as_texts(next((entry[field] for field in CAPTION_FIELDS if field in entry), []))
+
+
 def name_some(names: Sequence[str]) -> str:
     """The first names of several, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
@@ -165,13 +207,20 @@ def _stem(name: str) -> str:
     return f"{folder}/{last.rpartition('.')[0] or last}"
 
 
+def _composed(name: str) -> str:
+    """A name with accents as part of their letters; macOS writes both apart."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _match(
     parent: str, key: str, by_plain: Mapping[str, str], by_last: Mapping[str, Sequence[str]]
 ) -> str | None:
     """The file of an entry: by its path from the file of captions, or by its last name alone."""
     whole = f"{parent}/{key}" if parent else key
-    if whole in by_plain:
-        return by_plain[whole]
+    usual = posixpath.normpath(whole.replace("\\", "/"))  # "./a.png", and "deep\\a.png" of Windows
+    for path in (whole, _composed(usual)):
+        if path in by_plain:
+            return by_plain[path]
     ends = by_last.get(key, ())
     return ends[0] if len(ends) == 1 else None
 

@@ -96,7 +96,13 @@ def captions_of_files(
         return (root.parent / name.removeprefix("../")).read_bytes()
 
     return find_captions(
-        str(root), names, beside, read_beside, lambda name: plain(name.removeprefix("..")), what
+        str(root),
+        names,
+        beside,
+        read_beside,
+        lambda name: plain(name.removeprefix("..")),
+        what,
+        others_too=True,
     )
 
 

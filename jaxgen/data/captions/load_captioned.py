@@ -91,6 +91,12 @@ def load_captioned(
             name.removeprefix("tfds:"), size=size, channels=channels, data_dir=data_dir
         )
     path, fields = (name, ()) if named is None else (_folder_of(str(name), data_dir), named.fields)
+    if path == name and not pathlib.Path(name).exists():
+        known = ", ".join(("shapes", *OF_CLASSES, *NAMED_SETS))
+        raise FileNotFoundError(
+            f"{name}: no such folder or archive, and no set by name, of which there are {known} and"
+            " tfds:NAME"
+        )
     if frames is None:
         found = read_captioned_images(path, size=size, channels=channels, fields=fields)
     else:

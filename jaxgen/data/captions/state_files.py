@@ -13,11 +13,12 @@ The digest says of which encoder and texts the rows are; those of others are ref
 package array_record, which the extra ``jaxgen[data]`` installs. Folders are local.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ from jaxgen.errors import InputError
 from jaxgen.files import Path, replacing
 
 INDEX_FILE = "states.json"
+DTYPES = ("float32", "float16", "bfloat16")
+"""Types of the numbers that are kept."""
 FILE_ROWS = 1024
 """Rows of a file: what an interruption may lose."""
 
@@ -75,10 +78,11 @@ class StateFiles:
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise InputError(f"{self.folder}: no {missing[0]}, expected {len(files)} files of rows")
-        reader = _array_record().ArrayRecordDataSource([str(file) for file in files])
+        reader = _open_rows(files)
         if len(reader) != self.count:
             raise InputError(f"{self.folder}: {len(reader)} rows, expected {self.count}")
         object.__setattr__(self, "_reader", reader)
+        self._check_first_row()
 
     @property
     def files(self) -> list[pathlib.Path]:
@@ -103,15 +107,43 @@ class StateFiles:
                 f"rows {index_B.min()} to {index_B.max()} of {self.folder}, expected 0 to "
                 f"{self.count - 1}"
             )
-        distinct, place_B = np.unique(index_B, return_inverse=True)
-        content = b"".join(self._reader.__getitems__(distinct.tolist()))  # type: ignore[attr-defined]
+        distinct, place_B = np.unique(index_B.astype(np.int64), return_inverse=True)
+        content = b"".join(self._read(distinct.tolist()))
         dtype = jnp.dtype(self.dtype)
-        bytes_KN = np.frombuffer(content, np.uint8).reshape(len(distinct), -1)
+        bytes_KN = np.frombuffer(content, np.uint8).reshape(len(distinct), self._row_bytes)
         stop = self.length * self.width * dtype.itemsize
         parts = np.split(bytes_KN, [stop, stop + self.length], axis=1)
         states, pooled = (np.ascontiguousarray(part).view(dtype) for part in (parts[0], parts[2]))
         states_KLD = states.reshape(-1, self.length, self.width)
         return StoredStates(states_KLD[place_B], parts[1][place_B].astype(bool), pooled[place_B])
+
+    @property
+    def _row_bytes(self) -> int:
+        numbers = self.length * self.width + self.pooled_width
+        return numbers * jnp.dtype(self.dtype).itemsize + self.length
+
+    def _read(self, numbers: list[int]) -> list[bytes]:
+        """The bytes of rows."""
+        if not numbers:  # which the package refuses
+            return []
+        try:
+            return list(self._reader.__getitems__(numbers))  # type: ignore[attr-defined]
+        except RuntimeError:
+            for number in numbers:
+                file = self.files[number // self.file_rows]
+                with _naming(file):
+                    self._reader.__getitems__([number])  # type: ignore[attr-defined]
+            raise
+
+    def _check_first_row(self) -> None:
+        """Raises InputError where rows are not as long as the fields say."""
+        found = len(self._read([0])[0])
+        if found != self._row_bytes:
+            raise InputError(
+                f"{self.folder}: rows have {found} bytes, expected {self._row_bytes} for length "
+                f"{self.length}, width {self.width}, pooled_width {self.pooled_width} and dtype "
+                f"{self.dtype} of {INDEX_FILE}"
+            )
 
 
 def write_states(
@@ -140,9 +172,11 @@ def write_states(
       advance: is called with the rows of each file that is there, for a bar.
 
     Raises:
-      InputError: where the folder has finished states of another encoder or other texts; for
-        numbers that the dtype does not hold, or a package that is missing.
+      InputError: where the folder has finished states of another encoder or other texts; for no
+        texts, a mask or states of another shape than the ids; for another dtype, numbers that it
+        does not hold, or a package that is missing.
     """
+    _check_texts(np.shape(ids_NL), np.shape(mask_NL), dtype)
     root = pathlib.Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     if (root / INDEX_FILE).is_file():
@@ -180,7 +214,8 @@ def open_states(folder: Path, digest: str) -> StateFiles:
 
     Raises:
       FileNotFoundError: for a folder that does not exist.
-      InputError: for states that are not finished, or of another encoder or other texts.
+      InputError: for states that are not finished, or of another encoder or other texts; for a
+        file that is missing or damaged, which is named.
     """
     root = pathlib.Path(folder)
     if not root.is_dir():
@@ -188,13 +223,67 @@ def open_states(folder: Path, digest: str) -> StateFiles:
     path = root / INDEX_FILE
     if not path.is_file():
         raise InputError(f"{root}: no {INDEX_FILE} in it, expected finished states")
-    fields = json.loads(path.read_text("utf-8"))
+    fields = _read_fields(path)
     if fields["digest"] != digest:
         raise InputError(
             f"{root}: states of another encoder or of other captions (digest {fields['digest']}, "
             f"expected {digest}), expected another folder, or this one removed"
         )
     return StateFiles(root, **fields)
+
+
+def _check_texts(ids: tuple[int, ...], mask: tuple[int, ...], dtype: str) -> None:
+    """Refuses what cannot be texts with their mask, and other types."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if len(ids) != 2 or not ids[0]:
+        raise InputError(f"ids have shape {ids}, expected [N, L] of one text or more")
+    if mask != ids:
+        raise InputError(f"mask has shape {mask}, expected {ids}, that of the ids")
+
+
+def _read_fields(path: pathlib.Path) -> dict[str, Any]:
+    """The fields of a finished folder."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged, expected JSON ({error})") from error
+    found = found if isinstance(found, dict) else {}
+    for field in dataclasses.fields(StateFiles)[1:]:
+        value = found.get(field.name)
+        least = 1 if field.name in ("count", "file_rows") else 0
+        if field.name == "dtype":
+            right, expected = value in DTYPES, f"one of {', '.join(DTYPES)}"
+        elif field.name == "digest":
+            right, expected = isinstance(value, str), "a text"
+        else:
+            right, expected = type(value) is int and value >= least, f"a number from {least}"
+        if not right:
+            raise InputError(f"{path}: {field.name} is {value!r}, expected {expected}")
+    return {field.name: found[field.name] for field in dataclasses.fields(StateFiles)[1:]}
+
+
+@contextlib.contextmanager
+def _naming(file: pathlib.Path) -> Iterator[None]:
+    """Says which file of rows the package cannot read."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(
+            f"{file}: damaged, expected rows of states ({error}); without it and {INDEX_FILE},"
+            " write_states makes it again"
+        ) from error
+
+
+def _open_rows(files: Sequence[pathlib.Path]) -> Any:
+    source = _array_record().ArrayRecordDataSource
+    try:
+        return source([str(file) for file in files])
+    except RuntimeError:
+        for file in files:
+            with _naming(file):
+                source([str(file)])
+        raise
 
 
 def _encoded_rows(
@@ -206,6 +295,11 @@ def _encoded_rows(
         # The last batch repeats its last text.
         index_B = np.minimum(np.arange(start, start + batch_size), len(ids_NL) - 1)
         states, _, pooled = (np.asarray(part) for part in encode(ids_NL[index_B], mask_NL[index_B]))
+        if states.shape[:2] != ids_NL[index_B].shape:
+            raise InputError(
+                f"states have shape {states.shape}, expected a vector for each of the ids"
+                f" {ids_NL[index_B].shape}"
+            )
         stop = len(ids_NL) - start
         with np.errstate(over="ignore"):  # of float16, which is refused
             kept = tuple(part[:stop].astype(jnp.dtype(dtype)) for part in (states, pooled))

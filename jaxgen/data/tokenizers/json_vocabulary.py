@@ -116,10 +116,12 @@ def without_special_tokens(definition: Definition, special: Mapping[str, int]) -
     """A definition in which no text becomes a special token; all ids are kept.
 
     The models of unigrams and of words would find "</s>" in their vocabulary even where it is no
-    added token; there it gets a spelling of noncharacters. (BPE makes tokens by merges alone.)
+    added token; there it gets a spelling of noncharacters. (BPE makes tokens by merges alone, of
+    signs that keep theirs: "!" is the padding of Stable Diffusion 2.)
     """
     model = dict(definition["model"])
-    hidden = {token: f"\U0010ffff{i}" for token, i in special.items()}
+    is_bpe = model.get("type") == "BPE"
+    hidden = {t: f"\U0010ffff{i}" for t, i in special.items() if len(t) > 1 or not is_bpe}
     hidden.pop(model.get("unk_token", ""), None)  # which the model needs by name
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, list):

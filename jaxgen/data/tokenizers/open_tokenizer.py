@@ -118,7 +118,7 @@ def _open_json(path: pathlib.Path) -> Tokenizer:
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged, or of a newer format ({error!r})") from error
     default = CLIP_LENGTH if vocabulary.ends_words and CLIP_START in vocabulary.ids else None
-    return Tokenizer(vocabulary, pad, start, end, settings.length(own or default))
+    return Tokenizer(vocabulary, pad, start, end, settings.length(default, own))
 
 
 def _open_clip(folder: pathlib.Path) -> Tokenizer:
@@ -135,7 +135,8 @@ def _open_clip(folder: pathlib.Path) -> Tokenizer:
     unknown = [token for pair in merges for token in (*pair, "".join(pair)) if token not in ids]
     if unknown:
         raise InputError(f"{source}: no token {unknown[0]!r}, expected those of {merges_path}")
-    text = clip_definition(ids, merges, (start, end), end)
+    named = [token for token in settings.special_tokens() if token in ids]
+    text = clip_definition(ids, merges, list(dict.fromkeys((start, end, *named))), end)
     vocabulary = JsonVocabulary(text, source=source)
     pad = padding_id(ids, settings.token("pad_token"), {}, ids[end], source)
     return Tokenizer(vocabulary, pad, ids[start], ids[end], settings.length(CLIP_LENGTH))

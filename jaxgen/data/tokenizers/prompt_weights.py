@@ -13,13 +13,16 @@ from jaxgen.data.tokenizers.clean_text import clean_openai
 from jaxgen.data.tokenizers.text_checks import check_texts
 from jaxgen.data.tokenizers.tokenized import Tokenized
 from jaxgen.data.tokenizers.tokenizer import Tokenizer
-from jaxgen.errors import InputError
 
 BRACKET_FACTOR = 1.1
 """What a pair of round brackets without a number multiplies by, and square ones divide by."""
 
+FACTORS = {"(": BRACKET_FACTOR, "[": 1 / BRACKET_FACTOR}
+OPENS = {")": "(", "]": "["}
+
 _find_parts = re.compile(
-    r"\\(?P<literal>[()\[\]\\])|(?P<open>[(\[])|:\s*(?P<weight>[-+]?\d*\.?\d+)\s*\)|(?P<close>[)\]])"
+    r"\\(?P<literal>[()\[\]\\])|(?P<open>[(\[])|(?P<close>[)\]])"
+    r"|:\s*(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+))\s*\)"
     r"|(?P<text>[^\\()\[\]:]+|.)",
     re.DOTALL,
 ).finditer
@@ -30,37 +33,32 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
 
     ``(text)`` multiplies by 1.1, ``[text]`` divides by it, ``(text:1.3)`` multiplies by the number;
     brackets may be nested, and ``\(`` is a bracket. This is what AUTOMATIC1111's web interface made
-    usual. A number without a bracket is text, and a bracket that nothing closes counts to the end.
-
-    Raises:
-      InputError: A bracket closes that none has opened.
+    usual. A number without a bracket is text, and so is a bracket that none has opened (":)", "at
+    12:30)"); one that nothing closes counts to the end.
 
     Example:
       >>> parse_weights("a (red:1.3) cube")
       [('a ', 1.0), ('red', 1.3), (' cube', 1.0)]
     """
     parts: list[tuple[str, float]] = []
-    opened: list[tuple[str, int]] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # the parts that they stand before
+
+    def multiply(first: int, factor: float) -> None:
+        parts[first:] = [(text, weight * factor) for text, weight in parts[first:]]
+
     for found in _find_parts(prompt):
         kind, value = str(found.lastgroup), found[str(found.lastgroup)]
         if kind == "open":
-            opened.append((value, len(parts)))
-        elif kind in ("close", "weight"):
-            bracket = ")" if kind == "weight" else value
-            if not opened or opened[-1][0] + bracket not in ("()", "[]"):
-                raise InputError(
-                    f"the prompt {prompt!r} closes {bracket!r} at character {found.end() - 1}, "
-                    f"expected \\{bracket} or an open bracket before it"
-                )
-            _, first = opened.pop()
-            factor = float(value) if kind == "weight" else BRACKET_FACTOR
-            factor = 1 / factor if bracket == "]" else factor
-            parts[first:] = [(text, weight * factor) for text, weight in parts[first:]]
+            opened[value].append(len(parts))
+        elif kind == "weight" and opened["("]:
+            multiply(opened["("].pop(), float(value))
+        elif kind == "close" and opened[OPENS[value]]:
+            multiply(opened[OPENS[value]].pop(), FACTORS[OPENS[value]])
         else:
-            parts.append((value, 1.0))
-    for bracket, first in reversed(opened):
-        factor = BRACKET_FACTOR if bracket == "(" else 1 / BRACKET_FACTOR
-        parts[first:] = [(text, weight * factor) for text, weight in parts[first:]]
+            parts.append((value if kind == "literal" else found[0], 1.0))
+    for bracket, places in opened.items():
+        for first in places:
+            multiply(first, FACTORS[bracket])
     return _joined(parts)
 
 
@@ -77,7 +75,7 @@ def encode_weighted(
       options: Of `Tokenizer.encode`.
 
     Raises:
-      InputError: As `parse_weights` and `Tokenizer.encode`.
+      InputError: As `Tokenizer.encode`.
     """
     check_texts(prompts)
     if tokenizer.clean == "openai":

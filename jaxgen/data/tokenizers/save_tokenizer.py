@@ -14,9 +14,6 @@ from jaxgen.errors import InputError
 from jaxgen.files import as_path, replacing
 from jaxgen.text_rules import encode_text
 
-ANY_LENGTH = 10**30
-"""What transformers writes for a tokenizer without a length."""
-
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> list[pathlib.Path]:
     """Writes tokenizer.json (or spiece.model) and tokenizer_config.json.
@@ -36,7 +33,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> list[pathlib.Path]:
     """
     target = as_path(folder)
     vocabulary = tokenizer.vocabulary
-    config: dict[str, Any] = {"model_max_length": tokenizer.length or ANY_LENGTH}
+    config: dict[str, Any] = {"model_max_length": tokenizer.length}
     if isinstance(vocabulary, JsonVocabulary):
         name, content = JSON_FILE, encode_text(_definition(tokenizer, vocabulary), JSON_FILE)
         spellings = {i: token for token, i in vocabulary.ids.items()}

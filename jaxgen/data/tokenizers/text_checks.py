@@ -31,7 +31,7 @@ def check_texts(texts: Sequence[str]) -> None:
       InputError: It is one string, whose letters would be taken for texts; or one of them is no
         string, or has half of a surrogate pair.
     """
-    check_not_string(texts, "texts")
+    check_not_string(texts, "texts", f"a list of texts, such as [{reprlib.repr(texts)}]")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"text {i} is {reprlib.repr(text)}, expected a string")

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgen.data.tokenizers.pieces import Pieces
 from jaxgen.data.tokenizers.tokenized import NO_SPAN, Tokenized
-from jaxgen.errors import InputError, check_positive
+from jaxgen.errors import InputError
 
 SHOWN = 60
 """Characters of a lost text that an error shows."""
@@ -40,9 +40,10 @@ def lay_windows(
       Arrays of [B, windows * length].
 
     Raises:
-      InputError: `windows` is below 1, or a text does not fit and is not to be cut.
+      InputError: `windows` is no whole number from 1, or a text does not fit and is not to be cut.
     """
-    check_positive("windows", windows)
+    if not isinstance(windows, int | np.integer) or windows < 1:
+        raise InputError(f"windows is {windows!r}, expected a whole number from 1")
     start, end, pad = around
     before, after = ([] if mark is None else [mark] for mark in (start, end))
     room = length - len(before) - len(after)

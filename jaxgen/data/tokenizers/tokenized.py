@@ -67,8 +67,11 @@ class Tokenized:
             "a cat, sleeping" and not in "cattle").
 
         Raises:
-          InputError: The text does not hold it, or it is empty; or all its tokens were cut off.
+          InputError: There is no such row; the text does not hold it, or it is empty; or all its
+            tokens were cut off.
         """
+        if not 0 <= example < len(self.texts):
+            raise InputError(f"example is {example}, expected 0 to {len(self.texts) - 1}")
         text = self.texts[example]
         pattern = rf"(?<!\w){re.escape(phrase)}(?!\w)"
         places = [found.span() for found in re.finditer(pattern, text, re.IGNORECASE)]

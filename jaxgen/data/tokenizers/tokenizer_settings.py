@@ -13,7 +13,10 @@ CONFIG_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"
 
 NO_LENGTH = 10**9
-"""transformers writes 10^30 for "of any length"; all above this counts as that."""
+"""transformers writes 10^30 where nobody said a length; all above this counts as that."""
+
+TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+"""Fields that name special tokens."""
 
 PAD_TOKENS = ("<pad>", "[PAD]")
 """Padding of vocabularies beside which nothing names it."""
@@ -38,10 +41,22 @@ class TokenizerSettings:
         content = found.get("content") if isinstance(found, dict) else found
         return content if isinstance(content, str) else None
 
-    def length(self, default: int | None) -> int | None:
-        """Tokens of a text; `default` where no file says so, None where it says any length."""
-        found = self.fields.get("model_max_length", default)
-        return None if found is None or found >= NO_LENGTH else int(found)
+    def special_tokens(self) -> list[str]:
+        """The spellings of all tokens that are named, as transformers takes them for special."""
+        names = [*self.fields.get("additional_special_tokens", ()), *map(self.token, TOKENS)]
+        return [name for name in dict.fromkeys(names) if isinstance(name, str)]
+
+    def length(self, default: int | None, own: int | None = None) -> int | None:
+        """Tokens of a text; None where a file says null, as `save_tokenizer` writes it.
+
+        Args:
+          default: That of the kind of vocabulary, where no file says one.
+          own: That of the vocabulary's file, where no file beside it has the field.
+        """
+        found = self.fields.get("model_max_length", own or default)
+        if found is not None and found >= NO_LENGTH:
+            found = default
+        return None if found is None else int(found)
 
 
 def read_tokenizer_settings(folder: pathlib.Path) -> TokenizerSettings:

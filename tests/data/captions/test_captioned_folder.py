@@ -46,13 +46,26 @@ def with_json(folder):
     (folder / "captions.json").write_text(json.dumps(dict(zip(NAMES, TEXTS, strict=True))))
 
 
+def with_dots(folder):
+    paths = ("./a.png", "deep\\b.png", "./deep/../c.png")
+    write_lines(folder, *({"file": p, "caption": t} for p, t in zip(paths, TEXTS, strict=True)))
+
+
+def with_lines_and_texts(folder):
+    with_texts(folder)
+    write_lines(folder, {"file": "a.png", "text": "the a"}, {"file": "deep/b.png", "class": "b"})
+
+
 def in_order(found):
     """Captions and images in the order of the captions."""
     order = np.argsort(found.short)
     return [found.short[i] for i in order], found.images[order]
 
 
-@pytest.mark.parametrize("write", [with_texts, with_lines, with_metadata, with_json])
+@pytest.mark.parametrize(
+    "write",
+    [with_texts, with_lines, with_metadata, with_json, with_dots, with_lines_and_texts],
+)
 def test_every_picture_has_its_caption(tmp_path, write):
     write(write_pictures(tmp_path))
     (tmp_path / "README.txt").write_text("about")
@@ -104,6 +117,14 @@ def test_several_captions_and_other_fields(tmp_path):
         read_captioned_images(tmp_path, fields=["size"])
 
 
+@pytest.mark.parametrize("on_disk", ["caf\u00e9.png", "cafe\u0301.png"])
+def test_accents_may_be_written_in_either_way(tmp_path, on_disk):
+    write_image(tmp_path / on_disk, PICTURES[0])
+    for key in ("caf\u00e9.png", "cafe\u0301.png"):
+        write_lines(tmp_path, {"file": key, "caption": "a caf\u00e9"})
+        assert read_captioned_images(tmp_path).short == ("a caf\u00e9",)
+
+
 def test_parts_sizes_and_channels(tmp_path):
     for part, count in (("train", 12), ("val", 3), ("test", 4)):
         for i in range(count):
@@ -153,6 +174,16 @@ def line_of(name, **fields):
         ([line_of("a.png")] * 2, r"entry 1 is a second one of a\.png, expected one entry for each"),
         ([line_of(name, caption=[]) for name in NAMES], "3 of 3 are empty or no texts"),
         ([{"file": name, "words": "x"} for name in NAMES], "entries without captions, give capti"),
+        (
+            [line_of(f"{i}.png") for i in range(3)],
+            r"captions\.jsonl names 3 files, none of which is there \(first 0\.png\), expected the "
+            r"3 pictures, such as a\.png$",
+        ),
+        ([], r"captions\.jsonl names 0 files, expected the 3 pictures, such as a\.png$"),
+        (
+            [line_of("a.png"), line_of("./a.png")],
+            r"a\.png: caption is .* and .*, expected the same",
+        ),
     ],
 )
 def test_faults_are_counted_and_named(tmp_path, entries, message):
@@ -181,6 +212,14 @@ def test_faults_of_texts_and_of_folders(tmp_path):
     with pytest.raises(InputError, match=r"a\.txt, c\.txt, deep/b\.txt: 2 of 3 are empty or no te"):
         read_captioned_images(tmp_path)
     with_texts(tmp_path)
+    (tmp_path / "c.txt").write_text("another c")
+    write_lines(tmp_path, {"file": "a.png", "text": "the a"}, line_of("c.png"))
+    with pytest.raises(
+        InputError,
+        match=r"c\.png: caption is \('another c',\) in c\.txt and \('the c\.png',\) in .*, expect",
+    ):
+        read_captioned_images(tmp_path)
+    (tmp_path / "captions.jsonl").unlink()
     (tmp_path / "c.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"c\.png: not a readable image"):
         read_captioned_images(tmp_path)

@@ -47,6 +47,8 @@ def test_named_sets_are_found_in_a_folder_of_sets(tmp_path, monkeypatch):
     assert sorted(tiles.descriptive) == ["imp 0, mon x", "imp 1, mon x", "imp 2, mon x"]
     assert tiles.images.shape == (3, 4, 4, 3)
     assert len(load_captioned(folder)) == 3
+    with pytest.raises(FileNotFoundError, match=r"^tile: no such .* shapes, digits, .*, tiles, em"):
+        load_captioned("tile")
     with pytest.raises(InputError, match="emoji: no folder emoji_noto64 in "):
         load_captioned("emoji")
     monkeypatch.delenv("JAXGEN_DATA")

@@ -1,5 +1,8 @@
 """States of texts in files: bits, interruptions, and those of other texts."""
 
+import json
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -89,3 +92,72 @@ def test_what_is_refused(tmp_path):
         open_states(folder, "abc")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         open_states(tmp_path / "nowhere", "abc")
+
+
+def test_damaged_folders_name_the_file_and_the_field(tmp_path):
+    states = write_states(tmp_path, Encoder(), IDS, MASK, "abc", **OPTIONS)
+    index = tmp_path / "states.json"
+    fields = json.loads(index.read_text())
+    faults = {
+        "{": r"states\.json: damaged, expected JSON \(Expecting property name",
+        "{}": r"states\.json: digest is None, expected a text",
+        "[]": r"states\.json: digest is None, expected a text",
+        json.dumps({**fields, "count": 0}): r"states\.json: count is 0, expected a number from 1",
+        json.dumps({**fields, "width": "3"}): r"states\.json: width is '3', expected a number",
+        json.dumps({**fields, "dtype": "int8"}): r"dtype is 'int8', expected one of float32, floa",
+        json.dumps(
+            {**fields, "width": 4}
+        ): "rows have 60 bytes, expected 76 for length 4, width 4,",
+    }
+    for text, fault in faults.items():
+        index.write_text(text)
+        with pytest.raises(InputError, match=fault):
+            open_states(tmp_path, "abc")
+    index.write_text(json.dumps(fields))
+    cut = states.files[2]
+    content = cut.read_bytes()
+    for damaged in (b"", content[:1000], content[: len(content) // 2], content[:-1]):
+        cut.write_bytes(damaged)
+        with pytest.raises(InputError, match=re.escape(f"{cut}: damaged, expected rows of states")):
+            open_states(tmp_path, "abc")
+    cut.write_bytes(content[:100] + bytes([content[100] ^ 255]) + content[101:])
+    found = open_states(tmp_path, "abc")
+    with pytest.raises(InputError, match=re.escape(f"{cut}: damaged, expected rows of states")):
+        found.rows(np.arange(COUNT))
+    cut.unlink()
+    index.unlink()
+    again = write_states(tmp_path, Encoder(), IDS, MASK, "abc", **OPTIONS)
+    np.testing.assert_array_equal(again.rows(np.arange(COUNT)).states_BLD, numbers(IDS)[0])
+    assert again.rows(np.array([], int)).states_BLD.shape == (0, LENGTH, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "dtype", "fault"),
+    [
+        (IDS, MASK[:, :3], "float32", r"mask has shape \(11, 3\), expected \(11, 4\), that of the"),
+        (IDS, MASK[:4], "float32", r"mask has shape \(4, 4\), expected \(11, 4\)"),
+        (
+            IDS[:0],
+            MASK[:0],
+            "float32",
+            r"ids have shape \(0, 4\), expected \[N, L\] of one text or",
+        ),
+        (IDS, MASK, "int8", "dtype is 'int8', expected one of float32, float16, bfloat16"),
+        (IDS, MASK, "float64", "dtype is 'float64', expected one of"),
+        (IDS, MASK, "foo", "dtype is 'foo', expected one of"),
+    ],
+)
+def test_texts_that_cannot_be_stored_are_refused(ids, mask, dtype, fault, tmp_path):
+    with pytest.raises(InputError, match=fault):
+        write_states(tmp_path / "states", Encoder(), ids, mask, "abc", dtype=dtype, **OPTIONS)
+    assert not (tmp_path / "states").exists()
+
+
+def test_states_that_are_not_of_the_tokens_are_refused(tmp_path):
+    def encode(ids, mask):
+        return np.zeros((2, LENGTH + 1, WIDTH)), mask, np.zeros((2, POOLED))
+
+    with pytest.raises(
+        InputError, match=r"states have shape \(2, 5, 3\), expected a vector for ea"
+    ):
+        write_states(tmp_path, encode, IDS, MASK, "abc", **OPTIONS)

@@ -70,7 +70,32 @@ def test_what_the_files_beside_it_say(tmp_path, merges):
     assert open_tokenizer(tmp_path).pad == 0
     assert open_tokenizer(tmp_path, pad=5, length=30).encode(["a"]).ids[0, 3:].tolist() == [5] * 27
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": int(1e30)}))
-    assert open_tokenizer(tmp_path).length is None
+    assert open_tokenizer(tmp_path).length == 77  # what transformers writes where nobody said one
+
+
+def test_a_tokenizer_without_a_length_stays_one(tmp_path):
+    for kind, size in (("words", 30), ("bpe", 520)):
+        save_tokenizer(train_tokenizer(CAPTIONS, size, kind), tmp_path / kind)
+        assert open_tokenizer(tmp_path / kind).length is None
+
+
+def test_padding_that_is_a_sign_of_texts(tmp_path, merges):
+    """Stable Diffusion 2 pads with "!": text unless asked, also where merges are made of it."""
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    write_clip_folder(pair, [*merges, ("!", "!</w>")], pad_token="!")
+    save_tokenizer(open_tokenizer(pair), tmp_path / "json")
+    for folder in (pair, tmp_path / "json"):
+        opened = open_tokenizer(folder)
+        both = SIZE - 2  # of "!!"; start and end come after it
+        assert (opened.pad, opened.start, opened.end) == (0, both + 1, both + 2)
+        cube = opened.encode(["cube"]).ids[0, 1]
+        text = opened.encode(["cube! !!"])
+        assert text.ids[0, :6].tolist() == [both + 1, cube, 256, both, both + 2, 0]
+        special = opened.encode(["cube! !!"], special=True)
+        assert special.ids[0, :6].tolist() == [both + 1, cube, 0, 0, 0, both + 2]
+        assert special.mask[0].sum() == 6
+        assert opened.decode(text.ids) == ["cube ! !!"]
 
 
 def test_what_a_tokenizer_json_says_itself(tmp_path):
@@ -245,6 +270,20 @@ def test_damaged_files(tmp_path, merges, name, content, fault):
         open_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "bpe_simple_vocab_16e6.txt.gz"],
+)
+def test_pointers_of_git_lfs(tmp_path, merges, name):
+    """What a clone without Git LFS leaves in place of files."""
+    if name in ("vocab.json", "merges.txt"):
+        write_clip_folder(tmp_path, merges)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 791656\n"
+    (tmp_path / name).write_bytes(pointer)
+    with pytest.raises(InputError, match=rf"{name}: a pointer of Git LFS; fetch the file itself"):
+        open_tokenizer(tmp_path)
 
 
 def test_a_package_that_is_not_installed(tmp_path, merges, model, monkeypatch):

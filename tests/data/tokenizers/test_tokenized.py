@@ -59,6 +59,8 @@ def test_words_that_are_not_there(tokenized):
     for phrase in ("cub", "sphere", ""):
         with pytest.raises(InputError, match=f"does not hold the word '{phrase}'"):
             tokenized.positions(0, phrase)
+    with pytest.raises(InputError, match="example is 3, expected 0 to 1"):
+        tokenized.positions(3, "cube")
 
 
 def test_words_that_were_cut_off():

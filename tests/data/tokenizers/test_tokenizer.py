@@ -134,11 +134,16 @@ def test_end_ends_a_decoded_text(words):
 @pytest.mark.parametrize(
     ("texts", "options", "fault"),
     [
-        ("a cube", {}, "texts are the string 'a cube', expected a list"),
+        (
+            "a cube",
+            {},
+            "texts are the string 'a cube', expected a list of texts, such as \\['a cube'\\]",
+        ),
         (["a", 3], {}, "text 1 is 3, expected a string"),
         (["a\ud800"], {}, "text 0: .* half of a surrogate pair"),
         (["a"], {"length": 2}, "length is 2, expected more than the 2 tokens around a text"),
-        (["a"], {"windows": 0}, "windows is 0"),
+        (["a"], {"windows": 0}, "windows is 0, expected a whole number from 1"),
+        (["a"], {"windows": 1.5}, "windows is 1.5, expected a whole number from 1"),
     ],
 )
 def test_bad_texts(words, texts, options, fault):
