@@ -221,7 +221,7 @@ class TextToImagePipeline:
           truncate: likewise.
 
         Raises:
-          InputError: for texts that are too long, or brackets that none has opened.
+          InputError: for texts that are too long.
         """
         return encode_texts(
             self.tokenizer,
