@@ -22,9 +22,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from experiments.shared.denoiser_sampling import put_samples
+from experiments.shared.denoiser_sampling import draw_in_parts, put_samples
 from experiments.shared.figure_tables import write_rows
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
@@ -34,7 +34,7 @@ from experiments.text_to_image.support.attribute_evaluator import (
     make_attribute_evaluator,
 )
 from experiments.text_to_image.support.masked_psnr import masked_psnr
-from experiments.text_to_image.support.stored_texts import open_text_to_image
+from experiments.text_to_image.support.stored_texts import check_run_of_shapes, open_text_to_image
 from experiments.text_to_image.support.text_samples import as_texts, sample_key
 from jaxgen.data import CaptionedSet, load_captioned, to_unit
 from jaxgen.data.captions.shape_vocabulary import COLOURS
@@ -55,8 +55,9 @@ from jaxgen.parallel import gather_fsdp, replicated
 from jaxgen.training.saved_names import register_config
 
 COLOUR, DECIBELS = "colour", "PSNR, dB"
-SHOWN, NEAR = 8, 2
-"""Columns of the picture; pixels around the object that belong to it."""
+SHOWN, NEAR, PAIRS_PER_CALL = 8, 2, 16
+"""Columns of the picture; pixels around the object that belong to it; pairs that are drawn at a
+time."""
 CONTRAST = 0.25
 """From the background on, of 2, what is object."""
 
@@ -102,6 +103,7 @@ def main(config: Config) -> dict[str, Any]:
     """Edits, evaluates, shows."""
     source = pathlib.Path(config.run)
     model = open_text_to_image(source)
+    check_run_of_shapes(source)
     tokenizer = open_tokenizer(source / "tokenizer")
     pictures = load_captioned("shapes", size=model.config.image_shape[0])
     folder = open_workdir(config, may_differ=[f for f in vars(config) if f != "launch"])
@@ -192,23 +194,32 @@ def draw_edits(
     if real is not None:
         condition["weight"][::2] = 0
         condition["x"] = np.repeat(real, 2, axis=0)
-    batch = put_samples(np.arange(len(prompts)), condition)
     levels = make_steps(model.config.schedule, config.steps)
     table, noisiest = DDIM().table(levels), first_level(levels)
     key = sample_key(config.seed)
 
     @functools.partial(jax.jit, static_argnums=0, out_shardings=replicated(model.layout.mesh))
-    def sampled(way: str, params: Any, batch: Any) -> Array:
+    def sampled(way: str, params: Any, batch: Any, maps: PromptMap) -> Array:
         params, given = gather_fsdp(params, model.layout), batch["condition"]
         denoiser = model.config.make_denoiser(params, given["texts"], given["weight"])
-        denoiser = edit_by_prompt(denoiser, prompt_map, **ways[way])
+        denoiser = edit_by_prompt(denoiser, maps, **ways[way])
         if real is None:
             z = initial_noise(key, batch["index"], model.config.image_shape, noisiest)
         else:
             z = encode(model.config.make_denoiser(params, given["texts"]), given["x"], levels)
-        return sample_with_table(DDIM(), denoiser, same_noise(z), table, key, batch["index"])
+        x = sample_with_table(DDIM(), denoiser, same_noise(z), table, key, batch["index"])
+        return x.reshape(-1, 2, *x.shape[1:])
 
-    return {way: np.asarray(sampled(way, model.params, batch)) for way in ways}
+    def drawn(way: str) -> Float[np.ndarray, "N Y X C"]:
+        def part(pair_P: Int[np.ndarray, "P"]) -> Array:
+            batch = put_samples((2 * pair_P[:, None] + np.arange(2)).ravel(), condition)
+            own = PromptMap(*(each[pair_P] for each in prompt_map))
+            return sampled(way, model.params, batch, own)
+
+        x = draw_in_parts(part, len(maps), PAIRS_PER_CALL, way, "pair")
+        return x.reshape(-1, *x.shape[2:])
+
+    return {way: drawn(way) for way in ways}
 
 
 def words_to_blend(tokens: Tokenized, threshold: float) -> LocalBlend:

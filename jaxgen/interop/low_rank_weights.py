@@ -164,9 +164,9 @@ def low_rank_pairs(
         if "alpha" in own:
             scale = float(np.asarray(own["alpha"]).item()) / len(own["down"])
         else:
-            place = name.removesuffix(".weight")
+            own_settings = (settings or {}).get(part, {})
             try:
-                scale = _scale_of((settings or {}).get(part, {}), place, len(own["down"]))
+                scale = _scale_of(own_settings, name.removesuffix(".weight"), len(own["down"]))
             except InputError as error:
                 raise InputError(f"{where}: {part}.{error}") from None
         pairs[part][name] = LowRankPair(own["down"], own["up"], scale)

@@ -89,3 +89,18 @@ def test_real_pictures_are_those_of_the_captions():
     mixed = with_originals(drawn, -np.ones((3, 2), np.float32))
     np.testing.assert_array_equal(mixed[::2], -1)
     np.testing.assert_array_equal(mixed[1::2], drawn[1::2])
+
+
+@pytest.mark.parametrize("program", ["prompt_edits", "guidance", "inpaint"])
+def test_runs_on_other_data_are_refused(program, tmp_path, monkeypatch, capfd):
+    saved = {"class": "text_to_image.train", "fields": {"data": "emoji"}}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    opener = "open_text_to_image" if program == "prompt_edits" else "open_trained_model"
+    module = f"experiments.text_to_image.{program}.{opener}"
+    monkeypatch.setattr(module, lambda *_: None)
+    arguments = ["--run", tmp_path, "--workdir", tmp_path / "new"]
+    arguments += ["--clip-model", tmp_path] if program == "guidance" else []
+    assert run_here(program, arguments, monkeypatch, **FAMILY) == 2
+    wanted = f"{tmp_path} was trained on emoji, expected a run on captioned shapes"
+    assert wanted in capfd.readouterr().err
+    assert not (tmp_path / "new").exists()
