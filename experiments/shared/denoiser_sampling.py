@@ -4,12 +4,13 @@ Sample i depends on the key and on i alone: not on how many are made, on the mes
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from experiments.shared.output import progress_bar
 from jaxgen.diffusion import Denoiser, Level
@@ -63,7 +64,7 @@ class SamplingFlags:
         "uniform_log_snr", "karras", "trailing", "leading" or "linspace".
       guidance: w of classifier-free guidance, (1 + w) e(z, c) - w e(z); 0 is the conditional model.
       clip: keep the estimate of the data within the range of pixels.
-      evaluate: samples to evaluate; 0 for none.
+      evaluate: samples to evaluate; 0 for none; pictures of some are drawn all the same.
     """
 
     sampler: str = "ddim"
@@ -148,24 +149,43 @@ def make_draw(
     def draw(params, sampler, levels, condition, key, *, guidance=0.0, count=None, name="sampling"):
         arrays = jax.tree.leaves(condition)
         total = len(arrays[0]) if arrays else int(count or 0)
-        shards = num_batch_shards(current_mesh())
-        size = shards * math.ceil(min(per_call, total) / shards)
-        table = sampler.table(levels)
-        noisiest = first_level(levels)
-        parts = []
-        with progress_bar(name, unit, total) as advance:
-            for first in range(0, total, size):
-                # The last batch repeats the last sample, so that there is one shape to compile.
-                index_B = np.minimum(np.arange(first, first + size), total - 1)
-                batch = put_samples(index_B, condition)
-                guidance_weight = np.float32(guidance) if guidance else None
-                parts.append(
-                    np.asarray(run(params, sampler, table, noisiest, batch, key, guidance_weight))
-                )
-                advance(min(size, total - first))
-        return np.concatenate(parts)[:total]
+        table, noisiest = sampler.table(levels), first_level(levels)
+        weight = np.float32(guidance) if guidance else None
+
+        def part(index_B):
+            batch = put_samples(index_B, condition)
+            return run(params, sampler, table, noisiest, batch, key, weight)
+
+        return draw_in_parts(part, total, per_call, name, unit)
 
     return draw
+
+
+def draw_in_parts(
+    draw: Callable[[Int[np.ndarray, "B"]], Any],
+    total: int,
+    per_call: int,
+    name: str,
+    unit: str,
+) -> Shaped[np.ndarray, "N ..."]:
+    """What is drawn for N numbers, some at a time, under a bar.
+
+    Args:
+      draw: takes the numbers of a part, of always as many, so that one shape is compiled: the last
+        part repeats the last number. Gives [B, ...].
+      total: N.
+      per_call: at most so many at a time, but for the batch's shards.
+      name: of the bar.
+      unit: what it counts.
+    """
+    shards = num_batch_shards(current_mesh())
+    size = shards * math.ceil(min(per_call, total) / shards)
+    parts = []
+    with progress_bar(name, unit, total) as advance:
+        for first in range(0, total, size):
+            parts.append(np.asarray(draw(np.minimum(np.arange(first, first + size), total - 1))))
+            advance(min(size, total - first))
+    return np.concatenate(parts)[:total]
 
 
 def draw_previews(

@@ -25,6 +25,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from tqdm.auto import tqdm
+
 from jaxgen.errors import InputError
 from jaxgen.parallel import peers, stop
 from jaxgen.parallel.distributed import coordinator_client
@@ -47,19 +49,26 @@ _LOST_TEXTS = re.compile(
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Writes a `UserWarning` as one line, without the line of the program that it comes from."""
-    before = warnings.formatwarning
+    """Writes a `UserWarning` as one line, without the line of the program that it comes from.
+
+    Bars make room for it.
+    """
+    before, show = warnings.formatwarning, warnings.showwarning
 
     def one_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
         if issubclass(category, UserWarning):
             return f"warning: {message}\n"
         return before(message, category, *where)
 
-    warnings.formatwarning = one_line
+    def beside_bars(*given: Any) -> None:
+        with tqdm.external_write_mode(sys.stderr):
+            show(*given)
+
+    warnings.formatwarning, warnings.showwarning = one_line, beside_bars
     try:
         yield
     finally:
-        warnings.formatwarning = before
+        warnings.formatwarning, warnings.showwarning = before, show
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from experiments.text_to_image.support.attribute_evaluator import (
     make_attribute_evaluator,
 )
 from experiments.text_to_image.support.clip_guided import GuidedTexts, guide_by_clip
+from experiments.text_to_image.support.stored_texts import check_run_of_shapes
 from experiments.text_to_image.support.text_samples import (
     CHARACTERS,
     Prompts,
@@ -107,6 +108,7 @@ def main(config: Config) -> dict[str, Any]:
     """Samples by both kinds of guidance, evaluates, shows."""
     source = pathlib.Path(config.run)
     model = open_trained_model(source, TextToImageConfig, "a text-to-image model")
+    check_run_of_shapes(source)
     draw = make_kinds_drawing(model, open_tokenizer(source / "tokenizer"), config)
     pictures = load_captioned("shapes", size=model.config.image_shape[0])
     folder = open_workdir(config, may_differ=[f for f in vars(config) if f != "launch"])

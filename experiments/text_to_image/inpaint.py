@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments.shared.denoiser_sampling import put_samples
+from experiments.shared.denoiser_sampling import draw_in_parts, put_samples
 from experiments.shared.figure_tables import write_rows
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
@@ -53,6 +53,7 @@ from experiments.text_to_image.support.captioned_data import (
 )
 from experiments.text_to_image.support.filling import filling_config, filling_loss
 from experiments.text_to_image.support.masked_psnr import masked_psnr
+from experiments.text_to_image.support.stored_texts import check_run_of_shapes
 from experiments.text_to_image.support.text_samples import as_texts, prompts_of_part, sample_key
 from experiments.text_to_image.support.text_training import TextTrainingFlags, training_parts
 from jaxgen.data import (
@@ -82,7 +83,8 @@ MODEL = "inpainting model"
 WITH_TEXT, WITHOUT = "guidance, with text", "guidance, without text"
 HOLE = 0.5, 0.8
 """Sides of the holes of test pictures, as shares of the picture's."""
-SHOWN = 10
+SHOWN, PER_CALL = 10, 32
+"""Pictures that are shown, and that are filled at a time."""
 PSNR = "PSNR of what is known, dB"
 
 
@@ -134,6 +136,7 @@ def main(config: Config) -> dict[str, Any]:
     """Trains on, fills in, evaluates, shows."""
     source = pathlib.Path(config.run)
     base = open_trained_model(source, TextToImageConfig, "a text-to-image model")
+    check_run_of_shapes(source)
     tokenizer = open_tokenizer(source / "tokenizer")
     pictures = load_captioned("shapes", size=base.config.image_shape[0])
     filling = filling_config(base.config)
@@ -235,13 +238,17 @@ def fill_in(
         WITH_TEXT: (base, captions),
         WITHOUT: (base, [NULL_CAPTION] * len(captions)),
     }
-    index_N = np.arange(len(x))
-    return {
-        way: np.asarray(
-            sampled(way, model.params, put_samples(index_N, (as_texts(tokenizer, read), x, known)))
-        )
-        for way, (model, read) in ways.items()
-    }
+
+    def drawn(way: str) -> Float[np.ndarray, "N Y X C"]:
+        model, read = ways[way]
+        condition = (as_texts(tokenizer, read), x, known)
+
+        def part(index_B: Int[np.ndarray, "B"]) -> Array:
+            return sampled(way, model.params, put_samples(index_B, condition))
+
+        return draw_in_parts(part, len(x), PER_CALL, way, "image")
+
+    return {way: drawn(way) for way in ways}
 
 
 def reconstructing(

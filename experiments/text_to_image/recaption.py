@@ -28,9 +28,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
+from experiments.shared.denoiser_sampling import draw_in_parts
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
-from experiments.shared.output import format_table, three_decimals, write_text
+from experiments.shared.output import format_table, progress_bar, three_decimals, write_text
 from experiments.shared.training_runs import VALIDATION_LOSS, TrainedModel, check_layout
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.caption_plots import plot_captions, plot_losses_and_shares
@@ -55,7 +57,7 @@ from experiments.text_to_image.support.prompt_expander import (
 from jaxgen.data import CaptionedSet, load_captioned, tokenise_captions
 from jaxgen.data.captions.caption_damage import with_damaged_captions
 from jaxgen.data.captions.captioned_shapes import make_captioned_shapes
-from jaxgen.data.captions.recaptions import Recaption, recaption
+from jaxgen.data.captions.recaptions import Recaption, read_recaptions, recaption
 from jaxgen.data.captions.shape_captions import caption_accuracy
 from jaxgen.data.captions.shape_vocabulary import ShapeVocabulary
 from jaxgen.data.images.image_set import part_span
@@ -158,16 +160,7 @@ def main(config: Config) -> dict[str, float]:
     figures = caption_figures(data, found)
     show_written(folder / "captions.png", data.clean.part("test"), found["captioner"])
     write = writer_of(trained["captioner"], tokenizer, config.decoding)
-    report(f"relabelling {len(data.others):,} ...")
-    rows = recaption(
-        folder / "recaptioned",
-        data.others,
-        write,
-        mix=config.mix,
-        seed=config.seed,
-        at_a_time=AT_A_TIME,
-        write=is_main_process(),
-    )
+    rows = relabelled(folder / "recaptioned", data.others, write, config)
     figures |= relabelling_figures(data, rows)
     if steps := config.expander_steps:
         report("training expander ...")
@@ -183,6 +176,23 @@ def main(config: Config) -> dict[str, float]:
     write_text(folder / "table.md", table)
     report("\n" + table)
     return figures
+
+
+def relabelled(
+    folder: pathlib.Path, others: CaptionedSet, write: Callable[..., list[str]], config: Config
+) -> list[Recaption]:
+    """The rows of the set that is relabelled, or of what is left of it, under a bar."""
+    report(f"relabelling {len(others):,} ...")
+    left = len(others) - len(read_recaptions(folder))
+    with progress_bar("relabelling", "picture", left) as advance:
+
+        def captioner(images: np.ndarray, first: int) -> list[str]:
+            found = write(images, first)
+            advance(len(images))
+            return found
+
+        options: dict[str, Any] = {"mix": config.mix, "seed": config.seed, "at_a_time": AT_A_TIME}
+        return recaption(folder, others, captioner, **options, write=is_main_process())
 
 
 def _row(figure: tuple[str, float]) -> tuple[str, str | None]:
@@ -256,10 +266,21 @@ def written_captions(
     """
     found = {}
     for name, view in views.items():
-        found[name] = writer_of(trained[name], tokenizer, config.decoding)(view.part("test").images)
+        write = writer_of(trained[name], tokenizer, config.decoding)
+        found[name] = written_of(view.part("test").images, write, f"captions of {name}")
     by_beams = writer_of(trained["captioner"], tokenizer, Decoding("beam"))
-    found["captioner, beams"] = by_beams(views["captioner"].part("test").images)
+    images = views["captioner"].part("test").images
+    found["captioner, beams"] = written_of(images, by_beams, "captions by beam search")
     return found
+
+
+def written_of(images: np.ndarray, write: Callable[..., list[str]], name: str) -> list[str]:
+    """The captions of pictures, some at a time, under a bar of a name."""
+
+    def part(index_B: Int[np.ndarray, "B"]) -> list[str]:
+        return write(images[index_B], int(index_B[0]))
+
+    return [str(text) for text in draw_in_parts(part, len(images), AT_A_TIME, name, "picture")]
 
 
 def writer_of(model: TrainedModel, tokenizer: Tokenizer, how: Decoding) -> Callable[..., list[str]]:

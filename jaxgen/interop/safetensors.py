@@ -213,7 +213,7 @@ def _file_in(path: pathlib.Path) -> pathlib.Path:
         return path
     found = sorted(path.glob(f"*{INDEX}")) or sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        what = ", ".join(file.name for file in found) or "none"
+        what = ", ".join(file.name for file in found) or "no weights"
         if not found and (pickles := pickles_in(path)):
             what = f"{', '.join(pickles)}, by the name {PICKLE}"
         raise InputError(f"{path} holds {what}, expected one safetensors file or index in it")

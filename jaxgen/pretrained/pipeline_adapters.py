@@ -9,20 +9,26 @@ import numpy as np
 
 from jaxgen.errors import InputError
 from jaxgen.interop.clip_weights import clip_params, clip_tensors
-from jaxgen.interop.low_rank_weights import NETWORK_PART, TEXT_PART, low_rank_pairs
+from jaxgen.interop.low_rank_weights import (
+    NETWORK_PART,
+    SECOND_TEXT_PART,
+    TEXT_PART,
+    adapter_settings,
+    low_rank_pairs,
+)
 from jaxgen.interop.safetensors import Path, TensorFile
 from jaxgen.interop.unet_weights import unet_params, unet_tensors
 from jaxgen.pretrained.networks import LoadedNetwork
 from jaxgen.pretrained.pipelines import TextToImagePipeline
+from jaxgen.pretrained.two_encoder_pipelines import TwoEncoderPipeline
 
-READERS: dict[str, Any] = {NETWORK_PART: unet_params, TEXT_PART: clip_params}
-FIELDS = {NETWORK_PART: "network", TEXT_PART: "encoder"}
+FIELDS = {NETWORK_PART: "network", TEXT_PART: "encoder", SECOND_TEXT_PART: "second_encoder"}
 
 
 def load_adapters(
     pipeline: TextToImagePipeline, path: Path, *, scale: float = 1.0
 ) -> TextToImagePipeline:
-    """A pipeline with the low-rank adapters of a file merged into network and text encoder.
+    """A pipeline with the low-rank adapters of a file merged into network and text encoders.
 
     Several files are loaded one after the other; the negative scale takes one out again, up to
     rounding.
@@ -41,9 +47,12 @@ def load_adapters(
         NETWORK_PART: unet_tensors(pipeline.network.params),
         TEXT_PART: clip_tensors(pipeline.encoder.params, "transformers"),
     }
+    if isinstance(pipeline, TwoEncoderPipeline):
+        second = pipeline.second_encoder.params
+        tensors[SECOND_TEXT_PART] = clip_tensors(second, "transformers")
     changed: dict[str, Any] = {}
     names = {part: tuple(own) for part, own in tensors.items()}
-    for part, pairs in low_rank_pairs(file, names).items():
+    for part, pairs in low_rank_pairs(file, names, None, adapter_settings(file)).items():
         if not pairs:
             continue
         for name, pair in pairs.items():
@@ -54,6 +63,7 @@ def load_adapters(
                 raise InputError(f"{file.path}: {part}.{name}: {error}") from None
             tensors[part][name] = added.astype(weight.dtype)
         config, params = getattr(pipeline, FIELDS[part])
-        merged = READERS[part](tensors[part], params, dtype=None, name=str(file.path))
+        read: Any = unet_params if part == NETWORK_PART else clip_params
+        merged = read(tensors[part], params, dtype=None, name=str(file.path))
         changed[FIELDS[part]] = LoadedNetwork(config, jax.tree.map(jnp.asarray, merged))
     return dataclasses.replace(pipeline, **changed)

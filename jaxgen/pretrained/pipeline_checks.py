@@ -1,7 +1,9 @@
 """Whether the parts of a pipeline belong together, and what sizes and options they take."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxgen.data.tokenizers import Tokenizer, check_vocabulary
@@ -70,6 +72,51 @@ def check_pipeline_scheduler(scheduler: SchedulerRecipe) -> None:
         )
 
 
+def check_call(
+    prompts: Sequence[str],
+    key: Any,
+    *,
+    also: Sequence[tuple[Any, float]],
+    guidance_scale: Any,
+    steps: int,
+    noise: Any,
+) -> None:
+    """Refuses arguments of a call before anything is computed; see `TextToImagePipeline`.
+
+    Raises:
+      InputError: naming the argument.
+    """
+    if isinstance(prompts, str):
+        raise InputError(f"prompts are the string {prompts!r}, expected a list, [{prompts!r}]")
+    if not prompts:
+        raise InputError("prompts are empty, expected one or more")
+    if not isinstance(key, jax.Array | np.ndarray) or not (key.ndim or _is_typed_key(key)):
+        seed = key if isinstance(key, int | np.integer) else 0
+        raise InputError(f"key is {key!r}, expected a key such as jax.random.key({seed})")
+    if isinstance(also, str) or not all(_is_pair(one) for one in also):
+        raise InputError(f"also is {also!r}, expected pairs of a prompt and its weight")
+    scale = np.asarray(guidance_scale, np.float32)
+    if scale.shape not in ((), (len(prompts),)):
+        raise InputError(
+            f"guidance_scale has shape {scale.shape}, expected one number, or {len(prompts)}, one "
+            "for each prompt"
+        )
+    if not np.isfinite(scale).all():
+        raise InputError(f"guidance_scale is {guidance_scale}, expected finite numbers")
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise InputError(f"steps is {steps!r}, expected a whole number, 1 or more")
+    if noise is not None and not isinstance(noise, jax.Array | np.ndarray):
+        raise InputError(f"noise is a {type(noise).__name__}, expected an array [B, Y, X, C]")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
+def _is_typed_key(key: Any) -> bool:
+    return jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
 def check_rescale(rescale: float, others: int) -> None:
     """Refuses shares out of range, and those of several prompts.
 
@@ -133,10 +180,10 @@ def sides_of_latents(
     sides = []
     for name, side, own in zip(("height", "width"), (height, width), usual, strict=True):
         pixels = own * factor if side is None else side
-        if pixels < 1 or pixels % multiple:
+        if not isinstance(pixels, int | np.integer) or pixels < 1 or pixels % multiple:
             raise InputError(
-                f"{name} is {pixels}, expected a multiple of {multiple}: latents have a "
-                f"{factor}th of it, which the network halves {levels - 1} times"
+                f"{name} is {pixels!r}, expected a whole number, a multiple of {multiple}: it is "
+                f"divided by {factor} for latents, which the network halves {levels - 1} times"
             )
         sides.append(pixels // factor)
     return sides[0], sides[1]

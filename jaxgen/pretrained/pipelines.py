@@ -35,6 +35,7 @@ from jaxgen.errors import InputError
 from jaxgen.pixels import from_unit
 from jaxgen.pretrained.networks import LoadedNetwork
 from jaxgen.pretrained.pipeline_checks import (
+    check_call,
     check_encoder,
     check_network,
     check_pipeline_scheduler,
@@ -133,8 +134,8 @@ class TextToImagePipeline:
           InputError: for prompts that are too long, a size that the parts do not take, or an
             image, mask, strength or noise that does not fit.
         """
-        if not prompts:
-            raise InputError("prompts are empty, expected one or more")
+        given: dict[str, Any] = {"also": also, "steps": steps, "noise": noise}
+        check_call(prompts, key, guidance_scale=guidance_scale, **given)
         pixels = sides_of_images(image, height, width, len(prompts))
         network, factor = self.network.config, self.autoencoder.config.network.factor
         sides = sides_of_latents(*pixels, factor, network.levels, self.latent_sides)
@@ -145,8 +146,8 @@ class TextToImagePipeline:
             windows=windows,
             truncate=truncate,
         )
-        negatives = _for_each("negative prompts", negative, len(prompts))
-        others = [(_for_each("prompts in also", more, len(prompts)), w) for more, w in also]
+        negatives = _for_each("negative", negative, len(prompts))
+        others = [(_for_each("also", more, len(prompts)), w) for more, w in also]
         channels = self.autoencoder.config.network.latent_channels
         if noise is None:
             keys_B = example_keys(key, example_indices(None, len(prompts)))
@@ -343,5 +344,8 @@ def _for_each(name: str, texts: str | Sequence[str], count: int) -> Sequence[str
     """One text for all, or one for each of them."""
     found = [texts] * count if isinstance(texts, str) else texts
     if len(found) != count:
-        raise InputError(f"{len(found)} {name}, expected 1 or {count}")
+        raise InputError(
+            f"{name} has a list of {len(found)} texts, expected a string, or {count}, one for each "
+            "prompt"
+        )
     return found

@@ -74,6 +74,8 @@ class TableMethod(NamedTuple):
       in_sigma: whether latents are kept in the scaling "ve" there.
       check: refuses fields that it has otherwise here.
       teacher_steps: whether its steps are some of those that a model was distilled at.
+      sigma_flags: those of `SIGMA_FLAGS` that its configuration has; diffusers passes over others.
+      has_spacing: whether it has ``timestep_spacing``; else it is ``spacing`` always.
     """
 
     make: Callable[[Get, Any], Sampler]
@@ -84,6 +86,18 @@ class TableMethod(NamedTuple):
     in_sigma: bool = False
     check: Callable[[Get, str], None] = _anything
     teacher_steps: bool = False
+    sigma_flags: tuple[str, ...] = ()
+    has_spacing: bool = True
+
+
+SIGMA_FLAGS: dict[str, Spacing] = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "uniform_log_snr",
+    "use_lu_lambdas": "uniform_log_snr",
+}
+"""Fields that space sigmas in place of the table's steps; the first that is set counts."""
+
+_TWO = ("use_karras_sigmas", "use_exponential_sigmas")
 
 
 def _ancestral(get: Get, schedule: Schedule) -> Sampler:
@@ -211,20 +225,33 @@ TABLE_METHODS: dict[str, TableMethod] = {
     "DDPM": TableMethod(_ancestral, "leading"),
     "PNDM": TableMethod(_adams, "leading", _pndm_final, check=_noise_alone),
     "Euler": TableMethod(
-        lambda get, _: Euler("ve"), "linspace", _final_sigmas, in_sigma=True, check=_linear_sigmas
+        lambda get, _: Euler("ve"),
+        "linspace",
+        _final_sigmas,
+        in_sigma=True,
+        check=_linear_sigmas,
+        sigma_flags=_TWO,
     ),
     "EulerAncestral": TableMethod(lambda get, _: DDIM(1.0), "linspace", in_sigma=True),
-    "Heun": TableMethod(lambda get, _: Heun("ve"), "linspace", in_sigma=True),
-    "LMS": TableMethod(lambda get, _: Adams(), "linspace", in_sigma=True),
-    "KDPM2": TableMethod(lambda get, schedule: Midpoint(schedule), "linspace", in_sigma=True),
-    "KDPM2Ancestral": TableMethod(
-        lambda get, schedule: Midpoint(schedule, 1.0), "linspace", in_sigma=True
+    "Heun": TableMethod(lambda get, _: Heun("ve"), "linspace", in_sigma=True, sigma_flags=_TWO),
+    "LMS": TableMethod(lambda get, _: Adams(), "linspace", in_sigma=True, sigma_flags=_TWO),
+    "KDPM2": TableMethod(
+        lambda get, schedule: Midpoint(schedule), "linspace", in_sigma=True, sigma_flags=_TWO
     ),
-    "DPMSolverMultistep": TableMethod(_solver, "linspace", _final_sigmas, True, True),
-    "DPMSolverSinglestep": TableMethod(_single_step, "linspace", _final_sigmas, True, True),
-    "DEISMultistep": TableMethod(_deis, "linspace", _first, True, True),
-    "UniPCMultistep": TableMethod(_unipc, "linspace", _final_sigmas, True, True),
-    "SASolver": TableMethod(_sa_solver, "linspace", _first, True, True, check=_as_sa_solver),
+    "KDPM2Ancestral": TableMethod(
+        lambda get, schedule: Midpoint(schedule, 1.0), "linspace", in_sigma=True, sigma_flags=_TWO
+    ),
+    "DPMSolverMultistep": TableMethod(
+        _solver, "linspace", _final_sigmas, True, True, sigma_flags=tuple(SIGMA_FLAGS)
+    ),
+    "DPMSolverSinglestep": TableMethod(
+        _single_step, "linspace", _final_sigmas, True, True, sigma_flags=_TWO, has_spacing=False
+    ),
+    "DEISMultistep": TableMethod(_deis, "linspace", _first, True, True, sigma_flags=_TWO),
+    "UniPCMultistep": TableMethod(_unipc, "linspace", _final_sigmas, True, True, sigma_flags=_TWO),
+    "SASolver": TableMethod(
+        _sa_solver, "linspace", _first, True, True, check=_as_sa_solver, sigma_flags=_TWO
+    ),
     "LCM": TableMethod(lambda get, _: ConsistencySampler(), "leading", teacher_steps=True),
     "TCD": TableMethod(
         lambda get, schedule: TCD(schedule),

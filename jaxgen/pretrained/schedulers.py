@@ -25,7 +25,8 @@ EDMEuler, EDMDPMSolver          ``Euler()``, ``DPMSolver``               clean
 ==============================  =======================================  ========================
 
 DDIMParallel and DDPMParallel are DDIM and DDPM. What changes a result and is not known here is an
-error that names the field. Differences that stay are those of docs/diffusion_design.md ("Parity
+error that names the field; a field that a class of diffusers has not changes nothing there either.
+Differences that stay are those of docs/diffusion_design.md ("Parity
 with other implementations"), such as DDPM's noise in its last step. Where the schedule is a table,
 a network is conditioned on the number of the step.
 """
@@ -56,7 +57,7 @@ from jaxgen.diffusion.process.level_lists import repeat_last
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.predictions import Target
 from jaxgen.diffusion.process.schedules import KarrasSchedule, RectifiedFlow, Schedule
-from jaxgen.diffusion.process.step_levels import Spacing, make_steps, steps_at
+from jaxgen.diffusion.process.step_levels import Spacing, make_steps, respace, steps_at
 from jaxgen.diffusion.process.table_schedules import (
     CustomTable,
     DiscreteSchedule,
@@ -70,6 +71,7 @@ from jaxgen.pretrained.scheduler_methods import (
     EDM_METHODS,
     FLOW_METHODS,
     NOT_HERE,
+    SIGMA_FLAGS,
     TABLE_METHODS,
     TableMethod,
     field_of,
@@ -144,17 +146,32 @@ class SchedulerRecipe:
         if method.teacher_steps:
             times = self._teacher_times(get("original_inference_steps", 50), count)
             return steps_at(self.schedule, times, final=method.final(get))
-        spaced = _spaced_sigmas(get)
-        spacing = spaced or get("timestep_spacing", method.spacing)
-        final = method.final(get)
-        if spaced and final == "first":
-            return repeat_last(make_steps(self.schedule, count, spaced))
+        final, spaced = method.final(get), self._spaced_sigmas()
+        if spaced and not method.in_sigma:
+            levels = make_steps(self.schedule, count, spaced)
+            return repeat_last(levels) if final == "first" else levels
+        spacing = get("timestep_spacing", method.spacing) if method.has_spacing else method.spacing
         options: dict[str, Any] = {}
         if spacing == "leading":
             options["offset"] = get("steps_offset", 0)
         if spacing in ("leading", "linspace"):
             options["without_first"] = method.without_first
-        return make_steps(self.schedule, count, spacing, final=final, **options)
+        if not spaced:
+            return make_steps(self.schedule, count, spacing, final=final, **options)
+        # Sigmas of these classes lie between the first and the last of the table's steps.
+        levels = make_steps(self.schedule, count, spacing, **options)
+        if final == "clean":
+            return respace(levels, self.schedule, spaced)
+        assert isinstance(self.schedule, TableSchedule)
+        if levels.t[-2] == self.schedule.at_index(0).t:
+            return repeat_last(respace(levels, self.schedule, spaced))
+        levels = make_steps(self.schedule, count, spacing, final=final, **options)
+        return respace(levels, self.schedule, spaced)
+
+    def _spaced_sigmas(self) -> Spacing | None:
+        """The spacing that flags ask for in place of the table's steps; None: none."""
+        get, flags = field_of(self.fields), TABLE_METHODS[self.name].sigma_flags
+        return next((SIGMA_FLAGS[flag] for flag in flags if get(flag, False)), None)
 
     def _teacher_times(self, teacher: int, count: int) -> Float64[np.ndarray, "N"]:
         """Some of the even steps of a teacher, from the noisiest on."""
@@ -175,7 +192,7 @@ class SchedulerRecipe:
             return quarter_log_sigma(level)
         assert isinstance(self.schedule, TableSchedule)
         index = step_index(self.schedule)(level)
-        spaced = _spaced_sigmas(field_of(self.fields))
+        spaced = self._spaced_sigmas()
         if spaced and not TABLE_METHODS[self.name].whole_times:
             return index
         if spaced == "uniform_log_snr":
@@ -319,15 +336,6 @@ def _schedule_of(where: str, name: str, get: Callable[[str, Any], Any]) -> Sched
     if of_latents or name in ("Heun", "KDPM2", "KDPM2Ancestral"):
         first, last = get("beta_start", 0.00085), get("beta_end", 0.012)
     return DiscreteSchedule(KINDS[kind], get("num_train_timesteps", 1000), first, last, zero)
-
-
-def _spaced_sigmas(get: Callable[[str, Any], Any]) -> Any:
-    """The spacing that flags ask for in place of the table's steps; None: none."""
-    if get("use_karras_sigmas", False):
-        return "karras"
-    if get("use_exponential_sigmas", False) or get("use_lu_lambdas", False):
-        return "uniform_log_snr"
-    return None
 
 
 def noise_scale(recipe: SchedulerRecipe, levels: Level) -> float:

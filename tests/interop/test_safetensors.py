@@ -224,7 +224,7 @@ def test_other_formats_and_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_safetensors(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty holds none, expected one safetensors file"):
+    with pytest.raises(InputError, match=r"empty holds no weights, expected one safetensors file"):
         read_safetensors(tmp_path / "empty")
 
 

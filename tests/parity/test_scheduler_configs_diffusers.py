@@ -9,7 +9,7 @@ import pytest
 
 from jaxgen.errors import InputError
 from jaxgen.pretrained import from_diffusers_scheduler
-from jaxgen.pretrained.scheduler_methods import TABLE_METHODS
+from jaxgen.pretrained.scheduler_methods import SIGMA_FLAGS, TABLE_METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 torch = pytest.importorskip("torch", reason="torch (the [parity] extra) is not installed")
@@ -43,10 +43,14 @@ OWN = {
     "PNDM": {"set_alpha_to_one": True, "steps_offset": 1},
     "EulerDiscrete": {**LATENT, "steps_offset": 1, "timestep_spacing": "leading"},
     "EulerDiscrete-karras": {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
+    "EulerDiscrete-spaced": {**LATENT, "timestep_spacing": "leading", "use_karras_sigmas": True},
     "EulerAncestralDiscrete": {"timestep_spacing": "trailing", "prediction_type": "v_prediction"},
     "HeunDiscrete": {"use_karras_sigmas": True, "clip_sample": True},
     "LMSDiscrete": {},
     "KDPM2Discrete": {},
+    "KDPM2Discrete-spaced": {"timestep_spacing": "trailing", "use_karras_sigmas": True},
+    "KDPM2Discrete-expo": {"timestep_spacing": "trailing", "use_exponential_sigmas": True},
+    "HeunDiscrete-expo": {"timestep_spacing": "trailing", "use_exponential_sigmas": True},
     "DPMSolverMultistep": {"solver_order": 3, "use_karras_sigmas": True},
     "DPMSolverMultistep-sde": {"algorithm_type": "sde-dpmsolver++", "steps_offset": 1},
     "DPMSolverMultistep-threshold": {"thresholding": True, "sample_max_value": 2.0},
@@ -64,6 +68,15 @@ OWN = {
     "EDMEuler": {"sigma_max": 40.0},
     "EDMDPMSolverMultistep": {"sigma_schedule": "exponential", "prediction_type": "v_prediction"},
 }
+
+
+WITH_SIGMAS = [name for name, own in TABLE_METHODS.items() if own.in_sigma or own.whole_times]
+
+
+def class_name(name):
+    """The class of a method of a table."""
+    full = f"{name}DiscreteScheduler"
+    return full if hasattr(diffusers, full) else f"{name}Scheduler"
 
 
 def compare(path, scheduler, monkeypatch, tolerance=1e-5, count=10):
@@ -126,6 +139,26 @@ def test_own_configurations(name, tmp_path, monkeypatch):
     # show most; LMS is integrated numerically.
     loose = {"LMSDiscrete": 1e-4, "DPMSolverMultistep": 1e-4, "SASolver-karras": 2e-4}
     compare(tmp_path, scheduler, monkeypatch, loose.get(name, 3e-5))
+
+
+@pytest.mark.parametrize("flag", [None, *SIGMA_FLAGS])
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("name", WITH_SIGMAS)
+def test_sigmas_of_every_flag(name, spacing, flag):
+    """Also of fields that a class has not, which diffusers passes over."""
+    fields = {
+        **{**LATENT, "_class_name": class_name(name), "timestep_spacing": spacing},
+        **{"steps_offset": 1, "lower_order_final": flag is None or name != "SASolver"},
+        **({flag: True} if flag else {}),
+    }
+    for count in (4, 28):
+        scheduler = getattr(diffusers, fields["_class_name"]).from_config(fields)
+        scheduler.set_timesteps(count)
+        levels = from_diffusers_scheduler(fields).levels(count)
+        found, wanted = levels.s / levels.a, scheduler.sigmas.numpy()
+        if len(wanted) > count + 1:  # a level of a method of two evaluations is there twice
+            wanted = np.append(wanted[:-1:2], 0.0)[: count + 1]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, err_msg=str(count))
 
 
 @pytest.mark.parametrize(

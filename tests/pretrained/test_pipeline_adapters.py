@@ -1,5 +1,7 @@
 """Files of low-rank adapters in each naming, against sums of the tensors they change."""
 
+import json
+
 import numpy as np
 import pytest
 from tiny_pipelines import pipeline
@@ -18,9 +20,13 @@ CHANGED = {
 RANK = 2
 
 
+def tensors_of(pipeline):
+    encoder = clip_tensors(pipeline.encoder.params, "transformers")
+    return {"unet": unet_tensors(pipeline.network.params), "text_encoder": encoder}
+
+
 def weights():
-    encoder = clip_tensors(pipeline().encoder.params, "transformers")
-    return {"unet": unet_tensors(pipeline().network.params), "text_encoder": encoder}
+    return tensors_of(pipeline())
 
 
 def pairs():
@@ -36,36 +42,62 @@ def pairs():
     return found
 
 
+ENDS = {
+    "peft": ("lora_B", "lora_A"),
+    "bare": ("lora_B", "lora_A"),
+    "before": ("lora.up", "lora.down"),
+    "first": ("lora.up", "lora.down"),
+    "kohya": ("lora_up", "lora_down"),
+}
+SETTINGS = {
+    "unet.r": RANK,
+    "unet.lora_alpha": 1,
+    "unet.rank_pattern": {},
+    "unet.alpha_pattern": {"attn2.to_k": 5.0},
+    "text_encoder.lora_alpha": 3,
+    "text_encoder.use_rslora": True,
+}
+"""Of the header: scales 5/2 of one place, 1/2 of others of the network, 3/sqrt(2) of texts."""
+
+
 def named(naming):
-    """The file's tensors, and the scale that they have."""
+    """The file's tensors."""
     tensors = {}
     for (part, place), (up, down) in pairs().items():
-        short = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part]
-        stem = short + place.replace(".", "_") if naming == "kohya" else f"{part}.{place}"
-        ends = {
-            "kohya": ("lora_up", "lora_down"),
-            "peft": ("lora_B", "lora_A"),
-            "before": ("lora.up", "lora.down"),
-        }[naming]
-        tensors |= {f"{stem}.{ends[0]}.weight": up, f"{stem}.{ends[1]}.weight": down}
+        stem, (ups, downs) = f"{part}.{place}", ENDS[naming]
         if naming == "kohya":
+            short = {"unet": "lora_unet_", "text_encoder": "lora_te1_"}[part]
+            stem = short + place.replace(".", "_")
             tensors[f"{stem}.alpha"] = np.float32(1.0)
-    return tensors, 0.5 if naming == "kohya" else 1.0
+        if naming == "bare":
+            stem = stem.removeprefix("unet.")
+        if naming == "first" and "conv" not in place:
+            stem, _, layer = stem.removesuffix(".0").rpartition(".")
+            stem += ".processor." * (part == "unet") or "."
+            stem += f"{layer.replace('q_proj', 'to_q')}_lora"
+            ups, downs = "up", "down"
+        tensors |= {f"{stem}.{ups}.weight": up, f"{stem}.{downs}.weight": down}
+    return tensors
 
 
-@pytest.mark.parametrize("naming", ["peft", "before", "kohya"])
-def test_products_are_added_by_name(naming, tmp_path):
-    tensors, scale = named(naming)
-    write_safetensors(tmp_path / "adapters.safetensors", tensors)
+@pytest.mark.parametrize(
+    ("naming", "settings"),
+    [*((naming, None) for naming in ENDS), ("peft", SETTINGS)],
+    ids=[*ENDS, "header"],
+)
+def test_products_are_added_by_name(naming, settings, tmp_path):
+    header = {"lora_adapter_metadata": json.dumps(settings)} if settings else None
+    write_safetensors(tmp_path / "adapters.safetensors", named(naming), metadata=header)
     changed = load_adapters(pipeline(), tmp_path / "adapters.safetensors", scale=0.3)
-    encoder = clip_tensors(changed.encoder.params, "transformers")
-    found = {"unet": unet_tensors(changed.network.params), "text_encoder": encoder}
-    factors = pairs()
+    found, factors = tensors_of(changed), pairs()
     for part, before in weights().items():
         for name, value in before.items():
             if (part, name.removesuffix(".weight")) not in factors:
                 np.testing.assert_array_equal(found[part][name], value)
                 continue
+            scale = 0.5 if naming == "kohya" else 1.0
+            if settings:
+                scale = 3 / np.sqrt(2) if part == "text_encoder" else 2.5 if "to_k" in name else 0.5
             up, down = (x.astype(np.float64) for x in factors[part, name.removesuffix(".weight")])
             product = np.einsum("or,r...->o...", up.reshape(-1, RANK), down)
             expected = value + 0.3 * scale * product
@@ -75,8 +107,34 @@ def test_products_are_added_by_name(naming, tmp_path):
         np.testing.assert_allclose(value, weights()["unet"][name], atol=1e-5)
 
 
+def test_a_network_that_peft_wrote(tmp_path):
+    """Its alpha is in a file beside it."""
+    name = CHANGED["unet"][0]
+    up, down = pairs()["unet", name]
+    stem = f"base_model.model.{name}"
+    tensors = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    write_safetensors(tmp_path / "adapter_model.safetensors", tensors)
+    beside = tmp_path / "adapter_config.json"
+    for alpha, scale in ((None, 1.0), (6, 3.0)):
+        if alpha is not None:
+            beside.write_text(json.dumps({"r": RANK, "lora_alpha": alpha}))
+        changed = tensors_of(load_adapters(pipeline(), tmp_path))["unet"]
+        added = changed[f"{name}.weight"] - weights()["unet"][f"{name}.weight"]
+        np.testing.assert_allclose(added, scale * up @ down, atol=1e-5)
+    faults = {
+        r"adapter_config\.json, expected JSON": "{",
+        r"adapter_config\.json is a JSON list, expected an object of fields": "[]",
+        r"adapter_config\.json: use_dora is True, expected False": '{"use_dora": true}',
+        r"unet\.lora_alpha is 'x', expected a number": '{"lora_alpha": "x"}',
+    }
+    for fault, text in faults.items():
+        beside.write_text(text)
+        with pytest.raises(InputError, match=fault):
+            load_adapters(pipeline(), tmp_path)
+
+
 def test_files_of_other_models(tmp_path):
-    tensors, _ = named("peft")
+    tensors = named("peft")
     other = {name.replace("down_blocks.1", "down_blocks.7"): x for name, x in tensors.items()}
     half = {name: x for name, x in tensors.items() if "to_k.lora_B" not in name}
     wide = {

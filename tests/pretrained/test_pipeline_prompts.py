@@ -73,7 +73,7 @@ def test_a_call_takes_what_the_steps_take():
     [
         ({"rescale": 1.5}, "rescale is 1.5, expected 0 <= rescale <= 1"),
         ({"rescale": 0.5, "also": [("a ball", 1)]}, "rescale is 0.5 with 2 prompts, expected 0"),
-        ({"also": [(["a", "b"], 1.0)]}, "2 prompts in also, expected 1 or 1"),
+        ({"also": [(["a", "b"], 1.0)]}, "also has a list of 2 texts, expected a string, or 1"),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import jax
@@ -93,16 +94,29 @@ def test_windows_of_long_prompts_lie_side_by_side():
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        ({"height": 6}, "height is 6, expected a multiple of 4: latents have a 2th of it"),
-        ({"width": 0}, "width is 0, expected a multiple of 4"),
+        (
+            {"height": 6},
+            "height is 6, expected a whole number, a multiple of 4: it is divided by 2",
+        ),
+        ({"width": 0}, "width is 0, expected a whole number, a multiple of 4"),
+        ({"height": 16.0}, "height is 16.0, expected a whole number"),
+        ({"guidance_scale": [1.0, 2.0, 3.0]}, r"guidance_scale has shape \(3,\), expected one num"),
+        ({"guidance_scale": math.nan}, "guidance_scale is nan, expected finite numbers"),
+        ({"key": 7}, r"key is 7, expected a key such as jax\.random\.key\(7\)"),
+        ({"also": "blue"}, "also is 'blue', expected pairs of a prompt and its weight"),
+        ({"also": ["ab"]}, r"also is \['ab'\], expected pairs"),
+        ({"also": [(["no"], 0.5)]}, "also has a list of 1 texts, expected a string, or 2, one for"),
+        ({"steps": 0}, "steps is 0, expected a whole number, 1 or more"),
+        ({"noise": [[0.0]]}, "noise is a list, expected an array"),
+        ({"prompts": "a red cube"}, r"prompts are the string 'a red cube', expected a list, \['a"),
         ({"noise": np.zeros((2, 3, 4, 4))}, r"noise has shape \(2, 3, 4, 4\), expected latents"),
-        ({"negative": ["no"]}, "1 negative prompts, expected 1 or 2"),
+        ({"negative": ["no"]}, "negative has a list of 1 texts, expected a string, or 2"),
     ],
     ids=str,
 )
 def test_calls_that_do_not_fit(given, fault):
     with pytest.raises(InputError, match=fault):
-        pipeline()(PROMPTS, KEY, **given)
+        pipeline()(**{"prompts": PROMPTS, "key": KEY, **given})
 
 
 @pytest.mark.parametrize(
@@ -182,6 +196,9 @@ def test_folders_that_do_not_open(folder, tmp_path):
         path = folder / "unet" / "diffusion_pytorch_model.safetensors"
         path.rename(path.with_suffix(".bin"))
 
+    def no_weights():
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+
     index, scheduler = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
     text = folder / "text_encoder" / "config.json"
     faults = {
@@ -199,6 +216,7 @@ def test_folders_that_do_not_open(folder, tmp_path):
         ),
         "names the shard a.safetensors, which is missing": drop_shard,
         r"diffusion_pytorch_model\.bin": pickle,
+        "unet holds no weights, expected one safetensors file": no_weights,
         r"has shape \(12, 8\), expected \(5, 8\) for positions": lambda: change_json(
             text, max_position_embeddings=5
         ),

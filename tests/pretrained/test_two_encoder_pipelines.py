@@ -10,7 +10,9 @@ from tiny_pipelines import LENGTH, WIDTH, parts, small, tokenizer
 
 from jaxgen.encoders import CLIPTextConfig, make_encoder
 from jaxgen.errors import InputError
-from jaxgen.pretrained import LoadedNetwork, TwoEncoderPipeline
+from jaxgen.interop.clip_weights import clip_tensors
+from jaxgen.interop.safetensors import write_safetensors
+from jaxgen.pretrained import LoadedNetwork, TwoEncoderPipeline, load_adapters
 from jaxgen.pretrained.encoder_folders import abstract_encoder_params
 from jaxgen.pretrained.networks import abstract_params
 
@@ -64,6 +66,33 @@ def test_conditions():
     kept = dataclasses.replace(made(), zero_null=False)
     said = kept.conditions(TEXTS, size=(8, 12), negative=True)
     np.testing.assert_array_equal(said["text_BNC"], found["text_BNC"])
+
+
+@pytest.mark.parametrize("kohya", [False, True])
+def test_adapters_of_both_encoders(kohya, tmp_path):
+    place, stems = (
+        "text_model.encoder.layers.0.self_attn.q_proj",
+        ["text_encoder.", "text_encoder_2."],
+    )
+    if kohya:
+        place, stems = place.replace(".", "_"), ["lora_te1_", "lora_te2_"]
+    ends = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
+    widths, tensors, expected = (WIDTH, SECOND_WIDTH), {}, []
+    generator = np.random.default_rng(0)
+    for stem, width in zip(stems, widths, strict=True):
+        down, up = generator.normal(size=(2, 1, width)).astype(np.float32)
+        tensors |= {f"{stem}{place}.{ends[0]}.weight": down}
+        tensors |= {f"{stem}{place}.{ends[1]}.weight": up.T}
+        expected.append(up.T @ down)
+    write_safetensors(tmp_path / "adapters.safetensors", tensors)
+    changed = load_adapters(made(), tmp_path / "adapters.safetensors")
+    name = "text_model.encoder.layers.0.self_attn.q_proj.weight"
+    for field, product in zip(("encoder", "second_encoder"), expected, strict=True):
+        before, after = (
+            clip_tensors(getattr(each, field).params, "transformers")[name]
+            for each in (made(), changed)
+        )
+        np.testing.assert_allclose(after - before, product, atol=1e-5)
 
 
 def test_parts_that_do_not_belong_together():

@@ -15,6 +15,7 @@ from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.captions.state_files import StateFiles, open_states, write_states
 from jaxgen.diffusion.text_to_image import TextToImageConfig
 from jaxgen.encoders import make_encoder
+from jaxgen.errors import InputError
 from jaxgen.parallel import all_succeed, is_main_process
 from jaxgen.typing import Batch
 
@@ -84,3 +85,14 @@ def open_text_to_image(folder: pathlib.Path) -> OpenedModel:
     if model.config.encoder is not None:
         return model
     return with_text_encoder(model, open_text_encoder(saved_field(folder, "encoder")))
+
+
+def check_run_of_shapes(folder: pathlib.Path) -> None:
+    """Refuses a run of ``experiments.text_to_image.train`` on other data than captioned shapes.
+
+    Raises:
+      InputError: naming its data.
+    """
+    data = saved_field(folder, "data")
+    if data != "shapes":
+        raise InputError(f"{folder} was trained on {data}, expected a run on captioned shapes")

@@ -114,6 +114,26 @@ def make_steps(
     return _checked(_append(levels, _last(schedule, final), replace=True), schedule)
 
 
+def respace(levels: Level, schedule: Schedule, spacing: Spacing, rho: float = 7.0) -> Level:
+    """As many levels between the same ends, spaced otherwise: `karras` or `uniform_log_snr`.
+
+    Args:
+      levels: [N + 1]; the first, the last but one and the last stay.
+      schedule: theirs.
+      spacing: how those between are spaced.
+      rho: the power of ``karras``.
+
+    Raises:
+      InputError: for another spacing, or infinite log-SNR at one of the N levels.
+    """
+    if spacing not in ("karras", "uniform_log_snr"):
+        raise InputError(f"spacing is {spacing!r}, expected karras or uniform_log_snr")
+    log_snr = np.asarray(levels.log_snr, np.float64)
+    between = _spread(log_snr[0], log_snr[-2], len(log_snr) - 1, spacing, rho)
+    last = Level(*(np.asarray(value)[-1] for value in levels))
+    return _checked(_append(schedule.at_log_snr(between), last), schedule)
+
+
 def steps_at(schedule: Schedule, times: Any, *, final: Final = "clean") -> Level:
     """The levels at times of one's own choice, and the one where the sample ends.
 
@@ -334,18 +354,23 @@ def _spaced(
     schedule: Schedule, evaluated: int, spacing: Spacing, rho: float, final: Final
 ) -> Level:
     """Levels even in lambda or sigma^(1/rho) between the schedule's ends."""
-    high, low = float(_first(schedule).log_snr), float(schedule.log_snr(1.0))
+    low, high = float(schedule.log_snr(1.0)), float(_first(schedule).log_snr)
+    levels = schedule.at_log_snr(_spread(low, high, evaluated, spacing, rho))
+    return _append(levels, CLEAN) if final == "clean" else levels
+
+
+def _spread(
+    low: float, high: float, count: int, spacing: Spacing, rho: float
+) -> Float64[np.ndarray, "N"]:
+    """So many log-SNRs from the noisy end to the other."""
     if not (np.isfinite(high) and np.isfinite(low)):
         raise InputError(
             f"spacing is {spacing!r} for log-SNR from {low} to {high}, expected finite ends"
         )
     if spacing == "karras":
-        roots = np.linspace(np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho)), evaluated)
-        log_snr = -2 * rho * np.log(roots)
-    else:
-        log_snr = np.linspace(low, high, evaluated)
-    levels = schedule.at_log_snr(log_snr)
-    return _append(levels, CLEAN) if final == "clean" else levels
+        roots = np.linspace(np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho)), count)
+        return np.asarray(-2 * rho * np.log(roots))
+    return np.linspace(low, high, count)
 
 
 def _check_falling(times: Float64[np.ndarray, "N"], schedule: Schedule) -> None:

@@ -21,6 +21,7 @@ from jaxgen.diffusion.process.step_levels import (
     linear_quadratic_times,
     make_steps,
     pair_levels,
+    respace,
     reverse_steps,
     steps_at,
 )
@@ -286,3 +287,18 @@ def test_one_linear_quadratic_step():
 def test_linear_quadratic_times_that_cannot_be(arguments, message):
     with pytest.raises(InputError, match=message):
         linear_quadratic_times(*arguments)
+
+
+def test_respace():
+    table = DiscreteSchedule()
+    levels = make_steps(table, 6, "trailing", final="first")
+    sigma = np.exp(-levels.log_snr / 2)
+    spaced = {
+        "karras": np.linspace(sigma[0] ** (1 / 7), sigma[-2] ** (1 / 7), 6) ** 7,
+        "uniform_log_snr": np.geomspace(sigma[0], sigma[-2], 6),
+    }
+    for spacing, wanted in spaced.items():
+        found = np.exp(-respace(levels, table, spacing).log_snr / 2)
+        np.testing.assert_allclose(found, [*wanted, sigma[-1]], rtol=1e-9)
+    with pytest.raises(InputError, match="spacing is 'leading', expected karras or"):
+        respace(levels, table, "leading")

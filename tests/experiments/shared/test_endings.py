@@ -13,6 +13,7 @@ import pytest
 from processes import end_processes
 
 from experiments.shared.endings import ending_well, plain_warnings
+from experiments.shared.output import progress_bar
 from jaxgen.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -148,6 +149,19 @@ def test_a_full_disk_is_one_line_and_code_1(error, line, capsys):
         raise error
     assert stopped.value.code == 1
     assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_warning_does_not_stand_on_the_line_of_a_bar(capsys, monkeypatch):
+    def printed(message, category, *where):
+        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
+
+    monkeypatch.setattr(warnings, "showwarning", printed)  # pytest's keeps them
+    with plain_warnings(), progress_bar("sampling", "image", 2) as advance:
+        advance(1)
+        warnings.simplefilter("always")  # until pytest puts back what it filters
+        warnings.warn("odd", stacklevel=1)
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert "warning: odd" in lines
 
 
 def test_warnings_to_users_are_one_line():
