@@ -37,15 +37,18 @@ def latents(prompts=PROMPTS, negative=("", ""), key=KEY, seed=0, **options):
 
 
 def test_nothing_is_compiled_for_other_prompts_guidance_seeds_or_steps():
+    programs = []
     for i, guidance in enumerate((1.0, 7.5, np.array([2.0, 3.0]))):
         given = {"guidance_scale": guidance, "negative": ["no", ""][i % 2], "steps": 2 + i}
         prompts = [PROMPTS[i % 2], "cube"]
         images = pipeline()(prompts, jax.random.key(i), **given)
         assert images.shape == (2, 8, 8, 3)
         assert images.dtype == np.uint8
-        programs = pipeline()._sampling._cache_size(), pipeline()._decoding._cache_size()
-        # An array of guidance scales, one of each, is another shape than one of all.
-        assert programs == (1 + (i == 2), 1)
+        programs.append((pipeline()._sampling._cache_size(), pipeline()._decoding._cache_size()))
+    assert programs[1] == programs[0]
+    # An array of guidance scales, one of each, is another shape than one of all.
+    assert programs[2][0] <= programs[0][0] + 1
+    assert programs[2][1] == programs[0][1]
 
 
 def test_guidance_extrapolates_between_prompt_and_negative_prompt():

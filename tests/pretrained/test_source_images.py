@@ -102,7 +102,7 @@ def test_other_images_and_masks_compile_nothing():
         ({"known": np.ones((3, 8, 1))}, r"known has shape \(3, 8, 1\) for data of shape \(2, 8, 8"),
         ({"known": np.full((8, 8, 1), 2.0)}, "known has values from 2 to 2, expected a mask"),
         ({"image": image()[:1]}, r"image has shape \(1, 8, 8, 3\), expected \[2, Y, X, 3\]"),
-        ({"image": image()[:, :7]}, "height is 7, expected a multiple of 4"),
+        ({"image": image()[:, :7]}, "height is 7, expected a whole number, a multiple of 4"),
         ({"height": 4}, "height is 4, expected None or 8, that of the image"),
         ({"image": image() * 1.0}, "image"),
         ({"image": None, "strength": 0.5}, "strength is given without an image, expected image="),
