@@ -73,6 +73,7 @@ def plot_images(
     axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=8 * larger)
     axes.set_xticks(_centres(count_q, width, gap) if columns else [], list(columns))
     axes.set_yticks(_centres(count_r, height, gap) if rows else [], list(rows))
+    figure.set_layout_engine("compressed")  # the picture keeps its shape, so names get the room
     save_figure(figure, path)
 
 
