@@ -192,6 +192,7 @@ def test_networks_of_a_stream_score_and_write(tool, texts, tmp_path):
     generate = ("generate", "--model", path, "--count", 2, "--length", 5, "--temperature", 0)
     with pytest.warns(UserWarning, match="the prompt has 0 of the 2 words .* <unk> stands for"):
         written = tool(*generate)[1].split("\n")[0].split()
+    assert len(written) == 5
     context = [1, 1]
     for word in written:
         log10_V = log10_p(np.repeat([context], len(words), axis=0), np.arange(len(words)))
