@@ -13,15 +13,10 @@ from dataclasses import dataclass
 import jax
 
 from experiments.images.support.image_programs import published_model, training_program
-from experiments.shared.collectives import (
-    Program,
-    bytes_by_program,
-    list_collectives,
-    write_collectives,
-)
+from experiments.shared.collectives import Program, report_collectives
 from experiments.shared.denoiser_programs import sampling_program
 from experiments.shared.denoiser_sampling import SamplingFlags
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, run
 from jaxgen.parallel import check_batch_size, current_mesh, plan_layout
 from jaxgen.training.saved_names import register_config
 
@@ -56,9 +51,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, int]:
     """Prints and writes the tables; the figures are bytes per device and call, by mesh axes."""
     check_batch_size(config.batch_size, current_mesh())
-    listed = list_collectives(image_programs(config))
-    write_collectives(open_workdir(config), listed, whole=False)
-    return bytes_by_program(listed)
+    return report_collectives(config, image_programs(config), whole=False)
 
 
 def image_programs(config: Config) -> dict[str, Program]:

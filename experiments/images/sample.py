@@ -22,9 +22,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from experiments.shared.denoiser_sampling import make_draw
+from experiments.shared.denoiser_sampling import draw_in_parts, make_draw
 from experiments.shared.image_plots import plot_images
 from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, report, run
 from experiments.shared.sample_files import write_samples
@@ -187,15 +187,14 @@ def decoder_of(model: DenoiserConfig, config: Config) -> LoadedNetwork | None:
 def decode_latents(
     autoencoder: LoadedNetwork, z: Float[np.ndarray, "N Y X C"]
 ) -> Float[np.ndarray, "N Y2 X2 3"]:
-    """Images of latents, so many at a time."""
-    params, size = jax.device_put(autoencoder.params), min(DECODED_PER_CALL, len(z))
+    """Images of latents, so many at a time, under a bar."""
+    params = jax.device_put(autoencoder.params)
     decode = jax.jit(lambda params, z: autoencoder.config.make_compressor(params).decode(z))
-    parts = []
-    for first in range(0, len(z), size):
-        # The last batch repeats the last latents, so that there is one shape to compile.
-        index_B = np.minimum(np.arange(first, first + size), len(z) - 1)
-        parts.append(np.asarray(decode(params, z[index_B])))
-    return np.concatenate(parts)[: len(z)]
+
+    def part(index_B: Int[np.ndarray, "B"]) -> Any:
+        return decode(params, z[index_B])
+
+    return draw_in_parts(part, len(z), DECODED_PER_CALL, "decoding", "image")
 
 
 def _in_rows(x: np.ndarray, across: int) -> np.ndarray:

@@ -258,16 +258,14 @@ def model_for(
     report(f"from {config.start}: {describe_denoiser(adapted.config)}")
     if fresh:
         report(f"newly initialised parameters: {', '.join(fresh)}")
-    if config.train_only is not None and (kept := [p for p in fresh if not _trains(config, p)]):
+    pattern = config.train_only
+    kept = [] if pattern is None else [path for path in fresh if not re.search(pattern, path)]
+    if kept:
         report(
-            f"warning: train_only is {config.train_only!r}, which keeps newly initialised "
+            f"warning: train_only is {pattern!r}, which keeps newly initialised "
             f"parameters as they are, random: {', '.join(kept)}"
         )
     return adapted.config, adapted.params
-
-
-def _trains(config: Config, path: str) -> bool:
-    return re.search(config.train_only or "", path) is not None
 
 
 def show_samples(

@@ -23,13 +23,8 @@ from experiments.nerf.support.field_training import (
     make_pixel_loss,
     resident_views,
 )
-from experiments.shared.collectives import (
-    Program,
-    bytes_by_program,
-    list_collectives,
-    write_collectives,
-)
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
+from experiments.shared.collectives import Program, report_collectives
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, run
 from jaxgen.axes import DEFAULT_RULES
 from jaxgen.data import load_scene
 from jaxgen.nerf import RadianceConfig
@@ -71,16 +66,13 @@ def main(config: Config) -> dict[str, int]:
     flags = config.training.for_field(field)
     check_rays(flags)
     resident = resident_views((scene.part("train"),))
-    listed = list_collectives(
-        {
-            f"training step, tables: {tables}": field_training_program(
-                field, plan_tables(field, tables), flags, resident
-            )
-            for tables in config.tables
-        }
-    )
-    write_collectives(open_workdir(config), listed, whole=True)
-    return bytes_by_program(listed)
+    programs = {
+        f"training step, tables: {tables}": field_training_program(
+            field, plan_tables(field, tables), flags, resident
+        )
+        for tables in config.tables
+    }
+    return report_collectives(config, programs, whole=True)
 
 
 def field_program(name: FieldName, rays: int) -> Program:

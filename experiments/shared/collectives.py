@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.shared.launch import report
+from experiments.shared.launch import ExperimentConfig, open_workdir, report
 from experiments.shared.output import write_text
 from jaxgen.parallel import Communication, communication
 
@@ -12,6 +12,24 @@ Program = tuple[Callable[..., Any], tuple[Any, ...]]
 """A jitted function and the arguments to compile it for, abstract but for small tables."""
 
 FILE = "communication.md"
+
+
+def report_collectives(
+    config: ExperimentConfig, programs: Mapping[str, Program], *, whole: bool
+) -> dict[str, int]:
+    """Compiles programs, writes what they communicate to the run's folder, and prints it.
+
+    Args:
+      config: the run's.
+      programs: by name.
+      whole: as for `write_collectives`.
+
+    Returns:
+      `bytes_by_program`.
+    """
+    listed = list_collectives(programs)
+    write_collectives(open_workdir(config), listed, whole=whole)
+    return bytes_by_program(listed)
 
 
 def list_collectives(programs: Mapping[str, Program]) -> dict[str, Communication]:

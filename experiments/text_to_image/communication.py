@@ -15,14 +15,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from experiments.shared.collectives import (
-    Program,
-    bytes_by_program,
-    list_collectives,
-    write_collectives,
-)
+from experiments.shared.collectives import Program, report_collectives
 from experiments.shared.denoiser_programs import abstract_arrays, update_program
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, run
 from experiments.text_to_image.support.text_training import TextTrainingFlags, text_to_image_loss
 from jaxgen.diffusion.model import DenoiserConfig
 from jaxgen.diffusion.objectives.weightings import SNRPlus
@@ -62,9 +57,7 @@ class Config(ExperimentConfig):
 def main(config: Config) -> dict[str, int]:
     """Prints and writes the table; the figures are bytes per device and call, by mesh axes."""
     check_batch_size(config.batch_size, current_mesh())
-    listed = list_collectives(text_programs(config))
-    write_collectives(open_workdir(config), listed, whole=False)
-    return bytes_by_program(listed)
+    return report_collectives(config, text_programs(config), whole=False)
 
 
 def text_programs(config: Config) -> dict[str, Program]:

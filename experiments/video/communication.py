@@ -13,15 +13,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from experiments.shared.collectives import (
-    Program,
-    bytes_by_program,
-    list_collectives,
-    write_collectives,
-)
+from experiments.shared.collectives import Program, report_collectives
 from experiments.shared.denoiser_programs import abstract_arrays, sampling_program, update_program
 from experiments.shared.denoiser_sampling import SamplingFlags
-from experiments.shared.launch import ExperimentConfig, LaunchConfig, open_workdir, run
+from experiments.shared.launch import ExperimentConfig, LaunchConfig, run
 from experiments.video.support.video_streams import parse_size, parse_sizes
 from experiments.video.support.video_training import VideoTrainingFlags, make_video_loss
 from jaxgen.diffusion.model import DenoiserConfig
@@ -72,9 +67,7 @@ CHANNELS, CLASSES, PACK_EXAMPLES = 4, 10, 16
 def main(config: Config) -> dict[str, int]:
     """Prints and writes the tables; the figures are bytes per device and call, by mesh axes."""
     check_batch_size(config.batch_size, current_mesh())
-    listed = list_collectives(video_programs(config))
-    write_collectives(open_workdir(config), listed, whole=False)
-    return bytes_by_program(listed)
+    return report_collectives(config, video_programs(config), whole=False)
 
 
 def video_programs(config: Config) -> dict[str, Program]:
