@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxgen.data.tokenizers import Tokenizer, check_vocabulary
 from jaxgen.errors import InputError, check_share
+from jaxgen.ids import check_not_string
 from jaxgen.pretrained.schedulers import SchedulerRecipe
 
 
@@ -86,8 +87,7 @@ def check_call(
     Raises:
       InputError: naming the argument.
     """
-    if isinstance(prompts, str):
-        raise InputError(f"prompts are the string {prompts!r}, expected a list, [{prompts!r}]")
+    check_not_string(prompts, "prompts", f"a list, [{prompts!r}]")
     if not prompts:
         raise InputError("prompts are empty, expected one or more")
     if not isinstance(key, jax.Array | np.ndarray) or not (key.ndim or _is_typed_key(key)):

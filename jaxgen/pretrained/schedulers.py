@@ -26,9 +26,9 @@ EDMEuler, EDMDPMSolver          ``Euler()``, ``DPMSolver``               clean
 
 DDIMParallel and DDPMParallel are DDIM and DDPM. What changes a result and is not known here is an
 error that names the field; a field that a class of diffusers has not changes nothing there either.
-Differences that stay are those of docs/diffusion_design.md ("Parity
-with other implementations"), such as DDPM's noise in its last step. Where the schedule is a table,
-a network is conditioned on the number of the step.
+Differences that stay are those of docs/diffusion_design.md ("Parity with other implementations"),
+such as DDPM's noise in its last step. Where the schedule is a table, a network is conditioned on
+the number of the step.
 """
 
 import dataclasses
