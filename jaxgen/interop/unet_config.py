@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.errors import InputError
-from jaxgen.interop.unet_weights import unet_options
+from jaxgen.interop.unet_weights import UNET, unet_options
 
 
 def unet_fields(config: Any, sample_size: int | tuple[int, int] | None = None) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def unet_fields(config: Any, sample_size: int | tuple[int, int] | None = None) -
     up_attention = {count - 1 - level for level in config.attention_levels_up}
     classes = config.labels == "classes" and config.num_classes
     fields = {
-        "_class_name": "UNet2DModel",
+        "_class_name": UNET,
         "sample_size": sample_size,
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,

@@ -87,6 +87,7 @@ INNER_LAYERS = {
     "linear_out": "proj_out",
 }
 PLACES = {"block": "resnets", "attention": "attentions"}
+UNET = "UNet2DModel"
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu", "mish": "mish"}
@@ -144,7 +145,7 @@ def unet_options(
                 "groups, epsilon), expected one, or its content"
             )
         config = config.config
-    check_class("the U-Net's configuration", config, ["UNet2DModel"])
+    check_class("the U-Net's configuration", config, [UNET])
     given = {name: config.get(name, default) for name, default in DEFAULTS.items()}
     _check_choice(given, "center_input_sample", [False])
     _check_choice(given, "time_embedding_type", ["positional"])

@@ -12,10 +12,15 @@ file                                                         what it is
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from jaxgen.errors import InputError
-from jaxgen.interop.model_configs import CONFIG
+from jaxgen.interop.model_configs import (
+    CONFIG,
+    check_class,
+    check_model_type,
+    read_model_config,
+)
 from jaxgen.interop.safetensors import Path, TensorFile
 
 INDEX_NAME = ".safetensors.index"
@@ -41,11 +46,39 @@ def network_folder(path: Path, parts: Sequence[str]) -> pathlib.Path:
     folder = pathlib.Path(path)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such file or folder")
-    if folder.is_dir() and not (folder / CONFIG).is_file():
-        for part in parts:
-            if (folder / part).is_dir():
-                return folder / part
-    return folder
+    # A pipeline may have a config.json of its own (Stable Diffusion's of inpainting has).
+    return next((folder / part for part in parts if (folder / part).is_dir()), folder)
+
+
+def open_network(
+    path: Path,
+    parts: Sequence[str],
+    variant: str | None = None,
+    *,
+    classes: Collection[str] = (),
+    model_types: Collection[str] = (),
+) -> TensorFile:
+    """The weights of a network, unless the ``config.json`` beside them is another model's.
+
+    Args:
+      path: As in `network_folder`.
+      parts: As there.
+      variant: As in `open_weights`.
+      classes: The classes of diffusers that the network can have.
+      model_types: The types of transformers.
+
+    Raises:
+      FileNotFoundError: If there is no such path.
+      InputError: For the configuration of another model, naming what it is; and as `open_weights`.
+    """
+    folder = network_folder(path, parts)
+    beside = folder if folder.is_dir() else folder.parent
+    fields, where = read_model_config(beside) or {}, str(beside / CONFIG)
+    if classes:
+        check_class(where, fields, classes)
+    if model_types and "model_type" in fields:
+        check_model_type(where, fields, model_types)
+    return open_weights(folder, variant)
 
 
 def open_weights(path: Path, variant: str | None = None) -> TensorFile:

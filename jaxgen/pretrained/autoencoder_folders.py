@@ -9,10 +9,10 @@ from flax import linen as nn
 from jaxgen.compressors.bottlenecks.gaussian_bottleneck import KLConfig
 from jaxgen.compressors.compressor import BOTTLENECK, NETWORK, STATISTICS, CompressorConfig
 from jaxgen.compressors.frame_autoencoder import FrameAutoencoderConfig
-from jaxgen.interop.autoencoder_config import autoencoder_options, latent_statistics
+from jaxgen.interop.autoencoder_config import IMAGES, autoencoder_options, latent_statistics
 from jaxgen.interop.autoencoder_weights import autoencoder_params, write_autoencoder
 from jaxgen.interop.safetensors import Path
-from jaxgen.interop.weight_folders import network_folder, open_weights
+from jaxgen.interop.weight_folders import open_network
 from jaxgen.pretrained.networks import LoadedNetwork
 from jaxgen.typing import Tree
 
@@ -35,7 +35,7 @@ def load_autoencoder(
       FileNotFoundError: for a path that does not exist.
       InputError: for weights or a configuration of another model; the message names the file.
     """
-    tensors = open_weights(network_folder(path, ["vae"]), variant)
+    tensors = open_network(path, ["vae"], variant, classes=[IMAGES])
     network = FrameAutoencoderConfig(**autoencoder_options(tensors))
     shape = network.factor, network.factor, network.in_channels
     config = CompressorConfig(network, KLConfig(network.latent_channels), shape)

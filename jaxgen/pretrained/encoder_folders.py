@@ -26,9 +26,8 @@ from jaxgen.encoders import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CoCaCon
 from jaxgen.encoders.coca_image import CoCaImageConfig
 from jaxgen.encoders.coca_text import CoCaTextConfig
 from jaxgen.encoders.encoded import encoder_init
-from jaxgen.errors import InputError
+from jaxgen.interop.clip_config import MODEL_TYPES as CLIP_TYPES
 from jaxgen.interop.clip_config import (
-    MODEL_TYPES,
     OPEN_CLIP_CONFIG,
     PREPROCESSOR,
     open_clip_fields,
@@ -40,11 +39,12 @@ from jaxgen.interop.clip_options import clip_options
 from jaxgen.interop.clip_weights import clip_params, clip_tensors
 from jaxgen.interop.coca_config import coca_fields, coca_options
 from jaxgen.interop.coca_weights import coca_params, coca_tensors
-from jaxgen.interop.model_configs import CONFIG, check_model_type, read_model_config
+from jaxgen.interop.model_configs import read_model_config
 from jaxgen.interop.model_folders import TRANSFORMERS_WEIGHTS, write_model_folder
-from jaxgen.interop.safetensors import Path, TensorFile
+from jaxgen.interop.safetensors import Path
+from jaxgen.interop.t5_weights import MODEL_TYPES as T5_TYPES
 from jaxgen.interop.t5_weights import t5_fields, t5_options, t5_params, t5_tensors
-from jaxgen.interop.weight_folders import network_folder, open_weights, stored_dtype
+from jaxgen.interop.weight_folders import open_network, stored_dtype
 from jaxgen.pretrained.networks import LoadedNetwork
 from jaxgen.typing import Tree
 
@@ -80,10 +80,10 @@ def load_clip(
       InputError: for weights or a configuration of another model, or where nothing tells the
         activation; the message names the file.
     """
-    tensors = open_weights(network_folder(path, TEXT_FOLDERS), variant)
+    tensors = open_network(path, TEXT_FOLDERS, variant, model_types=CLIP_TYPES)
     folder = tensors.path.parent
     config = None
-    if _naming(tensors) != "transformers":
+    if clip_naming(tensors) != "transformers":
         config = read_model_config(folder, OPEN_CLIP_CONFIG)
     pixels = read_model_config(folder, PREPROCESSOR)
     towers = clip_options(tensors, activation, config=config, pixels=pixels)
@@ -164,7 +164,7 @@ def load_coca(
       FileNotFoundError: for a path that does not exist.
       InputError: for weights or a configuration of another model; the message names the file.
     """
-    tensors = open_weights(network_folder(path, []), variant)
+    tensors = open_network(path, [], variant)
     fields = coca_options(tensors, read_model_config(tensors.path.parent, OPEN_CLIP_CONFIG))
     config = CoCaConfig(CoCaTextConfig(**fields["text"]), CoCaImageConfig(**fields["image"]))
     like = abstract_encoder_params(config)
@@ -214,7 +214,7 @@ def load_t5(
       FileNotFoundError: for a path that does not exist.
       InputError: for weights or a configuration of another model; the message names the file.
     """
-    tensors = open_weights(network_folder(path, TEXT_FOLDERS), variant)
+    tensors = open_network(path, TEXT_FOLDERS, variant, model_types=T5_TYPES)
     config = T5Config(**t5_options(tensors))
     return LoadedNetwork(config, t5_params(tensors, abstract_encoder_params(config), dtype))
 
@@ -250,16 +250,6 @@ def abstract_encoder_params(config: Any) -> Tree:
       config: a configuration of `jaxgen.encoders`.
     """
     return nn.meta.unbox(jax.eval_shape(encoder_init(config), jax.random.key(0)))
-
-
-def _naming(tensors: TensorFile) -> CLIPNaming:
-    """Whose names a CLIP's tensors have; what has none of them is called what its folder says."""
-    try:
-        return clip_naming(tensors)
-    except InputError:
-        if tensors.config is not None:
-            check_model_type(f"{CONFIG} of {tensors.path}", tensors.config, MODEL_TYPES)
-        raise
 
 
 def _towers(config: CLIPConfig | CLIPTextConfig | CLIPImageConfig) -> dict[str, Any]:

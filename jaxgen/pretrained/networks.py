@@ -28,16 +28,16 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.diffusion.model import text_example
-from jaxgen.interop.dit_config import DIFFUSERS_SHIFT, dit_fields
+from jaxgen.interop.dit_config import CLASS_NAMES, DIFFUSERS_SHIFT, dit_fields
 from jaxgen.interop.dit_weights import Naming, dit_naming, dit_options, dit_params, dit_tensors
 from jaxgen.interop.mdt_weights import mdt_options, mdt_params
 from jaxgen.interop.model_folders import write_model_folder
 from jaxgen.interop.safetensors import Path
 from jaxgen.interop.text_unet_config import TEXT_UNET, text_unet_fields, text_unet_options
 from jaxgen.interop.unet_config import unet_fields
-from jaxgen.interop.unet_weights import unet_options, unet_params, unet_tensors
+from jaxgen.interop.unet_weights import UNET, unet_options, unet_params, unet_tensors
 from jaxgen.interop.uvit_weights import uvit_options, uvit_params
-from jaxgen.interop.weight_folders import network_folder, open_weights, stored_dtype
+from jaxgen.interop.weight_folders import open_network, open_weights, stored_dtype
 from jaxgen.spacetime import DiTConfig, MDTConfig, UViTConfig
 from jaxgen.typing import Tree
 from jaxgen.unet import UNetConfig
@@ -91,7 +91,7 @@ def load_dit(
       InputError: for weights of another model, a variant that is not there, or where nothing tells
         the heads; the message names the file.
     """
-    tensors = open_weights(network_folder(path, ["transformer"]), variant)
+    tensors = open_network(path, ["transformer"], variant, classes=CLASS_NAMES)
     options = dit_options(tensors, heads, null_class, prefix=prefix)
     if dit_naming(tensors, prefix=prefix) == "diffusers":
         options.setdefault("mlp_norm_epsilon", DIFFUSERS_EPSILON)
@@ -164,7 +164,7 @@ def load_unet(
       FileNotFoundError: for a path that does not exist.
       InputError: for a network that the U-Net here is not, naming the field; and as `load_dit`.
     """
-    tensors = open_weights(network_folder(path, ["unet"]), variant)
+    tensors = open_network(path, ["unet"], variant, classes=[TEXT_UNET, UNET])
     if (tensors.config or {}).get("_class_name") == TEXT_UNET:
         config = UNetConfig(**text_unet_options(tensors))
     else:

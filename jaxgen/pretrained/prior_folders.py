@@ -14,9 +14,15 @@ from jaxtyping import Array, Float
 
 from jaxgen.encoders.image_prior import ImagePriorConfig
 from jaxgen.interop.model_folders import write_model_folder
-from jaxgen.interop.prior_weights import prior_fields, prior_options, prior_params, prior_tensors
+from jaxgen.interop.prior_weights import (
+    PRIOR_TRANSFORMER,
+    prior_fields,
+    prior_options,
+    prior_params,
+    prior_tensors,
+)
 from jaxgen.interop.safetensors import Path
-from jaxgen.interop.weight_folders import network_folder, open_weights, stored_dtype
+from jaxgen.interop.weight_folders import open_network, stored_dtype
 from jaxgen.pretrained.networks import LoadedNetwork, abstract_params
 from jaxgen.typing import Tree
 
@@ -39,7 +45,7 @@ def load_prior(
       FileNotFoundError: for a path that does not exist.
       InputError: for weights or a configuration of another model; the message names the file.
     """
-    tensors = open_weights(network_folder(path, ["prior"]), variant)
+    tensors = open_network(path, ["prior"], variant, classes=[PRIOR_TRANSFORMER])
     config = ImagePriorConfig(**prior_options(tensors))
     like = with_vector_statistics(config, abstract_params(config, (), config.pooled_width))
     return LoadedNetwork(config, prior_params(tensors, like, dtype))

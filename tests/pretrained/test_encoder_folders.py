@@ -293,7 +293,7 @@ def test_types_that_weights_cannot_have_are_refused(tmp_path):
 
 def test_weights_of_another_model_are_called_by_their_type(tmp_path):
     save_t5(tmp_path, T5, random_params(T5))
-    fault = r"config\.json of .*model\.safetensors: model_type is 't5', expected clip or clip_text"
+    fault = r"config\.json: model_type is 't5', expected clip or clip_text"
     with pytest.raises(InputError, match=fault):
         load_clip(tmp_path)
     (tmp_path / "config.json").unlink()
