@@ -60,6 +60,8 @@ def fit_classifier(
     folder: pathlib.Path,
     seed: int = 0,
     progress: bool = True,
+    *,
+    updates: int | None = None,
 ) -> Tree:
     """The parameters of a classifier that is trained, or gone on with, or opened.
 
@@ -71,13 +73,14 @@ def fit_classifier(
       folder: its own; ``metrics.jsonl`` and ``checkpoints/`` are written there.
       seed: of parameters, order and dropout.
       progress: whether to show a bar.
+      updates: None: those of some epochs.
     """
     start, stop = span
     shards = num_batch_shards(current_mesh())
     batch_size = 64 if stop - start < 5000 else 128
     batch_size = max(1, min(batch_size, stop - start) // shards) * shards
-    steps = CLASSIFIER_EPOCHS * (stop - start) // batch_size
-    steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
+    epochs = CLASSIFIER_EPOCHS * (stop - start) // batch_size
+    steps = min(max(epochs, FEWEST_STEPS), MOST_STEPS) if updates is None else updates
     tx = make_optimizer(
         OptimizerConfig(
             "adamw",

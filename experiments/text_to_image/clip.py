@@ -41,6 +41,7 @@ from experiments.text_to_image.support.caption_plots import (
     plot_contrastive,
 )
 from experiments.text_to_image.support.captioned_data import (
+    evenly_spread,
     loss_of_validation,
     make_tokenizer,
     pictures_digest,
@@ -277,7 +278,7 @@ def evaluate(
         rows = prompt_PD.reshape(-1, len(TEMPLATES), text_KD.shape[1])
         of_class = zero_shot_probabilities(image_ND, class_vectors(rows), scale)
         figures["zero-shot accuracy"] = class_accuracy(of_class, test.attribute_of(CLASS))
-    chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
+    chosen = evenly_spread(len(test), SHOWN)
     nearest = [known[i] for i in among[chosen].argmax(axis=1)]
     right = [own[i] for i in chosen]
     path = folder / "retrieval.png"

@@ -40,6 +40,7 @@ from experiments.text_to_image.support.attribute_evaluator import (
     AttributeEvaluator,
     make_attribute_evaluator,
 )
+from experiments.text_to_image.support.captioned_data import evenly_spread
 from experiments.text_to_image.support.clip_guided import GuidedTexts, guide_by_clip
 from experiments.text_to_image.support.stored_texts import check_run_of_shapes
 from experiments.text_to_image.support.text_samples import (
@@ -237,7 +238,7 @@ def show_kinds(
 ) -> None:
     """A sample of some captions by each kind, from the same noise."""
     first = list({text: i for i, text in reversed(list(enumerate(texts)))}.values())[::-1]
-    some = [first[i] for i in np.linspace(0, len(first) - 1, min(SHOWN, len(first))).astype(int)]
+    some = [first[i] for i in evenly_spread(len(first), SHOWN)]
     rows = [textwrap.fill(texts[i], CHARACTERS) for i in some]
     columns = [name_with_weight(kind, w).replace(", ", "\n") for kind, w in chosen.items()]
     images = np.stack([x[some] for x in samples.values()], axis=1)

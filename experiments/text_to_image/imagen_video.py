@@ -52,7 +52,7 @@ from experiments.text_to_image.support.video_stages import VideoStageFlags, dist
 from jaxgen.data import CaptionedSet, load_captioned, tokenise_captions
 from jaxgen.data.captions.caption_batches import CaptionTokens
 from jaxgen.data.tokenizers import save_tokenizer
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, check_sizes
 from jaxgen.nn.counting import parameter_count
 from jaxgen.parallel import is_main_process
 from jaxgen.training.saved_names import register_config
@@ -82,6 +82,7 @@ class Config(ExperimentConfig):
       level: noise on what super-resolvers enlarge, in sampling, as a time.
       constant: steps of constant guidance before it oscillates, in the row of that name.
       evaluator_examples: training clips that the classifier of attributes learns from.
+      evaluator_updates: of its training; after half as many it does not tell shapes.
       stages: the stages and their networks.
       training: how they are trained; steps and batch size are the base's.
       sampling: how they are sampled and evaluated.
@@ -96,7 +97,8 @@ class Config(ExperimentConfig):
     distil_updates: int = 40
     level: float = 0.1
     constant: int = 4
-    evaluator_examples: int = 3000
+    evaluator_examples: int = 4900
+    evaluator_updates: int = 1200
     stages: VideoStageFlags = VideoStageFlags()
     # Runs are short: an average over more updates would still hold the first ones.
     training: TextTrainingFlags = TextTrainingFlags(
@@ -105,6 +107,7 @@ class Config(ExperimentConfig):
     sampling: SamplingFlags = SamplingFlags(sampler="ddim", steps=32, guidance=2.0, evaluate=64)
 
     def __post_init__(self) -> None:
+        check_sizes(self, "distil_updates", "evaluator_examples", "evaluator_updates")
         names = list(self.stages.shapes())
         for name in self.train:
             if name not in names:
@@ -159,7 +162,9 @@ def main(config: Config) -> dict[str, Any]:
     count = config.sampling.evaluate
     if count:
         evaluator = make_attribute_evaluator(
-            clips, folder / "evaluator", config.seed, examples=config.evaluator_examples
+            *(clips, folder / "evaluator", config.seed),
+            examples=config.evaluator_examples,
+            updates=config.evaluator_updates,
         )
         figures |= evaluate_cascades(folder, cascades, sampler, clips, count, evaluator)
     show_cascades(folder, cascades, sampler, clips)

@@ -37,6 +37,7 @@ from experiments.shared.training_runs import VALIDATION_LOSS, TrainedModel, chec
 from experiments.shared.workdir import check_checkpoints
 from experiments.text_to_image.support.caption_plots import plot_captions, plot_losses_and_shares
 from experiments.text_to_image.support.captioned_data import (
+    evenly_spread,
     make_tokenizer,
     pictures_digest,
     plan_examples,
@@ -203,7 +204,7 @@ def _row(figure: tuple[str, float]) -> tuple[str, str | None]:
 
 def show_written(path: pathlib.Path, test: CaptionedSet, found: Sequence[str]) -> None:
     """Some pictures of the test part with what was written of them."""
-    chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
+    chosen = evenly_spread(len(test), SHOWN)
     own = [test.descriptive[i] for i in chosen]
     shown = side_by_side(test.images[chosen])
     plot_captions(path, shown, [found[i] for i in chosen], own, "Captions of test pictures")

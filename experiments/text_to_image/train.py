@@ -56,6 +56,7 @@ from experiments.text_to_image.support.attribute_evaluator import (
     make_attribute_evaluator,
 )
 from experiments.text_to_image.support.captioned_data import (
+    evenly_spread,
     pictures_digest,
     plan_batches,
 )
@@ -267,8 +268,8 @@ def show_captions(
 ) -> None:
     """Shows samples of captions of the test part, a row of each."""
     captions = pictures.part("test").distinct(config.prompt_kind)
-    chosen = np.linspace(0, len(captions) - 1, min(ROWS, len(captions))).astype(int)
-    prompts = expand([captions[i] for i in dict.fromkeys(chosen.tolist())])
+    chosen = evenly_spread(len(captions), ROWS)
+    prompts = expand([captions[i] for i in chosen])
     flags = config.sampling
     x = draw_prompts(
         make_draw(trained.config, trained.layout, clip=flags.clip),

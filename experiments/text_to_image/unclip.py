@@ -55,6 +55,7 @@ from experiments.text_to_image.support.attribute_evaluator import (
     make_attribute_evaluator,
 )
 from experiments.text_to_image.support.captioned_data import (
+    evenly_spread,
     make_tokenizer,
     pictures_digest,
     plan_batches,
@@ -311,8 +312,7 @@ def show_ways(
     prompts: Prompts,
 ) -> None:
     """Shows pictures of some captions, a row of each, two by each way."""
-    chosen = np.linspace(0, len(prompts.texts) - 1, min(SHOWN, len(prompts.texts))).astype(int)
-    chosen = np.unique(chosen)
+    chosen = evenly_spread(len(prompts.texts), SHOWN)
     x = draw(np.concatenate([vector_NC[chosen] for vector_NC in found.values() for _ in range(2)]))
     rows = x.reshape(2 * len(found), len(chosen), *x.shape[1:]).swapaxes(0, 1)
     columns = [

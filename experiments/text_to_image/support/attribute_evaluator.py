@@ -92,6 +92,7 @@ def make_attribute_evaluator(
     *,
     widths: tuple[int, ...] | None = None,
     examples: int | None = None,
+    updates: int | None = None,
 ) -> AttributeEvaluator | None:
     """Trains the evaluator of a set, or opens the one that `folder` holds.
 
@@ -102,6 +103,7 @@ def make_attribute_evaluator(
       progress: whether to show a bar.
       widths: of the classifier; None: those for the size of the pictures, half of them for clips.
       examples: it learns from so many pictures; None: all for training.
+      updates: of its training; None: those of some epochs.
 
     Returns:
       The evaluator; None for a set without attributes.
@@ -126,7 +128,9 @@ def make_attribute_evaluator(
     with using_folder(own):
         loss_fn, (start, stop) = attribute_loss(config, sizes), pictures.parts["train"]
         span = start, stop if examples is None else min(stop, start + examples)
-        params = fit_classifier(config, loss_fn, data, span, own, seed, progress)
+        params = fit_classifier(
+            *(config, loss_fn, data, span, own, seed, progress), updates=updates
+        )
     moments = _moments(config, params, pictures.part("test"))
     return AttributeEvaluator(names, values, config, params, moments)
 

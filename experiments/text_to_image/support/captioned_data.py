@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from jaxtyping import Int
+
 from experiments.shared.digests import digest_of
 from experiments.shared.training_runs import loss_of_batch
 from jaxgen.data import BatchPlan, CaptionedSet, captioned_batch_at
@@ -40,6 +43,11 @@ def plan_examples(pictures: CaptionedSet, batch_size: int, seed: int) -> BatchPl
         pictures.part(part)
     check_batch_size(batch_size, current_mesh())
     return BatchPlan(*pictures.parts["train"], batch_size, seed=seed, name=pictures.name)
+
+
+def evenly_spread(count: int, most: int) -> Int[np.ndarray, "K"]:
+    """Positions of at most so many of a number of examples, the first and the last among them."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
 
 
 def make_tokenizer(texts: Sequence[str]) -> Tokenizer:

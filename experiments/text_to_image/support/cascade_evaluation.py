@@ -18,6 +18,7 @@ from experiments.text_to_image.support.attribute_evaluator import (
     AttributeEvaluator,
     codes_of,
 )
+from experiments.text_to_image.support.captioned_data import evenly_spread
 from experiments.text_to_image.support.cascade_sampling import (
     THRESHOLDINGS,
     Images,
@@ -246,7 +247,7 @@ def show_cascade(
     Super-resolvers without the stages before them enlarge small versions of real pictures.
     """
     texts = captions.prompts("test").texts
-    chosen = np.linspace(0, len(texts) - 1, min(SHOWN, len(texts))).astype(int)
+    chosen = evenly_spread(len(texts), SHOWN)
     prompts = [texts[i] for i in chosen]
 
     def real(side: int) -> Images:

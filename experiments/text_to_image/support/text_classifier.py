@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from experiments.shared.training_runs import OpenedModel
+from experiments.text_to_image.support.captioned_data import evenly_spread
 from experiments.text_to_image.support.text_samples import as_texts
 from jaxgen.data import CaptionedSet, to_unit
 from jaxgen.data.captions.captioned_set import CaptionKind
@@ -35,7 +36,7 @@ def caption_accuracy_by_errors(
     captions = test.distinct(kind)
     if len(captions) < CANDIDATES:
         return {}
-    chosen = np.linspace(0, len(captions) - 1, CANDIDATES).astype(int)
+    chosen = evenly_spread(len(captions), CANDIDATES)
     candidates = [captions[i] for i in chosen]
     number = {caption: i for i, caption in enumerate(candidates)}
     own = test.captions(kind)

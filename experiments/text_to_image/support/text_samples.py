@@ -14,6 +14,7 @@ from experiments.shared.image_plots import plot_images
 from experiments.shared.plots import Curve, empty_figure, save_figure
 from experiments.shared.training_runs import OpenedModel
 from experiments.text_to_image.support.attribute_evaluator import codes_of
+from experiments.text_to_image.support.captioned_data import evenly_spread
 from jaxgen.data import CaptionedSet
 from jaxgen.data.captions.caption_batches import NULL_CAPTION
 from jaxgen.data.captions.captioned_set import CaptionKind
@@ -54,7 +55,7 @@ def prompts_of_part(
         short caption leaves open is not asked for.
     """
     chosen_part = pictures.part(part)
-    chosen = np.linspace(0, len(chosen_part) - 1, min(count, len(chosen_part))).astype(int)
+    chosen = evenly_spread(len(chosen_part), count)
     captions = chosen_part.captions(kind)
     texts = tuple(captions[i] for i in chosen)
     if chosen_part.attributes is None:
