@@ -41,6 +41,7 @@ from experiments.text_to_image.support.captioned_data import (
     make_tokenizer,
     pictures_digest,
     plan_examples,
+    told_by,
 )
 from experiments.text_to_image.support.captioners import (
     CaptionerFlags,
@@ -158,8 +159,9 @@ def main(config: Config) -> dict[str, float]:
             models[name], view, tokens, plan, folder / name, config.training, **common
         )
     found = written_captions(trained, views, tokenizer, config)
-    figures = caption_figures(data, found)
-    show_written(folder / "captions.png", data.clean.part("test"), found["captioner"])
+    figures = caption_figures(data, tokenizer, found)
+    test = data.clean.part("test")
+    show_written(folder / "captions.png", test, tokenizer, found["captioner"])
     write = writer_of(trained["captioner"], tokenizer, config.decoding)
     rows = relabelled(folder / "recaptioned", data.others, write, config)
     figures |= relabelling_figures(data, rows)
@@ -202,10 +204,12 @@ def _row(figure: tuple[str, float]) -> tuple[str, str | None]:
     return name, f"{value:,}" if isinstance(value, int) else three_decimals(value)
 
 
-def show_written(path: pathlib.Path, test: CaptionedSet, found: Sequence[str]) -> None:
+def show_written(
+    path: pathlib.Path, test: CaptionedSet, tokenizer: Tokenizer, found: Sequence[str]
+) -> None:
     """Some pictures of the test part with what was written of them."""
     chosen = evenly_spread(len(test), SHOWN)
-    own = [test.descriptive[i] for i in chosen]
+    own = told_by(tokenizer, [test.descriptive[i] for i in chosen])
     shown = side_by_side(test.images[chosen])
     plot_captions(path, shown, [found[i] for i in chosen], own, "Captions of test pictures")
 
@@ -289,18 +293,21 @@ def writer_of(model: TrainedModel, tokenizer: Tokenizer, how: Decoding) -> Calla
     return caption_writer(model.config, model.params, tokenizer, how, at_a_time=AT_A_TIME)
 
 
-def caption_figures(data: Data, found: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def caption_figures(
+    data: Data, tokenizer: Tokenizer, found: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
     """How many captions of the test part are right, and their attributes."""
     test, figures = data.clean.part("test"), {}
+    right = told_by(tokenizer, test.descriptive)
     for name, captions in found.items():
-        figures[f"{name}: exact captions"] = exact_share(captions, test.descriptive)
+        figures[f"{name}: exact captions"] = exact_share(captions, right)
     if data.vocabulary is None or test.attributes is None:
         return figures
     for name, captions in found.items():
-        right = caption_accuracy(data.vocabulary, captions, test.attributes)
-        figures[f"{name}: attributes"] = float(np.mean(list(right.values())))
-        if DIRECTION in right:
-            figures[f"{name}: {DIRECTION}"] = right[DIRECTION]
+        shares = caption_accuracy(data.vocabulary, captions, test.attributes)
+        figures[f"{name}: attributes"] = float(np.mean(list(shares.values())))
+        if DIRECTION in shares:
+            figures[f"{name}: {DIRECTION}"] = shares[DIRECTION]
     return figures
 
 
@@ -340,7 +347,7 @@ def expand_captions(
     expanded = prompt_expander(model.config, model.params, tokenizer, how, seed)(asked)
     rows = zip(asked[::DRAWS], expanded[::DRAWS], expanded[1::DRAWS], strict=True)
     write_text(path, format_table(("short", "expanded", "once more"), rows))
-    return expansion_figures(data.clean, asked, expanded)
+    return expansion_figures(data.clean, tokenizer, asked, expanded)
 
 
 def plot_captioners(path: pathlib.Path, trained: Mapping[str, TrainedModel]) -> None:

@@ -56,6 +56,11 @@ def make_tokenizer(texts: Sequence[str]) -> Tokenizer:
     return dataclasses.replace(tokenizer, length=tokenizer.encode(texts).ids.shape[1])
 
 
+def told_by(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """Texts as a tokenizer gives them back; one of words writes them in lower case."""
+    return tokenizer.decode(tokenizer.encode(texts).ids)
+
+
 def prompts_of(pictures: CaptionedSet) -> Sequence[str]:
     """The texts of zero-shot classification, where pictures have classes."""
     if pictures.attributes is None or CLASS not in pictures.attributes.values:

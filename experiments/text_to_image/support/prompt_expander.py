@@ -18,6 +18,7 @@ from experiments.shared.training_runs import (
     open_trained_model,
     train_model,
 )
+from experiments.text_to_image.support.captioned_data import told_by
 from experiments.text_to_image.support.captioners import (
     SEEDS_OF_TEXTS,
     table_rows,
@@ -163,19 +164,21 @@ def _behind(ids_NL: np.ndarray, count_N: np.ndarray, tokenizer: Tokenizer) -> np
 
 
 def expansion_figures(
-    pictures: CaptionedSet, short: Sequence[str], expanded: Sequence[str]
+    pictures: CaptionedSet, tokenizer: Tokenizer, short: Sequence[str], expanded: Sequence[str]
 ) -> dict[str, float]:
     """How many expansions are captions of the set, of what was asked for, and how many differ.
 
     Args:
       pictures: whose captions belong to each other.
+      tokenizer: of their words.
       short: what was expanded, some several times.
       expanded: what came out.
     """
-    short_of = dict(zip(pictures.descriptive, pictures.short, strict=True))
+    pairs = dict(zip(pictures.descriptive, pictures.short, strict=True))
+    short_of = dict(zip(told_by(tokenizer, list(pairs)), pairs.values(), strict=True))
     fits = [short_of.get(text) == asked for text, asked in zip(expanded, short, strict=True)]
-    pairs = set(zip(short, expanded, strict=True))
+    different = set(zip(short, expanded, strict=True))
     return {
         "expansions that are captions of what was asked for": float(np.mean(fits)),
-        "different expansions of a short caption": len(pairs) / len(set(short)),
+        "different expansions of a short caption": len(different) / len(set(short)),
     }

@@ -15,6 +15,9 @@ VocabularyKind = Literal["words", "bpe", "unigram"]
 
 OF_WORDS = ("<pad>", "<unk>", "<start>", "<end>")
 OF_UNIGRAM = ("<pad>", "</s>", "<unk>")
+NO_BLANK = r" (?=[,.;:!?)\]])|(?<=[(\[]) "
+"""Where no blank stands between words and signs of a text that is put together again."""
+
 OF_BPE = 2 * 256 + 2
 """Ids of CLIP's vocabulary without any merge: bytes, bytes that end words, start and end."""
 
@@ -73,6 +76,14 @@ def _train_words(texts: Sequence[str], size: int) -> Trained:
         [package.normalizers.NFC(), package.normalizers.Lowercase()]
     )
     backend.pre_tokenizer = package.pre_tokenizers.Whitespace()
+    decoders, regex = package.decoders, package.Regex
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.WordPiece(prefix=" ", cleanup=False),  # blanks between all
+            decoders.Fuse(),
+            decoders.Replace(regex(NO_BLANK), ""),
+        ]
+    )
     _train(backend, "WordLevelTrainer", texts, vocab_size=size, special_tokens=list(OF_WORDS))
     return JsonVocabulary(backend.to_str()), 0, 2, 3
 

@@ -28,6 +28,14 @@ def test_words_by_frequency():
     assert tokenizer.encode(["A cube, red"]).ids.tolist() == [[2, 4, 6, 1, 1, 3]]
 
 
+def test_words_and_signs_are_put_together_as_people_write_them(tmp_path):
+    texts = ["a red cube (at the top), left of a ball; what? [yes!] no: 3."]
+    tokenizer = train_tokenizer(texts, 60)
+    save_tokenizer(tokenizer, tmp_path)
+    for each in (tokenizer, open_tokenizer(tmp_path)):
+        assert each.decode(each.encode([*texts, "A CUBE;left"]).ids) == [*texts, "a cube; left"]
+
+
 def test_bpe_has_every_byte_and_the_merges_of_its_texts():
     tokenizer = train_tokenizer(["aaab aaab aaab"], 517, "bpe")
     ids = tokenizer.vocabulary.ids

@@ -30,7 +30,10 @@ def described(tmp_path_factory) -> pathlib.Path:
     """Pictures of four classes, each with a short and a descriptive caption."""
     folder = write_pictures(tmp_path_factory.mktemp("described"))
     rows = [
-        {"file": f"{name}/{path.name}", "captions": [f"a {name}", f"a picture with a white {name}"]}
+        {
+            "file": f"{name}/{path.name}",
+            "captions": [f"a {name}", f"A picture, with a white {name}"],
+        }
         for name in CLASSES
         for path in (folder / name).glob("*.png")
     ]
@@ -40,7 +43,7 @@ def described(tmp_path_factory) -> pathlib.Path:
 
 def test_a_set_is_captioned_and_relabelled(described, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    arguments = [*FLAGS, "--training-steps", 80, "--data", described, "--workdir", folder]
+    arguments = [*FLAGS, "--training-steps", 160, "--data", described, "--workdir", folder]
     assert run_here("recaption", arguments, monkeypatch, family="text_to_image") == 0
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["captioner: exact captions"] >= 0.75  # by chance 0.25
@@ -52,6 +55,7 @@ def test_a_set_is_captioned_and_relabelled(described, tmp_path, monkeypatch):
     assert "a circle" in (folder / "expanded.md").read_text()
     rows = read_recaptions(folder / "recaptioned")
     assert len(load_captioned(folder / "recaptioned")) == len(rows) == 32  # half of 64
+    assert {row.written for row in rows} <= {f"a picture, with a white {name}" for name in CLASSES}
     tokenizer, model = (
         open_tokenizer(folder / "tokenizer"),
         load_model(folder / "captioner" / "checkpoints"),
