@@ -105,7 +105,7 @@ def transformers_options(
         projects = True
         width = {"projection_dim": config.get("projection_dim", TEXT_DEFAULTS["projection_dim"])}
         fields = {
-            part: {**(config.get(key) or {}), **(config.get(f"{key}_dict") or {}), **width}
+            part: {**_object(where, config, key), **_object(where, config, f"{key}_dict"), **width}
             for part, key in (("text", "text_config"), ("image", "vision_config"))
         }
     found = {}
@@ -116,11 +116,16 @@ def transformers_options(
     return found
 
 
+def _object(where: str, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise InputError(f"{where}: {name} is {found!r}, expected an object of fields")
+    return found
+
+
 def _text_options(where: str, config: Mapping[str, Any], projects: bool) -> dict[str, Any]:
     given = _given(where, config, TEXT_DEFAULTS)
     end_id = given["eos_token_id"]
-    if not isinstance(end_id, int):
-        raise InputError(f"{where}: eos_token_id is {end_id!r}, expected one id")
     return {
         **{ours: given[theirs] for ours, theirs in TEXT_FIELDS.items()},
         "end_id": None if end_id == LARGEST_ID else end_id,
@@ -170,6 +175,9 @@ def _given(where: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -
         raise InputError(
             f"{where}: hidden_act is {given['hidden_act']!r}, expected {' or '.join(ACTIVATIONS)}"
         )
+    for name, default in defaults.items():
+        if isinstance(default, int) and not isinstance(given[name], int):
+            raise InputError(f"{where}: {name} is {given[name]!r}, expected one integer")
     return given
 
 

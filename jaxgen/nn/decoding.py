@@ -104,15 +104,17 @@ def write_texts(
 def nucleus(log_p_BV: Float[Array, "*B V"], top_p: float) -> Float[Array, "*B V"]:
     """Log-probabilities, -inf outside of the smallest set of likeliest tokens.
 
+    Of equally likely ones at its edge those with smaller ids are inside.
+
     Args:
       log_p_BV: of all tokens.
       top_p: what the tokens of the set have together, at least.
     """
-    falling_BV = jnp.sort(log_p_BV, axis=-1, descending=True)
-    p_BV = jnp.exp(falling_BV)
-    inside_BV = jnp.cumsum(p_BV, axis=-1) - p_BV < top_p
-    least_B1 = jnp.where(inside_BV, falling_BV, jnp.inf).min(axis=-1, keepdims=True)
-    return jnp.where(log_p_BV >= least_B1, log_p_BV, -jnp.inf)
+    order_BV = jnp.argsort(log_p_BV, axis=-1, descending=True, stable=True)
+    p_BV = jnp.exp(jnp.take_along_axis(log_p_BV, order_BV, axis=-1))
+    ranked_BV = jnp.cumsum(p_BV, axis=-1) - p_BV < top_p
+    inside_BV = jnp.take_along_axis(ranked_BV, jnp.argsort(order_BV, axis=-1), axis=-1)
+    return jnp.where(inside_BV, log_p_BV, -jnp.inf)
 
 
 def _write(

@@ -1,6 +1,9 @@
-"""Checks of the texts that a network reads: states of tokens, their mask, a pooled vector."""
+"""The texts that a network reads, checked: states of tokens, their mask, a pooled vector."""
 
 from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from jaxgen.errors import InputError
 
@@ -71,3 +74,10 @@ def check_pooled(config: Any, pooled: Any, leading: tuple[int, ...]) -> None:
     if found != wanted:
         expected = None if wanted is None else list(wanted)
         raise InputError(f"pooled vectors have shape {found}, expected {expected}")
+
+
+def without_padding(
+    text_BNC: Float[Array, "B N C"], mask_BN: Bool[Array, "B N"] | None
+) -> Float[Array, "B N C"]:
+    """Texts with zeros where they are masked: what is there may be anything, for gradients too."""
+    return text_BNC if mask_BN is None else jnp.where(mask_BN[..., None], text_BNC, 0)

@@ -33,6 +33,7 @@ from jaxgen.nn.text_inputs import (
     check_text_mask,
     check_text_tokens,
     check_text_widths,
+    without_padding,
 )
 from jaxgen.spacetime.text_context import TextContext, TextUse, clip_context
 from jaxgen.spacetime.transformer_blocks import Conditioning, DiTBlock, FinalLayer
@@ -201,7 +202,7 @@ class DiT(nn.Module):
         check_text_mask(mask_BN, text_BNC)
         if text_BNC is None:
             return None
-        text_BND, null_D = self.text(text_BNC)
+        text_BND, null_D = self.text(without_padding(text_BNC, mask_BN))
         return clip_context(text_BND, mask_BN, null_D)
 
     def _blocks(

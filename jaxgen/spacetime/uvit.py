@@ -27,7 +27,7 @@ from jaxgen.nn.embeddings import LabelEmbedding, time_frequencies
 from jaxgen.nn.mlp import MLP, gelu_exact
 from jaxgen.nn.norms import LayerNorm
 from jaxgen.nn.patches import patchify, unpatchify
-from jaxgen.nn.text_inputs import check_text_mask, check_text_tokens
+from jaxgen.nn.text_inputs import check_text_mask, check_text_tokens, without_padding
 from jaxgen.spacetime.text_context import HIDDEN
 from jaxgen.spacetime.transformer_config import GridConfig, published_fields
 
@@ -222,9 +222,7 @@ class UViT(nn.Module):
 
     def _text_tokens(self, text_BNC: Array, mask_BN: Array | None) -> Float[Array, "B N D"]:
         """Texts as tokens; what is masked may be anything."""
-        if mask_BN is not None:
-            text_BNC = jnp.where(mask_BN[..., None], text_BNC, 0)
-        return self.text(text_BNC).astype(jnp.float32)
+        return self.text(without_padding(text_BNC, mask_BN)).astype(jnp.float32)
 
     def _blocks(
         self, x_BLD: Float[Array, "B L D"], segments_BL: Int[Array, "B L"] | None

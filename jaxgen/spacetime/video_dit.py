@@ -27,6 +27,7 @@ from jaxgen.nn.dense import Dense
 from jaxgen.nn.embeddings import Condition, TextEmbedding
 from jaxgen.nn.packs import of_tokens
 from jaxgen.nn.patches import Patch, patch_sides, patchify, unpatchify
+from jaxgen.nn.text_inputs import without_padding
 from jaxgen.nn.token_sharding import shard_tokens
 from jaxgen.nn.video_rotary import RotaryForm
 from jaxgen.spacetime.attention_patterns import (
@@ -222,7 +223,7 @@ class VideoDiT(nn.Module):
         if c.text_width:
             if text_BNC is None:
                 text_BNC = jnp.zeros((len(time_B), 0, c.text_width))
-            text_BND, null_D = self.text(text_BNC)
+            text_BND, null_D = self.text(without_padding(text_BNC, text_mask_BN))
             text = clip_context(text_BND, text_mask_BN, null_D)
         conditions = self.condition.each(time_B, label_B, numbers_BP, pooled_BC, train=train)
         return unpatchify(self._predict(tokens, conditions, text), grid, c.patch)

@@ -33,7 +33,12 @@ from jaxgen.nn.attention import Implementation
 from jaxgen.nn.convolutions import conv, group_norm
 from jaxgen.nn.dense import Dtype, zeros
 from jaxgen.nn.embeddings import LabelEmbedding, VectorEmbedding, check_condition
-from jaxgen.nn.text_inputs import check_pooled, check_text_mask, check_text_tokens
+from jaxgen.nn.text_inputs import (
+    check_pooled,
+    check_text_mask,
+    check_text_tokens,
+    without_padding,
+)
 from jaxgen.unet.frame_attention import FrameAttention, FrameRows, rows_of_frames
 from jaxgen.unet.frame_convolution import FrameConvolution
 from jaxgen.unet.option_checks import Down, FrameLayer, Labels, Up, check_unet_options, per_level
@@ -385,6 +390,7 @@ class UNet(nn.Module):
         if text_BNC is None:
             return None
         mask = None if mask_BN is None else self._of_rows(mask_BN, 1, rows)
+        text_BNC = without_padding(text_BNC, mask_BN)
         return TextStates(self._of_rows(text_BNC, 1, rows), mask)
 
     def _condition(

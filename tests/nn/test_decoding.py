@@ -153,6 +153,8 @@ def test_the_nucleus_is_the_smallest_set():
         np.testing.assert_array_equal(found.sum(axis=1), counts)
         for row, p in zip(found, p_BV, strict=True):
             assert p[row].min() > p[~row].max(initial=0)
+    equal = np.full((1, 8), 1 / 8, np.float32)
+    np.testing.assert_array_equal(inside(np.log(equal), 0.3), np.arange(8)[None] < 3)
 
 
 def test_nucleus_sampling_has_the_frequencies_of_numpy():

@@ -203,6 +203,14 @@ def saved(folder, config=BOTH, **options):
             r"'text_model.embeddings.token_embedding.weight' has shape \(30, 12\), expected \(31",
         ),
         (
+            lambda f: saved(f, TEXT) or edit(f, num_attention_heads="4"),
+            r"config\.json of .*: num_attention_heads is '4', expected one integer",
+        ),
+        (
+            lambda f: saved(f, BOTH) or edit(f, text_config=[1]),
+            r"config\.json of .*: text_config is \[1\], expected an object of fields",
+        ),
+        (
             lambda f: saved(f, TEXT) or edit(f, hidden_act="relu"),
             r"config\.json of .*model\.safetensors: hidden_act is 'relu', expected quick_gelu or",
         ),

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -64,6 +65,9 @@ def test_padding_is_not_seen_and_tokens_are(config):
     padded[~rest["text_mask_BN"]] = np.nan
     with_other = apply(config, params, z, time, **dict(rest, text_BNC=padded))
     np.testing.assert_allclose(with_other, found, atol=1e-6)
+    spoiled, model = {**rest, "text_BNC": padded}, config.make_model()
+    gradient = jax.grad(lambda p: (model.apply({"params": p}, z, time, **spoiled) ** 2).sum())
+    chex.assert_tree_all_finite(jax.jit(gradient)(params))
     changed = rest["text_BNC"].copy()
     changed[:, 1] += 1
     other = apply(config, params, z, time, **dict(rest, text_BNC=changed))

@@ -105,7 +105,7 @@ def test_padding_is_seen_without_a_mask_and_hidden_with_one(config):
     given = texts(config)
     short = {**given, "text_BNC": given["text_BNC"][:, :2]}
     mask = np.broadcast_to(np.arange(N) < 2, (B, N))
-    other = np.where(mask[..., None], given["text_BNC"], 100.0)
+    other = np.where(mask[..., None], given["text_BNC"], np.nan)
     run = functools.partial(apply, config, params_of(config), *images())
     expected = run(**short)
     np.testing.assert_allclose(run(**given, text_mask_BN=mask), expected, atol=1e-5)

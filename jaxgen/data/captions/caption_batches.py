@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int32, Integer, Shaped
 from jaxgen.data.batch_plan import BatchPlan
 from jaxgen.data.captions.captioned_set import CaptionedSet
 from jaxgen.errors import InputError, check_share
-from jaxgen.ids import as_ids
+from jaxgen.ids import as_ids, check_not_string
 from jaxgen.pixels import to_unit
 
 Tokenise = Callable[[Sequence[str]], Any]
@@ -61,11 +61,14 @@ def tokenise_captions(
 
     Raises:
       InputError: What the tokenizer gives are not ids and a mask of one shape, a row for each text;
-        or a caption has no token, as the empty one may.
+        or captions have no token, or those of the empty text alone, as if they were left out.
     """
+    check_not_string(captions, "captions", "a list of texts")
     distinct = list(dict.fromkeys(captions))
     ids, mask = _tokenised(tokenizer, [*distinct, null])
-    empty = [caption for caption, row_L in zip(distinct, mask, strict=False) if not row_L.any()]
+    unlike_null = (ids[:-1] != ids[-1]) | (mask[:-1] != mask[-1])
+    told = (unlike_null if null == NULL_CAPTION else mask[:-1]).any(axis=1)
+    empty = [distinct[k] for k in np.flatnonzero(~(told & mask[:-1].any(axis=1)))]
     if empty:
         raise InputError(
             f"{len(empty)} captions without a token, first {empty[0]!r}, expected one or more each"

@@ -251,19 +251,29 @@ def _parse(source: str, content: bytes) -> dict[str, Entry]:
 def _load(source: str, text: str) -> Any:
     """The content of a JSON file, or of a file with JSON on each line as a list."""
     if not source.endswith(".jsonl"):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{source}: not JSON ({error})") from error
+        return _parsed(source, text)
     loaded = []
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            loaded.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"{source}: line {number}: not JSON ({error})") from error
+        if line.strip():
+            loaded.append(_parsed(f"{source}: line {number}", line))
     return loaded
+
+
+def _parsed(where: str, text: str) -> Any:
+    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise InputError(f"{where}: {name!r} stands twice in an object, expected once")
+            found[name] = value
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=fields)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})") from error
 
 
 def _entry(source: str, name: str, value: Any) -> Entry:

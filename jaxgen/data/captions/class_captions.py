@@ -12,6 +12,7 @@ from jaxgen.data.captions.captioned_set import Attributes, CaptionedSet
 from jaxgen.data.captions.shape_captions import with_article
 from jaxgen.data.images.image_set import ImageSet
 from jaxgen.errors import InputError
+from jaxgen.ids import check_not_string
 
 TEMPLATES = ("a photo of {}", "a small photo of {}", "a picture of {}", "an image of {}")
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -27,7 +28,13 @@ def class_phrases(classes: Sequence[str]) -> tuple[str, ...]:
 
     Returns:
       "the digit three" for "3"; for other names with their article, underscores as blanks.
+
+    Raises:
+      InputError: The names are one string, or one of them is empty.
     """
+    check_not_string(classes, "classes", "a list of names")
+    if not all(name.strip() for name in classes):
+        raise InputError(f"classes are {list(classes)}, expected a name each")
     digits = dict(zip(map(str, range(10)), DIGIT_WORDS, strict=True))
     return tuple(
         f"the digit {digits[name]}" if name in digits else with_article(name.replace("_", " "))
@@ -45,8 +52,9 @@ def class_prompts(
       templates: With one ``{}`` each.
 
     Raises:
-      InputError: There are no templates, or one has no ``{}``.
+      InputError: There are no templates, or one has no ``{}``; and as `class_phrases`.
     """
+    check_not_string(templates, "templates", "a list of texts with one {} each")
     if not templates:
         raise InputError("templates are empty, expected one or more, such as 'a photo of {}'")
     for template in templates:

@@ -89,7 +89,7 @@ def write_captions(
 
 def with_article(words: str) -> str:
     """A noun with its article: "an orange square"."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"
 
 
 def read_caption(vocabulary: ShapeVocabulary, caption: str) -> Int32[np.ndarray, "F"]:
@@ -101,6 +101,7 @@ def read_caption(vocabulary: ShapeVocabulary, caption: str) -> Int32[np.ndarray,
       vocabulary: What the codes mean.
       caption: Any text; of a third object and further ones nothing is read.
     """
+    caption = " ".join(caption.lower().split())
     nouns = list(_noun_phrase(vocabulary).finditer(caption))[:2]
     read: dict[str, str | None] = {}
     for name, values in vocabulary.values.items():

@@ -186,15 +186,16 @@ def write_states(
         return found
     shape = None
     for start in range(0, len(ids_NL), file_rows):
-        target = root / _file_name(digest, dtype, start)
-        if not target.is_file() or shape is None:
+        target, count = root / _file_name(digest, dtype, start), min(len(ids_NL) - start, file_rows)
+        written = target.is_file() and len(_open_rows([target])) == count
+        if not written or shape is None:
             # The first rows of a file that is there are computed again, for their shape.
-            stop = min(len(ids_NL), start + (1 if target.is_file() else file_rows))
+            stop = start + (1 if written else count)
             rows = _encoded_rows(encode, ids_NL[start:stop], mask_NL[start:stop], batch_size, dtype)
             shape = (*rows[0].shape[1:], rows[2].shape[1])
-            if not target.is_file():
+            if not written:
                 _write_file(target, rows)
-        advance(min(len(ids_NL) - start, file_rows))
+        advance(count)
     length, width, pooled_width = shape or (0, 0, 0)
     fields = {
         **{"digest": digest, "count": len(ids_NL), "length": length, "width": width},

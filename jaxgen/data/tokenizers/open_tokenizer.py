@@ -68,7 +68,7 @@ def open_tokenizer(
         opened = dataclasses.replace(opened, vocabulary=vocabulary, clean=clean)
     opened.vocabulary.split([""], special=False)  # damage shows where the file is opened
     pad = opened.pad if pad is None else pad
-    return dataclasses.replace(opened, pad=pad, length=length or opened.length)
+    return dataclasses.replace(opened, pad=pad, length=opened.length if length is None else length)
 
 
 def _open_folder(folder: pathlib.Path) -> Tokenizer:

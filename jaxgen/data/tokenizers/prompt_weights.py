@@ -21,7 +21,7 @@ FACTORS = {"(": BRACKET_FACTOR, "[": 1 / BRACKET_FACTOR}
 OPENS = {")": "(", "]": "["}
 
 _find_parts = re.compile(
-    r"\\(?P<literal>[()\[\]\\])|(?P<open>[(\[])|(?P<close>[)\]])"
+    r"\\(?P<literal>[()\[\]\\]?)|(?P<open>[(\[])|(?P<close>[)\]])"
     r"|:\s*(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+))\s*\)"
     r"|(?P<text>[^\\()\[\]:]+|.)",
     re.DOTALL,
@@ -32,9 +32,10 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
     r"""A prompt in parts of one weight each, without the brackets that say so.
 
     ``(text)`` multiplies by 1.1, ``[text]`` divides by it, ``(text:1.3)`` multiplies by the number;
-    brackets may be nested, and ``\(`` is a bracket. This is what AUTOMATIC1111's web interface made
-    usual. A number without a bracket is text, and so is a bracket that none has opened (":)", "at
-    12:30)"); one that nothing closes counts to the end.
+    brackets may be nested, ``\(`` is a bracket, and a backslash before anything else is left out.
+    This is what AUTOMATIC1111's web interface made usual. A number without a bracket is text, and
+    so is a bracket that none has opened (":)", "at 12:30)"); one that nothing closes counts to the
+    end.
 
     Example:
       >>> parse_weights("a (red:1.3) cube")

@@ -45,7 +45,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> list[pathlib.Path]:
     elif isinstance(vocabulary, SentencePieceVocabulary):
         name, content = MODEL_FILE, vocabulary.model
         spellings = {i: token for token, i in vocabulary.special_tokens.items()}
-        config |= {"tokenizer_class": "T5Tokenizer", "extra_ids": vocabulary.extra_ids}
+        config["extra_ids"] = vocabulary.extra_ids
+        if vocabulary.as_t5:  # whose unknown piece is 2, which that class takes for granted
+            config["tokenizer_class"] = "T5Tokenizer"
     else:
         raise InputError(f"the vocabulary is a {type(vocabulary).__name__}, expected one of a file")
     places = (("bos", tokenizer.start), ("eos", tokenizer.end), ("pad", tokenizer.pad))

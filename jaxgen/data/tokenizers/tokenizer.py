@@ -160,7 +160,9 @@ class Tokenizer:
         return inner
 
     def _check_length(self, length: int | None) -> None:
-        if length is not None and length <= self.marks:
+        whole = isinstance(length, int | np.integer)
+        if length is not None and not (whole and length > self.marks):
             raise InputError(
-                f"length is {length}, expected more than the {self.marks} tokens around a text"
+                f"length is {length}, expected an integer above the {self.marks} tokens around a "
+                "text"
             )

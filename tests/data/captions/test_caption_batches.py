@@ -9,6 +9,7 @@ from jaxgen.data import BatchPlan, captioned_batch_at, tokenise_captions
 from jaxgen.data.captions.caption_batches import make_caption_transform
 from jaxgen.data.captions.captioned_shapes import make_captioned_shapes
 from jaxgen.data.captions.shape_vocabulary import ShapeVocabulary
+from jaxgen.data.tokenizers import train_tokenizer
 from jaxgen.errors import InputError
 from jaxgen.pixels import to_unit
 
@@ -131,3 +132,9 @@ def test_what_cannot_be_batched(shapes, tokens):
         tokenise_captions(["a"], lambda texts: tokenizer([*texts, ""]))
     with pytest.raises(InputError, match="1 captions without a token, first 'b', expected one or"):
         tokenise_captions(["a", "b"], lambda t: (np.ones((3, 2), int), [[1, 0], [0, 0], [0, 0]]))
+    words = train_tokenizer(["a red circle"], 20)
+    with pytest.raises(InputError, match="1 captions without a token, first ' ', expected one or"):
+        tokenise_captions(["red", " "], words)  # start and end alone
+    assert tokenise_captions(["red", " "], words, null="circle").mask.any(axis=1).all()
+    with pytest.raises(InputError, match="captions are the string 'red', expected a list of texts"):
+        tokenise_captions("red", words)

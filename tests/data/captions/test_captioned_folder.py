@@ -169,6 +169,11 @@ def line_of(name, **fields):
             [{"file": name, "captions": ["a", ""][: i + 1]} for i, name in enumerate(NAMES)],
             r"2 of 3 are empty or no texts, first c\.png with captions \['a', ''\]",
         ),
+        (
+            ['{"file": "a.png", "caption": "x", "caption": "y"}'],
+            r"captions\.jsonl: line 1: 'caption' stands twice in an object, expected once",
+        ),
+        (["[" * 100_000], r"captions\.jsonl: line 1: not JSON \(maximum recursion depth"),
         ([line_of("a.png"), "{"], r"captions\.jsonl: line 2: not JSON \(Expecting property name"),
         ([line_of("a.png"), {"caption": "whose"}], "entry 1 names no file, expected file or file_"),
         ([line_of("a.png")] * 2, r"entry 1 is a second one of a\.png, expected one entry for each"),

@@ -16,9 +16,10 @@ def image_set(classes, labels):
 
 
 def test_nouns_of_classes():
-    phrases = class_phrases(("3", "0", "airplane", "cat", "ice_cream"))
+    phrases = class_phrases(("3", "0", "airplane", "cat", "ice_cream", "Abyssinian"))
     assert phrases == (
         *("the digit three", "the digit zero", "an airplane", "a cat", "an ice cream"),
+        "an Abyssinian",
     )
     assert class_prompts(("7", "oak"), ("a photo of {}", "{}!")) == (
         ("a photo of the digit seven", "the digit seven!"),
@@ -54,3 +55,9 @@ def test_what_has_no_captions():
         class_prompts(("a",), ("a photo",))
     with pytest.raises(InputError, match="templates are empty"):
         class_prompts(("a",), ())
+    with pytest.raises(InputError, match="classes are the string 'cat', expected a list of names"):
+        class_prompts("cat")
+    with pytest.raises(InputError, match=r"templates are the string 'a \{\}', expected a list"):
+        class_prompts(("cat",), "a {}")
+    with pytest.raises(InputError, match=r"classes are \['cat', ''\], expected a name each"):
+        class_phrases(("cat", ""))

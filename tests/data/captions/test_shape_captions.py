@@ -111,6 +111,8 @@ def test_any_text_can_be_read():
     code_F = read_caption(vocabulary, "the large blue square square at the bottom right, a star")
     expected = {"shape": "square", "colour": "blue", "size": "large"}
     assert expected.items() <= vocabulary.named(code_F).items()
+    code_F = read_caption(vocabulary, "A Large  blue\tSQUARE")
+    assert expected.items() <= vocabulary.named(code_F).items()
 
 
 def test_a_place_is_above_when_it_says_so():

@@ -71,6 +71,14 @@ def test_an_interruption_looks_unfinished_and_loses_one_file(tmp_path):
     assert again.calls == 0
 
 
+def test_files_of_other_rows_are_written_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write_states(tmp_path, Encoder(5), IDS, MASK, "abc", **OPTIONS)
+    states = write_states(tmp_path, Encoder(), IDS, MASK, "abc", batch_size=2, file_rows=6)
+    assert len(states.files) == 2
+    np.testing.assert_array_equal(states.rows(np.arange(COUNT)).states_BLD, numbers(IDS)[0])
+
+
 def test_what_is_refused(tmp_path):
     folder = tmp_path / "states"
     states = write_states(folder, Encoder(), IDS, MASK, "abc", **OPTIONS)

@@ -17,6 +17,7 @@ from jaxgen.data.tokenizers import encode_weighted, parse_weights, train_tokeniz
         ("(a (red:2) cube:0.5)", [("a ", 0.5), ("red", 1), (" cube", 0.5)]),
         ("(red: -0.5 )", [("red", -0.5)]),
         (r"\(red\) [a\]]", [("(red) ", 1), ("a]", 1 / 1.1)]),
+        ("a\\b \\\\c\\", [("ab \\c", 1)]),
         ("at 12:30, ratio 1:2", [("at 12:30, ratio 1:2", 1)]),
         ("a (red cube", [("a ", 1), ("red cube", 1.1)]),
         ("(red:1.0)(cube)", [("red", 1), ("cube", 1.1)]),

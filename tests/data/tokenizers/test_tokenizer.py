@@ -141,7 +141,7 @@ def test_end_ends_a_decoded_text(words):
         ),
         (["a", 3], {}, "text 1 is 3, expected a string"),
         (["a\ud800"], {}, "text 0: .* half of a surrogate pair"),
-        (["a"], {"length": 2}, "length is 2, expected more than the 2 tokens around a text"),
+        (["a"], {"length": 2}, "length is 2, expected an integer above the 2 tokens around a text"),
         (["a"], {"windows": 0}, "windows is 0, expected a whole number from 1"),
         (["a"], {"windows": 1.5}, "windows is 1.5, expected a whole number from 1"),
     ],
@@ -157,7 +157,7 @@ def test_bad_fields_and_ids(words):
         dataclasses.replace(words, pad=999)
     with pytest.raises(InputError, match="clean is 'OpenAI', expected one of"):
         dataclasses.replace(words, clean="OpenAI")
-    with pytest.raises(InputError, match="length is 1, expected more than the 2"):
+    with pytest.raises(InputError, match="length is 1, expected an integer above the 2"):
         dataclasses.replace(words, length=1)
     with pytest.raises(InputError, match="ids contain the id 99"):
         words.decode([[2, 99]])
