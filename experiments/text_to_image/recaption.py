@@ -215,7 +215,7 @@ def show_written(
 
 
 def load_data(config: Config) -> Data:
-    """The set in two halves, of which the second has damaged captions where it is of shapes.
+    """The set in two random halves; the second has damaged captions where it is of shapes.
 
     Raises:
       InputError: for a set without the parts "train" and "test", or a half that is empty.
@@ -228,6 +228,10 @@ def load_data(config: Config) -> Data:
         pictures = make_captioned_shapes(vocabulary, side=config.size or 32, frames=frames)
     pictures.part("test")
     start, stop = part_span(pictures.name, pictures.parts, "train")
+    if vocabulary is None:  # files lie in the order of their names, which are much of the captions
+        order = np.arange(len(pictures))
+        np.random.default_rng(config.seed).shuffle(order[start:stop])
+        pictures = pictures.reordered(order)
     cut = start + round(config.clean * (stop - start))
     if not start < cut < stop:
         raise InputError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 
 from jaxgen.data.archives import describe_left_out
 from jaxgen.data.captions.caption_files import name_some
@@ -69,7 +69,7 @@ class Attributes:
         """
         return self.codes[:, self.column(name)]
 
-    def rows(self, chosen: slice | Bool[np.ndarray, "N"]) -> "Attributes":
+    def rows(self, chosen: slice | Bool[np.ndarray, "N"] | Int[np.ndarray, "N"]) -> "Attributes":
         """The attributes of some examples."""
         return Attributes(self.values, self.codes[chosen])
 
@@ -173,6 +173,22 @@ class CaptionedSet:
             descriptive=self.descriptive[start:stop],
             attributes=self.attributes and self.attributes.rows(slice(start, stop)),
             parts={name: (0, stop - start)},
+        )
+
+    def reordered(self, order_N: Int[np.ndarray, "N"]) -> "CaptionedSet":
+        """The same examples in another order; parts stay where they are.
+
+        Args:
+          order_N: Which example comes first, second, ...; each once.
+        """
+        if sorted(order_N.tolist()) != list(range(len(self))):
+            raise InputError(f"{self.name}: no order of {len(self)} examples, expected each once")
+        return replace(
+            self,
+            images=self.images[order_N],
+            short=tuple(self.short[i] for i in order_N),
+            descriptive=tuple(self.descriptive[i] for i in order_N),
+            attributes=self.attributes and self.attributes.rows(order_N),
         )
 
     def with_captions(

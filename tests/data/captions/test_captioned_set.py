@@ -42,6 +42,18 @@ def test_examples_and_parts():
     assert other.short == other.descriptive == ("a", "b", "c", "d")
 
 
+def test_another_order():
+    trees = small_set()
+    found = trees.reordered(np.array([2, 0, 1, 3]))
+    assert found.short == ("a tree", "an oak", "an elm", "an elm")
+    assert found.descriptive == ("an odd tree", "a new oak", "an elm", "an old elm")
+    assert found.parts == trees.parts
+    np.testing.assert_array_equal(found.images, trees.images[[2, 0, 1, 3]])
+    np.testing.assert_array_equal(found.attribute_of("age"), [2, 1, -1, 0])
+    with pytest.raises(InputError, match="trees: no order of 4 examples, expected each once"):
+        trees.reordered(np.array([2, 0, 0, 3]))
+
+
 def test_clips_and_their_stills():
     clips = small_set(7, 5, 6, 1, attributes=None)
     assert (clips.frames, clips.pixel_key) == (7, "video")

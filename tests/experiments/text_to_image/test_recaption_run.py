@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
 
-from experiments.text_to_image.recaption import DRAWS
+from experiments.text_to_image.recaption import DRAWS, Config, load_data
 from experiments.text_to_image.support.captioned_data import make_tokenizer
 from experiments.text_to_image.support.captioners import table_rows, texts_of
 from experiments.text_to_image.support.prompt_expander import open_prompt_expander
@@ -55,6 +55,9 @@ def test_a_set_is_captioned_and_relabelled(described, tmp_path, monkeypatch):
     assert "a circle" in (folder / "expanded.md").read_text()
     rows = read_recaptions(folder / "recaptioned")
     assert len(load_captioned(folder / "recaptioned")) == len(rows) == 32  # half of 64
+    clean = load_data(Config(data=str(described))).clean.part("train").descriptive
+    for half in (clean, [row.original for row in rows]):  # files lie class by class
+        assert {text.split()[-1] for text in half} == set(CLASSES)
     assert {row.written for row in rows} <= {f"a picture, with a white {name}" for name in CLASSES}
     tokenizer, model = (
         open_tokenizer(folder / "tokenizer"),
