@@ -150,7 +150,9 @@ class SchedulerRecipe:
         if spaced and not method.in_sigma:
             levels = make_steps(self.schedule, count, spaced)
             return repeat_last(levels) if final == "first" else levels
-        spacing = get("timestep_spacing", method.spacing) if method.has_spacing else method.spacing
+        spacing = self._spacing()
+        if method.in_sigma and spacing == "linspace" and not spaced:
+            return steps_at(self.schedule, self._between_entries(count), final=final)
         options: dict[str, Any] = {}
         if spacing == "leading":
             options["offset"] = get("steps_offset", 0)
@@ -168,10 +170,31 @@ class SchedulerRecipe:
         levels = make_steps(self.schedule, count, spacing, final=final, **options)
         return respace(levels, self.schedule, spaced)
 
-    def _spaced_sigmas(self) -> Spacing | None:
-        """The spacing that flags ask for in place of the table's steps; None: none."""
+    def _spacing(self) -> Spacing:
+        """How the steps of a table are chosen."""
+        method = TABLE_METHODS[self.name]
+        default = method.spacing
+        return field_of(self.fields)("timestep_spacing", default) if method.has_spacing else default
+
+    def _sigma_flag(self) -> str | None:
+        """The flag that asks for other sigmas than those of the table's steps; None: none does."""
         get, flags = field_of(self.fields), TABLE_METHODS[self.name].sigma_flags
-        return next((SIGMA_FLAGS[flag] for flag in flags if get(flag, False)), None)
+        return next((flag for flag in flags if get(flag, False)), None)
+
+    def _spaced_sigmas(self) -> Spacing | None:
+        """The spacing of that flag."""
+        flag = self._sigma_flag()
+        return None if flag is None else SIGMA_FLAGS[flag]
+
+    def _between_entries(self, count: int) -> Float64[np.ndarray, "N"]:
+        """Times at even distances, also between two steps of the table, with sigma linear there."""
+        assert isinstance(self.schedule, TableSchedule)
+        index_N = np.linspace(0, self.schedule.steps - 1, count)[::-1]
+        entries = self.schedule.at_index(np.arange(self.schedule.steps, dtype=np.float64))
+        noisiest = index_N == self.schedule.steps - 1  # where sigma may be infinite
+        sigma_N = np.interp(index_N, np.arange(self.schedule.steps), entries.s / entries.a)
+        log_snr_N = -2 * np.log(np.where(noisiest, 1, sigma_N))
+        return np.where(noisiest, 1, self.schedule.at_log_snr(log_snr_N).t)
 
     def _teacher_times(self, teacher: int, count: int) -> Float64[np.ndarray, "N"]:
         """Some of the even steps of a teacher, from the noisiest on."""
@@ -192,10 +215,10 @@ class SchedulerRecipe:
             return quarter_log_sigma(level)
         assert isinstance(self.schedule, TableSchedule)
         index = step_index(self.schedule)(level)
-        spaced = self._spaced_sigmas()
-        if spaced and not TABLE_METHODS[self.name].whole_times:
+        flag, between = self._sigma_flag(), self._spacing() == "linspace"
+        if not TABLE_METHODS[self.name].whole_times and (flag or between):
             return index
-        if spaced == "uniform_log_snr":
+        if flag == "use_exponential_sigmas":
             return jnp.floor(index + 1e-3)
         return jnp.round(index)
 

@@ -13,7 +13,8 @@ Tables of T steps, with r = T // N whole steps between two visits (index i is th
 
 (Lin et al. 2024, table 2, and the conventions of the diffusers package; see `make_steps` for a
 variant of the first two. There, DDIM with linspace steps to i - r rather than to the next index,
-and Euler's indices are not rounded.) Without a table they are the limit of many steps, evaluated at
+and Euler's indices are not rounded, as in `jaxgen.pretrained.schedulers`.) Without a table they are
+the limit of many steps, evaluated at
 
     leading    t_k = (N - 1 - k) / N        linspace    t_k = 1 - k / (N - 1)
     trailing   t_k = 1 - k / N              (the times of ``uniform``)

@@ -21,6 +21,7 @@ from jaxtyping import Float64
 
 from jaxgen.diffusion.process.levels import Level
 from jaxgen.diffusion.process.schedules import Schedule
+from jaxgen.diffusion.process.table_schedules import TableSchedule
 from jaxgen.diffusion.samplers.linear import (
     LinearRow,
     LinearSampler,
@@ -62,7 +63,8 @@ class Renoising(LinearSampler):
 class TCD(Renoising):
     """Strategic stochastic sampling of trajectory consistency models (Zheng et al. 2024).
 
-    A step to time t' goes down to (1 - gamma) t', but no further than where the sample ends. For
+    A step to time t' goes down to (1 - gamma) t', of a table to the whole step below (1 - gamma)
+    times that of t', but no further than where the sample ends. For
     a model whose x^ is the end of the path through z, gamma weighs how much of an error in it is
     kept (0, `DDIM`) against how much noise has to be taken away again (1, `ConsistencySampler` if
     the sample ends at clean data).
@@ -84,6 +86,9 @@ class TCD(Renoising):
     def down(self, now: Level, after: Level) -> Float64[np.ndarray, "N"]:
         """lambda at (1 - gamma) t'."""
         t = (1 - self.gamma) * after.t
+        if isinstance(self.schedule, TableSchedule):
+            step = np.round(after.t * self.schedule.steps - 1)
+            t = (np.floor((1 - self.gamma) * step + 1e-6) + 1) / self.schedule.steps
         end = t <= after.t[-1]
         log_snr = self.schedule.log_snr(np.where(end, after.t, t))
         return np.where(end, after.log_snr[-1], log_snr)
