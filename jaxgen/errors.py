@@ -40,7 +40,7 @@ def check_sizes(config: Any, *names: str, least: int = 1) -> None:
 
 def check_share(name: str, value: float) -> None:
     """Raises InputError unless 0 <= value <= 1."""
-    if not 0 <= value <= 1:
+    if isinstance(value, str) or not 0 <= value <= 1:
         raise InputError(f"{name} is {value}, expected 0 <= {name} <= 1")
 
 

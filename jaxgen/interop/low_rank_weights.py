@@ -155,6 +155,8 @@ def low_rank_pairs(
             f"{where} {what} the model: {', '.join(strange[:3])}{rest}, expected names such as "
             f"unet.PLACE.lora_A.weight or lora_unet_PLACE.lora_down.weight"
         )
+    if not found:
+        raise InputError(f"{where} has no tensors, expected pairs of an adapter")
     pairs: dict[str, dict[str, LowRankPair]] = {part: {} for part in names}
     for (part, flat), own in found.items():
         name = known[part, flat]
@@ -162,6 +164,9 @@ def low_rank_pairs(
         if missing:
             raise InputError(f"{where}: {name} has no {missing[0]}, expected both of a pair")
         if "alpha" in own:
+            if np.size(own["alpha"]) != 1:
+                shape = list(np.shape(own["alpha"]))
+                raise InputError(f"{where}: alpha of {name} has shape {shape}, expected one number")
             scale = float(np.asarray(own["alpha"]).item()) / len(own["down"])
         else:
             own_settings = (settings or {}).get(part, {})

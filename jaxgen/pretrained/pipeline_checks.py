@@ -88,14 +88,22 @@ def check_call(
       InputError: naming the argument.
     """
     check_not_string(prompts, "prompts", f"a list, [{prompts!r}]")
+    if not hasattr(prompts, "__len__"):
+        raise InputError(f"prompts is a {type(prompts).__name__}, expected a list")
     if not prompts:
         raise InputError("prompts are empty, expected one or more")
-    if not isinstance(key, jax.Array | np.ndarray) or not (key.ndim or _is_typed_key(key)):
+    if not isinstance(key, jax.Array | np.ndarray) or key.ndim == _is_typed_key(key):
         seed = key if isinstance(key, int | np.integer) else 0
         raise InputError(f"key is {key!r}, expected a key such as jax.random.key({seed})")
     if isinstance(also, str) or not all(_is_pair(one) for one in also):
         raise InputError(f"also is {also!r}, expected pairs of a prompt and its weight")
-    scale = np.asarray(guidance_scale, np.float32)
+    try:
+        scale = np.asarray(guidance_scale, np.float32)
+        np.asarray([weight for _, weight in also], np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"guidance_scale is {guidance_scale!r}, with {also!r}, expected numbers"
+        ) from error
     if scale.shape not in ((), (len(prompts),)):
         raise InputError(
             f"guidance_scale has shape {scale.shape}, expected one number, or {len(prompts)}, one "

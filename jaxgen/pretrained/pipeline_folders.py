@@ -15,10 +15,11 @@ text_encoder_2/  ``CLIPTextModelWithProjection``   `load_clip`
 What else a folder has, such as a safety checker, is passed over.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,14 +27,14 @@ import jax
 from jaxgen.data.tokenizers import open_tokenizer, save_tokenizer
 from jaxgen.errors import InputError
 from jaxgen.files import as_path, replacing
-from jaxgen.interop.model_configs import read_model_config
+from jaxgen.interop.model_configs import CONFIG, read_model_config
 from jaxgen.interop.safetensors import Path
 from jaxgen.interop.text_unet_config import TEXT_UNET
 from jaxgen.pretrained.autoencoder_folders import load_autoencoder, save_autoencoder
 from jaxgen.pretrained.encoder_folders import load_clip, save_clip
 from jaxgen.pretrained.networks import LoadedNetwork, load_unet, save_unet
 from jaxgen.pretrained.pipelines import TextToImagePipeline
-from jaxgen.pretrained.schedulers import SCHEDULER_FILE, from_diffusers_scheduler
+from jaxgen.pretrained.schedulers import SCHEDULER_FILE, SchedulerRecipe, from_diffusers_scheduler
 from jaxgen.pretrained.two_encoder_pipelines import TwoEncoderPipeline
 
 INDEX = "model_index.json"
@@ -90,22 +91,24 @@ def load_pipeline(
     root = as_path(folder)
     index = _read_index(root)
     options: dict[str, Any] = {"variant": variant, "dtype": dtype}
-    sample_size = (read_model_config(root / "unet") or {}).get("sample_size") or USUAL_SIDE
-    sides = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
     two = index["_class_name"] == TWO_ENCODERS
 
+    def opened(load: Callable[..., LoadedNetwork], part: str) -> LoadedNetwork:
+        with _naming(root / part):
+            return _on_device(load(root / part, **options))
+
     def encoder(part: str) -> LoadedNetwork:
-        config, params = _on_device(load_clip(root / part, **options))
+        config, params = opened(load_clip, part)
         states = "penultimate" if two else config.states
         return LoadedNetwork(dataclasses.replace(config, states=states), params)
 
     parts = (
         open_tokenizer(root / "tokenizer"),
         encoder("text_encoder"),
-        _on_device(load_unet(root / "unet", **options)),
-        _on_device(load_autoencoder(root / "vae", **options)),
-        from_diffusers_scheduler(root / "scheduler", **CORRECTED),
-        sides,
+        opened(load_unet, "unet"),
+        opened(load_autoencoder, "vae"),
+        _open_scheduler(root / "scheduler"),
+        _sides(root / "unet"),
     )
     if not two:
         return TextToImagePipeline(*parts)
@@ -170,6 +173,37 @@ def save_pipeline(
         with replacing(path) as handle:
             handle.write(json.dumps(content, indent=2).encode() + b"\n")
     return [*files, scheduler, model_index]
+
+
+@contextlib.contextmanager
+def _naming(folder: pathlib.Path) -> Iterator[None]:
+    """Errors of what is opened name its folder, those of fields of another type too."""
+    try:
+        yield
+    except InputError as error:
+        if str(folder) in str(error):
+            raise
+        raise InputError(f"{folder}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder}: a field of its configuration is none ({error})") from error
+
+
+def _open_scheduler(folder: pathlib.Path) -> SchedulerRecipe:
+    with _naming(folder):
+        return from_diffusers_scheduler(folder, **CORRECTED)
+
+
+def _sides(folder: pathlib.Path) -> tuple[int, int]:
+    """The usual height and width of latents, as the network's configuration says them."""
+    size = (read_model_config(folder) or {}).get("sample_size") or USUAL_SIDE
+    sides = [size, size] if isinstance(size, int) else size
+    if not (isinstance(sides, list) and len(sides) == 2 and all(_is_side(one) for one in sides)):
+        raise InputError(f"{folder / CONFIG}: sample_size is {size!r}, expected one or two sizes")
+    return sides[0], sides[1]
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def _read_index(root: pathlib.Path) -> Mapping[str, Any]:

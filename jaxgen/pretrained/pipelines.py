@@ -152,8 +152,9 @@ class TextToImagePipeline:
         if noise is None:
             keys_B = example_keys(key, example_indices(None, len(prompts)))
             noise = normal(keys_B, (*sides, channels))
-        elif noise.shape[1:3] != sides:
-            raise InputError(f"noise has shape {noise.shape}, expected latents of {sides}")
+        elif noise.shape != (len(prompts), *sides, channels):
+            expected = [len(prompts), *sides, channels]
+            raise InputError(f"noise has shape {noise.shape}, expected latents {expected}")
         source = self.source_of(image, known=known, strength=strength)
         z = self.sample_latents(
             encode(prompts),
@@ -343,6 +344,8 @@ class TextToImagePipeline:
 def _for_each(name: str, texts: str | Sequence[str], count: int) -> Sequence[str]:
     """One text for all, or one for each of them."""
     found = [texts] * count if isinstance(texts, str) else texts
+    if not isinstance(found, Sequence):
+        raise InputError(f"{name} is {texts!r}, expected a string, or {count}, one for each prompt")
     if len(found) != count:
         raise InputError(
             f"{name} has a list of {len(found)} texts, expected a string, or {count}, one for each "

@@ -141,6 +141,8 @@ def test_files_of_other_models(tmp_path):
         name: np.concatenate([x, x], 1) if "to_k.lora_A" in name else x
         for name, x in tensors.items()
     }
+    two = named("kohya")
+    two[next(name for name in two if name.endswith(".alpha"))] = np.ones(2, np.float32)
     names = r"unet\.down_blocks\.7\.\S+, \S+, \S+ and 1 more"
     faults = {
         "a.safetensors matches nothing in the model: x, y, expected names such as": {
@@ -148,6 +150,8 @@ def test_files_of_other_models(tmp_path):
             "y": np.ones(1, np.float32),
         },
         f"has tensors that are not of the model: {names}": other,
+        "a.safetensors has no tensors, expected pairs of an adapter": {},
+        r"a.safetensors: alpha of \S+ has shape \[2\], expected one number": two,
         rf"{PLACE}\.to_k\.weight has no up, expected both of a pair": half,
         rf"unet\.{PLACE}\.to_k\.weight: shapes \(2, 16\) and \(4, 2\), expected a rank": wide,
     }

@@ -113,6 +113,10 @@ def test_windows_of_long_prompts_lie_side_by_side():
         ({"noise": [[0.0]]}, "noise is a list, expected an array"),
         ({"prompts": "a red cube"}, r"prompts are the string 'a red cube', expected a list, \['a"),
         ({"noise": np.zeros((2, 3, 4, 4))}, r"noise has shape \(2, 3, 4, 4\), expected latents"),
+        ({"noise": np.zeros((2, 4, 4, 3))}, r"noise has shape \(2, 4, 4, 3\), expected latents \["),
+        ({"negative": None}, "negative is None, expected a string, or 2, one for each prompt"),
+        ({"guidance_scale": "x"}, r"guidance_scale is 'x', with \(\), expected numbers"),
+        ({"rescale": "x"}, "rescale is x, expected 0 <= rescale <= 1"),
         ({"negative": ["no"]}, "negative has a list of 1 texts, expected a string, or 2"),
     ],
     ids=str,
@@ -203,7 +207,7 @@ def test_folders_that_do_not_open(folder, tmp_path):
         (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
 
     index, scheduler = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
-    text = folder / "text_encoder" / "config.json"
+    text, unet, vae = (folder / part / "config.json" for part in ("text_encoder", "unet", "vae"))
     faults = {
         "_class_name is 'FluxPipeline', expected one of StableDiffusionPipe": lambda: change_json(
             index, _class_name="FluxPipeline"
@@ -216,6 +220,19 @@ def test_folders_that_do_not_open(folder, tmp_path):
         "no model_index.json in it, expected the folder of a pipeline": index.unlink,
         "_class_name is 'AmusedScheduler', expected one of": lambda: change_json(
             scheduler, _class_name="AmusedScheduler"
+        ),
+        r"vae: groups is 0, expected 1 or more": lambda: change_json(vae, norm_num_groups=0),
+        r"vae: a field of its configuration is none \(": lambda: change_json(
+            vae, latent_channels="4"
+        ),
+        r"unet: a field of its configuration is none \(": lambda: change_json(
+            unet, norm_num_groups=None
+        ),
+        r"scheduler: a field of its configuration is none": lambda: change_json(
+            scheduler, beta_start="x"
+        ),
+        r"config.json: sample_size is \[8\], expected one or two": lambda: change_json(
+            unet, sample_size=[8]
         ),
         "names the shard a.safetensors, which is missing": drop_shard,
         r"diffusion_pytorch_model\.bin": pickle,

@@ -107,7 +107,7 @@ def test_other_images_and_masks_compile_nothing():
         ({"image": image() * 1.0}, "image"),
         ({"image": None, "strength": 0.5}, "strength is given without an image, expected image="),
         ({"image": None, "known": half_known(4)}, "known is given without an image"),
-        ({"noise": np.zeros((2, 4, 4, 3))}, r"noise has shape .*, expected \(2, 4, 4, 4\)"),
+        ({"noise": np.zeros((2, 4, 4, 3))}, r"noise has shape .*, expected latents \[2, 4, 4, 4\]"),
     ],
     ids=str,
 )
