@@ -102,7 +102,8 @@ def check_call(
         np.asarray([weight for _, weight in also], np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"guidance_scale is {guidance_scale!r}, with {also!r}, expected numbers"
+            f"guidance_scale is {guidance_scale!r} and also is {also!r}, expected numbers, and "
+            "pairs of a prompt and its weight"
         ) from error
     if scale.shape not in ((), (len(prompts),)):
         raise InputError(

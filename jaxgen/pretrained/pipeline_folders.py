@@ -185,7 +185,9 @@ def _naming(folder: pathlib.Path) -> Iterator[None]:
             raise
         raise InputError(f"{folder}: {error}") from error
     except (TypeError, ValueError) as error:
-        raise InputError(f"{folder}: a field of its configuration is none ({error})") from error
+        raise InputError(
+            f"{folder}: a field of its configuration has another type than expected ({error})"
+        ) from error
 
 
 def _open_scheduler(folder: pathlib.Path) -> SchedulerRecipe:

@@ -192,7 +192,8 @@ class SchedulerRecipe:
         index_N = np.linspace(0, self.schedule.steps - 1, count)[::-1]
         entries = self.schedule.at_index(np.arange(self.schedule.steps, dtype=np.float64))
         noisiest = index_N == self.schedule.steps - 1  # where sigma may be infinite
-        sigma_N = np.interp(index_N, np.arange(self.schedule.steps), entries.s / entries.a)
+        with np.errstate(divide="ignore"):
+            sigma_N = np.interp(index_N, np.arange(self.schedule.steps), entries.s / entries.a)
         log_snr_N = -2 * np.log(np.where(noisiest, 1, sigma_N))
         return np.where(noisiest, 1, self.schedule.at_log_snr(log_snr_N).t)
 

@@ -115,7 +115,7 @@ def test_windows_of_long_prompts_lie_side_by_side():
         ({"noise": np.zeros((2, 3, 4, 4))}, r"noise has shape \(2, 3, 4, 4\), expected latents"),
         ({"noise": np.zeros((2, 4, 4, 3))}, r"noise has shape \(2, 4, 4, 3\), expected latents \["),
         ({"negative": None}, "negative is None, expected a string, or 2, one for each prompt"),
-        ({"guidance_scale": "x"}, r"guidance_scale is 'x', with \(\), expected numbers"),
+        ({"guidance_scale": "x"}, r"guidance_scale is 'x' and also is \(\), expected numbers"),
         ({"rescale": "x"}, "rescale is x, expected 0 <= rescale <= 1"),
         ({"negative": ["no"]}, "negative has a list of 1 texts, expected a string, or 2"),
     ],
@@ -222,13 +222,13 @@ def test_folders_that_do_not_open(folder, tmp_path):
             scheduler, _class_name="AmusedScheduler"
         ),
         r"vae: groups is 0, expected 1 or more": lambda: change_json(vae, norm_num_groups=0),
-        r"vae: a field of its configuration is none \(": lambda: change_json(
+        r"vae: a field of its configuration has another type than expected \(": lambda: change_json(
             vae, latent_channels="4"
         ),
-        r"unet: a field of its configuration is none \(": lambda: change_json(
+        r"unet: a field of its configuration has another type": lambda: change_json(
             unet, norm_num_groups=None
         ),
-        r"scheduler: a field of its configuration is none": lambda: change_json(
+        r"scheduler: a field of its configuration has another type": lambda: change_json(
             scheduler, beta_start="x"
         ),
         r"config.json: sample_size is \[8\], expected one or two": lambda: change_json(
