@@ -128,7 +128,7 @@ def test_images_are_the_rays_of_all_pixels(name):
     assert found.normals is None
     for part in ("colour", "opacity", "depth", "weights"):
         image, row = (np.asarray(getattr(x, part)) for x in (found, expected))
-        np.testing.assert_allclose(image.reshape(row.shape), row, atol=1e-5)
+        np.testing.assert_allclose(image.reshape(row.shape), row, rtol=1e-5, atol=1e-5)
     assert len(seen.earlier) == EARLIER.get(name, 0)
     assert all((x.colour is None) == bool(config.proposals) for x in seen.earlier)
     for part in (seen.final, *seen.earlier):
