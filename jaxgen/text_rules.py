@@ -23,7 +23,7 @@ What a writer accepts, the reader of the same format gives back.
 
 import re
 from collections.abc import Iterator
-from typing import AnyStr, BinaryIO
+from typing import Any, AnyStr, BinaryIO
 
 from jaxgen.errors import InputError
 
@@ -92,6 +92,28 @@ def line_chunks(handle: BinaryIO, source: str, size: int) -> Iterator[list[bytes
             yield lines
     if rest:
         yield [rest]
+
+
+class RepeatedName(ValueError):
+    """A JSON object has a name twice, which JSON's reader would pass over."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} occurs twice")
+        self.name = name
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for ``object_pairs_hook``.
+
+    Raises:
+      RepeatedName: For a name that it has twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise RepeatedName(name)
+        found[name] = value
+    return found
 
 
 def split_words(text: str) -> list[str]:

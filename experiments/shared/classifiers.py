@@ -79,8 +79,8 @@ def fit_classifier(
     shards = num_batch_shards(current_mesh())
     batch_size = 64 if stop - start < 5000 else 128
     batch_size = max(1, min(batch_size, stop - start) // shards) * shards
-    epochs = CLASSIFIER_EPOCHS * (stop - start) // batch_size
-    steps = min(max(epochs, FEWEST_STEPS), MOST_STEPS) if updates is None else updates
+    usual = CLASSIFIER_EPOCHS * (stop - start) // batch_size
+    steps = min(max(usual, FEWEST_STEPS), MOST_STEPS) if updates is None else updates
     tx = make_optimizer(
         OptimizerConfig(
             "adamw",

@@ -159,9 +159,10 @@ def main(config: Config) -> dict[str, float]:
             models[name], view, tokens, plan, folder / name, config.training, **common
         )
     found = written_captions(trained, views, tokenizer, config)
-    figures = caption_figures(data, tokenizer, found)
     test = data.clean.part("test")
-    show_written(folder / "captions.png", test, tokenizer, found["captioner"])
+    right = told_by(tokenizer, test.descriptive)
+    figures = caption_figures(data, right, found)
+    show_written(folder / "captions.png", test, right, found["captioner"])
     write = writer_of(trained["captioner"], tokenizer, config.decoding)
     rows = relabelled(folder / "recaptioned", data.others, write, config)
     figures |= relabelling_figures(data, rows)
@@ -205,11 +206,11 @@ def _row(figure: tuple[str, float]) -> tuple[str, str | None]:
 
 
 def show_written(
-    path: pathlib.Path, test: CaptionedSet, tokenizer: Tokenizer, found: Sequence[str]
+    path: pathlib.Path, test: CaptionedSet, right: Sequence[str], found: Sequence[str]
 ) -> None:
     """Some pictures of the test part with what was written of them."""
     chosen = evenly_spread(len(test), SHOWN)
-    own = told_by(tokenizer, [test.descriptive[i] for i in chosen])
+    own = [right[i] for i in chosen]
     shown = side_by_side(test.images[chosen])
     plot_captions(path, shown, [found[i] for i in chosen], own, "Captions of test pictures")
 
@@ -298,11 +299,10 @@ def writer_of(model: TrainedModel, tokenizer: Tokenizer, how: Decoding) -> Calla
 
 
 def caption_figures(
-    data: Data, tokenizer: Tokenizer, found: Mapping[str, Sequence[str]]
+    data: Data, right: Sequence[str], found: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
     """How many captions of the test part are right, and their attributes."""
     test, figures = data.clean.part("test"), {}
-    right = told_by(tokenizer, test.descriptive)
     for name, captions in found.items():
         figures[f"{name}: exact captions"] = exact_share(captions, right)
     if data.vocabulary is None or test.attributes is None:

@@ -28,6 +28,7 @@ from jaxgen.errors import InputError
 from jaxgen.files import replacing
 from jaxgen.interop.foreign_files import PICKLE, describe_foreign, pickles_in
 from jaxgen.interop.model_configs import read_model_config
+from jaxgen.text_rules import unique_names
 
 Path = str | os.PathLike[str]
 
@@ -223,7 +224,7 @@ def _file_in(path: pathlib.Path) -> pathlib.Path:
 def _read_index(path: pathlib.Path) -> dict[pathlib.Path, set[str]]:
     """The names that an index puts into each of its shards."""
     try:
-        index = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_duplicates)
+        index = json.loads(path.read_text("utf-8"), object_pairs_hook=unique_names)
         weight_map = index["weight_map"]
         shards: dict[pathlib.Path, set[str]] = {}
         for name, file in weight_map.items():
@@ -262,7 +263,7 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]
         handle.seek(8)
         text = handle.read(length)
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: its header is no JSON object of tensors ({error})") from error
     metadata = header.pop(METADATA, {})
@@ -274,16 +275,6 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]
     tensors = {name: _entry(path, name, entry, 8 + length) for name, entry in header.items()}
     _check_cover(path, tensors, 8 + length, size)
     return tensors, metadata
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, refused if it has a name twice (which JSON's reader would pass over)."""
-    result: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in result:
-            raise ValueError(f"{name!r} occurs twice")
-        result[name] = value
-    return result
 
 
 def _entry(path: pathlib.Path, name: str, entry: Any, start: int) -> Tensor:

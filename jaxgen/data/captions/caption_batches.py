@@ -66,9 +66,10 @@ def tokenise_captions(
     check_not_string(captions, "captions", "a list of texts")
     distinct = list(dict.fromkeys(captions))
     ids, mask = _tokenised(tokenizer, [*distinct, null])
-    unlike_null = (ids[:-1] != ids[-1]) | (mask[:-1] != mask[-1])
-    told = (unlike_null if null == NULL_CAPTION else mask[:-1]).any(axis=1)
-    empty = [distinct[k] for k in np.flatnonzero(~(told & mask[:-1].any(axis=1)))]
+    told_K = mask[:-1].any(axis=1)
+    if null == NULL_CAPTION:
+        told_K = told_K & ((ids[:-1] != ids[-1]) | (mask[:-1] != mask[-1])).any(axis=1)
+    empty = [distinct[k] for k in np.flatnonzero(~told_K)]
     if empty:
         raise InputError(
             f"{len(empty)} captions without a token, first {empty[0]!r}, expected one or more each"

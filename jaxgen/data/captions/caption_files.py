@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxgen.data.archives import MOST_NAMED, decode_text
 from jaxgen.errors import InputError
-from jaxgen.text_rules import has_suffix
+from jaxgen.text_rules import RepeatedName, has_suffix, unique_names
 
 CAPTION_FILES = ("captions.json", "captions.jsonl", "metadata.jsonl")
 FILE_FIELDS = ("file", "file_name")
@@ -260,18 +260,12 @@ def _load(source: str, text: str) -> Any:
 
 
 def _parsed(where: str, text: str) -> Any:
-    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in found:
-                raise InputError(f"{where}: {name!r} stands twice in an object, expected once")
-            found[name] = value
-        return found
-
     try:
-        return json.loads(text, object_pairs_hook=fields)
-    except InputError:
-        raise
+        return json.loads(text, object_pairs_hook=unique_names)
+    except RepeatedName as error:
+        raise InputError(
+            f"{where}: {error.name!r} stands twice in an object, expected once"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})") from error
 

@@ -64,10 +64,9 @@ class TCD(Renoising):
     """Strategic stochastic sampling of trajectory consistency models (Zheng et al. 2024).
 
     A step to time t' goes down to (1 - gamma) t', of a table to the whole step below (1 - gamma)
-    times that of t', but no further than where the sample ends. For
-    a model whose x^ is the end of the path through z, gamma weighs how much of an error in it is
-    kept (0, `DDIM`) against how much noise has to be taken away again (1, `ConsistencySampler` if
-    the sample ends at clean data).
+    times that of t', but no further than where the sample ends. For a model whose x^ is the end of
+    the path through z, gamma weighs how much of an error in it is kept (0, `DDIM`) against how much
+    noise has to be taken away again (1, `ConsistencySampler` if the sample ends at clean data).
 
     Attributes:
       schedule: says which level a time has; that of the levels.
