@@ -1,5 +1,6 @@
 """Settings for every test: eight simulated CPU devices, and real data where a user has it."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -21,6 +22,9 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 )
+# Tracing is most of the time of many tests: places in the source are not written into programs.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+gc.set_threshold(50_000, 20, 50)  # traces are many objects, few of them garbage
 # The workers, and the programs that tests start, share what one of them has compiled.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

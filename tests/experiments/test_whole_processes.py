@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import ROOT, run_processes, xla_flags
+from processes import ROOT, run_processes, without_gloo, xla_flags
 
 from jaxgen.training import read_records
 
@@ -44,6 +44,7 @@ def test_two_processes_give_the_figures_of_one(program, tmp_path, monkeypatch):
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     assert any("jit_step" in path.name for path in (tmp_path / "programs").iterdir())
     several = ["--workdir", str(two), "--num-processes", "2", "--process-id", "{process}"]
-    run_processes(program, [*flags, *several], devices_per_process=1, timeout=500)
+    _, other = run_processes(program, [*flags, *several], devices_per_process=1, timeout=500)
+    assert without_gloo(other) == ""
     assert figures(two) == figures(one)
     assert len(figures(one)[1]) == 4

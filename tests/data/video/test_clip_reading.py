@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import platform
 import subprocess
 import sys
 from fractions import Fraction
@@ -208,12 +209,14 @@ def test_damage_is_found_where_it_is_read(tmp_path, name, codec):
 
 
 GROWTH = """
-import os, sys
+import ctypes, gc, os, sys
 import numpy as np
 from jaxgen.data.video.video_folder import open_video_folder
 
 
 def resident():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else what is free and kept for later counts, at its whim
     with open("/proc/self/statm") as handle:
         return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -235,8 +238,8 @@ other tests leave behind in theirs is freed when it likes."""
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_a_thousand_files(tmp_path):
-    if not os.path.exists("/proc/self/statm"):
-        pytest.skip("needs /proc")
+    if platform.libc_ver()[0] != "glibc" or not os.path.exists("/proc/self/statm"):
+        pytest.skip("needs /proc and glibc")
     frames = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 1), np.uint8)
     write_video(tmp_path / "0.mp4", frames, 10)
     for number in range(1, 1000):
@@ -245,7 +248,7 @@ def test_memory_stays_flat_over_a_thousand_files(tmp_path):
         [sys.executable, "-c", GROWTH, tmp_path], capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stderr
-    assert float(process.stdout) < 0.25
+    assert float(process.stdout) < 0.05
 
 
 def test_real_files_at_random(data_folder):

@@ -14,12 +14,11 @@ from experiments.images import distil, edit, train
 from experiments.images.support import image_quality
 from experiments.images.support.image_quality import FRECHET, NOT_EVALUATED, Evaluator
 from experiments.images.support.image_training import open_image_model
-from experiments.shared import classifiers
 from experiments.shared.guided_distillation import widened
 from jaxgen.parallel import make_mesh
 from jaxgen.training import read_records
 
-TRAINING = ("--training-steps", "8", "--batch-size", "8")
+TRAINING = ("--training-steps", "8", "--batch-size", "8", "--checkpoint-every", "8")
 REAL = ("real, held out", "images of real")
 NETWORK = ("--width", "32", "--depth", "1", "--patch", "4")
 
@@ -52,7 +51,7 @@ def is_picture(path: pathlib.Path) -> bool:
 
 @pytest.mark.slow
 def test_distillation_halves_the_steps_and_evaluates_everyone(
-    model, pictures, tmp_path, monkeypatch
+    model, pictures, tmp_path, monkeypatch, short_classifiers
 ):
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, *TRAINING]
     arguments += ["--start", "4", "--evaluate", "16", "--methods", "ddim", "heun"]
@@ -82,7 +81,9 @@ def test_distillation_halves_the_steps_and_evaluates_everyone(
 
 
 @pytest.mark.slow
-def test_one_student_for_every_guidance_weight(model, pictures, tmp_path, monkeypatch):
+def test_one_student_for_every_guidance_weight(
+    model, pictures, tmp_path, monkeypatch, short_classifiers
+):
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, *TRAINING]
     arguments += ["--start", "4", "--stop", "2", "--guidance-weights", "0", "3", "--evaluate", "16"]
     assert run_here("distil_guided", arguments, monkeypatch) == 0
@@ -112,7 +113,9 @@ def test_one_student_for_every_guidance_weight(model, pictures, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_targets_and_weightings_are_compared_run_by_run(pictures, tmp_path, monkeypatch):
+def test_targets_and_weightings_are_compared_run_by_run(
+    pictures, tmp_path, monkeypatch, short_classifiers
+):
     arguments = ["--data", pictures, "--workdir", tmp_path, *TRAINING, *NETWORK]
     arguments += ["--steps", "2", "--evaluate", "16", "--weightings", "snr_plus_one"]
     assert run_here("targets_and_weightings", [*arguments, "--targets", "v"], monkeypatch) == 0
@@ -135,10 +138,10 @@ def test_targets_and_weightings_are_compared_run_by_run(pictures, tmp_path, monk
     assert np.isfinite(losses).all()
 
 
-def test_guided_classified_inpainted_upsampled(model, pictures, tmp_path, monkeypatch):
+def test_guided_classified_inpainted_upsampled(
+    model, pictures, tmp_path, monkeypatch, short_classifiers
+):
     monkeypatch.setattr(edit, "IMAGES_PER_CALL", 6)
-    monkeypatch.setattr(classifiers, "FEWEST_STEPS", 8)
-    monkeypatch.setattr(classifiers, "MOST_STEPS", 8)
     arguments = ["--model", model, "--data", pictures, "--workdir", tmp_path, "--steps", "3"]
     arguments += ["--evaluate", "12", "--guidances", "0", "2", "--classify", "6"]
     arguments += ["--levels", "8", "--inpaint", "6", "--resamplings", "2", "--upsampling", "2"]

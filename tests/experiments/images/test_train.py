@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from picture_folder import CLASSES, run_here, write_pictures
-from processes import run_processes, without_gloo
 from run_records import assert_same_losses, losses
 
 from experiments.images import train
@@ -190,19 +189,6 @@ def test_the_same_losses_on_a_mesh(reference, pictures, tmp_path, monkeypatch):
     assert_same_losses(tmp_path, reference)
     ours, theirs = (imread(folder / "samples.png") for folder in (tmp_path, reference))
     np.testing.assert_allclose(ours, theirs, atol=0.02)
-
-
-@pytest.mark.slow
-def test_the_same_losses_as_two_processes(reference, pictures, tmp_path):
-    arguments = [*map(str, FLAGS), "--data", str(pictures), "--workdir", str(tmp_path)]
-    arguments += ["--evaluate", "0", "--mesh", "data=2,fsdp=2"]
-    arguments += ["--num-processes", "2", "--process-id", "{process}"]
-    main, other = run_processes(
-        "experiments.images.train", arguments, devices_per_process=2, timeout=300
-    )
-    assert "80 images of 8x8x1" in main
-    assert without_gloo(other) == ""
-    assert_same_losses(tmp_path, reference)
 
 
 @pytest.mark.parametrize(("asked", "built"), [(6, 7), (5, 5)])

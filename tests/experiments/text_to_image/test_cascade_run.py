@@ -12,6 +12,7 @@ import pytest
 from matplotlib.image import imread
 from picture_folder import run_here
 
+from experiments.text_to_image.support import cascade_stages
 from experiments.text_to_image.support.cascade_sampling import saturated_shares, search_levels
 from experiments.text_to_image.support.cascade_stages import pictures_at
 from experiments.text_to_image.support.text_training import random_crops
@@ -25,7 +26,7 @@ FLAGS = [
     *("--text-width", 32, "--text-depth", 1, "--patch", 2, "--steps", 2, "--evaluate", 8),
     *("--resolver-width", 8, "--resolver-depth", 1, "--resolver-batch", 4, "--small-steps", 3),
     *("--large-steps", 3, "--direct-steps", 3, "--resolver-sampling-steps", 2, "--levels", 0, 0.4),
-    *("--evaluator-examples", 64),
+    *("--evaluator-examples", 64, "--checkpoint-every", 100),
 ]
 
 
@@ -115,9 +116,8 @@ def test_levels_are_sought_for_all_and_then_for_each():
 
 
 @pytest.mark.slow
-def test_a_cascade(tmp_path, monkeypatch):
-    for name in ("FEWEST_STEPS", "MOST_STEPS"):
-        monkeypatch.setattr(f"experiments.shared.classifiers.{name}", 8)
+def test_a_cascade(tmp_path, monkeypatch, short_classifiers):
+    monkeypatch.setattr(cascade_stages, "LEVELS", 1)
     folder = tmp_path / "cascade"
     flags = [*FLAGS, "--workdir", folder]
     alone = [*flags, "--stages", "large", "--evaluate", 0]

@@ -92,6 +92,7 @@ def runs(tmp_path_factory) -> dict[str, pathlib.Path]:
     """Tiny runs of a text-to-image model and of both kinds of CLIP."""
     folder = tmp_path_factory.mktemp("runs")
     sizes = ["--training-steps", 8, "--batch-size", 8, "--width", 32, "--depth", 1, "--size", 16]
+    sizes += ["--checkpoint-every", 8]
     texts = ["--text-width", 32, "--text-depth", 1, "--steps", 2, "--evaluate", 0]
     made = {
         "model": ("train", [*sizes, *texts]),
@@ -106,9 +107,7 @@ def runs(tmp_path_factory) -> dict[str, pathlib.Path]:
 
 
 @pytest.mark.slow
-def test_both_kinds_from_end_to_end(runs, tmp_path, monkeypatch, capfd):
-    for name in ("FEWEST_STEPS", "MOST_STEPS"):
-        monkeypatch.setattr(f"experiments.shared.classifiers.{name}", 16)
+def test_both_kinds_from_end_to_end(runs, tmp_path, monkeypatch, short_classifiers, capfd):
     figures = json.loads((runs["noisy"] / "metrics.json").read_text())
     assert {f"the same at t = {t:g}" for t in (0.1, 0.5, 0.9)} <= set(figures)
     assert imread(runs["noisy"] / "noise.png").std() > 0.02
@@ -137,9 +136,7 @@ def test_both_kinds_from_end_to_end(runs, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.slow
-def test_holes_are_filled_from_end_to_end(runs, tmp_path, monkeypatch):
-    for name in ("FEWEST_STEPS", "MOST_STEPS"):
-        monkeypatch.setattr(f"experiments.shared.classifiers.{name}", 16)
+def test_holes_are_filled_from_end_to_end(runs, tmp_path, monkeypatch, short_classifiers):
     folder = tmp_path / "filled"
     arguments = ["--run", runs["model"], "--training-steps", 8, "--batch-size", 8, "--count", 6]
     arguments += ["--steps", 2, "--workdir", folder]

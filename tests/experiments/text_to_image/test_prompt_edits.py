@@ -86,12 +86,11 @@ def test_pictures_without_a_background_are_left_out():
 
 
 @pytest.mark.slow
-def test_a_run_is_edited(tmp_path, monkeypatch):
-    for name in ("FEWEST_STEPS", "MOST_STEPS"):
-        monkeypatch.setattr(f"experiments.shared.classifiers.{name}", 16)
+def test_a_run_is_edited(tmp_path, monkeypatch, short_classifiers):
     run = tmp_path / "run"
     sizes = ["--training-steps", 8, "--batch-size", 8, "--width", 32, "--depth", 1, "--size", 16]
     sizes += ["--text-width", 32, "--text-depth", 1, "--steps", 2, "--evaluate", 0]
+    sizes += ["--checkpoint-every", 8]
     assert run_here("train", [*sizes, "--workdir", run], monkeypatch, **FAMILY) == 0
     folder = tmp_path / "edits"
     arguments = ["--run", run, "--count", 4, "--steps", 2, "--workdir", folder]

@@ -21,7 +21,7 @@ from jaxgen.training import load_model
 
 FLAGS = [
     *("--batch-size", 16, "--width", 32, "--depth", 2, "--queries", 2, "--patch", 4),
-    *("--expander-steps", 24),
+    *("--expander-steps", 24, "--checkpoint-every", 1000),
 ]
 
 
@@ -110,6 +110,7 @@ def test_rows_that_are_no_words_end_a_text():
 def test_clips_have_a_captioner_of_stills_beside_theirs(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     arguments = [*FLAGS, "--training-steps", 16, "--size", 16, "--clean", 0.98]
+    arguments += ["--expander-steps", 0]
     arguments += ["--data", "moving_shapes", "--workdir", folder]
     assert run_here("recaption", arguments, monkeypatch, family="text_to_image") == 0
     figures = json.loads((folder / "metrics.json").read_text())

@@ -25,24 +25,12 @@ from jaxgen.training import load_model
 
 FAMILY = {"family": "text_to_image"}
 FLAGS = [
-    *(
-        "--size",
-        16,
-        "--clip-updates",
-        2,
-        "--prior-updates",
-        2,
-        "--code-updates",
-        2,
-        "--prior-batch",
-        8,
-        "--codes",
-        4,
-    ),
+    *("--size", 16, "--clip-updates", 2, "--prior-updates", 2, "--code-updates", 2),
+    *("--prior-batch", 8, "--codes", 4),
     *("--prior-width", 32, "--prior-depth", 1, "--buckets", 4, "--products", 4),
     *("--prior-steps", 2, "--training-steps", 2, "--batch-size", 8, "--width", 32, "--depth", 1),
     *("--text-width", 32, "--text-depth", 1, "--steps", 2, "--evaluate", 8, "--edited", 8),
-    *("--edit-steps", 2, "--shares", 0.25, 0.5),
+    *("--edit-steps", 2, "--shares", 0.25, 0.5, "--checkpoint-every", 100),
 ]
 
 
@@ -89,9 +77,7 @@ def test_vectors_that_samples_are_given_stay_numbers():
 
 
 @pytest.mark.slow
-def test_a_run_and_its_resumption(tmp_path, monkeypatch):
-    for name in ("FEWEST_STEPS", "MOST_STEPS"):
-        monkeypatch.setattr(f"experiments.shared.classifiers.{name}", 16)
+def test_a_run_and_its_resumption(tmp_path, monkeypatch, short_classifiers):
     folder = tmp_path / "run"
     arguments = [*FLAGS, "--workdir", folder]
     assert run_here("unclip", arguments, monkeypatch, **FAMILY) == 0
