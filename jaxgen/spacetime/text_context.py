@@ -49,8 +49,6 @@ def clip_context(
     if mask_BN is None:
         mask_BN = jnp.ones((batch, length), bool)
     segment_BN = jnp.where(mask_BN, 0, HIDDEN)
-    # What is masked may be anything.
-    text_BND = jnp.where(mask_BN[..., None], text_BND, 0)
     if null_D is None:
         return TextContext(text_BND, segment_BN)
     null_B1 = jnp.where(mask_BN.any(axis=1, keepdims=True), HIDDEN, 0)

@@ -76,7 +76,7 @@ DIFFUSION_PICTURES = 12
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_diffusion(run_notebook):
-    text = run_notebook("diffusion", pictures=DIFFUSION_PICTURES, epochs=2)
+    text = run_notebook("diffusion", pictures=DIFFUSION_PICTURES, epochs=1)
     check_formulas(text)
     check_devices(text)
     first, last = map(float, re.search(r"loss (\S+) at first, (\S+) at last", text).groups())
@@ -127,7 +127,7 @@ RADIANCE_PICTURES = 8
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_radiance_fields(run_notebook):
-    text = run_notebook("radiance_fields", pictures=RADIANCE_PICTURES, epochs=2)
+    text = run_notebook("radiance_fields", pictures=RADIANCE_PICTURES, epochs=1)
     check_rays(text)
     first, last = map(float, re.search(r"loss (\S+) at first, (\S+) at last", text).groups())
     assert last < 0.5 * first

@@ -365,7 +365,9 @@ def test_sa_solver(orders, tau, predicts):
     # Step i of the table is the time (i + 1) / 1000.
     sampler = SASolver(*orders, tau, 0.201, 0.801, predicts)
     found, noises = ours(sampler, make(), latents(), levels)
-    assert_same_steps(found, theirs(in_float64(scheduler), latents(), noises))
+    # Steps in noise enlarge what was rounded before: at low levels x = (z - s e) / a.
+    tolerance = TOLERANCE if predicts == "x" else 4 * TOLERANCE
+    assert_same_steps(found, theirs(in_float64(scheduler), latents(), noises), tolerance=tolerance)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

@@ -1,5 +1,6 @@
 """Files of low-rank adapters in each naming, against sums of the tensors they change."""
 
+import functools
 import json
 
 import numpy as np
@@ -25,6 +26,7 @@ def tensors_of(pipeline):
     return {"unet": unet_tensors(pipeline.network.params), "text_encoder": encoder}
 
 
+@functools.cache
 def weights():
     return tensors_of(pipeline())
 

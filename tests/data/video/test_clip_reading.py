@@ -240,7 +240,7 @@ other tests leave behind in theirs is freed when it likes."""
 def test_memory_stays_flat_over_a_thousand_files(tmp_path):
     if platform.libc_ver()[0] != "glibc" or not os.path.exists("/proc/self/statm"):
         pytest.skip("needs /proc and glibc")
-    frames = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 1), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 1), np.uint8)
     write_video(tmp_path / "0.mp4", frames, 10)
     for number in range(1, 1000):
         os.link(tmp_path / "0.mp4", tmp_path / f"{number}.mp4")

@@ -20,6 +20,7 @@ from jaxgen.training import load_model
 FLAGS = [
     *("--training-steps", 24, "--batch-size", 16, "--width", 32, "--depth", 1, "--patch", 4),
     *("--text-width", 32, "--text-depth", 1, "--steps", 2, "--evaluate", 4, "--weights", 0, 2),
+    *("--checkpoint-every", 24),
 ]
 FAMILY = {"family": "text_to_image"}
 
