@@ -41,7 +41,7 @@ def clip_context(
     """The texts of clips.
 
     Args:
-      text_BND: tokens, N may be 0.
+      text_BND: tokens, N may be 0; finite where masked too (`without_padding`).
       mask_BN: True where there is a token; None for everywhere.
       null_D: what stands for no text, or None.
     """
