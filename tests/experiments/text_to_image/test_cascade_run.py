@@ -117,7 +117,7 @@ def test_levels_are_sought_for_all_and_then_for_each():
 
 @pytest.mark.slow
 def test_a_cascade(tmp_path, monkeypatch, short_classifiers):
-    monkeypatch.setattr(cascade_stages, "LEVELS", 1)
+    monkeypatch.setattr(cascade_stages, "LEVELS", 1)  # more are more to compile, and no news
     folder = tmp_path / "cascade"
     flags = [*FLAGS, "--workdir", folder]
     alone = [*flags, "--stages", "large", "--evaluate", 0]

@@ -175,12 +175,12 @@ def test_a_folder_of_video_files(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.slow
-def test_samples_of_a_folder_are_evaluated_by_a_classifier_of_clips(tmp_path, monkeypatch, capfd):
+def test_samples_of_a_folder_are_evaluated_by_a_classifier_of_clips(
+    tmp_path, monkeypatch, short_classifiers
+):
     write_clips(tmp_path / "clips", count=10)
     monkeypatch.setattr(clip_evaluator, "TRAINING_CLIPS", 32)
     monkeypatch.setattr(clip_evaluator, "TEST_CLIPS", 8)
-    monkeypatch.setattr(classifiers, "FEWEST_STEPS", 3)
-    monkeypatch.setattr(classifiers, "MOST_STEPS", 3)
     workdir = tmp_path / "run"
     sizes = ["--sizes", "3x8x8", "1x8x12", "--sample-sizes", "3x8x8", "3x16x8", "--evaluate", "6"]
     assert run([*sizes, "--data", tmp_path / "clips", "--workdir", workdir], monkeypatch) == 0
